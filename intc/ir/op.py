@@ -1,0 +1,38 @@
+"""The contract of an operator: one frozen dataclass with its typing rule and its exact meaning.
+
+Fields are the static attributes; they are printed and parsed by the text form, so each is an ``int``, ``str``, ``bool``,
+``float`` (float graphs only), a dim, or a tuple of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intc.ir.types import TensorType
+
+Array = NDArray[Any]
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Op:
+    """Base of every operator; every operator has one output.
+
+    ``name`` is the operator's name in the text form; ``arity`` the allowed numbers of inputs.
+    """
+
+    name: ClassVar[str] = ""
+    arity: ClassVar[tuple[int, ...]] = (1,)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        """The output type, interval included; GraphError when the inputs do not fit."""
+        raise NotImplementedError
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        """The exact result (of the inferred dtype); ``sizes`` binds the symbols of dims in attributes."""
+        raise NotImplementedError

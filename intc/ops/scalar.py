@@ -1,0 +1,114 @@
+"""The scalar integer formulas, each written once over an algebra.
+
+An algebra supplies ``where, minimum, maximum`` beside Python's ``+ - * >> <<``. Three instances give a formula its
+three lives: :class:`Exact` (int64 numpy: the meaning), :class:`Intervals` (the proof that nothing overflows 32 bits) and
+the code generator's expressions (the kernel). Fixed point is named ``Qn``: n fraction bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+# 2**-r ~ 1 - r*(A - B*r) on [0, 1], B = A - 1/2 so that the ends are exact; A minimises the worst relative error.
+EXP2_A_Q15: Final = 21951
+EXP2_B_Q15: Final = EXP2_A_Q15 - 16384
+OCTAVES_MAX: Final = 31
+# gelu(x) ~ x * sigmoid(2*sqrt(2/pi) * (x + 0.044715 x^3)); times log2(e), since the exponential is base 2.
+GELU_LINEAR_Q11: Final = 4715  # 2*sqrt(2/pi)*log2(e) * 2**11
+GELU_CUBIC_Q15: Final = 3373  # 0.044715 * 2*sqrt(2/pi)*log2(e) * 2**15
+# 1/d on [1, 2] ~ 24/17 - 8/17 d (worst relative error 1/17), then two Newton steps.
+RECIPROCAL_SEED_Q15: Final = 47745  # 1.45706 * 2**15: the minimax intercept for slope -1/2
+
+
+class Algebra(Protocol):
+    """What a formula may use beside integer operators."""
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any: ...
+    def minimum(self, a: Any, b: Any) -> Any: ...
+    def maximum(self, a: Any, b: Any) -> Any: ...
+    def assume(self, value: Any, lo: int, hi: int) -> Any:
+        """``value``, known (and exhaustively tested) to lie in [lo, hi]."""
+
+
+class Exact:
+    """Numpy int64: the meaning of every formula."""
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        return np.where(condition, a, b)
+
+    def minimum(self, a: Any, b: Any) -> Any:
+        return np.minimum(a, b)
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        return np.maximum(a, b)
+
+    def assume(self, value: Any, lo: int, hi: int) -> Any:
+        assert np.all((value >= lo) & (value <= hi)), (lo, hi)
+        return value
+
+
+EXACT: Final = Exact()
+
+
+def requantize(ns: Algebra, x: Any, m: Any, e: Any, lo: int, hi: int) -> Any:
+    """``clip((x*m + 2**(e-1)) >> e, lo, hi)``: the dyadic rescaling by m / 2**e, ties toward +infinity.
+
+    Needs 64-bit products (|x|, |m| < 2**31, 1 <= e <= 62).
+    """
+    one = np.int64(1) if ns is EXACT else 1
+    return ns.minimum(ns.maximum((x * m + (one << (e - 1))) >> e, lo), hi)
+
+
+def exp2_neg(ns: Algebra, t: Any) -> Any:
+    """2**-t in Q15 for t >= 0 in Q15; worst relative error 0.3 % before truncation, exact at integers."""
+    r = t & 32767
+    p = 32768 - ((r * (EXP2_A_Q15 - ((EXP2_B_Q15 * r) >> 15))) >> 15)
+    return ns.assume(p, 16384, 32768) >> ns.minimum(t >> 15, OCTAVES_MAX)
+
+
+def reciprocal_1_2(ns: Algebra, d: Any) -> Any:
+    """2**30 / d in Q15 for d in [2**15, 2**16]: linear seed, two Newton steps; error at most 4 units of 2**-15."""
+    r = RECIPROCAL_SEED_Q15 - (d >> 1)
+    for _ in range(2):
+        r = ns.assume(r, 14000, 33000)
+        r = (r * (65536 - ns.assume((d * (r >> 1)) >> 14, 29000, 36000))) >> 15
+    return ns.minimum(ns.assume(r, 16380, 32772), 32768)
+
+
+def sigmoid_neg_exponent(ns: Algebra, u: Any) -> Any:
+    """1 / (1 + 2**-u) in Q15, in [2**14, 2**15], for u >= 0 in Q15."""
+    return reciprocal_1_2(ns, 32768 + exp2_neg(ns, u))
+
+
+def gelu(ns: Algebra, x: Any, frac: int) -> Any:
+    """GELU of x in Q``frac`` (int16, 4 <= frac <= 14), in Q(frac + 15).
+
+    The sigmoid pivots on each element: sigma(|x|) from a base-2 shift exponential, mirrored for x < 0. The cubic
+    argument is evaluated on min(|x|, 8 - 2**-12), beyond which sigma is 1 within half a unit.
+    """
+    magnitude = ns.maximum(x, 0 - x)
+    if frac <= 12:
+        a = ns.minimum(magnitude, 32767 >> (12 - frac)) << (12 - frac)  # Q12
+    else:
+        a = magnitude >> (frac - 12)
+    square = (a * a) >> 15  # Q9
+    inner = GELU_LINEAR_Q11 + ((square * GELU_CUBIC_Q15) >> 13)  # Q11
+    sigma = sigmoid_neg_exponent(ns, (a * inner) >> 8)
+    return x * ns.where(x >= 0, sigma, 32768 - sigma)
+
+
+def sigmoid(ns: Algebra, x: Any, frac: int) -> Any:
+    """Logistic function of x in Q``frac`` (int16, 4 <= frac <= 15), in Q15, in [0, 32768]."""
+    # |x| < 2**15, log2(e) in Q13 = 11819: the product stays below 2**29.
+    octaves = (ns.maximum(x, 0 - x) * 11819) >> 2  # Q(frac + 11)
+    u = ns.minimum(octaves, (1 << (frac + 11 + 5)) - 1) if frac + 16 < 31 else octaves
+    shift = frac + 11 - 15
+    sigma = sigmoid_neg_exponent(ns, u >> shift if shift >= 0 else u << -shift)
+    return ns.where(x >= 0, sigma, 32768 - sigma)
+
+
+def tanh(ns: Algebra, x: Any, frac: int) -> Any:
+    """tanh of x in Q``frac`` (int16, 5 <= frac <= 15), in Q15, in [-32768, 32768]: 2*sigmoid(2x) - 1."""
+    return 2 * sigmoid(ns, x, frac - 1) - 32768
