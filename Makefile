@@ -1,0 +1,46 @@
+# Every target runs inside .venv, which `make setup` (implied) creates from pyproject.toml.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format notebook bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv and install intc with its development tools (no torch)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: $(STAMP)  ## compile the trained digits transformer, check it bit for bit, measure its accuracy
+	$(BIN)/python examples/digits/demo.py
+
+test: $(STAMP)  ## run the test suite
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP)  ## lint, formatting, strict types, doctests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --doctest-modules intc
+
+format: $(STAMP)  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebook: $(STAMP)  ## execute examples/notebooks/quickstart.ipynb in place
+	$(BIN)/jupyter-execute --inplace examples/notebooks/quickstart.ipynb
+
+bench: $(STAMP)  ## time the digits artifact against ONNX Runtime on this machine
+	$(BIN)/intc compile examples/digits/digits_vit.onnx -o out/digits.intc
+	$(BIN)/intc bench out/digits.intc --vs examples/digits/digits_vit.onnx
+
+clean:  ## remove the environment, caches and outputs
+	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
