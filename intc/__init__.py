@@ -1,0 +1,37 @@
+"""intc: an integer-only inference compiler for transformers.
+
+``intc.compile`` turns an ONNX model into a :class:`~intc.api.Module`; ``intc.load`` opens a compiled artifact.
+Names are resolved on first use, so that loading and running an artifact imports nothing of the compiler.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intc.api import Module, compile, open_module
+    from intc.runtime import Session, load
+
+__version__ = "0.1.0"
+__all__ = ["Module", "Session", "__version__", "compile", "load", "open_module"]
+
+_HOMES = {
+    "compile": "intc.api",
+    "Module": "intc.api",
+    "open_module": "intc.api",
+    "load": "intc.runtime",
+    "Session": "intc.runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'intc' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,1 @@
+"""The graph representation: values, types with intervals, text form, verifier, display."""

@@ -1,0 +1,1 @@
+"""What can be said about a compiled model: verification, benchmarks, listings."""
