@@ -1,0 +1,1 @@
+"""The `.intc` file: one schema for writing and reading."""

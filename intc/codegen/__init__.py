@@ -1,0 +1,1 @@
+"""Lowering of the integer graph to native code through TVM's TIR."""
