@@ -1,0 +1,98 @@
+"""The instruction sets that a CPU kernel can be generated for, reduced to what a register tile needs to know.
+
+One dot step of a tile multiplies, for each of ``lanes`` columns, ``group`` consecutive values of a row of A with as many
+of a column of B, and adds the sum to an int32 lane: ``vpdpbusd`` (4 x u8*s8) or ``vpmaddwd`` (2 x s16*s16). Both fill
+exactly 32 bits per lane, so every instruction set shares one operand layout, counted in 32-bit words. ``vpmaddubsw`` is
+never used: it saturates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import tvm.tirx as tir
+from tvm.tirx.script.builder import ir as T
+
+from intc.errors import CodegenError
+
+Dot = Literal["vpdpbusd.512", "vpmaddwd.512", "vpmaddwd.256", "vpmaddwd.128", "generic"]
+_INTRINSIC: Final[dict[str, str]] = {
+    "vpdpbusd.512": "llvm.x86.avx512.vpdpbusd.512",
+    "vpmaddwd.512": "llvm.x86.avx512.pmaddw.d.512",
+    "vpmaddwd.256": "llvm.x86.avx2.pmadd.wd",
+    "vpmaddwd.128": "llvm.x86.sse2.pmadd.wd",
+}
+
+
+@dataclass(frozen=True)
+class Isa:
+    """``rows x (vectors * lanes)`` is the register tile; ``a_dtype``/``b_dtype`` are the packed operands' elements.
+
+    ``epilogue`` is the vector width (int32 lanes) of element-wise code, a divisor of the tile's columns.
+    ``even_odd`` selects 64-bit products on even and odd lanes (x86 ``pmuldq``) instead of plain widening.
+    """
+
+    name: str
+    dot: Dot
+    lanes: int
+    group: int
+    a_dtype: str
+    b_dtype: str
+    rows: int
+    vectors: int
+    epilogue: int
+    even_odd: bool = True
+
+    @property
+    def columns(self) -> int:
+        """Columns of a register tile: N is padded to a multiple of this."""
+        return self.lanes * self.vectors
+
+    @property
+    def unsigned_a(self) -> bool:
+        """Whether A must be unsigned, so that int8 activations carry an offset of 128."""
+        return self.a_dtype == "uint8"
+
+    @property
+    def b_bytes(self) -> int:
+        """Bytes of one element of packed B."""
+        return 1 if self.b_dtype == "int8" else 2
+
+    def words(self, k: int) -> int:
+        """32-bit words of one packed row of ``k`` elements: ``k`` padded to two dot steps."""
+        return -(-k // (2 * self.group)) * 2
+
+    def generic(self) -> Isa:
+        """The same tile, layout and code with the dot instruction spelled out: runs on any machine."""
+        return replace(self, name=f"{self.name}-generic", dot="generic")
+
+    def emit_dot(self, acc: Any, a_word: Any, b: Any) -> Any:
+        """``acc + dot`` as int32 x lanes; ``a_word`` one int32 scalar of packed A, ``b`` lanes*group elements of B."""
+        n, lanes = self.lanes * self.group, self.lanes
+        if self.dot == "generic":
+            a_group = T.reinterpret(f"{self.a_dtype}x{self.group}", a_word)
+            for g in range(self.group):
+                a = T.cast(tir.Shuffle([a_group], [tir.IntImm("int32", g)]), "int32")
+                b_g = tir.Shuffle([b], [tir.IntImm("int32", i * self.group + g) for i in range(lanes)])
+                acc = acc + tir.Broadcast(a, lanes) * T.cast(b_g, f"int32x{lanes}")
+            return acc
+        a = T.reinterpret(f"{self.a_dtype}x{n}", tir.Broadcast(a_word, lanes))
+        return self.emit_dot_vector(acc, a, b)
+
+    def emit_dot_vector(self, acc: Any, a: Any, b: Any) -> Any:
+        """``acc + dot`` for full vectors ``a`` and ``b`` of lanes*group elements; needs a hardware dot."""
+        if self.dot == "generic":
+            raise CodegenError(f"instruction set '{self.name}' has no dot instruction; use emit_dot")
+        kind = f"int32x{self.lanes}"
+        if self.dot == "vpdpbusd.512":
+            return T.call_llvm_pure_intrin(kind, _INTRINSIC[self.dot], acc, a, b)
+        return acc + T.call_llvm_pure_intrin(kind, _INTRINSIC[self.dot], a, b)
+
+
+AVX512_VNNI: Final = Isa("avx512-vnni", "vpdpbusd.512", 16, 4, "uint8", "int8", 6, 4, 16)
+AVX512: Final = Isa("avx512", "vpmaddwd.512", 16, 2, "int16", "int16", 6, 4, 16)
+AVX2: Final = Isa("avx2", "vpmaddwd.256", 8, 2, "int16", "int16", 6, 2, 16)
+SSE4: Final = Isa("sse4", "vpmaddwd.128", 4, 2, "int16", "int16", 6, 2, 8)
+PORTABLE: Final = Isa("portable", "generic", 4, 2, "int16", "int16", 4, 2, 8, even_odd=False)
+ISAS: Final[dict[str, Isa]] = {isa.name: isa for isa in (AVX512_VNNI, AVX512, AVX2, SSE4, PORTABLE)}

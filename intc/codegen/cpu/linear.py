@@ -1,0 +1,232 @@
+"""``linear``: int8 or uint8 rows times constant int8 weights, with everything up to the next store fused.
+
+The task space is row blocks times column blocks, columns fastest. A range of tasks packs each row block once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import tvm.tirx as tir
+from numpy.typing import NDArray
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from intc.codegen.cpu.epilogue import Epilogue, Residual, Stage, stage_arguments
+from intc.codegen.cpu.isa import Isa
+from intc.codegen.cpu.tile import emit_pack_rows, emit_tile, for_row_tiles
+from intc.codegen.cpu.vector import Vec, buffer, load, pointer, ramp, stack, store
+from intc.errors import CodegenError
+
+BLOCK_BYTES: Final = 160 * 1024  # packed rows of one block: most of a 256 KiB second-level cache
+BLOCK_ROWS: Final = 96
+TASK_COLUMNS: Final = 128
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    """Shape, types and fused stages of one linear layer; equal specs share a kernel.
+
+    ``x`` is [M, k] of ``x_dtype`` with ``x_stride`` elements between rows (0: ``k``), the output [M, n] of ``out_dtype``
+    with ``out_stride`` (0: ``n``). Without stages the int32 accumulators are stored.
+    """
+
+    k: int
+    n: int
+    x_dtype: str = "int8"
+    stages: tuple[Stage, ...] = ()
+    out_dtype: str = "int32"
+    x_stride: int = 0
+    out_stride: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.n < 1:
+            raise CodegenError(f"linear of shape [{self.k}, {self.n}]: both must be positive")
+        if self.x_dtype not in ("int8", "uint8"):
+            raise CodegenError(f"linear takes int8 or uint8 rows, not {self.x_dtype}")
+
+
+def padded(n: int, isa: Isa) -> int:
+    """``n`` rounded up to whole register tiles."""
+    return -(-n // isa.columns) * isa.columns
+
+
+def pad_channels(values: NDArray[Any], isa: Isa, fill: int = 0) -> NDArray[np.int32]:
+    """A per-channel array as the kernel reads it: int32, padded to whole register tiles; one element stays one."""
+    flat = np.asarray(values, np.int32).reshape(-1)
+    if flat.size == 1:
+        return flat
+    out = np.full(padded(flat.size, isa), fill, np.int32)
+    out[: flat.size] = flat
+    return out
+
+
+def pack_linear(
+    w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Weights [K, N] in panel order as bytes, and the padded int32 bias with the offset of unsigned rows folded in."""
+    k, n = w.shape
+    words, columns = isa.words(k), isa.columns
+    full = np.zeros((words * isa.group, padded(n, isa)), np.int8)
+    full[:k, :n] = w
+    panels = full.reshape(words, isa.group, -1, columns).transpose(2, 0, 3, 1)
+    packed = np.ascontiguousarray(panels.astype(isa.b_dtype)).reshape(-1).view(np.uint8)
+    start = np.zeros(padded(n, isa), np.int64)
+    start[:n] = np.asarray(bias, np.int64)
+    if isa.unsigned_a and x_dtype == "int8":
+        start[:n] -= 128 * w.astype(np.int64).sum(axis=0)
+    return packed, start.astype(np.int32)  # wraps modulo 2**32, as the accumulator does
+
+
+def _stride(spec: LinearSpec, isa: Isa) -> int:
+    """Words between packed rows: never a multiple of a page, so that rows do not share cache sets."""
+    return -(-isa.words(spec.k) // 16) * 16 + 16
+
+
+def block_rows(spec: LinearSpec, isa: Isa) -> int:
+    """The most rows that one task packs."""
+    rows = min(BLOCK_ROWS, BLOCK_BYTES // (4 * _stride(spec, isa)))
+    return max(1, rows // isa.rows) * isa.rows
+
+
+def column_blocks(spec: LinearSpec, isa: Isa) -> int:
+    """Tasks per row block."""
+    return max(1, padded(spec.n, isa) // TASK_COLUMNS)
+
+
+def linear_scratch_bytes(spec: LinearSpec, isa: Isa) -> int:
+    """Bytes of scratch memory that one thread needs: a packed row block and one tile of accumulators."""
+    return 4 * (block_rows(spec, isa) * _stride(spec, isa) + isa.rows * isa.columns)
+
+
+def _even_block(rows: Any, spec: LinearSpec, isa: Isa) -> Any:
+    """Rows of each block when ``rows`` rows are cut evenly into whole tiles (an int or a TIR expression)."""
+    most = block_rows(spec, isa)
+    blocks = (rows + (most - 1)) // most
+    if isinstance(rows, int):
+        blocks = max(blocks, 1)
+    else:
+        blocks = tir.Max(blocks, tir.IntImm("int32", 1))
+    return (rows + (blocks * isa.rows - 1)) // (blocks * isa.rows) * isa.rows
+
+
+def linear_tasks(spec: LinearSpec, isa: Isa, rows: Any) -> Any:
+    """The number of tasks for ``rows`` >= 1 rows, an int or an int32 TIR expression as ``rows`` is."""
+    block = _even_block(rows, spec, isa)
+    return (rows + (block - 1)) // block * column_blocks(spec, isa)
+
+
+def linear_arguments(spec: LinearSpec) -> tuple[str, ...]:
+    """The kernel's parameters in order."""
+    stages = [name for name, _ in stage_arguments(spec.stages)]
+    return ("x", "w", "bias", *stages, "out", "scratch", "rows", "begin", "end")
+
+
+class _Linear:
+    """State of one kernel under construction."""
+
+    def __init__(self, spec: LinearSpec, isa: Isa) -> None:
+        self.spec, self.isa = spec, isa
+        self.stride = _stride(spec, isa)
+        self.acc_base = block_rows(spec, isa) * self.stride
+        self.x_stride, self.out_stride = spec.x_stride or spec.k, spec.out_stride or spec.n
+
+    def emit(self, name: str) -> None:
+        spec, isa = self.spec, self.isa
+        T.func_name(name)
+        x, w = pointer("x", spec.x_dtype), pointer("w", isa.b_dtype)
+        bias = pointer("bias", "int32")
+        extra = {n: (pointer(n, dtype), dtype) for n, dtype in stage_arguments(spec.stages)}
+        out, scratch = pointer("out", spec.out_dtype), pointer("scratch", "int32")
+        rows, begin, end = (T.arg(n, T.int32()) for n in ("rows", "begin", "end"))
+        self.x, self.w, self.bias = buffer(x, spec.x_dtype), buffer(w, isa.b_dtype), buffer(bias, "int32")
+        self.extra = {n: buffer(p, dtype) for n, (p, dtype) in extra.items()}
+        self.out = buffer(out, spec.out_dtype)
+        self.words = buffer(scratch, "int32")
+        self.elements = buffer(scratch, isa.a_dtype)
+        blocks = column_blocks(spec, isa)
+        block = T.Bind(_even_block(rows, spec, isa))
+        with T.serial(begin, end) as task:
+            row_block = T.Bind(tir.floordiv(task, blocks))
+            column_block = T.Bind(tir.floormod(task, blocks))
+            first = T.Bind(row_block * block)
+            count = T.Bind(tir.Min(block, rows - first))
+            with T.If(tir.Or(task == begin, column_block == 0)), T.Then():
+                per_word = self.isa.group
+                emit_pack_rows(
+                    isa, self.x, spec.x_dtype, first * self.x_stride, self.x_stride,
+                    self.elements, self.stride * per_word, count, spec.k,
+                )
+            self._columns(column_block, first, count)
+
+    def _columns(self, column_block: Any, first: Any, count: Any) -> None:
+        """All panels of one column block."""
+        isa, n = self.isa, self.spec.n
+        panels, blocks = padded(n, isa) // isa.columns, column_blocks(self.spec, isa)
+        full = n // isa.columns
+        lo = T.Bind(tir.floordiv(column_block * panels, blocks))
+        hi = T.Bind(tir.floordiv((column_block + 1) * panels, blocks))
+        if full:
+            with T.serial(lo, tir.Min(hi, tir.IntImm("int32", full))) as panel:
+                self._panel(panel, first, count, isa.columns)
+        if panels > full:
+            with T.If(hi == panels), T.Then():
+                self._panel(tir.IntImm("int32", full), first, count, n - full * isa.columns)
+
+    def _panel(self, panel: Any, first: Any, count: Any, valid: int) -> None:
+        """One panel of B under every row tile of the block; ``valid`` of its columns exist."""
+        isa = self.isa
+        column = T.Bind(panel * isa.columns)
+        b_base = T.Bind(panel * (isa.words(self.spec.k) * isa.columns * isa.group))
+
+        def start(v: int) -> Any:
+            return self.bias[ramp(column + v * isa.lanes, isa.lanes)]
+
+        def tile(size: int, row: Any) -> None:
+            emit_tile(
+                isa, size, self.words, row * self.stride, self.stride, self.w, b_base,
+                isa.words(self.spec.k), start, self.words, self.acc_base,
+            )
+            for at in range(0, valid, isa.epilogue):
+                self._store(size, first + row, column, at, min(isa.epilogue, valid - at))
+
+        for_row_tiles(isa, count, tile)
+
+    def _store(self, size: int, row: Any, column: Any, at: int, valid: int) -> None:
+        """Stages and stores of ``size`` rows by ``valid`` columns from ``column + at``."""
+        isa, spec, lanes = self.isa, self.spec, self.isa.epilogue
+        epilogue = Epilogue(spec.stages, self.extra, T.Bind(column + at), lanes, isa.even_odd)
+        edge = stack(lanes, spec.out_dtype) if valid < lanes else None
+        with T.serial(0, size) as r:
+            acc = load(self.words, self.acc_base + r * isa.columns + at, lanes, "int32")
+            place = T.Bind((row + r) * self.out_stride + column + at)
+            beside = T.Bind((row + r) * spec.n + column + at)
+
+            def residual(buf: Any, dtype: str) -> Vec:
+                if edge is None:
+                    return load(buf, beside, lanes, dtype)
+                copy = stack(lanes, dtype)
+                for i in range(lanes):
+                    value = buf[beside + i] if i < valid else tir.IntImm(dtype, 0)
+                    T.buffer_store(copy, value, [i])
+                return load(copy, 0, lanes, dtype)
+
+            value = epilogue(acc, residual)
+            if edge is None:
+                store(self.out, place, value, spec.out_dtype)
+            else:
+                store(edge, 0, value, spec.out_dtype)
+                for i in range(valid):
+                    T.buffer_store(self.out, edge[i], [place + i])
+
+
+def linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> tir.PrimFunc:
+    """The private kernel ``name`` with the parameters of :func:`linear_arguments`; runs tasks [begin, end)."""
+    if any(isinstance(s, Residual) and s.dtype not in ("int8", "int16", "int32") for s in spec.stages):
+        raise CodegenError("a residual must be int8, int16 or int32")
+    with IRBuilder() as builder:
+        with T.prim_func(is_private=True):
+            _Linear(spec, isa).emit(name)
+    return builder.get()
