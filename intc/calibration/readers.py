@@ -1,0 +1,121 @@
+"""Calibration feeds: an ``.npz`` file, a dict of stacked arrays, or any iterable of ``{name: array}``.
+
+Samples lie along axis 0. Whatever the form, :func:`open_feeds` yields small batches that have been checked against the
+model's inputs, so that at most one batch is in memory beside the user's own data.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from intc.errors import CalibrationError
+from intc.ir.dims import Poly, format_shape, symbols
+from intc.ir.graph import Graph
+from intc.ir.op import Array
+
+Feeds: TypeAlias = str | Path | Mapping[str, Array] | Iterable[Mapping[str, Array]]
+BATCH = 8
+RANDOM = "random"
+RANDOM_SAMPLES = 16
+RANDOM_SIZE = 32
+
+
+def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterator[dict[str, Array]]:
+    """Checked batches of ``feeds`` for the inputs of ``graph``; ``"random"`` draws standard normal samples.
+
+    CalibrationError names the input that is missing, empty, not finite, or of the wrong shape or type.
+    """
+    if feeds is None:
+        raise CalibrationError(
+            "no calibration data: pass calibration=<.npz path, dict or iterable of feeds> (--calibration FILE), "
+            "or ask for calibration='random' by name, knowing that its ranges are invented"
+        )
+    if isinstance(feeds, str | Path) and str(feeds) == RANDOM:
+        yield from _random(graph)
+    elif isinstance(feeds, str | Path):
+        yield from _stacked(graph, _read_npz(Path(feeds)), batch, str(feeds))
+    elif isinstance(feeds, Mapping):
+        yield from _stacked(graph, feeds, batch, "calibration data")
+    else:
+        count = 0
+        for count, feed in enumerate(feeds, start=1):
+            if not isinstance(feed, Mapping):
+                raise CalibrationError(f"calibration item {count} is a {type(feed).__name__}, not a dict of arrays")
+            yield _checked(graph, feed, f"calibration item {count}")
+        if not count:
+            raise CalibrationError("the calibration data is empty")
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except FileNotFoundError:
+        raise CalibrationError(f"{path}: no such file") from None
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
+        raise CalibrationError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None
+
+
+def _stacked(graph: Graph, data: Mapping[str, Array], batch: int, what: str) -> Iterator[dict[str, Array]]:
+    arrays = {name: np.asarray(data[name]) for name in graph.inputs if name in data}
+    lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise CalibrationError(f"{what}: inputs hold different numbers of samples: {lengths}")
+    total = next(iter(lengths.values()), 0)
+    if arrays and not total:
+        raise CalibrationError(f"{what}: the calibration data is empty")
+    first = graph.type(graph.inputs[0]).shape
+    step = batch if first and isinstance(first[0], Poly) else (int(first[0]) if first else 1)  # type: ignore[arg-type]
+    for start in range(0, max(total, 1), step):
+        part = {name: a[start : start + step] for name, a in arrays.items()}
+        if start and total - start < step and not isinstance(first[0], Poly):
+            return
+        yield _checked(graph, part, what)
+
+
+def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Array]:
+    out = {}
+    for name in graph.inputs:
+        type_ = graph.type(name)
+        if name not in feed:
+            raise CalibrationError(f"{what}: input '{name}' is missing; it holds {sorted(feed) or 'nothing'}")
+        array = np.asarray(feed[name])
+        fits = array.ndim == type_.rank and all(
+            isinstance(d, Poly) or d == n for d, n in zip(type_.shape, array.shape, strict=True)
+        )
+        if not fits:
+            shape = format_shape(type_.shape)
+            raise CalibrationError(f"{what}: input '{name}' has shape {list(array.shape)}, expected {shape}")
+        if array.size == 0:
+            raise CalibrationError(f"{what}: input '{name}' is empty")
+        if array.dtype.kind not in "fiub" or (array.dtype.kind == "f") > type_.is_float:
+            raise CalibrationError(f"{what}: input '{name}' has type {array.dtype}, expected {type_.dtype}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CalibrationError(f"{what}: input '{name}' holds NaN or infinite values; remove those samples")
+        out[name] = array.astype(type_.dtype, copy=False)
+    return out
+
+
+def _random(graph: Graph) -> Iterator[dict[str, Array]]:
+    rng = np.random.default_rng(0)
+    free = symbols(d for name in graph.inputs for d in graph.type(name).shape)
+    batch = {str(graph.type(name).shape[0]) for name in graph.inputs if graph.type(name).shape}
+    env = {name: 1 if name in batch else RANDOM_SIZE for name in free}
+    for _ in range(RANDOM_SAMPLES):
+        feed: dict[str, Array] = {}
+        for name in graph.inputs:
+            type_ = graph.type(name)
+            shape = tuple(d if isinstance(d, int) else env[str(d)] for d in type_.shape)
+            if type_.is_float:
+                feed[name] = rng.standard_normal(shape).astype(np.float32)
+            else:
+                lo, hi = type_.interval
+                feed[name] = rng.integers(max(lo, 0), min(hi, 1000) + 1, shape).astype(type_.dtype)
+                if hi >= 2**31:  # no known range: an attention mask or type ids are safe with 1 and 0
+                    feed[name] = np.ones(shape, type_.dtype) if "mask" in name else np.zeros(shape, type_.dtype)
+        yield feed

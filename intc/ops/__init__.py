@@ -1,0 +1,40 @@
+"""The operators, one class each; ``OPS`` is the whole registry, by text name."""
+
+from __future__ import annotations
+
+from intc.ir.op import Op
+from intc.ops import (
+    conv,
+    elementwise,
+    fused,
+    gelu,
+    im2col,
+    layer_norm,
+    matmul,
+    movement,
+    reduce,
+    requantize,
+    shift,
+    softmax,
+    table,
+)
+
+OPS: dict[str, type[Op]] = {
+    op.name: op
+    for module in (
+        movement,
+        elementwise,
+        matmul,
+        conv,
+        softmax,
+        gelu,
+        layer_norm,
+        reduce,
+        im2col,
+        requantize,
+        shift,
+        table,
+        fused,
+    )
+    for op in module.OPS
+}

@@ -1,0 +1,338 @@
+"""Element-by-element operators with broadcasting: float arithmetic, integer sums and products, comparisons and masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.special import erf
+
+from intc.errors import GraphError, QuantizationError
+from intc.ir.dims import broadcast
+from intc.ir.op import Array, Op, Sizes
+from intc.ir.types import LIMITS, DType, TensorType
+from intc.ops.movement import joined
+
+
+def _pair(op: Op, types: tuple[TensorType, ...]) -> tuple[TensorType, TensorType]:
+    a, b = types
+    if a.is_float != b.is_float:
+        raise GraphError(f"{op.name} mixes float and integer operands: {a} and {b}")
+    return a, b
+
+
+def _integer(shape: Any, lo: int, hi: int, wide: bool) -> TensorType:
+    """The int32 (int64 when an operand already is) type of an exact integer result."""
+    dtype: DType = "int64" if wide else "int32"
+    low, high = LIMITS[dtype]
+    if wide:
+        return TensorType(shape, dtype, max(lo, low), min(hi, high))
+    if lo < low or hi > high:
+        raise QuantizationError(f"the result can reach [{lo}, {hi}], beyond 32 bits")
+    return TensorType(shape, dtype, lo, hi)
+
+
+@dataclass(frozen=True)
+class _Binary(Op):
+    """Float32 on floats; on integers the exact result as int32 (int64 where an operand is int64)."""
+
+    arity: ClassVar[tuple[int, ...]] = (2,)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        a, b = _pair(self, types)
+        shape = broadcast(a.shape, b.shape)
+        if a.is_float:
+            return TensorType(shape, "float32")
+        ends = [self.apply(x, y) for x in a.interval for y in b.interval]
+        return _integer(shape, int(min(ends)), int(max(ends)), "int64" in (a.dtype, b.dtype))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        a, b = arrays
+        if a.dtype.kind == "f":
+            return np.asarray(self.apply(a, b), np.float32)
+        wide = np.int64 in (a.dtype, b.dtype)
+        return np.asarray(self.apply(a.astype(np.int64), b.astype(np.int64)), np.int64 if wide else np.int32)
+
+    def apply(self, a: Any, b: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Add(_Binary):
+    """``a + b``."""
+
+    name: ClassVar[str] = "add"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return a + b
+
+
+@dataclass(frozen=True)
+class Sub(_Binary):
+    """``a - b``."""
+
+    name: ClassVar[str] = "sub"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return a - b
+
+
+@dataclass(frozen=True)
+class Mul(_Binary):
+    """``a * b``."""
+
+    name: ClassVar[str] = "mul"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return a * b
+
+
+@dataclass(frozen=True)
+class _FloatBinary(Op):
+    """Float32 only."""
+
+    arity: ClassVar[tuple[int, ...]] = (2,)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        a, b = types
+        if not a.is_float or not b.is_float:
+            raise GraphError(f"{self.name} takes float operands, not {a} and {b}")
+        return TensorType(broadcast(a.shape, b.shape), "float32")
+
+
+@dataclass(frozen=True)
+class Div(_FloatBinary):
+    """``a / b``."""
+
+    name: ClassVar[str] = "div"
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.asarray(np.divide(arrays[0], arrays[1]), np.float32)
+
+
+@dataclass(frozen=True)
+class Pow(_FloatBinary):
+    """``a ** b``."""
+
+    name: ClassVar[str] = "pow"
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.asarray(np.power(arrays[0], arrays[1]), np.float32)
+
+
+@dataclass(frozen=True)
+class _FloatUnary(Op):
+    """A float32 function of one operand."""
+
+    def infer(self, *types: TensorType) -> TensorType:
+        if not types[0].is_float:
+            raise GraphError(f"{self.name} takes a float operand, not {types[0]}")
+        return types[0]
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.asarray(self.apply(arrays[0]), np.float32)
+
+    def apply(self, x: Array) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Sqrt(_FloatUnary):
+    """Square root."""
+
+    name: ClassVar[str] = "sqrt"
+
+    def apply(self, x: Array) -> Any:
+        return np.sqrt(x)
+
+
+@dataclass(frozen=True)
+class Erf(_FloatUnary):
+    """Gauss error function."""
+
+    name: ClassVar[str] = "erf"
+
+    def apply(self, x: Array) -> Any:
+        return erf(x)
+
+
+@dataclass(frozen=True)
+class Exp(_FloatUnary):
+    """Exponential."""
+
+    name: ClassVar[str] = "exp"
+
+    def apply(self, x: Array) -> Any:
+        return np.exp(x)
+
+
+@dataclass(frozen=True)
+class Tanh(_FloatUnary):
+    """Hyperbolic tangent."""
+
+    name: ClassVar[str] = "tanh"
+
+    def apply(self, x: Array) -> Any:
+        return np.tanh(x)
+
+
+@dataclass(frozen=True)
+class Sigmoid(_FloatUnary):
+    """Logistic function."""
+
+    name: ClassVar[str] = "sigmoid"
+
+    def apply(self, x: Array) -> Any:
+        return 0.5 * (np.tanh(0.5 * x) + 1.0)
+
+
+@dataclass(frozen=True)
+class Relu(_FloatUnary):
+    """``max(x, 0)``."""
+
+    name: ClassVar[str] = "relu"
+
+    def apply(self, x: Array) -> Any:
+        return np.maximum(x, 0)
+
+
+@dataclass(frozen=True)
+class _Compare(Op):
+    """A comparison of two operands of one kind, as bool."""
+
+    arity: ClassVar[tuple[int, ...]] = (2,)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        a, b = _pair(self, types)
+        return TensorType(broadcast(a.shape, b.shape), "bool")
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.asarray(self.apply(arrays[0], arrays[1]), np.bool_)
+
+    def apply(self, a: Any, b: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Equal(_Compare):
+    """``a == b``."""
+
+    name: ClassVar[str] = "equal"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return a == b
+
+
+@dataclass(frozen=True)
+class Less(_Compare):
+    """``a < b``."""
+
+    name: ClassVar[str] = "less"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return a < b
+
+
+@dataclass(frozen=True)
+class LessOrEqual(_Compare):
+    """``a <= b``."""
+
+    name: ClassVar[str] = "less_or_equal"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return a <= b
+
+
+@dataclass(frozen=True)
+class And(_Compare):
+    """Logical and of two bools."""
+
+    name: ClassVar[str] = "and"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return a & b
+
+
+@dataclass(frozen=True)
+class Or(_Compare):
+    """Logical or of two bools."""
+
+    name: ClassVar[str] = "or"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return a | b
+
+
+@dataclass(frozen=True)
+class Not(Op):
+    """Logical not of a bool."""
+
+    name: ClassVar[str] = "not"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        if types[0].dtype != "bool":
+            raise GraphError(f"not takes a bool operand, not {types[0]}")
+        return TensorType(types[0].shape, "bool")
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.logical_not(arrays[0])
+
+
+@dataclass(frozen=True)
+class Cast(Op):
+    """Another element type; numbers to bool are ``x != 0``. Integers must fit the new type."""
+
+    dtype: DType
+    name: ClassVar[str] = "cast"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        x = types[0]
+        if self.dtype in ("float32", "bool") or x.is_float:
+            return TensorType(x.shape, self.dtype)
+        low, high = LIMITS[self.dtype]
+        lo, hi = x.interval
+        return TensorType(x.shape, self.dtype, max(lo, low), min(hi, high))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return (arrays[0] != 0) if self.dtype == "bool" else arrays[0].astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Where(Op):
+    """``a`` where the bool condition holds, else ``b``."""
+
+    name: ClassVar[str] = "where"
+    arity: ClassVar[tuple[int, ...]] = (3,)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        c, a, b = types
+        if c.dtype != "bool" or a.dtype != b.dtype:
+            raise GraphError(f"where cannot choose between {a} and {b} by {c}")
+        return joined(broadcast(c.shape, broadcast(a.shape, b.shape)), a.dtype, (a, b))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.where(*arrays)
+
+
+OPS = (
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    Sqrt,
+    Erf,
+    Exp,
+    Tanh,
+    Sigmoid,
+    Relu,
+    Equal,
+    Less,
+    LessOrEqual,
+    And,
+    Or,
+    Not,
+    Cast,
+    Where,
+)

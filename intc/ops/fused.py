@@ -1,0 +1,125 @@
+"""Fused integer operators: what one kernel computes, meaning exactly the composition of the plain operators.
+
+They are produced by the ``fuse`` passes and never change a bit: ``evaluate`` calls the same formulas in the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from intc.errors import GraphError, QuantizationError
+from intc.ir.op import Array, Op, Sizes
+from intc.ir.types import DType, TensorType
+from intc.ops import scalar
+from intc.ops.matmul import exact_matmul
+from intc.ops.shift import Shiftmax
+
+WIDE: int = 2**30 - 1  # branches of a residual sum are clipped to +-WIDE, so that their sum fits 32 bits
+
+
+@dataclass(frozen=True)
+class Linear(Op):
+    """``x @ w + bias`` with its epilogue: requantise, GELU and residual sum in registers.
+
+    Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if ``gelu_frac >= 0``:
+    m2, e2 [N]; if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
+    """
+
+    lo: int
+    hi: int
+    dtype: DType
+    gelu_frac: int = -1
+    residual: bool = False
+    raw: bool = False
+    name: ClassVar[str] = "linear"
+    arity: ClassVar[tuple[int, ...]] = (3, 5, 7, 8)
+
+    def expected_inputs(self) -> int:
+        """How many inputs these attributes call for."""
+        return 3 if self.raw else 5 + 2 * (self.gelu_frac >= 0) + 3 * self.residual
+
+    def infer(self, *types: TensorType) -> TensorType:
+        if len(types) != self.expected_inputs():
+            raise GraphError(f"linear takes {self.expected_inputs()} inputs with these attributes, not {len(types)}")
+        x, w, bias = types[:3]
+        if x.shape[-1] != w.shape[0] or w.rank != 2:
+            raise GraphError(f"linear cannot multiply {x} by {w}")
+        k = w.shape[0]
+        assert isinstance(k, int)
+        bound = k * x.magnitude * w.magnitude + bias.magnitude
+        if bound >= 2**31:
+            raise QuantizationError(f"the sum over {k} products can reach {bound}, beyond 32 bits")
+        shape = (*x.shape[:-1], w.shape[1])
+        return TensorType(shape, "int32", -bound, bound) if self.raw else TensorType(shape, self.dtype, self.lo, self.hi)
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        x, w, bias = arrays[:3]
+        acc = exact_matmul(x, w) + bias.astype(np.int64)
+        if self.raw:
+            return acc.astype(np.int32)
+        ns = scalar.EXACT
+        m, e = arrays[3].astype(np.int64), arrays[4].astype(np.int64)
+        if self.gelu_frac >= 0:
+            fixed = scalar.requantize(ns, acc, m, e, -32767, 32767)
+            m, e = arrays[5].astype(np.int64), arrays[6].astype(np.int64)
+            acc = scalar.gelu(ns, fixed, self.gelu_frac)
+        if not self.residual:
+            return np.asarray(scalar.requantize(ns, acc, m, e, self.lo, self.hi), self.dtype)
+        r, mr, er = (a.astype(np.int64) for a in arrays[-3:])
+        total = scalar.requantize(ns, acc, m, e, -WIDE, WIDE) + scalar.requantize(ns, r, mr, er, -WIDE, WIDE)
+        return np.clip(total, self.lo, self.hi).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Attention(Op):
+    """Scaled dot-product attention of all heads: Q K^T, Shiftmax (8-bit probabilities), P V, requantise.
+
+    Inputs: q [B, Sq, *], k and v [B, Sk, *] int8, of which the columns ``offset .. offset + heads*head_dim`` are used
+    (they may be one tensor); mo, eo [1] or [heads*head_dim]; optionally a bool mask, [B, Sk] over keys or broadcastable
+    to [B, heads, Sq, Sk], True = keep. ``m, e`` turn score units into Q15 octaves. Output int8 [B, Sq, heads*head_dim].
+    """
+
+    heads: int
+    head_dim: int
+    q_offset: int
+    k_offset: int
+    v_offset: int
+    m: int
+    e: int
+    lo: int
+    hi: int
+    name: ClassVar[str] = "attention"
+    arity: ClassVar[tuple[int, ...]] = (5, 6)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        q, k, v = types[:3]
+        width = self.heads * self.head_dim
+        for what, type_, offset in (("q", q, self.q_offset), ("k", k, self.k_offset), ("v", v, self.v_offset)):
+            last = type_.shape[-1]
+            if type_.rank != 3 or type_.dtype != "int8" or not isinstance(last, int) or last < offset + width:
+                raise GraphError(f"attention needs {what} as int8 [B, S, >= {offset + width}], not {type_}")
+        return TensorType((q.shape[0], q.shape[1], width), "int8", self.lo, self.hi)
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        q, k, v = (
+            self._heads(a, o)
+            for a, o in zip(arrays[:3], (self.q_offset, self.k_offset, self.v_offset), strict=True)
+        )
+        scores = exact_matmul(q, np.swapaxes(k, -1, -2)).astype(np.int32)  # B H Sq Sk
+        masks = [a[:, None, None, :] if a.ndim == 2 else a for a in arrays[5:]]
+        p = Shiftmax(self.m, self.e, 8).evaluate(scores, *masks, sizes=sizes)
+        context = np.swapaxes(exact_matmul(p, v), 1, 2)  # B Sq H D
+        context = context.reshape(*context.shape[:2], -1)
+        mo, eo = arrays[3].astype(np.int64), arrays[4].astype(np.int64)
+        return np.asarray(scalar.requantize(scalar.EXACT, context, mo, eo, self.lo, self.hi), np.int8)
+
+    def _heads(self, array: Array, offset: int) -> Array:
+        """B H S D view of the used columns."""
+        used = array[:, :, offset : offset + self.heads * self.head_dim]
+        return np.swapaxes(used.reshape(*used.shape[:2], self.heads, self.head_dim), 1, 2)
+
+
+OPS = (Linear, Attention)

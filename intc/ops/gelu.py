@@ -1,0 +1,40 @@
+"""Float GELU in the forms that exporters emit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import erf
+
+from intc.errors import GraphError
+from intc.ir.op import Array, Op, Sizes
+from intc.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Gelu(Op):
+    """``approximate``: "none" (erf), "tanh" (cubic argument) or "quick" (x * sigmoid(1.702 x))."""
+
+    approximate: str = "none"
+    name: ClassVar[str] = "gelu"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        if not types[0].is_float or self.approximate not in ("none", "tanh", "quick"):
+            raise GraphError(f"gelu '{self.approximate}' does not fit {types[0]}")
+        return types[0]
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        x = arrays[0]
+        if self.approximate == "none":
+            half = 0.5 * (1.0 + erf(x * np.float32(1 / math.sqrt(2))))
+        elif self.approximate == "tanh":
+            half = 0.5 * (1.0 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+        else:
+            half = 0.5 * (1.0 + np.tanh(0.851 * x))
+        return np.asarray(x * half, np.float32)
+
+
+OPS = (Gelu,)

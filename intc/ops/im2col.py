@@ -1,0 +1,61 @@
+"""Sliding windows laid out as rows, so that a convolution is one matrix product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from intc.errors import GraphError
+from intc.ir.op import Array, Op, Sizes
+from intc.ir.types import TensorType
+from intc.ops.movement import joined
+
+
+@dataclass(frozen=True)
+class Im2col(Op):
+    """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) zeros. H and W are fixed."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    name: ClassVar[str] = "im2col"
+
+    def output_size(self, x: TensorType) -> tuple[int, int]:
+        """OH and OW."""
+        height, width = x.shape[2:]
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise GraphError(f"im2col needs a fixed image size, not {x}")
+        out = []
+        for i, size in enumerate((height, width)):
+            span = self.dilations[i] * (self.kernel[i] - 1) + 1
+            out.append((size + self.pads[i] + self.pads[i + 2] - span) // self.strides[i] + 1)
+        if min(out) < 1:
+            raise GraphError(f"a {self.kernel} window does not fit {x}")
+        return out[0], out[1]
+
+    def infer(self, *types: TensorType) -> TensorType:
+        x = types[0]
+        if x.rank != 4:
+            raise GraphError(f"im2col takes NCHW images, not {x}")
+        oh, ow = self.output_size(x)
+        shape = (x.shape[0], oh * ow, x.shape[1] * self.kernel[0] * self.kernel[1])
+        padded = any(self.pads) and not x.is_float
+        zero = TensorType(shape, x.dtype, 0, 0) if padded else x.with_shape(shape)
+        return joined(shape, x.dtype, (x, zero))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        top, left, bottom, right = self.pads
+        x = np.pad(arrays[0], ((0, 0), (0, 0), (top, bottom), (left, right)))
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
+        windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(2, 3))  # B C Y X KH KW
+        sh, sw = self.strides
+        dh, dw = self.dilations
+        picked = windows[:, :, ::sh, ::sw, ::dh, ::dw]
+        b, c, oh, ow, kh, kw = picked.shape
+        return picked.transpose(0, 2, 3, 1, 4, 5).reshape(b, oh * ow, c * kh * kw)
+
+
+OPS = (Im2col,)

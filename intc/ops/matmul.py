@@ -1,0 +1,67 @@
+"""Matrix product, float or integer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+
+from intc.errors import GraphError, QuantizationError
+from intc.ir.dims import broadcast, format_shape
+from intc.ir.op import Array, Op, Sizes
+from intc.ir.types import TensorType
+
+EXACT_IN_FLOAT64: Final = 2**53
+
+
+def exact_matmul(a: Array, b: Array) -> Array:
+    """``a @ b`` of integers as int64, exact.
+
+    A float64 product of integers is exact in any order of summation while the sum of magnitudes stays below 2**53,
+    and runs on BLAS; beyond that bound the product is taken in int64.
+    """
+    if a.size == 0 or b.size == 0:
+        return np.matmul(a.astype(np.int64), b.astype(np.int64))
+    peak = int(np.abs(a.astype(np.int64)).max()) * int(np.abs(b.astype(np.int64)).max()) * a.shape[-1]
+    if peak < EXACT_IN_FLOAT64:
+        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
+    return np.matmul(a.astype(np.int64), b.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class MatMul(Op):
+    """numpy's ``a @ b`` over the last two axes: float32, or 8/16-bit integers into int32 sums that provably fit."""
+
+    name: ClassVar[str] = "matmul"
+    arity: ClassVar[tuple[int, ...]] = (2,)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        a, b = types
+        if a.rank < 1 or b.rank < 2 or (a.rank == 1 and b.rank != 2):
+            raise GraphError(f"matmul cannot multiply {a} by {b}")
+        if a.shape[-1] != b.shape[-2]:
+            raise GraphError(f"matmul of {format_shape(a.shape)} by {format_shape(b.shape)}: inner sizes differ")
+        shape = (*broadcast(a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], b.shape[-1])
+        if a.is_float != b.is_float:
+            raise GraphError("matmul mixes float and integer operands")
+        if a.is_float:
+            return TensorType(shape, "float32")
+        length = a.shape[-1]
+        ends = [x * y for x in a.interval for y in b.interval]
+        if not isinstance(length, int):
+            # a symbolic length: whatever fits; the operands' own widths bound it at run time
+            return TensorType(shape, "int32")
+        lo, hi = length * min(*ends, 0), length * max(*ends, 0)
+        if lo < -(2**31) or hi >= 2**31:
+            raise QuantizationError(f"the sum over {length} products can reach {max(-lo, hi)}, beyond 32 bits")
+        return TensorType(shape, "int32", lo, hi)
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        a, b = arrays
+        if a.dtype.kind == "f":
+            return np.matmul(a, b)
+        return exact_matmul(a, b).astype(np.int32)
+
+
+OPS = (MatMul,)

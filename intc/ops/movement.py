@@ -1,0 +1,152 @@
+"""Data movement: operators that only rearrange, select or repeat elements, of any element type.
+
+They keep the interval of what they move; sizes in attributes may be symbolic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from intc.errors import GraphError
+from intc.ir.dims import Dim, Shape, evaluate, evaluate_shape, format_shape, product
+from intc.ir.op import Array, Op, Sizes
+from intc.ir.types import DType, TensorType
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """The same elements in row-major order under another shape."""
+
+    shape: Shape
+    name: ClassVar[str] = "reshape"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        if product(types[0].shape) != product(self.shape):
+            raise GraphError(f"cannot reshape {format_shape(types[0].shape)} to {format_shape(self.shape)}")
+        return types[0].with_shape(tuple(self.shape))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.reshape(arrays[0], evaluate_shape(self.shape, sizes))
+
+
+@dataclass(frozen=True)
+class Transpose(Op):
+    """``out.shape[i] = x.shape[perm[i]]``."""
+
+    perm: tuple[int, ...]
+    name: ClassVar[str] = "transpose"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        if sorted(self.perm) != list(range(types[0].rank)):
+            raise GraphError(f"permutation {list(self.perm)} does not fit rank {types[0].rank}")
+        return types[0].with_shape(tuple(types[0].shape[i] for i in self.perm))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.transpose(arrays[0], self.perm)
+
+
+@dataclass(frozen=True)
+class Slice(Op):
+    """Elements ``start, start + step, ...`` below ``stop`` (above it for a negative step) along ``axis``.
+
+    ``start`` and ``stop`` are already normalised to the axis: 0 <= start, stop <= size (stop = -1 ends a reversal).
+    """
+
+    axis: int
+    start: Dim
+    stop: Dim
+    step: int = 1
+    name: ClassVar[str] = "slice"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        x = types[0]
+        if not 0 <= self.axis < x.rank or self.step == 0:
+            raise GraphError(f"slice of axis {self.axis} with step {self.step} does not fit {x}")
+        span = self.stop - self.start
+        if isinstance(span, int):
+            count: Dim = max(-(-span // self.step), 0)
+        elif abs(self.step) == 1:
+            count = span * self.step
+        else:
+            raise GraphError(f"a slice of symbolic length {span} must have step 1")
+        return x.with_shape((*x.shape[: self.axis], count, *x.shape[self.axis + 1 :]))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        stop: int | None = evaluate(self.stop, sizes)
+        stop = None if self.step < 0 and stop is not None and stop < 0 else stop
+        index = (slice(None),) * self.axis + (slice(evaluate(self.start, sizes), stop, self.step),)
+        return arrays[0][index]
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """Inputs joined along ``axis``; all of one element type."""
+
+    axis: int
+    name: ClassVar[str] = "concat"
+    arity: ClassVar[tuple[int, ...]] = tuple(range(1, 129))
+
+    def infer(self, *types: TensorType) -> TensorType:
+        first = types[0]
+        rest = [t.shape[: self.axis] + t.shape[self.axis + 1 :] for t in types]
+        if any(t.dtype != first.dtype or r != rest[0] for t, r in zip(types, rest, strict=True)):
+            raise GraphError(f"cannot concatenate {', '.join(map(str, types))} along axis {self.axis}")
+        total: Dim = 0
+        for type_ in types:
+            total = total + type_.shape[self.axis]
+        shape = (*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])
+        return joined(shape, first.dtype, types)
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.concatenate(arrays, axis=self.axis)
+
+
+@dataclass(frozen=True)
+class Gather(Op):
+    """``data`` taken at integer ``indices`` along ``axis`` (numpy's ``take``); negative indices count from the end."""
+
+    axis: int
+    name: ClassVar[str] = "gather"
+    arity: ClassVar[tuple[int, ...]] = (2,)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        data, indices = types
+        if indices.is_float or not 0 <= self.axis < data.rank:
+            raise GraphError(f"gather along axis {self.axis} does not fit {data} at {indices}")
+        return data.with_shape((*data.shape[: self.axis], *indices.shape, *data.shape[self.axis + 1 :]))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.take(arrays[0], arrays[1], axis=self.axis)
+
+
+@dataclass(frozen=True)
+class Expand(Op):
+    """Broadcast to ``shape`` (numpy's ``broadcast_to``)."""
+
+    shape: Shape
+    name: ClassVar[str] = "expand"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        have = types[0].shape
+        padded = (1,) * (len(self.shape) - len(have)) + tuple(have)
+        if len(padded) != len(self.shape) or any(a not in (1, b) for a, b in zip(padded, self.shape, strict=True)):
+            raise GraphError(f"cannot expand {format_shape(have)} to {format_shape(self.shape)}")
+        return types[0].with_shape(tuple(self.shape))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.broadcast_to(arrays[0], evaluate_shape(self.shape, sizes))
+
+
+def joined(shape: Shape, dtype: DType, types: Sequence[TensorType]) -> TensorType:
+    """The type of a value that is one of ``types``: the hull of their intervals."""
+    if dtype == "float32":
+        return TensorType(shape, dtype)
+    return TensorType(shape, dtype, min(t.interval[0] for t in types), max(t.interval[1] for t in types))
+
+
+MOVEMENT = (Reshape, Transpose, Slice, Concat, Gather, Expand)
+OPS = MOVEMENT

@@ -1,0 +1,80 @@
+"""Phase 5: ``reshape(transpose(requantize(shiftmax(q @ k^T) @ v)))`` over split heads becomes one ``attention``.
+
+The split ``reshape -> transpose`` of q, k and v and the merge of the result are absorbed: the kernel reads and writes
+token-major rows. A score bias, 16-bit probabilities or other layouts stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from intc.ir.graph import Builder, Graph, Node, rebuild
+from intc.ops.fused import Attention
+from intc.ops.matmul import MatMul
+from intc.ops.movement import Reshape, Transpose
+from intc.ops.requantize import Requantize
+from intc.ops.shift import Shiftmax
+from intc.passes.match import Uses
+
+HEADS_FIRST = (0, 2, 1, 3)
+KEYS_LAST = (0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class FuseAttention:
+    name: str = "fuse_attention"
+
+    def run(self, graph: Graph) -> Graph:
+        uses = Uses.of(graph)
+
+        def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
+            found = _match(graph, uses, node)
+            if found is None:
+                return None
+            op, operands = found
+            scale = graph.values[node.output].scale
+            return b.emit(op, *operands, name=node.output, source=node.source, scale=scale)
+
+        return rebuild(graph, visit)
+
+
+def _split(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> tuple[str, int, int] | None:
+    """``value = transpose(reshape(x), perm)`` splitting [B, S, H*D] into heads: x, H and D."""
+    moved = uses.producer(value, Transpose)
+    if moved is None or not isinstance(moved.op, Transpose) or tuple(moved.op.perm) != perm:
+        return None
+    shaped = uses.producer(moved.inputs[0], Reshape)
+    if shaped is None:
+        return None
+    x = graph.type(shaped.inputs[0])
+    b, s, heads, dim = graph.type(shaped.output).shape
+    if x.rank != 3 or x.shape[:2] != (b, s) or x.dtype != "int8" or not isinstance(heads, int):
+        return None
+    return (shaped.inputs[0], heads, dim) if isinstance(dim, int) and x.shape[2] == heads * dim else None
+
+
+def _match(graph: Graph, uses: Uses, merge: Node) -> tuple[Attention, list[str]] | None:
+    if not isinstance(merge.op, Reshape) or graph.type(merge.output).rank != 3:
+        return None
+    moved = uses.only(merge.inputs[0], Transpose)
+    narrow = uses.only(moved.inputs[0], Requantize) if moved and tuple(moved.op.perm) == HEADS_FIRST else None  # type: ignore[attr-defined]
+    context = uses.only(narrow.inputs[0], MatMul) if narrow else None
+    weights = uses.only(context.inputs[0], Shiftmax) if context else None
+    scores = uses.only(weights.inputs[0], MatMul) if weights else None
+    if narrow is None or context is None or weights is None or scores is None:
+        return None
+    assert isinstance(narrow.op, Requantize) and isinstance(weights.op, Shiftmax)
+    q = _split(graph, uses, scores.inputs[0], HEADS_FIRST)
+    k = _split(graph, uses, scores.inputs[1], KEYS_LAST)
+    v = _split(graph, uses, context.inputs[1], HEADS_FIRST)
+    if q is None or k is None or v is None or not q[1:] == k[1:] == v[1:]:
+        return None
+    heads, dim = q[1:]
+    if weights.op.bits != 8 or narrow.op.dtype != "int8" or graph.constants[narrow.inputs[1]].size != 1:
+        return None
+    out = graph.type(merge.output).shape
+    if out[:2] != graph.type(q[0]).shape[:2] or out[2] != heads * dim:
+        return None
+    op = Attention(heads, dim, 0, 0, 0, weights.op.m, weights.op.e, narrow.op.lo, narrow.op.hi)
+    mask = list(weights.inputs[1:])
+    return op, [q[0], k[0], v[0], narrow.inputs[1], narrow.inputs[2], *mask]

@@ -1,0 +1,1 @@
+"""Phase 3: every float value of the canonical graph becomes integers with compile-time scales."""

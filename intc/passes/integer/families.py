@@ -1,0 +1,182 @@
+"""How each approximation family turns a float softmax, GELU, LayerNorm or tanh into integer operators.
+
+Every function takes the forms built so far and a float node, emits integer nodes and returns the result's form.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Final
+
+import numpy as np
+
+from intc.errors import QuantizationError
+from intc.ir.graph import Node
+from intc.ir.op import Array
+from intc.ops.dyadic import dyadic
+from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
+from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
+from intc.ops.layer_norm import LayerNorm
+from intc.ops.lut import LutSoftmax
+from intc.ops.shift import ShiftGelu, Shiftmax, ShiftLayerNorm, ShiftSigmoid, ShiftTanh
+from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
+from intc.ops.table import Table
+
+LOG2_E: Final = Fraction(1.4426950408889634)
+PROBABILITY_SCALE: Final = np.float64(2.0**-8)
+
+
+def fixed_point(forms: Forms, value: str, low: int, high: int) -> tuple[Form, int]:
+    """``value`` as int16 in Q``frac`` with the most fraction bits in [low, high] that hold its calibrated range."""
+    frac = int(math.floor(math.log2(32767 / forms.range_of(value))))
+    frac = max(low, min(high, frac))
+    return forms.quantised(value, 16, np.float64(2.0**-frac)), frac  # type: ignore[arg-type]
+
+
+def shiftmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
+    scores = forms.as_is(node.inputs[0], 32, 32)
+    m, e = dyadic(Fraction(float(scores.scale)) * LOG2_E * 2**15)
+    return _emit(forms, node, Shiftmax(m, e, 8), (scores.name, *mask), PROBABILITY_SCALE)
+
+
+def ivit_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
+    scores = forms.quantised(node.inputs[0], 8)
+    op = IvitShiftmax.from_scale(float(scores.scale))
+    return _emit(forms, node, op, (scores.name, *mask), np.float64(op.output_scale))
+
+
+def ibert_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
+    scores = forms.quantised(node.inputs[0], 16)
+    op = IbertSoftmax.from_scale(float(scores.scale))
+    return _emit(forms, node, op, (scores.name, *mask), np.float64(op.output_scale))
+
+
+def lut_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
+    scores = forms.quantised(node.inputs[0], 8)
+    table = forms.builder.constant(f"{node.output}.table", LutSoftmax.table(float(scores.scale)))
+    return _emit(forms, node, LutSoftmax(8), (scores.name, table, *mask), PROBABILITY_SCALE)
+
+
+def shift_gelu(forms: Forms, node: Node) -> Form:
+    x, frac = fixed_point(forms, node.inputs[0], 4, 12)
+    return _emit(forms, node, ShiftGelu(frac), (x.name,), np.float64(2.0 ** -(frac + 15)))
+
+
+def ivit_gelu(forms: Forms, node: Node) -> Form:
+    x = forms.quantised(node.inputs[0], 8)
+    op = IvitShiftGelu.from_scale(float(x.scale))
+    return _emit(forms, node, op, (x.name,), np.float64(op.output_scale))
+
+
+def ibert_gelu(forms: Forms, node: Node) -> Form:
+    x = forms.quantised(node.inputs[0], 16)
+    op = IbertGelu.from_scale(float(x.scale))
+    return _emit(forms, node, op, (x.name,), np.float64(op.output_scale))
+
+
+def table_gelu(forms: Forms, node: Node) -> Form:
+    return _table(forms, node, lambda x: 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0))), 8)
+
+
+def shift_tanh(forms: Forms, node: Node) -> Form:
+    x, frac = fixed_point(forms, node.inputs[0], 5, 12)
+    return _emit(forms, node, ShiftTanh(frac), (x.name,), np.float64(2.0**-15))
+
+
+def table_tanh(forms: Forms, node: Node) -> Form:
+    return _table(forms, node, np.tanh, 8)
+
+
+def shift_sigmoid(forms: Forms, node: Node) -> Form:
+    x, frac = fixed_point(forms, node.inputs[0], 4, 12)
+    return _emit(forms, node, ShiftSigmoid(frac), (x.name,), np.float64(2.0**-15))
+
+
+def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
+    """LayerNorm straight into ``bits`` bits at ``scale`` (one, or one per channel): gamma, beta and scale fold."""
+    assert isinstance(node.op, LayerNorm)
+    x = forms.quantised(node.inputs[0], 16)
+    channels = int(forms.source.type(node.inputs[0]).shape[-1])  # type: ignore[arg-type]
+    gamma, beta = _affine(forms, node)
+    gain = [Fraction(float(g)) / Fraction(float(s)) / 2**20 for g, s in zip(gamma, _spread(scale, channels), strict=True)]
+    largest = max(max(abs(g) for g in gain), Fraction(1, 2**31))
+    e = dyadic(largest)[1]
+    if not 32 <= e <= 62:
+        e = min(max(e, 32), 62)
+        if largest * 2**e >= 2**31:
+            raise QuantizationError(f"node '{node.source}': gamma / scale reaches {float(largest)}, too large")
+    g = np.array([round(r * 2**e) for r in gain], np.int64)
+    g = np.clip(g, -(2**31) + 1, 2**31 - 1).astype(np.int32)
+    shift = [Fraction(float(t)) / Fraction(float(s)) for t, s in zip(beta, _spread(scale, channels), strict=True)]
+    top = 2**61
+    b = np.array([max(-top, min(top, round(r * 2**e))) + 2 ** (e - 1) for r in shift], np.int64)
+    s_x = Fraction(float(x.scale))
+    eps_q = max(1, round(Fraction(node.op.epsilon) * channels * channels / (s_x * s_x)))
+    limit = LIMIT[bits]
+    op = ShiftLayerNorm(eps_q, e, -limit, limit, "int8" if bits == 8 else "int16")
+    consts = (forms.builder.constant(f"{node.output}.g", g), forms.builder.constant(f"{node.output}.b", b))
+    return _emit(forms, node, op, (x.name, *consts), scale)
+
+
+def ivit_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
+    """The published form, then a requantisation to the wanted scale."""
+    assert isinstance(node.op, LayerNorm)
+    x = forms.quantised(node.inputs[0], 16)
+    gamma, beta = _affine(forms, node)
+    op, bias, out_scale = IvitLayerNorm.from_affine(gamma, beta)
+    b = forms.builder.constant(f"{node.output}.b", bias)
+    return _rescaled(forms, node, _emit(forms, node, op, (x.name, b), out_scale), bits, scale)
+
+
+def ibert_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
+    assert isinstance(node.op, LayerNorm)
+    x = forms.quantised(node.inputs[0], 16)
+    gamma, beta = _affine(forms, node)
+    op, bias, out_scale = IbertLayerNorm.from_affine(gamma, beta)
+    b = forms.builder.constant(f"{node.output}.b", bias)
+    return _rescaled(forms, node, _emit(forms, node, op, (x.name, b), out_scale), bits, scale)
+
+
+def _rescaled(forms: Forms, node: Node, form: Form, bits: int, scale: Array) -> Form:
+    forms.base[node.output] = form
+    return forms.quantised(node.output, bits, scale)
+
+
+def _affine(forms: Forms, node: Node) -> tuple[Array, Array]:
+    gamma, beta = (forms.source.constants.get(x) for x in node.inputs[1:3])
+    if gamma is None or beta is None:
+        raise QuantizationError(f"node '{node.source}' (layer_norm): gamma and beta must be constants")
+    return gamma.astype(np.float64).ravel(), beta.astype(np.float64).ravel()
+
+
+def _spread(scale: Array, channels: int) -> Array:
+    return np.broadcast_to(np.asarray(scale, np.float64), (channels,))
+
+
+def _table(forms: Forms, node: Node, function: object, bits: int) -> Form:
+    """A 256-entry table of ``function`` over the int8 input at its calibrated scale."""
+    assert callable(function)
+    x = forms.quantised(node.inputs[0], bits)
+    scale = forms.scale_for(node.output, 8)
+    codes = np.arange(-128, 128)
+    entries = np.clip(np.rint(function(codes * float(x.scale)) / float(scale)), -127, 127).astype(np.int8)
+    table = forms.builder.constant(f"{node.output}.table", entries)
+    return _emit(forms, node, Table("int8"), (x.name, table), scale)
+
+
+def _emit(forms: Forms, node: Node, op: object, inputs: tuple[str, ...], scale: Array) -> Form:
+    name = forms.builder.emit(op, *inputs, name=node.output, source=node.source, scale=as_scale(scale))  # type: ignore[arg-type]
+    return Form(name, np.asarray(scale, np.float64))
+
+
+SOFTMAX = {"shift": shiftmax, "ivit": ivit_softmax, "ibert": ibert_softmax, "lut": lut_softmax}
+GELU = {"shift": shift_gelu, "ivit": ivit_gelu, "ibert": ibert_gelu, "lut": table_gelu}
+LAYER_NORM = {
+    "shift": shift_layer_norm,
+    "ivit": ivit_layer_norm,
+    "ibert": ibert_layer_norm,
+    "lut": shift_layer_norm,
+}
+TANH = {"shift": shift_tanh, "ivit": shift_tanh, "ibert": shift_tanh, "lut": table_tanh}
+FAMILIES: Final[tuple[str, ...]] = tuple(SOFTMAX)

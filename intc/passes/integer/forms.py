@@ -1,0 +1,161 @@
+"""Integer forms of float values, and how one form becomes another.
+
+A float value ``v`` of the canonical graph first gets a *base form*: the integers that its node computes naturally (a
+32-bit sum, an 8-bit probability, a 16-bit residual). A consumer asks for the form it needs with
+:meth:`Forms.quantised`; data movement is replayed on the form asked for, so that it always moves the narrow integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from intc.calibration.observers import Calibrator, Statistics
+from intc.errors import QuantizationError
+from intc.ir.graph import Builder, Graph, Node
+from intc.ir.op import Array
+from intc.ir.types import DType
+from intc.ops.dyadic import dyadic_array
+from intc.ops.elementwise import Div, Mul
+from intc.ops.fused import WIDE
+from intc.ops.movement import MOVEMENT, Concat
+from intc.ops.requantize import Requantize
+
+LIMIT: dict[int, int] = {8: 127, 16: 32767, 32: WIDE}
+DTYPE: dict[int, DType] = {8: "int8", 16: "int16", 32: "int32"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """An integer value and its scale: real = integer * scale; shape () or [C] along the last axis."""
+
+    name: str
+    scale: Array
+
+    @property
+    def per_tensor(self) -> bool:
+        return self.scale.ndim == 0
+
+
+@dataclass
+class Forms:
+    """The forms built so far while one float graph is being integerised."""
+
+    source: Graph
+    builder: Builder
+    stats: dict[str, Statistics]
+    calibrator: Calibrator = "minmax"
+    base: dict[str, Form] = field(default_factory=dict)
+    cache: dict[tuple[object, ...], Form] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.nodes = self.source.producers()
+
+    def range_of(self, value: str) -> float:
+        """The calibrated magnitude of a float value; 1.0 where it is always zero."""
+        if value in self.source.constants:
+            return float(np.abs(self.source.constants[value]).max(initial=0.0)) or 1.0
+        if value not in self.stats:
+            raise QuantizationError(f"value '{value}' was not reached by the calibration data")
+        return self.stats[value].range(self.calibrator) or 1.0
+
+    def scale_for(self, value: str, bits: int) -> Array:
+        """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits."""
+        return np.float64(self.range_of(value) / LIMIT[bits])  # type: ignore[return-value]
+
+    def quantised(self, value: str, bits: int, scale: Array | None = None) -> Form:
+        """``value`` as signed ``bits``-wide integers at ``scale`` (default: its calibrated per-tensor scale)."""
+        wanted = self.scale_for(value, bits) if scale is None else np.asarray(scale, np.float64)
+        key = (value, bits, wanted.tobytes())
+        if key not in self.cache:
+            self.cache[key] = self._quantise(value, bits, wanted)
+        return self.cache[key]
+
+    def as_is(self, value: str, widest: int, bits: int) -> Form:
+        """The base form where it is an integer of at most ``widest`` bits with one scale, else ``quantised(bits)``."""
+        form = self.base.get(value)
+        if form is not None and form.per_tensor:
+            type_ = self.builder.graph.type(form.name)
+            if type_.magnitude < 2 ** (widest - 1) or (widest == 8 and type_.dtype == "uint8"):
+                return form
+        node = self.nodes.get(value)
+        if form is None and node is not None and not isinstance(node.op, Concat):
+            inner, factor = self.operand(node)
+            if inner not in self.source.constants:
+                moved = self.as_is(inner, widest, bits)
+                return self._move(node, moved) if factor is None else Form(moved.name, np.asarray(moved.scale * factor))
+        return self.quantised(value, bits)
+
+    def deferred(self, node: Node) -> bool:
+        """Whether ``node`` has no base form of its own: data movement, or a product with one constant number.
+
+        Such nodes are replayed on (or only rescale) whatever form of their operand a consumer asks for.
+        """
+        if isinstance(node.op, MOVEMENT):
+            return True
+        return isinstance(node.op, Mul | Div) and self.operand(node)[1] is not None
+
+    def operand(self, node: Node) -> tuple[str, float | None]:
+        """The data operand of ``node``, and the factor where the node only multiplies it by one constant number."""
+        if isinstance(node.op, Mul | Div):
+            left, right = node.inputs
+            if left in self.source.constants and isinstance(node.op, Mul):
+                left, right = right, left
+            constant = self.source.constants.get(right)
+            same = self.source.type(left).shape == self.source.type(node.output).shape
+            if constant is not None and constant.size == 1 and same and float(constant.ravel()[0]):
+                value = float(constant.ravel()[0])
+                return left, 1.0 / value if isinstance(node.op, Div) else value
+        return node.inputs[0], None
+
+    def _quantise(self, value: str, bits: int, scale: Array) -> Form:
+        b, limit = self.builder, LIMIT[bits]
+        if value in self.source.constants:
+            data = np.rint(self.source.constants[value].astype(np.float64) / scale)
+            integers = np.clip(data, -limit, limit).astype(DTYPE[bits])
+            return Form(b.constant(f"{value}.q{bits}", integers, scale=as_scale(scale)), scale)
+        if value not in self.base:
+            node = self.nodes[value]
+            if isinstance(node.op, Concat):
+                parts = [self.quantised(x, bits, scale).name for x in node.inputs]
+                return Form(self._emit(node, *parts, bits=bits, scale=scale), scale)
+            if self.deferred(node):
+                inner, factor = self.operand(node)
+                if factor is not None:
+                    return Form(self.quantised(inner, bits, scale / factor).name, scale)
+                return self._move(node, self.quantised(inner, bits, scale), bits)
+            raise QuantizationError(f"node '{node.source or node.output}' ({node.op.name}): no integer form exists")
+        form = self.base[value]
+        if np.array_equal(form.scale, scale) and b.graph.type(form.name).magnitude <= limit:
+            return form
+        m, e = self.ratio(form.scale / scale)
+        op = Requantize(-limit, limit, DTYPE[bits])
+        name = b.emit(op, form.name, m, e, name=f"{value}.q{bits}", scale=as_scale(scale))
+        return Form(name, scale)
+
+    def ratio(self, ratios: Array) -> tuple[str, str]:
+        """Constants ``m`` and ``e`` of the dyadic form of ``ratios`` (at least one element)."""
+        m, e = dyadic_array(np.atleast_1d(np.asarray(ratios, np.float64)))
+        return self.builder.constant("m", m), self.builder.constant("e", e)
+
+    def _move(self, node: Node, form: Form, bits: int = 0) -> Form:
+        rest = [self.base[x].name if x in self.base else self.copy_constant(x) for x in node.inputs[1:]]
+        return Form(self._emit(node, form.name, *rest, bits=bits, scale=form.scale), form.scale)
+
+    def copy_constant(self, value: str) -> str:
+        """An integer or bool constant of the source graph, copied once."""
+        key = (value, "constant")
+        if key not in self.cache:
+            self.cache[key] = Form(self.builder.constant(value, self.source.constants[value]), np.asarray(1.0))
+        return self.cache[key].name
+
+    def _emit(self, node: Node, *inputs: str, bits: int, scale: Array) -> str:
+        name = f"{node.output}.q{bits}" if bits else node.output
+        return self.builder.emit(node.op, *inputs, name=name, source=node.source, scale=as_scale(scale))
+
+
+def as_scale(scale: Array) -> float | tuple[float, ...]:
+    """A numpy scale as the graph stores it."""
+    return float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)

@@ -1,0 +1,261 @@
+"""One rule per float operator: from its inputs' integer forms to its own base form.
+
+A rule returns the base :class:`Form` of the node's output. ``RULES`` is the whole list; a float node without a rule
+(or data movement) is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from intc.errors import QuantizationError
+from intc.ir.dims import Poly
+from intc.ir.graph import Node
+from intc.ir.op import Array
+from intc.ops.elementwise import Add, Div, Mul, Relu, Sigmoid, Sub, Tanh
+from intc.ops.gelu import Gelu
+from intc.ops.layer_norm import LayerNorm
+from intc.ops.matmul import MatMul
+from intc.ops.movement import MOVEMENT, Gather
+from intc.ops.reduce import ReduceMean, ReduceSum
+from intc.ops.requantize import Clip
+from intc.ops.softmax import Softmax
+from intc.passes.integer import families
+from intc.passes.integer.equalise import channel_scales
+from intc.passes.integer.forms import Form, Forms, as_scale
+
+WEIGHT_LIMIT = 127
+BIAS_LIMIT = 2**29
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule may look at: the forms, the family, and the float graph's consumers."""
+
+    forms: Forms
+    family: str
+    users: dict[str, list[Node]]
+
+    def constant(self, value: str) -> Array | None:
+        return self.forms.source.constants.get(value)
+
+    def consumers(self, value: str) -> list[Node]:
+        """The consumers of ``value`` seen through data movement; a graph output counts as no consumer."""
+        out: list[Node] = []
+        for node in self.users[value]:
+            out += self.consumers(node.output) if isinstance(node.op, MOVEMENT) else [node]
+        return out
+
+
+Rule = Callable[[Context, Node], Form]
+
+
+def matmul(context: Context, node: Node) -> Form:
+    weight = context.constant(node.inputs[1])
+    return _linear(context, node, weight) if weight is not None and weight.ndim == 2 else _product(context, node)
+
+
+def _linear(context: Context, node: Node, weight: Array) -> Form:
+    """``acc = x_int @ round(s_x * W / s_w)`` with one weight scale per output channel."""
+    forms, b = context.forms, context.forms.builder
+    x = linear_input(context, node.inputs[0])
+    folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
+    scale = np.abs(folded).max(axis=0) / WEIGHT_LIMIT
+    for user in context.users[node.output]:  # a bias must fit 32 bits at the same scale
+        bias = next((context.constant(v) for v in user.inputs if context.constant(v) is not None), None)
+        if isinstance(user.op, Add) and bias is not None and bias.size == scale.size:
+            scale = np.maximum(scale, np.abs(bias.astype(np.float64).ravel()) / BIAS_LIMIT)
+    scale = np.where(scale > 0, scale, np.finfo(np.float32).tiny)
+    integers = np.clip(np.rint(folded / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
+    w = b.constant(f"{node.inputs[1]}.q8", integers)
+    name = b.emit(MatMul(), x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
+    return Form(name, scale)
+
+
+def linear_input(context: Context, value: str) -> Form:
+    """``value`` as the 8-bit operand of every constant-weight product that reads it, equalised where that is exact."""
+    forms = context.forms
+    users = context.users[value]
+    weights = [context.constant(n.inputs[1]) for n in users if isinstance(n.op, MatMul) and n.inputs[0] == value]
+    constant = [w for w in weights if w is not None and w.ndim == 2]
+    node = forms.nodes.get(value)
+    movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
+    stats = forms.stats.get(value)
+    if movable and constant and stats is not None and stats.channels.size == constant[0].shape[0]:
+        return forms.quantised(value, 8, channel_scales(stats.channels, constant, 8))
+    return forms.as_is(value, 8, 8)
+
+
+def _product(context: Context, node: Node) -> Form:
+    forms = context.forms
+    a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
+    scale = np.asarray(a.scale * c.scale)
+    name = forms.builder.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
+    return Form(name, scale)
+
+
+def add(context: Context, node: Node) -> Form:
+    sign = -1 if isinstance(node.op, Sub) else 1
+    left, right = node.inputs
+    if context.constant(left) is not None and sign == 1:
+        left, right = right, left
+    constant = context.constant(right)
+    base = context.forms.base.get(left)
+    shape = context.forms.source.type(node.output).shape
+    if constant is not None and base is not None and _is_bias(constant, base, context) and _same_rank(context, left, node):
+        return _biased(context, node, base, sign * constant.astype(np.float64), shape)
+    return _sum(context, node, left, right, sign)
+
+
+def _is_bias(constant: Array, base: Form, context: Context) -> bool:
+    type_ = context.forms.builder.graph.type(base.name)
+    vector = constant.size in (1, constant.shape[-1] if constant.ndim else 1)
+    return type_.dtype == "int32" and (vector or base.per_tensor)
+
+
+def _same_rank(context: Context, left: str, node: Node) -> bool:
+    return context.forms.source.type(left).shape == context.forms.source.type(node.output).shape
+
+
+def _biased(context: Context, node: Node, base: Form, constant: Array, shape: object) -> Form:
+    """A constant added in the 32-bit accumulator at its own scale."""
+    b = context.forms.builder
+    if constant.size in (1, constant.shape[-1] if constant.ndim else 1):
+        constant = np.broadcast_to(constant.ravel(), base.scale.shape or constant.ravel().shape)
+    integers = np.rint(constant / base.scale)
+    limit = 2**31 - 1 - b.graph.type(base.name).magnitude
+    if np.abs(integers).max(initial=0) > limit:
+        raise QuantizationError(f"node '{node.source}' (add): the constant exceeds 32 bits at the product's scale")
+    c = b.constant(f"{node.output}.bias", integers.astype(np.int32))
+    name = b.emit(Add(), base.name, c, name=node.output, source=node.source, scale=as_scale(base.scale))
+    return Form(name, base.scale)
+
+
+def _sum(context: Context, node: Node, left: str, right: str, sign: int) -> Form:
+    """Both branches requantised to the sum's 16-bit scale, added, saturated: the residual stream."""
+    forms, b = context.forms, context.forms.builder
+    scale = forms.scale_for(node.output, 16)
+    a = forms.quantised(left, 32, scale)
+    c = forms.quantised(right, 32, sign * scale)
+    total = b.emit(Add(), a.name, c.name, name=f"{node.output}.sum", source=node.source, scale=as_scale(scale))
+    clip = Clip(-32767, 32767, "int16")
+    return Form(b.emit(clip, total, name=node.output, source=node.source, scale=as_scale(scale)), scale)
+
+
+def multiply(context: Context, node: Node) -> Form:
+    """By one constant per channel only the scale changes; value by value is a 16 x 16-bit product."""
+    forms = context.forms
+    left, right = node.inputs
+    if context.constant(left) is not None and isinstance(node.op, Mul):
+        left, right = right, left
+    constant = context.constant(right)
+    if constant is None:
+        if isinstance(node.op, Div):
+            raise QuantizationError("the divisor must be a constant")
+        a, c = forms.quantised(left, 16), forms.quantised(right, 16)
+        scale = np.asarray(a.scale * c.scale)
+        name = forms.builder.emit(Mul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
+        return Form(name, scale)
+    if constant.size != constant.shape[-1]:
+        raise QuantizationError("a constant factor must be one number or one per channel")
+    factor = constant.astype(np.float64).ravel()
+    form = forms.base.get(left) or forms.quantised(left, 16)
+    return Form(form.name, form.scale * (1.0 / factor if isinstance(node.op, Div) else factor))
+
+
+def softmax(context: Context, node: Node) -> Form:
+    assert isinstance(node.op, Softmax)
+    rank = context.forms.source.type(node.inputs[0]).rank
+    if node.op.axis not in (-1, rank - 1):
+        raise QuantizationError(f"node '{node.source}' (softmax): only the last axis has an integer form")
+    mask = tuple(context.forms.base[m].name for m in node.inputs[1:])
+    return families.SOFTMAX[context.family](context.forms, node, mask)
+
+
+def gelu(context: Context, node: Node) -> Form:
+    return families.GELU[context.family](context.forms, node)
+
+
+def tanh(context: Context, node: Node) -> Form:
+    return families.TANH[context.family](context.forms, node)
+
+
+def sigmoid(context: Context, node: Node) -> Form:
+    return families.shift_sigmoid(context.forms, node)
+
+
+def layer_norm(context: Context, node: Node) -> Form:
+    """Eight bits straight from the norm where only products read it, else sixteen."""
+    forms, users = context.forms, context.users[node.output]
+    weights = [context.constant(n.inputs[1]) for n in users if isinstance(n.op, MatMul) and n.inputs[0] == node.output]
+    known = [w for w in weights if w is not None and w.ndim == 2]
+    make = families.LAYER_NORM[context.family]
+    only_products = bool(users) and len(known) == len(users) and node.output not in forms.source.outputs
+    stats = forms.stats.get(node.output)
+    if only_products and stats is not None:
+        return make(forms, node, 8, channel_scales(stats.channels, known, 8))
+    return make(forms, node, 16, forms.scale_for(node.output, 16))
+
+
+def relu(context: Context, node: Node) -> Form:
+    forms = context.forms
+    form = forms.base.get(node.inputs[0]) or forms.as_is(node.inputs[0], 32, 16)
+    if np.any(form.scale < 0):
+        form = forms.quantised(node.inputs[0], 16)
+    hi = max(forms.builder.graph.type(form.name).interval[1], 0)
+    dtype = forms.builder.graph.type(form.name).dtype
+    name = forms.builder.emit(
+        Clip(0, hi, dtype), form.name, name=node.output, source=node.source, scale=as_scale(form.scale)
+    )
+    return Form(name, form.scale)
+
+
+def gather(context: Context, node: Node) -> Form:
+    """An embedding: the table in 8 bits per channel, looked up by integer indices."""
+    forms, table = context.forms, context.constant(node.inputs[0])
+    assert isinstance(node.op, Gather) and table is not None
+    if table.ndim != 2 or node.op.axis != 0:
+        raise QuantizationError(f"node '{node.source}' (gather): only rows of a 2-D table can be looked up")
+    scale = np.maximum(np.abs(table).max(axis=0).astype(np.float64), 1e-30) / WEIGHT_LIMIT
+    integers = np.clip(np.rint(table / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
+    data = forms.builder.constant(f"{node.inputs[0]}.q8", integers)
+    index = forms.base[node.inputs[1]].name
+    name = forms.builder.emit(node.op, data, index, name=node.output, source=node.source, scale=as_scale(scale))
+    return Form(name, scale)
+
+
+def reduce_mean(context: Context, node: Node) -> Form:
+    """The mean over axes of fixed size is a sum whose scale is divided by the count."""
+    assert isinstance(node.op, ReduceMean)
+    forms = context.forms
+    x = forms.source.type(node.inputs[0])
+    axes = tuple(a % x.rank for a in node.op.axes)
+    sizes = [x.shape[a] for a in axes]
+    if any(isinstance(d, Poly) for d in sizes) or x.rank - 1 in axes:
+        raise QuantizationError(f"node '{node.source}' (reduce_mean): only leading axes of fixed size")
+    form = forms.as_is(node.inputs[0], 16, 16)
+    scale = form.scale / float(np.prod(np.array(sizes, dtype=np.int64)))
+    op = ReduceSum(axes, node.op.keepdims)
+    return Form(
+        forms.builder.emit(op, form.name, name=node.output, source=node.source, scale=as_scale(scale)), scale
+    )
+
+
+RULES: dict[type, Rule] = {
+    MatMul: matmul,
+    Add: add,
+    Sub: add,
+    Mul: multiply,
+    Div: multiply,
+    Softmax: softmax,
+    Gelu: gelu,
+    Tanh: tanh,
+    Sigmoid: sigmoid,
+    Relu: relu,
+    LayerNorm: layer_norm,
+    Gather: gather,
+    ReduceMean: reduce_mean,
+}

@@ -1,0 +1,121 @@
+"""Phase 3: the canonical float graph becomes the integer graph, node by node, in topological order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from intc.calibration.observers import Calibrator, Statistics
+from intc.errors import GraphError, QuantizationError, UnsupportedModel
+from intc.ir.graph import Builder, Graph, Node
+from intc.ir.types import TensorType
+from intc.ops.movement import Gather
+from intc.passes.integer.forms import Form, Forms, as_scale
+from intc.passes.integer.rules import RULES, Context
+
+OUTPUT_BITS = 16
+
+
+@dataclass(frozen=True)
+class Integerise:
+    """``family``: shift, ivit, ibert or lut; ``stats``: what calibration saw of every float value.
+
+    Float inputs become int8 (per tensor), float outputs int16 with one scale, so that integer logits can be compared.
+    UnsupportedModel lists every node that has no integer form, all at once.
+    """
+
+    stats: dict[str, Statistics] = field(repr=False)
+    family: str = "shift"
+    calibrator: Calibrator = "minmax"
+    name: str = "integerise"
+
+    def run(self, graph: Graph) -> Graph:
+        builder = Builder(graph.name)
+        forms = Forms(graph, builder, self.stats, self.calibrator)
+        context = Context(forms, self.family, graph.users())
+        indexed = _index_ranges(graph)
+        for name in graph.inputs:
+            _input(forms, name, indexed)
+        problems: list[tuple[str, str, str]] = []
+        for node in graph.nodes:
+            self._node(context, node, problems)
+        if problems:
+            raise UnsupportedModel(graph.name, problems)
+        for name in graph.outputs:
+            builder.output(_output(forms, name))
+        return builder.finish()
+
+    def _node(self, context: Context, node: Node, problems: list[tuple[str, str, str]]) -> None:
+        forms = context.forms
+        if any(forms.source.type(x).is_float and _missing(context, x) for x in node.inputs):
+            return  # its producer is already on the list
+        try:
+            if not forms.source.type(node.output).is_float:
+                _copy_integer(forms, node)
+            elif forms.deferred(node) and not _is_lookup(forms, node):
+                return  # replayed on the form that a consumer asks for
+            elif type(node.op) in RULES:
+                forms.base[node.output] = RULES[type(node.op)](context, node)
+            else:
+                problems.append((node.source or node.output, node.op.name, "no integer form is known"))
+        except (QuantizationError, GraphError, KeyError) as error:
+            problems.append((node.source or node.output, node.op.name, str(error)))
+
+
+def _missing(context: Context, value: str) -> bool:
+    """Whether ``value`` depends on a node that was refused."""
+    forms = context.forms
+    if value in forms.base or value in forms.source.constants:
+        return False
+    node = forms.nodes.get(value)
+    if node is None or not forms.deferred(node) or _is_lookup(forms, node):
+        return True
+    return any(_missing(context, x) for x in node.inputs if forms.source.type(x).is_float)
+
+
+def _is_lookup(forms: Forms, node: Node) -> bool:
+    """A gather of constant rows by computed indices: an embedding."""
+    constants = forms.source.constants
+    return isinstance(node.op, Gather) and node.inputs[0] in constants and node.inputs[1] not in constants
+
+
+def _copy_integer(forms: Forms, node: Node) -> None:
+    inputs = [forms.base[x].name if x in forms.base else forms.copy_constant(x) for x in node.inputs]
+    name = forms.builder.emit(node.op, *inputs, name=node.output, source=node.source)
+    forms.base[node.output] = Form(name, np.asarray(1.0))
+
+
+def _index_ranges(graph: Graph) -> dict[str, int]:
+    """For each integer input used as a row index (through data movement), the number of rows."""
+    out: dict[str, int] = {}
+    producers = graph.producers()
+    for node in graph.nodes:
+        if isinstance(node.op, Gather) and node.inputs[0] in graph.constants:
+            source = node.inputs[1]
+            while source in producers and len(producers[source].inputs) == 1:
+                source = producers[source].inputs[0]
+            rows = graph.constants[node.inputs[0]].shape[node.op.axis]
+            out[source] = min(rows, out.get(source, rows))
+    return out
+
+
+def _input(forms: Forms, name: str, indexed: dict[str, int]) -> None:
+    type_ = forms.source.type(name)
+    if type_.is_float:
+        scale = forms.scale_for(name, 8)
+        forms.builder.input(name, TensorType(type_.shape, "int8", -127, 127), float(scale))
+        forms.base[name] = Form(name, scale)
+        return
+    if name in indexed:
+        type_ = TensorType(type_.shape, type_.dtype, 0, indexed[name] - 1)
+    forms.builder.input(name, type_)
+    forms.base[name] = Form(name, np.asarray(1.0))
+
+
+def _output(forms: Forms, name: str) -> str:
+    if not forms.source.type(name).is_float:
+        return forms.base[name].name
+    form = forms.quantised(name, OUTPUT_BITS)
+    assert as_scale(form.scale)
+    return form.name

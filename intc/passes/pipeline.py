@@ -1,0 +1,97 @@
+"""The pass pipeline: one literal list for each phase, and the loop that runs it.
+
+Phase 1 canonicalises the float graph, calibration observes it, phase 3 makes it integer, phase 5 fuses for the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from intc.calibration.observers import Calibrator, Statistics
+from intc.errors import UsageError
+from intc.ir.graph import Graph
+from intc.passes.base import Pass, Snapshot
+from intc.passes.fold_constants import FoldConstants
+from intc.passes.fold_input_normalisation import FoldInputNormalisation
+from intc.passes.fuse_attention import FuseAttention
+from intc.passes.fuse_linear import FuseLinear
+from intc.passes.integer.families import FAMILIES
+from intc.passes.integerise import Integerise
+from intc.passes.lower_conv import LowerConv
+from intc.passes.merge_linears import MergeLinears
+from intc.passes.recover_gelu import RecoverGelu
+from intc.passes.recover_layer_norm import RecoverLayerNorm
+from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
+from intc.passes.simplify_movement import SimplifyMovement
+
+CANONICALISE: tuple[Pass, ...] = (
+    FoldConstants(),
+    RecoverLayerNorm(),
+    RecoverGelu(),
+    RecoverSoftmaxMask(),
+    FoldInputNormalisation(),
+    LowerConv(),
+    SimplifyMovement(),
+)
+PREPARE: tuple[Pass, ...] = (
+    SimplifyMovement("simplify_integer_movement"),
+    FuseAttention(),
+    FuseLinear(),
+    MergeLinears(),
+)
+PASS_NAMES: tuple[str, ...] = (*(p.name for p in CANONICALISE), "integerise", *(p.name for p in PREPARE))
+OnPass = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The snapshots taken so far, in order; :attr:`graph` is the latest graph."""
+
+    source: Graph
+    snapshots: tuple[Snapshot, ...] = ()
+
+    @property
+    def graph(self) -> Graph:
+        return self.snapshots[-1].graph if self.snapshots else self.source
+
+    def then(self, passes: Sequence[Pass], on_pass: OnPass | None = None) -> Pipeline:
+        """Run ``passes`` in order; ``on_pass`` is told each name before it starts."""
+        snapshots = list(self.snapshots)
+        graph = self.graph
+        for step in passes:
+            if on_pass:
+                on_pass(step.name)
+            before, graph = graph, step.run(graph)
+            snapshots.append(Snapshot(step.name, before, graph))
+        return Pipeline(self.source, tuple(snapshots))
+
+    def after(self, name: str) -> Graph:
+        """The graph after the pass ``name``; UsageError lists the names there are."""
+        for snapshot in self.snapshots:
+            if snapshot.name == name:
+                return snapshot.graph
+        raise UsageError(f"no pass '{name}' has run; the passes are {', '.join(PASS_NAMES)}")
+
+
+def canonicalise(graph: Graph, on_pass: OnPass | None = None) -> Pipeline:
+    """Phase 1 on an imported float graph."""
+    return Pipeline(graph).then(CANONICALISE, on_pass)
+
+
+def integerise(
+    pipeline: Pipeline,
+    stats: dict[str, Statistics],
+    family: str = "shift",
+    calibrator: Calibrator = "minmax",
+    on_pass: OnPass | None = None,
+) -> Pipeline:
+    """Phase 3: the integer graph, whose ``evaluate`` is the exact meaning of the compiled model."""
+    if family not in FAMILIES:
+        raise UsageError(f"approximation '{family}' is not one of {', '.join(FAMILIES)}")
+    return pipeline.then((Integerise(stats, family, calibrator),), on_pass)
+
+
+def prepare(pipeline: Pipeline, on_pass: OnPass | None = None) -> Pipeline:
+    """Phase 5: the fused graph that code generation lowers; equal to the integer graph bit for bit."""
+    return pipeline.then(PREPARE, on_pass)
