@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu.epilogue import Epilogue, Residual, Stage, stage_arguments
+from intc.codegen.cpu.epilogue import Residual, Stage, stage_arguments
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.tile import emit_pack_rows, emit_tile, for_row_tiles
-from intc.codegen.cpu.vector import Vec, buffer, load, pointer, ramp, stack, store
+from intc.codegen.cpu.tile import as_a, emit_pack_rows, emit_store, emit_tile, for_row_tiles
+from intc.codegen.cpu.vector import buffer, pointer, ramp
 from intc.errors import CodegenError
 
 BLOCK_BYTES: Final = 160 * 1024  # packed rows of one block: most of a 256 KiB second-level cache
@@ -154,10 +154,9 @@ class _Linear:
             first = T.Bind(row_block * block)
             count = T.Bind(tir.Min(block, rows - first))
             with T.If(tir.Or(task == begin, column_block == 0)), T.Then():
-                per_word = self.isa.group
                 emit_pack_rows(
-                    isa, self.x, spec.x_dtype, first * self.x_stride, self.x_stride,
-                    self.elements, self.stride * per_word, count, spec.k,
+                    self.x, first * self.x_stride, self.x_stride, self.elements, 0, self.stride * isa.group,
+                    count, spec.k, isa.words(spec.k) * isa.group, isa.a_dtype, as_a(isa, spec.x_dtype),
                 )
             self._columns(column_block, first, count)
 
@@ -187,7 +186,7 @@ class _Linear:
         def tile(size: int, row: Any) -> None:
             emit_tile(
                 isa, size, self.words, row * self.stride, self.stride, self.w, b_base,
-                isa.words(self.spec.k), start, self.words, self.acc_base,
+                isa.words(self.spec.k), start, self.words, self.acc_base, isa.columns,
             )
             for at in range(0, valid, isa.epilogue):
                 self._store(size, first + row, column, at, min(isa.epilogue, valid - at))
@@ -196,30 +195,12 @@ class _Linear:
 
     def _store(self, size: int, row: Any, column: Any, at: int, valid: int) -> None:
         """Stages and stores of ``size`` rows by ``valid`` columns from ``column + at``."""
-        isa, spec, lanes = self.isa, self.spec, self.isa.epilogue
-        epilogue = Epilogue(spec.stages, self.extra, T.Bind(column + at), lanes, isa.even_odd)
-        edge = stack(lanes, spec.out_dtype) if valid < lanes else None
-        with T.serial(0, size) as r:
-            acc = load(self.words, self.acc_base + r * isa.columns + at, lanes, "int32")
-            place = T.Bind((row + r) * self.out_stride + column + at)
-            beside = T.Bind((row + r) * spec.n + column + at)
-
-            def residual(buf: Any, dtype: str) -> Vec:
-                if edge is None:
-                    return load(buf, beside, lanes, dtype)
-                copy = stack(lanes, dtype)
-                for i in range(lanes):
-                    value = buf[beside + i] if i < valid else tir.IntImm(dtype, 0)
-                    T.buffer_store(copy, value, [i])
-                return load(copy, 0, lanes, dtype)
-
-            value = epilogue(acc, residual)
-            if edge is None:
-                store(self.out, place, value, spec.out_dtype)
-            else:
-                store(edge, 0, value, spec.out_dtype)
-                for i in range(valid):
-                    T.buffer_store(self.out, edge[i], [place + i])
+        emit_store(
+            self.isa, self.spec.stages, self.extra, self.words, self.acc_base + at, self.out, self.spec.out_dtype,
+            size, valid, T.Bind(column + at),
+            place=lambda r: (row + r) * self.out_stride + column + at,
+            beside=lambda r: (row + r) * self.spec.n + column + at,
+        )
 
 
 def linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> tir.PrimFunc:

@@ -7,22 +7,28 @@ Packed A: row r at word ``r * stride``, ``isa.words(k)`` 32-bit words of ``isa.g
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import tvm.tirx as tir
 from tvm.tirx.script.builder import ir as T
 
+from intc.codegen.cpu.epilogue import Epilogue, Stage
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.vector import const, ramp, stack, typed
+from intc.codegen.cpu.vector import Vec, const, load, ramp, stack, store, typed
 
-Start = Callable[[int], Any]
+Start: TypeAlias = Callable[[int], Any]
+Place: TypeAlias = Callable[[Any], Any]
+Convert: TypeAlias = Callable[[Any, int], Any]
 
 
 def emit_tile(
     isa: Isa, rows: int, a: Any, a_base: Any, a_stride: Any, b: Any, b_base: Any, words: Any, start: Start, out: Any,
-    out_base: Any = 0,
+    out_base: Any, out_stride: Any,
 ) -> None:
-    """``out[r][c] = start(vector)[c] + sum A[r] B[c]`` for ``rows`` rows; ``a`` in words, ``b`` in elements."""
+    """``out[r][c] = start(vector)[c] + sum A[r] B[c]`` for ``rows`` rows; ``a``, ``out`` in words, ``b`` in elements.
+
+    ``words`` is even.
+    """
     lanes, vectors, step = isa.lanes, isa.vectors, isa.lanes * isa.group
     acc = [[stack(lanes, "int32") for _ in range(vectors)] for _ in range(rows)]
     whole = ramp(0, lanes)
@@ -41,7 +47,7 @@ def emit_tile(
                     T.buffer_store(acc[r][v], isa.emit_dot(acc[r][v][whole], a_word, b_v[v]), [whole])
     for r in range(rows):
         for v in range(vectors):
-            T.buffer_store(out, acc[r][v][whole], [ramp(out_base + r * isa.columns + v * lanes, lanes)])
+            T.buffer_store(out, acc[r][v][whole], [ramp(out_base + r * out_stride + v * lanes, lanes)])
 
 
 def for_row_tiles(isa: Isa, rows: Any, body: Callable[[int, Any], None]) -> None:
@@ -55,32 +61,74 @@ def for_row_tiles(isa: Isa, rows: Any, body: Callable[[int, Any], None]) -> None
 
 
 def emit_pack_rows(
-    isa: Isa, x: Any, x_dtype: str, x_base: Any, x_stride: Any, a: Any, a_stride: Any, rows: Any, k: int
+    x: Any, x_base: Any, x_stride: Any, to: Any, to_base: Any, to_stride: Any, rows: Any, k: int, fill: int,
+    dtype: str, convert: Convert,
 ) -> None:
-    """Pack ``rows`` rows of ``k`` elements of ``x`` (from ``x_base``) into ``a`` (in elements, row stride in elements).
+    """Copy ``rows`` rows of ``k`` elements of ``x`` to ``to`` through ``convert``, then zeros up to ``fill`` elements.
 
-    int8 becomes uint8 by an offset of 128 where the dot needs it, and int16 where that is what it multiplies.
+    Bases and strides count elements of their own buffer; ``dtype`` is that of ``to``.
     """
-    chunk, padded = 32, isa.words(k) * isa.group
+    chunk = 32
     body = k // chunk * chunk
     with T.serial(0, rows) as row:
-        source, target = T.Bind(x_base + row * x_stride), T.Bind(row * a_stride)
+        source, target = T.Bind(x_base + row * x_stride), T.Bind(to_base + row * to_stride)
         if body:
             with T.serial(0, body // chunk) as i:
-                T.buffer_store(
-                    a, widen(isa, x[ramp(source + i * chunk, chunk)], x_dtype, chunk), [ramp(target + i * chunk, chunk)]
-                )
+                moved = convert(x[ramp(source + i * chunk, chunk)], chunk)
+                T.buffer_store(to, moved, [ramp(target + i * chunk, chunk)])
         if k > body:
             with T.serial(body, k) as i:
-                T.buffer_store(a, widen(isa, x[source + i], x_dtype, 1), [target + i])
-        for i in range(k, padded):
-            T.buffer_store(a, tir.IntImm(isa.a_dtype, 0), [target + i])
+                T.buffer_store(to, convert(x[source + i], 1), [target + i])
+        for i in range(k, fill):
+            T.buffer_store(to, tir.IntImm(dtype, 0), [target + i])
 
 
-def widen(isa: Isa, value: Any, dtype: str, lanes: int) -> Any:
-    """An 8-bit value (vector) as an element of packed A."""
-    if isa.unsigned_a:
+def as_a(isa: Isa, dtype: str) -> Convert:
+    """Turn 8-bit values of ``dtype`` into elements of packed A; int8 is offset by 128 where A is unsigned."""
+
+    def convert(value: Any, lanes: int) -> Any:
+        if not isa.unsigned_a:
+            return T.cast(value, typed(isa.a_dtype, lanes))
         if dtype == "uint8":
             return value
         return T.bitwise_xor(T.reinterpret(typed("uint8", lanes), value), const(128, lanes, "uint8"))
-    return T.cast(value, typed(isa.a_dtype, lanes))
+
+    return convert
+
+
+def as_b(isa: Isa) -> Convert:
+    """Turn int8 values into elements of packed B."""
+    return lambda value, lanes: T.cast(value, typed(isa.b_dtype, lanes)) if isa.b_dtype != "int8" else value
+
+
+def emit_store(
+    isa: Isa, stages: tuple[Stage, ...], parameters: dict[str, Any], acc: Any, acc_base: Any, out: Any, dtype: str,
+    rows: int, valid: int, channel: Any, place: Place, beside: Place | None = None,
+) -> None:
+    """The epilogue over ``rows`` rows by ``valid`` <= ``isa.epilogue`` columns, first channel ``channel``.
+
+    Row r lies at ``acc_base + r * isa.columns`` in the accumulators, ``place(r)`` in ``out``, ``beside(r)`` in residuals.
+    """
+    lanes = isa.epilogue
+    epilogue = Epilogue(stages, parameters, channel, lanes, isa.even_odd)
+    edge = stack(lanes, dtype) if valid < lanes else None
+    with T.serial(0, rows) as r:
+        at = T.Bind(place(r))
+
+        def residual(buf: Any, kind: str) -> Vec:
+            assert beside is not None
+            source = T.Bind(beside(r))
+            if edge is None:
+                return load(buf, source, lanes, kind)
+            copy = stack(lanes, kind)
+            for i in range(lanes):
+                T.buffer_store(copy, buf[source + i] if i < valid else tir.IntImm(kind, 0), [i])
+            return load(copy, 0, lanes, kind)
+
+        value = epilogue(load(acc, acc_base + r * isa.columns, lanes, "int32"), residual)
+        if edge is None:
+            store(out, at, value, dtype)
+        else:
+            store(edge, 0, value, dtype)
+            for i in range(valid):
+                T.buffer_store(out, edge[i], [at + i])
