@@ -1,1 +1,5 @@
-"""ONNX to the canonical float graph."""
+"""ONNX import."""
+
+from intc.frontend.importer import import_onnx
+
+__all__ = ["import_onnx"]

@@ -1,0 +1,305 @@
+"""ONNX file to float graph: reads and checks the file, folds what is known, converts what is live.
+
+Every node that cannot be converted is collected; one :class:`UnsupportedModel` lists them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
+from intc.frontend import converters
+from intc.frontend.symbolic import Imported, Index, IndexTuple, NanTest, Splat, fold_index, fold_symbolic, is_symbolic, tidy
+from intc.ir.dims import Dim, symbol
+from intc.ir.graph import Builder, Graph
+from intc.ir.op import Array
+from intc.ir.types import TensorType, type_of_array
+from intc.ops.movement import Expand
+
+OLDEST_OPSET = 13
+ELEMENT: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float32",
+    onnx.TensorProto.DOUBLE: "float32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.BOOL: "bool",
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.INT8: "int8",
+}
+FOLD_LIMIT = 2**28  # elements: larger results are not folded
+Overrides = Mapping[str, Any]
+
+
+def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = None) -> Graph:
+    """The float graph of ``model``. ``inputs`` maps input names to shapes (ints or symbol names) that replace theirs.
+
+    ImportFailure for an unreadable file, UnsupportedModel for nodes outside the supported set.
+    """
+    if isinstance(model, onnx.ModelProto):
+        proto, source = model, model.graph.name or "model"
+    else:
+        source = str(model)
+        proto = _read(Path(model))
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < OLDEST_OPSET:
+        raise ImportFailure(f"{source}: opset {opset} is older than {OLDEST_OPSET}; re-export the model")
+    return Importer(proto, source, opset, inputs or {}).run()
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise ImportFailure(f"{path}: no such file")
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    except Exception as error:  # protobuf, checker and file errors share no base class
+        raise ImportFailure(f"{path}: not a readable ONNX model ({_first_line(error)})") from None
+    if not proto.graph.node and not proto.graph.output:
+        raise ImportFailure(f"{path}: not an ONNX model, or an empty one")
+    return proto
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+class Importer:
+    """One import: ``env`` maps ONNX tensor names to live values or known data."""
+
+    def __init__(self, proto: onnx.ModelProto, source: str, opset: int, overrides: Overrides) -> None:
+        self.proto, self.source, self.opset, self.overrides = proto, source, opset, overrides
+        self.builder = Builder(proto.graph.name or "model")
+        self.env: dict[str, Imported] = {}
+        self.problems: list[tuple[str, str, str]] = []
+        self.failed: set[str] = set()
+        self.constants: dict[int, str] = {}
+
+    def run(self) -> Graph:
+        graph = self.proto.graph
+        unknown = set(self.overrides) - {i.name for i in graph.input}
+        if unknown:
+            raise ImportFailure(f"{self.source}: no input named {', '.join(sorted(unknown))}")
+        for tensor in graph.initializer:
+            self.env[tensor.name] = self._array(tensor)
+        for info in graph.input:
+            if info.name not in self.env:
+                self._input(info)
+        for node in graph.node:
+            self._node(node)
+        if self.problems:
+            raise UnsupportedModel(self.source, self.problems)
+        for output in graph.output:
+            if output.name not in self.env:
+                raise ImportFailure(f"{self.source}: output '{output.name}' is computed by no node")
+            self.builder.output(self.live(self.env[output.name], output.name))
+        return self.builder.finish()
+
+    def _array(self, tensor: onnx.TensorProto) -> Array:
+        try:
+            array = numpy_helper.to_array(tensor)
+        except Exception as error:
+            raise ImportFailure(f"{self.source}: weight '{tensor.name}' is unreadable ({_first_line(error)})") from None
+        if array.dtype.kind == "f":
+            if not np.isfinite(array).all() and array.size > 16:
+                raise ImportFailure(f"{self.source}: weight '{tensor.name}' holds NaN or infinite values")
+            return np.asarray(array, np.float32)
+        return array
+
+    def _input(self, info: onnx.ValueInfoProto) -> None:
+        tensor = info.type.tensor_type
+        if tensor.elem_type not in ELEMENT or not tensor.HasField("shape"):
+            kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else "no tensor type"
+            raise ImportFailure(f"{self.source}: input '{info.name}' has an unsupported type ({kind}) or no shape")
+        shape: list[Dim] = []
+        for axis, dim in enumerate(tensor.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                shape.append(int(dim.dim_value))
+            else:
+                shape.append(symbol(dim.dim_param or f"{info.name}_{axis}"))
+        given = self.overrides.get(info.name)
+        if given is not None and not isinstance(given, str):
+            if len(given) != len(shape):
+                raise ImportFailure(f"{self.source}: input '{info.name}' has rank {len(shape)}, not {len(given)}")
+            shape = [symbol(d) if isinstance(d, str) else int(d) for d in given]
+        element = ELEMENT[tensor.elem_type]
+        self.env[info.name] = self.builder.input(info.name, TensorType(tuple(shape), element))  # type: ignore[arg-type]
+
+    def _node(self, node: onnx.NodeProto) -> None:
+        label = node.name or next((o for o in node.output if o), node.op_type)
+        if any(x in self.failed for x in node.input):
+            self.failed.update(node.output)
+            return
+        missing = [x for x in node.input if x and x not in self.env]
+        if missing:
+            raise ImportFailure(f"{self.source}: node '{label}' reads '{missing[0]}', which nothing computes before it")
+        try:
+            attributes = {a.name: self._attribute(a) for a in node.attribute}
+            inputs = [self.env[x] if x else None for x in node.input]
+            results = self._fold(node, inputs, attributes)
+            if results is None:
+                results = converters.convert(self, node, inputs, attributes, label)
+            for name, result in zip(node.output, results, strict=False):
+                if name:
+                    self.env[name] = result
+        except IntcError as error:
+            self._refuse(node, label, str(error))
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            self._refuse(node, label, f"malformed or outside the supported conditions ({_first_line(error)})")
+
+    def _refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
+        self.failed.update(node.output)
+        self.problems.append((label, node.op_type, reason))
+
+    def _attribute(self, attribute: onnx.AttributeProto) -> Any:
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            return self._array(attribute.t)
+        value = onnx.helper.get_attribute_value(attribute)
+        return value.decode() if isinstance(value, bytes) else value
+
+    # -- folding -------------------------------------------------------------------------------------------------
+
+    def _fold(
+        self, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any]
+    ) -> list[Imported] | None:
+        """The node's results where they are known at import time, else None."""
+        op = node.op_type
+        if op == "Constant":
+            return [_constant(attributes)]
+        if op == "Shape" and inputs[0] is not None:
+            shape = self.shape_of(inputs[0])
+            part = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
+            return [tidy(_objects(part))]
+        if op == "ConstantOfShape":
+            return [_filled(inputs[0], attributes)]
+        if op == "Range":
+            return [_range(inputs)]
+        if not inputs or any(isinstance(x, str | NanTest) for x in inputs):
+            return None
+        if any(isinstance(x, Index | IndexTuple) for x in inputs):
+            folded = fold_index(op, inputs, attributes)
+            return None if folded is None else [folded]
+        if any(isinstance(x, Splat) for x in inputs):
+            return _fold_splat(op, inputs, attributes)
+        arrays = [x if isinstance(x, np.ndarray) else None for x in inputs]
+        if any(a is not None and is_symbolic(a) for a in arrays):
+            result = fold_symbolic(op, arrays, attributes)
+            return None if result is None else [tidy(result)]
+        return self._compute(node, arrays)
+
+    def _compute(self, node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Imported] | None:
+        """Run a node on constants with onnx's reference implementation."""
+        if sum(a.size for a in arrays if a is not None) > FOLD_LIMIT or node.domain not in ("", "ai.onnx"):
+            return None
+        feeds = {name: a for name, a in zip(node.input, arrays, strict=True) if name and a is not None}
+        graph = onnx.helper.make_graph(
+            [node],
+            "fold",
+            [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in feeds],
+            [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in node.output if n],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=list(self.proto.opset_import))
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            results = ReferenceEvaluator(model).run(None, feeds)
+        except Exception as error:
+            raise GraphError(f"cannot be computed on its constants ({_first_line(error)})") from None
+        by_name = dict(zip((n for n in node.output if n), results, strict=True))
+        return [np.asarray(by_name[n]) if n else np.zeros(0) for n in node.output]
+
+    # -- what converters use -------------------------------------------------------------------------------------
+
+    def shape_of(self, value: Imported) -> tuple[Dim, ...]:
+        if isinstance(value, str):
+            return self.builder.graph.type(value).shape
+        if isinstance(value, NanTest):
+            return self.builder.graph.type(value.value).shape
+        if isinstance(value, IndexTuple):
+            return (*value.parts[0].shape, len(value.parts))
+        return tuple(value.shape)
+
+    def live(self, value: Imported | None, stem: str = "constant") -> str:
+        """``value`` as a value of the graph: known data becomes a constant (float32, integer or bool)."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Splat) and value.value is not None:
+            scalar = self.builder.constant(stem, _storable(np.asarray(value.value)))
+            return self.builder.emit(Expand(value.shape), scalar, name=stem)
+        if not isinstance(value, np.ndarray):
+            raise GraphError("a computed index or NaN test is used as data")
+        if is_symbolic(value):
+            raise GraphError("a symbolic size is used as data")
+        key = id(value)
+        if key not in self.constants:
+            self.constants[key] = self.builder.constant(stem, _storable(value))
+        return self.constants[key]
+
+    def type_of(self, value: Imported) -> TensorType:
+        return self.builder.graph.type(value) if isinstance(value, str) else type_of_array(_storable(np.asarray(value)))
+
+
+def _storable(array: Array) -> Array:
+    if array.dtype.kind == "f":
+        return np.asarray(array, np.float32)
+    return array.astype(np.int64) if array.dtype == object else array
+
+
+def _objects(items: Sequence[Any]) -> Array:
+    out = np.empty(len(items), object)
+    out[:] = list(items)
+    return out
+
+
+def _constant(attributes: dict[str, Any]) -> Array:
+    for name, value in attributes.items():
+        if name == "value":
+            return np.asarray(value)
+        if name in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if name in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    raise GraphError("a constant without a value")
+
+
+def _filled(shape: Imported | None, attributes: dict[str, Any]) -> Imported:
+    fill = np.asarray(attributes.get("value", np.zeros(1, np.float32))).ravel()[0]
+    if not isinstance(shape, np.ndarray):
+        raise GraphError("the shape of a filled tensor depends on input values")
+    if is_symbolic(shape):
+        return Splat(tuple(shape.ravel()), fill)
+    sizes = tuple(int(d) for d in shape.ravel())
+    if np.prod(np.array(sizes, dtype=np.float64)) > FOLD_LIMIT:
+        raise GraphError(f"a filled tensor of shape {list(sizes)} is too large")
+    return np.full(sizes, fill)
+
+
+def _range(inputs: Sequence[Imported | None]) -> Imported:
+    if not all(isinstance(x, np.ndarray) for x in inputs):
+        raise GraphError("the bounds of a range depend on input values")
+    start, stop, step = (np.asarray(x).ravel()[0] for x in inputs)
+    if not any(is_symbolic(np.asarray(x, object)) for x in (start, stop, step)):
+        return np.arange(start, stop, step)
+    if step != 1:
+        raise GraphError("a range with a symbolic bound must have step 1")
+    return Index((stop - start,), (1,), start)
+
+
+def _fold_splat(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> list[Imported] | None:
+    """Nodes on repeated values: they stay repeated values."""
+    x = inputs[0]
+    if op in ("Cast", "Identity") and isinstance(x, Splat):
+        value = bool(x.value) if attributes.get("to") == onnx.TensorProto.BOOL else x.value
+        return [Splat(x.shape, value)]
+    if op == "And":
+        values = [v.value if isinstance(v, Splat) else (v.ravel()[0] if v.size == 1 else None) for v in inputs]
+        if all(v is not None for v in values):
+            shapes = [v.shape for v in inputs]
+            return [Splat(converters.broadcast(tuple(shapes[0]), tuple(shapes[1])), all(map(bool, values)))]
+    return None

@@ -1,0 +1,205 @@
+"""Values that are known while importing: shape arithmetic is computed here and never reaches the graph.
+
+A tensor of the ONNX graph is *live* (a value of our graph, held by name) or known: a numpy array whose elements may be
+symbolic sizes, a tensor of one repeated value (:class:`Splat`), or an affine function of its own index (:class:`Index`),
+which is what ``Range`` and its ``Unsqueeze``/``Add``/``Mul`` relatives compute when exporters spell out mask positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from intc.errors import GraphError
+from intc.ir.dims import Dim, Poly, Shape, as_dim, broadcast
+from intc.ir.op import Array
+
+
+@dataclass(frozen=True)
+class Splat:
+    """A tensor of ``shape`` (with symbolic sizes) that holds ``value`` everywhere."""
+
+    shape: Shape
+    value: Any
+
+
+@dataclass(frozen=True)
+class Index:
+    """``t[i0, i1, ...] = offset + sum(steps[a] * i_a)`` over ``shape``."""
+
+    shape: Shape
+    steps: tuple[Dim, ...]
+    offset: Dim = 0
+
+
+@dataclass(frozen=True)
+class IndexTuple:
+    """Index tensors stacked on a new last axis: the coordinates that GatherND reads."""
+
+    parts: tuple[Index, ...]
+
+
+@dataclass(frozen=True)
+class NanTest:
+    """``isnan`` of a live value; only ``Where(isnan(x), 0, x)``, which is x here, may read it."""
+
+    value: str
+
+
+Known: TypeAlias = np.ndarray | Splat | Index | IndexTuple  # type: ignore[type-arg]
+Imported: TypeAlias = str | Known | NanTest
+
+
+def is_symbolic(array: Array) -> bool:
+    """Whether an element is a symbolic size."""
+    return array.dtype == object and any(isinstance(x, Poly) for x in array.ravel())
+
+
+def tidy(array: Any) -> Array:
+    """Object arrays without symbols become int64."""
+    out = np.asarray(array)
+    return out.astype(np.int64) if out.dtype == object and not is_symbolic(out) else out
+
+
+def dims_of(array: Array) -> Shape:
+    """A known 1-D array as a shape."""
+    return tuple(as_dim(x) for x in np.asarray(array, object).ravel())
+
+
+def _floor_div(a: Any, b: Any) -> Any:
+    return a // b
+
+
+_ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": _floor_div,
+    "Equal": lambda a, b: a == b,
+}
+
+
+def fold_symbolic(op: str, inputs: Sequence[Array | None], attributes: dict[str, Any]) -> Array | None:
+    """The result of a shape-arithmetic node on arrays that may hold symbolic sizes; None where op is no such node."""
+    args = [np.asarray(x, object) if x is not None else None for x in inputs]
+    x = args[0]
+    if op in _ELEMENTWISE and len(args) == 2:
+        return np.asarray(np.frompyfunc(_ELEMENTWISE[op], 2, 1)(args[0], args[1]), object)
+    if x is None:
+        return None
+    if op in ("Identity", "Cast"):
+        return x
+    if op == "Concat":
+        return np.concatenate([np.atleast_1d(a) for a in args if a is not None], axis=int(attributes.get("axis", 0)))
+    if op == "Gather":
+        return np.asarray(np.take(x, np.asarray(inputs[1], np.int64), axis=int(attributes.get("axis", 0))), object)
+    if op == "Where":
+        return np.asarray(np.where(np.asarray(x, bool), args[1], args[2]), object)
+    if op == "Unsqueeze":
+        return np.expand_dims(x, tuple(int(a) for a in _axes(args, attributes)))
+    if op == "Squeeze":
+        axes = tuple(int(a) for a in _axes(args, attributes)) or None
+        return np.asarray(np.squeeze(x, axes), object)
+    if op == "Reshape":
+        return x.reshape([int(d) for d in np.asarray(inputs[1]).ravel()])
+    if op == "Slice":
+        return _slice(x, inputs, attributes)
+    if op == "ReduceProd":
+        out: Any = 1
+        for item in x.ravel():
+            out = out * item
+        return np.asarray([out] if attributes.get("keepdims", 1) else out, object)
+    return None
+
+
+def _axes(args: Sequence[Array | None], attributes: dict[str, Any]) -> list[int]:
+    given = args[1] if len(args) > 1 and args[1] is not None else attributes.get("axes", [])
+    return [int(a) for a in np.asarray(given).ravel()]
+
+
+def _slice(x: Array, inputs: Sequence[Array | None], attributes: dict[str, Any]) -> Array:
+    starts, ends = (np.asarray(a).ravel() for a in inputs[1:3])
+    axes = np.asarray(inputs[3]).ravel() if len(inputs) > 3 and inputs[3] is not None else range(len(starts))
+    steps = np.asarray(inputs[4]).ravel() if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)
+    index: list[slice] = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        stop = None if abs(int(end)) > 2**31 else int(end)
+        index[int(axis)] = slice(None if int(start) < -(2**31) else int(start), stop, int(step))
+    return x[tuple(index)]
+
+
+def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """The result of a node on index tensors and known scalars, or None where it has no affine form."""
+    first = next(x for x in inputs if isinstance(x, Index | IndexTuple))
+    if op in ("Cast", "Identity"):
+        return first
+    if isinstance(first, IndexTuple):
+        return None
+    if op == "Unsqueeze":
+        axes = sorted(a % (len(first.shape) + len(_axes(inputs, attributes))) for a in _axes(inputs, attributes))
+        shape, steps = list(first.shape), list(first.steps)
+        for axis in axes:
+            shape.insert(axis, 1)
+            steps.insert(axis, 0)
+        return Index(tuple(shape), tuple(steps), first.offset)
+    if op == "Expand":
+        return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
+    if op in ("Add", "Mul", "Max"):
+        return _combine(op, inputs[0], inputs[1])
+    if op in ("GreaterOrEqual", "Less") and first is inputs[0] and first.offset == 0:
+        bound = np.asarray(inputs[1], object).ravel()
+        nonnegative = all(not isinstance(s, int) or s >= 0 for s in first.steps)
+        if bound.size == 1 and bound[0] == 0 and nonnegative:
+            return Splat(first.shape, op == "GreaterOrEqual")
+    if op == "Concat" and all(isinstance(x, Index) and x.shape[-1] == 1 for x in inputs):
+        return IndexTuple(tuple(Index(x.shape[:-1], x.steps[:-1], x.offset) for x in inputs))
+    return None
+
+
+def _broadcast(index: Index, shape: Shape) -> Index:
+    pad = len(shape) - len(index.shape)
+    have, steps = (1,) * pad + tuple(index.shape), (0,) * pad + tuple(index.steps)
+    return Index(shape, tuple(0 if h == 1 else s for h, s in zip(have, steps, strict=True)), index.offset)
+
+
+def _combine(op: str, a: Any, b: Any) -> Any:
+    if op == "Max":  # exporters take it only for its broadcast shape
+        return Splat(broadcast(a.shape, b.shape), None) if isinstance(a, Index) and isinstance(b, Index) else None
+    if isinstance(b, Index) and not isinstance(a, Index):
+        a, b = b, a
+    if isinstance(b, Index):
+        if op == "Mul":
+            return None
+        shape = broadcast(a.shape, b.shape)
+        a, b = _broadcast(a, shape), _broadcast(b, shape)
+        return Index(shape, tuple(x + y for x, y in zip(a.steps, b.steps, strict=True)), a.offset + b.offset)
+    scalar = np.asarray(b, object).ravel()
+    if scalar.size != 1:
+        return None
+    value = as_dim(scalar[0])
+    if op == "Add":
+        return Index(a.shape, a.steps, a.offset + value)
+    return Index(a.shape, tuple(s * value for s in a.steps), a.offset * value)
+
+
+def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, ...]]:
+    """How coordinates that run along output axes select all of ``data``: (output shape, data axis of each output axis).
+
+    Part k must be ``i_a`` for one output axis a of the size of data axis k; -1 marks repeated axes. GraphError otherwise.
+    """
+    shape: Shape = parts[0].shape
+    for part in parts[1:]:
+        shape = broadcast(shape, part.shape)
+    source = [-1] * len(shape)
+    for k, part in enumerate(parts):
+        part = _broadcast(part, shape)
+        moving = [a for a, s in enumerate(part.steps) if s != 0]
+        if not moving and data[k] == 1 and part.offset == 0:
+            continue
+        if len(moving) != 1 or part.steps[moving[0]] != 1 or part.offset != 0 or shape[moving[0]] != data[k]:
+            raise GraphError("the gathered positions are not plain index ranges")
+        source[moving[0]] = k
+    return shape, tuple(source)

@@ -1,0 +1,169 @@
+"""Interval arithmetic: the third life of the scalar formulas, which proves that no intermediate overflows.
+
+:class:`Intervals` is an :class:`intc.ops.scalar.Algebra` whose values are :class:`Interval`; every operator yields an
+interval that contains all results of the integer operator and refuses one that leaves ``bits`` signed bits.
+
+>>> from intc.ops import scalar
+>>> scalar.gelu(Intervals(32), Interval(-32768, 32767), 10)
+Interval(-1073741824, 1073709056)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeAlias, Union
+
+from intc.errors import QuantizationError
+from intc.ir.dims import Dim, terms_of
+
+Operand: TypeAlias = Union["Interval", int]
+EXTENT_MAX = 65535  # what a symbolic size is taken to be at most; operators that rely on it check it when they run
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a comparison can come out as."""
+
+    may_hold: bool
+    may_fail: bool
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The integers ``lo .. hi``; ``bits`` is the signed width that every result derived from it must fit."""
+
+    lo: int
+    hi: int
+    bits: int = 32
+
+    def __post_init__(self) -> None:
+        limit = 1 << (self.bits - 1)
+        if self.lo > self.hi:
+            raise QuantizationError(f"interval [{self.lo}, {self.hi}] is empty")
+        if self.lo < -limit or self.hi >= limit:
+            raise QuantizationError(f"an intermediate can reach [{self.lo}, {self.hi}], beyond {self.bits} bits")
+
+    def __repr__(self) -> str:
+        return f"Interval({self.lo}, {self.hi})"
+
+    def __add__(self, other: Operand) -> Interval:
+        b = self._lift(other)
+        return self._make(self.lo + b.lo, self.hi + b.hi)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Interval:
+        return self._make(-self.hi, -self.lo)
+
+    def __sub__(self, other: Operand) -> Interval:
+        b = self._lift(other)
+        return self._make(self.lo - b.hi, self.hi - b.lo)
+
+    def __rsub__(self, other: Operand) -> Interval:
+        return self._lift(other) - self
+
+    def __mul__(self, other: Operand) -> Interval:
+        b = self._lift(other)
+        # A value times itself is a square: the two factors are never of opposite sign.
+        ends = [self.lo * self.lo, self.hi * self.hi] if b is self else self._corners(b, lambda x, y: x * y)
+        if b is self and self.lo <= 0 <= self.hi:
+            ends.append(0)
+        return self._make(min(ends), max(ends))
+
+    __rmul__ = __mul__
+
+    def __rshift__(self, other: Operand) -> Interval:
+        ends = self._corners(self._shift(other), lambda x, n: x >> n)
+        return self._make(min(ends), max(ends))
+
+    def __lshift__(self, other: Operand) -> Interval:
+        ends = self._corners(self._shift(other), lambda x, n: x << n)
+        return self._make(min(ends), max(ends))
+
+    def __rrshift__(self, other: int) -> Interval:
+        return self._lift(other) >> self
+
+    def __rlshift__(self, other: int) -> Interval:
+        return self._lift(other) << self
+
+    def __and__(self, mask: int) -> Interval:
+        """``mask`` is non-negative."""
+        if (mask & (mask + 1)) == 0 and 0 <= self.lo and self.hi <= mask:
+            return self
+        return self._make(0, min(self.hi, mask) if self.lo >= 0 else mask)
+
+    __rand__ = __and__
+
+    def __lt__(self, other: Operand) -> Condition:
+        b = self._lift(other)
+        return Condition(self.lo < b.hi, self.hi >= b.lo)
+
+    def __gt__(self, other: Operand) -> Condition:
+        return self._lift(other) < self
+
+    def __ge__(self, other: Operand) -> Condition:
+        less = self < other
+        return Condition(less.may_fail, less.may_hold)
+
+    def __le__(self, other: Operand) -> Condition:
+        return self._lift(other) >= self
+
+    def join(self, other: Operand) -> Interval:
+        """The smallest interval that contains both."""
+        b = self._lift(other)
+        return self._make(min(self.lo, b.lo), max(self.hi, b.hi))
+
+    def _lift(self, value: Operand) -> Interval:
+        return value if isinstance(value, Interval) else Interval(int(value), int(value), self.bits)
+
+    def _make(self, lo: int, hi: int) -> Interval:
+        return Interval(lo, hi, self.bits)
+
+    def _shift(self, other: Operand) -> Interval:
+        count = self._lift(other)
+        if count.lo < 0 or count.hi >= self.bits:
+            raise QuantizationError(f"a shift count can reach [{count.lo}, {count.hi}], beyond 0..{self.bits - 1}")
+        return count
+
+    def _corners(self, other: Interval, apply: Any) -> list[int]:
+        return [apply(x, y) for x, y in product((self.lo, self.hi), (other.lo, other.hi))]
+
+
+class Intervals:
+    """The algebra over :class:`Interval`; ``bits`` is the width that every intermediate must fit."""
+
+    def __init__(self, bits: int = 32) -> None:
+        self.bits = bits
+
+    def interval(self, lo: int, hi: int) -> Interval:
+        """``[lo, hi]``; QuantizationError where it does not fit the width."""
+        return Interval(lo, hi, self.bits)
+
+    def where(self, condition: Any, a: Operand, b: Operand) -> Interval:
+        """Both branches joined, or the only one that can be taken."""
+        left, right = self._lift(a), self._lift(b)
+        if isinstance(condition, Condition) and not (condition.may_hold and condition.may_fail):
+            return left if condition.may_hold else right
+        return left.join(right)
+
+    def minimum(self, a: Operand, b: Operand) -> Interval:
+        left, right = self._lift(a), self._lift(b)
+        return self.interval(min(left.lo, right.lo), min(left.hi, right.hi))
+
+    def maximum(self, a: Operand, b: Operand) -> Interval:
+        left, right = self._lift(a), self._lift(b)
+        return self.interval(max(left.lo, right.lo), max(left.hi, right.hi))
+
+    def assume(self, value: Operand, lo: int, hi: int) -> Interval:
+        """``value`` cut to ``[lo, hi]``: what the formula's author proved by an exhaustive test."""
+        v = self._lift(value)
+        return self.interval(max(v.lo, lo), min(v.hi, hi))
+
+    def _lift(self, value: Operand) -> Interval:
+        return value if isinstance(value, Interval) else self.interval(int(value), int(value))
+
+
+def extent(dim: Dim) -> int:
+    """The largest value of a size, every symbol being at most ``EXTENT_MAX``."""
+    return sum(max(coef, 0) * EXTENT_MAX ** len(mono) for mono, coef in terms_of(dim).items())
