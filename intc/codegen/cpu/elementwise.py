@@ -1,0 +1,92 @@
+"""Elementwise operators with numpy broadcasting, each given by one scalar expression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm.tirx.script.builder import ir as T
+
+from intc.codegen.cpu.expr_algebra import EXPR, wide
+from intc.codegen.cpu.strided import View, broadcast_view, loop, row_major
+from intc.codegen.kernel import Expr, Frame, store
+from intc.codegen.program import Program
+from intc.ir.graph import Node
+from intc.ops import elementwise as ops
+from intc.ops import scalar
+from intc.ops.requantize import Clip, Requantize
+from intc.ops.shift import ShiftGelu, ShiftSigmoid, ShiftTanh
+from intc.ops.table import Table
+
+Formula = Callable[..., Expr]
+
+
+def pointwise(program: Program, node: Node, key: object, formula: Formula, inputs: Sequence[str] = ()) -> None:
+    """Append ``output[i] = formula(*inputs[i])``; the formula gets values of their own element types (bool as uint8)."""
+    names = tuple(inputs) or node.inputs
+    shape = program.type(node.output).shape
+    views = [broadcast_view(program.type(x).shape, shape) for x in names]
+
+    def body(frame: Frame) -> None:
+        sources = [frame.buffers[f"x{i}"] for i in range(len(names))]
+
+        def element(at: list[Expr]) -> None:
+            values = [T.bind(x[i]) for x, i in zip(sources, at, strict=False)]
+            store(frame.buffers["y"], formula(*values), at[-1])
+
+        loop(frame, shape, (*views, View(row_major(shape))), element)
+
+    program.generic(node.op.name, key, names, node.output, body, source=node.source)
+
+
+def int32(value: Expr) -> Expr:
+    return T.bind(T.cast(value, "int32"))
+
+
+def lower_requantize(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Requantize)
+
+    def formula(x: Expr, m: Expr, e: Expr) -> Expr:
+        return scalar.requantize(EXPR, wide(x), wide(m), wide(e), op.lo, op.hi)
+
+    pointwise(program, node, op, formula)
+
+
+def lower_clip(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Clip)
+    pointwise(program, node, op, lambda x: EXPR.minimum(EXPR.maximum(wide(x), op.lo), op.hi))
+
+
+def lower_fixed_point(program: Program, node: Node) -> None:
+    """ShiftGelu, ShiftTanh and ShiftSigmoid: the 32-bit formulas of :mod:`intc.ops.scalar`."""
+    op = node.op
+    assert isinstance(op, ShiftGelu | ShiftTanh | ShiftSigmoid)
+    function: Any = {ShiftGelu: scalar.gelu, ShiftTanh: scalar.tanh, ShiftSigmoid: scalar.sigmoid}[type(op)]
+    pointwise(program, node, op, lambda x: function(EXPR, int32(x), op.frac))
+
+
+def lower_table(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Table)
+    lowest = 128 if program.type(node.inputs[0]).dtype == "int8" else 0
+    shape = program.type(node.output).shape
+    dense = View(row_major(shape))
+
+    def body(frame: Frame) -> None:
+        x, table, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
+        loop(frame, shape, (dense, dense), lambda at: store(y, table[T.cast(x[at[0]], "int32") + lowest], at[1]))
+
+    program.generic(op.name, op, node.inputs, node.output, body, source=node.source)
+
+
+def _flag(condition: Expr) -> Expr:
+    return T.Select(condition, T.IntImm("uint8", 1), T.IntImm("uint8", 0))
+
+
+def _floor_div(a: Expr, b: Expr) -> Expr:
+    return T.floordiv(a, b)
+
+
+ARITHMETIC = {}

@@ -1,0 +1,66 @@
+"""Matrix product of two activations, and sums: plain loops that LLVM vectorises along the contiguous axis."""
+
+from __future__ import annotations
+
+from tvm.tirx.script.builder import ir as T
+
+from intc.codegen.cpu.strided import View, broadcast_view, row_major, rows
+from intc.codegen.kernel import Frame, local
+from intc.codegen.program import Program
+from intc.ir.dims import product
+from intc.ir.graph import Node
+from intc.ops.reduce import ReduceSum
+
+
+def lower_matmul(program: Program, node: Node) -> None:
+    """[.., M, K] x [.., K, N] with broadcast leading axes, int32 sums."""
+    a, b, out = (program.type(n).shape for n in (*node.inputs, node.output))
+    a = a if len(a) > 1 else (1, *a)
+    lead = out[: len(out) - (2 if len(program.type(node.inputs[0]).shape) > 1 else 1)]
+    m, k, n = a[-2], a[-1], b[-1]
+    a_view, b_view = broadcast_view(a[:-2], lead), broadcast_view(b[:-2], lead)
+    shape = (*lead, m)
+    a_rows = View((*(s * m * k for s in a_view.strides), k))
+    b_rows = View((*(s * k * n for s in b_view.strides), 0))
+
+    def body(frame: Frame) -> None:
+        x, w, y = (frame.buffers[name] for name in ("x0", "x1", "y"))
+        width = frame.dim(n)
+        with rows(frame, shape, (a_rows, b_rows)) as (row, (at, bt)):
+            to = T.bind(row * width)
+            with T.serial(0, width) as j:
+                T.buffer_store(y, T.IntImm("int32", 0), [to + j])
+            with T.serial(0, frame.dim(k)) as i:
+                value = T.bind(T.cast(x[at + i], "int32"))
+                line = T.bind(bt + i * width)
+                with T.serial(0, width) as j:
+                    T.buffer_store(y, y[to + j] + value * T.cast(w[line + j], "int32"), [to + j])
+
+    program.generic("matmul", (), node.inputs, node.output, body, source=node.source)
+
+
+def lower_reduce_sum(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ReduceSum)
+    shape = program.type(node.inputs[0]).shape
+    axes = {a % len(shape) for a in op.axes}
+    strides = row_major(shape)
+    kept = [i for i in range(len(shape)) if i not in axes]
+    summed = sorted(axes)
+    read = View(tuple(strides[i] for i in kept))
+
+    def body(frame: Frame) -> None:
+        x, y = frame.buffers["x0"], frame.buffers["y"]
+        total = local("int32")
+        with rows(frame, tuple(shape[i] for i in kept), (read,)) as (row, (base,)):
+            T.buffer_store(total, T.IntImm("int32", 0), [0])
+            with T.serial(0, frame.dim(product(shape[i] for i in summed))) as flat:
+                position, rest = base, flat
+                for i in reversed(summed):
+                    size = frame.dim(shape[i])
+                    position = position + T.truncmod(rest, size) * frame.dim(strides[i])
+                    rest = T.truncdiv(rest, size)
+                T.buffer_store(total, total[0] + T.cast(x[position], "int32"), [0])
+            T.buffer_store(y, total[0], [row])
+
+    program.generic(op.name, op, node.inputs, node.output, body, source=node.source)

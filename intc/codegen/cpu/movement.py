@@ -1,0 +1,118 @@
+"""Data movement: every operator is a copy between two strided views, or a copy at computed positions."""
+
+from __future__ import annotations
+
+from tvm.tirx.script.builder import ir as T
+
+from intc.codegen.cpu.strided import View, broadcast_view, loop, row_major
+from intc.codegen.kernel import Frame, store
+from intc.codegen.program import Program
+from intc.ir.dims import Dim, Shape, product
+from intc.ir.graph import Node
+from intc.ops.im2col import Im2col
+from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
+
+
+def copy(program: Program, source: str, output: str, shape: Shape, read: View, write: View, label: str = "") -> None:
+    """Append a stage that copies ``shape`` elements from one view of ``source`` to one view of ``output``."""
+
+    def body(frame: Frame) -> None:
+        x, y = frame.buffers["x0"], frame.buffers["y"]
+        loop(frame, shape, (read, write), lambda at: store(y, x[at[0]], at[1]))
+
+    program.generic("copy", (shape, read, write), [source], output, body, source=label)
+
+
+def lower_reshape(program: Program, node: Node) -> None:
+    """No code: the same bytes under another shape."""
+    program.aliases[node.output] = node.inputs[0]
+
+
+def lower_transpose(program: Program, node: Node) -> None:
+    assert isinstance(node.op, Transpose)
+    strides = row_major(program.type(node.inputs[0]).shape)
+    shape = program.type(node.output).shape
+    read = View(tuple(strides[p] for p in node.op.perm))
+    copy(program, node.inputs[0], node.output, shape, read, View(row_major(shape)), node.source)
+
+
+def lower_slice(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Slice)
+    strides = list(row_major(program.type(node.inputs[0]).shape))
+    offset = strides[op.axis] * op.start
+    strides[op.axis] = strides[op.axis] * op.step
+    shape = program.type(node.output).shape
+    copy(program, node.inputs[0], node.output, shape, View(tuple(strides), offset), View(row_major(shape)), node.source)
+
+
+def lower_expand(program: Program, node: Node) -> None:
+    assert isinstance(node.op, Expand)
+    shape = program.type(node.output).shape
+    read = broadcast_view(program.type(node.inputs[0]).shape, shape)
+    copy(program, node.inputs[0], node.output, shape, read, View(row_major(shape)), node.source)
+
+
+def lower_concat(program: Program, node: Node) -> None:
+    assert isinstance(node.op, Concat)
+    strides = row_major(program.type(node.output).shape)
+    offset: Dim = 0
+    for name in node.inputs:
+        shape = program.type(name).shape
+        write = View(strides, offset * strides[node.op.axis])
+        copy(program, name, node.output, shape, View(row_major(shape)), write, node.source)
+        offset = offset + shape[node.op.axis]
+
+
+def lower_gather(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Gather)
+    data, indices = (program.type(x) for x in node.inputs)
+    outer, inner = product(data.shape[: op.axis]), product(data.shape[op.axis + 1 :])
+    count, size = product(indices.shape), data.shape[op.axis]
+
+    def body(frame: Frame) -> None:
+        x, picks, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
+        width = frame.dim(inner)
+        with frame.share(outer * count) as row:
+            at = T.bind(T.truncmod(row, frame.dim(count)))
+            pick = T.bind(T.cast(picks[at], "int32"))
+            wrapped = T.Select(pick < 0, pick + frame.dim(size), pick)
+            base = T.bind((T.truncdiv(row, frame.dim(count)) * frame.dim(size) + wrapped) * width)
+            start = T.bind(row * width)
+            with T.serial(0, width) as i:
+                store(y, x[base + i], start + i)
+
+    program.generic("gather", op, node.inputs, node.output, body, source=node.source)
+
+
+def lower_im2col(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Im2col)
+    x_type = program.type(node.inputs[0])
+    batch, channels, height, width = x_type.shape
+    (oh, ow), (kh, kw) = op.output_size(x_type), op.kernel
+    top, left = op.pads[:2]
+    padded = any(op.pads)
+
+    def body(frame: Frame) -> None:
+        x, y = frame.buffers["x0"], frame.buffers["y"]
+        area = height * width  # ints: Im2col takes fixed images
+        with frame.share(batch * oh) as row:
+            oy = T.bind(T.truncmod(row, oh))
+            image = T.bind(T.truncdiv(row, oh) * frame.dim(channels * area))
+            start = T.bind(row * frame.dim(ow * channels * kh * kw))
+            with T.serial(0, ow) as ox, T.serial(0, frame.dim(channels)) as c, T.serial(0, kh) as ky:
+                iy = T.bind(oy * op.strides[0] - top + ky * op.dilations[0])
+                to = T.bind(start + ((ox * frame.dim(channels) + c) * kh + ky) * kw)
+                ix = T.bind(ox * op.strides[1] - left)
+                base = T.bind(image + c * frame.dim(area) + iy * frame.dim(width) + ix)
+                with T.serial(0, kw) as kx:
+                    step = kx * op.dilations[1]
+                    value = x[base + step]
+                    if padded:
+                        inside = T.And(T.And(iy >= 0, iy < height), T.And(ix + step >= 0, ix + step < width))
+                        value = T.if_then_else(inside, value, T.IntImm(x.dtype, 0))
+                    store(y, value, to + kx)
+
+    program.generic("im2col", op, node.inputs, node.output, body, source=node.source)

@@ -1,0 +1,108 @@
+"""Softmax rows: weights into this task's scratch row, their sum, then one normalised reciprocal a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm.tirx.script.builder import ir as T
+
+from intc.codegen.cpu.expr_algebra import EXPR, wide
+from intc.codegen.cpu.strided import View, broadcast_view, row_major, rows
+from intc.codegen.kernel import Expr, Frame, bit_length, local, store
+from intc.codegen.program import Program
+from intc.ir.graph import Node
+from intc.ops import scalar
+from intc.ops.shift import EXPONENT_MAX, Shiftmax
+
+LOWEST = -(2**31)
+
+
+def lower_shiftmax(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Shiftmax)
+
+    def weight(frame: Frame, distance: Expr) -> Expr:
+        octaves = scalar.requantize(EXPR, distance, frame.scalars["m"], frame.scalars["e"], 0, EXPONENT_MAX)
+        return scalar.exp2_neg(EXPR, T.bind(T.cast(octaves, "int32")))
+
+    def write(frame: Frame, weights: Expr, length: Expr, total: Expr, to: Expr) -> None:
+        normalise(frame, weights, length, total, to, op.bits)
+
+    softmax_rows(program, node, op.bits, weight, write, (("m", op.m), ("e", op.e)), node.inputs[1:])
+
+
+def softmax_rows(
+    program: Program,
+    node: Node,
+    key: object,
+    weight: Callable[[Frame, Expr], Expr],
+    write: Callable[[Frame, Expr, Expr, Expr, Expr], None],
+    scalars: tuple[tuple[str, int], ...],
+    mask: tuple[str, ...],
+    tables: tuple[str, ...] = (),
+) -> None:
+    """Append rows of: ``weight`` (int32) of each kept element's int64 distance from the row maximum; ``write`` (scratch
+    row, length, int64 total, position of the row) stores the result. Inputs are x, tables, mask."""
+    shape = program.type(node.inputs[0]).shape
+    lead, length = shape[:-1], shape[-1]
+    views = [View(tuple(row_major(shape)[:-1]))]
+    step = 0
+    if mask:
+        mask_view = broadcast_view(program.type(mask[0]).shape, shape)
+        views.append(View(mask_view.strides[:-1]))
+        step = 1 if mask_view.strides[-1] != 0 else 0
+    mask_name = f"x{1 + len(tables)}"
+
+    def body(frame: Frame) -> None:
+        x, e = frame.buffers["x0"], frame.buffers["weights"]
+        top, total = local("int32"), local("int64")
+        size = frame.dim(length)
+        with rows(frame, lead, views) as (_, bases):
+            base = bases[0]
+
+            def keep(i: Expr) -> Expr:
+                return frame.buffers[mask_name][bases[1] + i * step] != T.IntImm("uint8", 0)
+
+            T.buffer_store(top, T.IntImm("int32", LOWEST), [0])
+            with T.serial(0, size) as i:
+                value = T.cast(x[base + i], "int32")
+                value = T.Select(keep(i), value, T.IntImm("int32", LOWEST)) if mask else value
+                T.buffer_store(top, T.max(top[0], value), [0])
+            T.buffer_store(total, T.IntImm("int64", 0), [0])
+            highest = T.bind(wide(top[0]))
+            with T.serial(0, size) as i:
+                distance = T.bind(highest - wide(x[base + i]))
+                if mask:
+                    kept = T.bind(T.cast(keep(i), "int32"))
+                    distance = T.bind(T.Select(kept != 0, distance, T.IntImm("int64", 0)))
+                    T.buffer_store(e, T.cast(weight(frame, distance), "int32") * kept, [i])
+                else:
+                    T.buffer_store(e, T.cast(weight(frame, distance), "int32"), [i])
+            with T.serial(0, size) as i:
+                T.buffer_store(total, total[0] + wide(e[i]), [0])
+            write(frame, e, size, T.bind(total[0]), base)
+
+    program.generic(
+        node.op.name,
+        (key, step, len(mask), len(tables)),
+        (node.inputs[0], *tables, *mask),
+        node.output,
+        body,
+        scalars=scalars,
+        scratch=(("weights", "int32", length),),
+        source=node.source,
+    )
+
+
+def normalise(frame: Frame, weights: Expr, length: Expr, total: Expr, to: Expr, bits: int) -> None:
+    """Q15 weights divided by their total (``intc.ops.shift.normalise``)."""
+    safe = T.bind(T.max(total, T.IntImm("int64", 1)))
+    nb = T.bind(T.max(bit_length(safe), T.IntImm("int64", 16)))
+    one = T.IntImm("int64", 1)
+    factor = T.bind(T.Select(total > 0, T.truncdiv(T.shift_left(one, nb + 15) - 1, safe), T.IntImm("int64", 0)))
+    shift, top = (nb + 7, 255) if bits == 8 else (nb, 32767)
+    shift = T.bind(shift)
+    half = T.bind(T.shift_left(one, shift - 1))
+    with T.serial(0, length) as i:
+        value = T.shift_right(wide(weights[i]) * factor + half, shift)
+        store(frame.buffers["y"], T.min(value, T.IntImm("int64", top)), to + i)

@@ -1,0 +1,98 @@
+"""How a kernel is written: a private PrimFunc over flat typed buffers, built through TVM's IRBuilder.
+
+Every kernel has the parameters: pointers, 64-bit scalars, the graph's symbols that it needs (int32), ``task`` and
+``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage write disjoint elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from intc.ir.dims import Dim, terms_of
+from intc.ir.types import DType
+
+Expr: TypeAlias = Any  # a TIR expression or a Python int
+PrimFunc: TypeAlias = Any
+
+
+def storage(dtype: DType) -> str:
+    """The element type of a value in memory: a bool is one byte, 0 or 1."""
+    return "uint8" if dtype == "bool" else dtype
+
+
+def dim_expr(dim: Dim, symbols: Mapping[str, Expr], dtype: str = "int32") -> Expr:
+    """``dim`` as an expression of type ``dtype`` over the symbols' variables."""
+    total: Expr = T.IntImm(dtype, 0)
+    for mono, coef in terms_of(dim).items():
+        term: Expr = T.IntImm(dtype, coef)
+        for name in mono:
+            term = term * T.cast(symbols[name], dtype)
+        total = total + term
+    return total
+
+
+@dataclass
+class Frame:
+    """What the body of a kernel sees: ``buffers`` by parameter name, ``scalars`` (int64) and its share of the work."""
+
+    buffers: dict[str, Any]
+    scalars: dict[str, Expr]
+    symbols: dict[str, Expr]
+    task: Expr
+    tasks: Expr
+
+    def dim(self, dim: Dim) -> Expr:
+        """``dim`` as an int32 expression (a Python int where it is known)."""
+        return dim if isinstance(dim, int) else dim_expr(dim, self.symbols)
+
+    @contextmanager
+    def share(self, total: Dim) -> Iterator[Expr]:
+        """A loop over this task's part of ``range(total)``."""
+        count = self.dim(total)
+        chunk = T.bind(T.truncdiv(count + self.tasks - 1, self.tasks))
+        first = T.bind(T.min(self.task * chunk, count))
+        with T.serial(0, T.min(chunk, count - first)) as i:
+            yield first + i
+
+
+def define(
+    pointers: Sequence[tuple[str, str]],
+    scalars: Sequence[str],
+    symbols: Sequence[str],
+    body: Callable[[Frame], None],
+) -> PrimFunc:
+    """The kernel with these parameters; ``pointers`` are (name, element type)."""
+    with IRBuilder() as builder:
+        with T.prim_func(is_private=True):
+            T.func_attr({"tirx.noalias": True})
+            handles = [(name, dtype, T.arg(name, T.handle(dtype))) for name, dtype in pointers]
+            ints = {name: T.arg(name, T.int64()) for name in scalars}
+            dims = {name: T.arg(name, T.int32()) for name in symbols}
+            task, tasks = T.arg("task", T.int32()), T.arg("tasks", T.int32())
+            buffers = {
+                name: T.decl_buffer((2**31 - 1,), dtype, data=handle, layout=None) for name, dtype, handle in handles
+            }
+            body(Frame(buffers, ints, dims, task, tasks))
+    return builder.get()
+
+
+def store(buffer: Any, value: Expr, index: Expr) -> None:
+    """``buffer[index] = value``, converted to the buffer's element type (the value must fit it)."""
+    T.buffer_store(buffer, T.cast(value, buffer.dtype), [index])
+
+
+def local(dtype: str, size: int = 1) -> Any:
+    """A stack buffer of ``size`` elements (below 1 KiB); a size of 1 is a mutable scalar at index 0."""
+    # scope "local" allocates once per function in private functions, "global" is promoted to registers
+    return T.alloc_buffer((size,), dtype, scope="global", layout=None)
+
+
+def bit_length(value: Expr) -> Expr:
+    """The number of bits of a positive int64."""
+    return T.cast(64 - T.cast(T.clz(value), "int64"), "int64")

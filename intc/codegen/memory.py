@@ -1,0 +1,94 @@
+"""The memory plan: every intermediate value in one arena of symbolic slots.
+
+A slot's size is a polynomial in bytes; slots follow one another, each rounded up to :data:`ALIGN`. Two values share a
+slot when they are never alive together and one of their sizes is provably not larger than the other for all symbols >= 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from intc.ir.dims import Dim, evaluate, symbol, symbols, terms_of
+
+ALIGN: Final = 64
+_TYPICAL: Final = 64  # stands for every symbol where sizes are ranked for tightness only
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the program: values read and values written, by name."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+@dataclass
+class Plan:
+    """``slots`` are sizes in bytes; ``slot_of`` gives each planned value's slot."""
+
+    slots: list[Dim] = field(default_factory=list)
+    slot_of: dict[str, int] = field(default_factory=dict)
+
+
+def never_larger(a: Dim, b: Dim) -> bool:
+    """True where ``a <= b`` is proven for every symbol >= 1: ``b - a`` in (symbol - 1) has no negative coefficient."""
+    shifted: Dim = 0
+    for mono, coef in terms_of(b - a).items():
+        term: Dim = coef
+        for name in mono:
+            term = term * (symbol(name) + 1)
+        shifted = shifted + term
+    return all(coef >= 0 for coef in terms_of(shifted).values())
+
+
+def plan(steps: Sequence[Step], sizes: Mapping[str, Dim], keep: Iterable[str] = ()) -> Plan:
+    """Slots for the values in ``sizes`` (bytes); a value is alive from its first write to its last read.
+
+    Values in ``keep`` stay alive to the end. A step's writes never share a slot with its reads.
+    """
+    last: dict[str, int] = {}
+    for i, step in enumerate(steps):
+        last.update(dict.fromkeys((*step.reads, *step.writes), i))
+    last.update(dict.fromkeys(keep, len(steps)))
+    result = Plan()
+    free: set[int] = set()
+    for i, step in enumerate(steps):
+        for name in step.writes:
+            if name in sizes and name not in result.slot_of:
+                result.slot_of[name] = _take(result.slots, free, sizes[name])
+        dead = {n for n in (*step.reads, *step.writes) if last[n] == i and n in result.slot_of}
+        free.update(result.slot_of[n] for n in dead)
+    return result
+
+
+def _take(slots: list[Dim], free: set[int], need: Dim) -> int:
+    """The free slot that fits ``need`` most tightly, else the largest one that can grow to it, else a new one."""
+    fitting = [s for s in free if never_larger(need, slots[s])]
+    growing = [s for s in free if never_larger(slots[s], need)]
+    if fitting:
+        best = min(fitting, key=lambda s: (_typical(slots[s]), s))
+    elif growing:
+        best = max(growing, key=lambda s: (_typical(slots[s]), -s))
+        slots[best] = need
+    else:
+        slots.append(need)
+        return len(slots) - 1
+    free.discard(best)
+    return best
+
+
+def _typical(dim: Dim) -> int:
+    return evaluate(dim, dict.fromkeys(symbols([dim]), _TYPICAL))
+
+
+def round_up(size: int) -> int:
+    """``size`` rounded up to :data:`ALIGN`."""
+    return -(-size // ALIGN) * ALIGN
+
+
+def arena_bytes(slots: Sequence[Dim], scratch: Sequence[Dim], tasks: int, env: Mapping[str, int]) -> int:
+    """The arena's size: every slot, then for each task the largest of the ``scratch`` sizes, all rounded up."""
+    per_task = max((round_up(evaluate(s, env)) for s in scratch), default=0)
+    return sum(round_up(evaluate(s, env)) for s in slots) + tasks * per_task

@@ -1,0 +1,199 @@
+"""The program between graph and TIR: stages that call kernels on values, constants and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from intc.codegen.kernel import Frame, PrimFunc, define, storage
+from intc.codegen.targets import Target
+from intc.ir.dims import Dim, product, symbol, symbols
+from intc.ir.graph import Graph
+from intc.ir.op import Array
+from intc.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class ValueArg:
+    """The address of a value's data."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ConstArg:
+    """The address of an entry of the constants blob, by its number."""
+
+    entry: int
+
+
+@dataclass(frozen=True)
+class IntArg:
+    """A number known at compile time."""
+
+    value: int
+    dtype: str = "int64"
+
+
+@dataclass(frozen=True)
+class SizeArg:
+    """A size known at run time, as int32."""
+
+    dim: Dim
+
+
+@dataclass(frozen=True)
+class ScratchArg:
+    """The address of this task's own scratch memory of ``size`` bytes."""
+
+    size: Dim
+
+
+@dataclass(frozen=True)
+class ShareArg:
+    """The first (or, with ``end``, one past the last) of this task's share of ``count(rows)`` pieces of work, int32."""
+
+    count: Callable[[Any], Any]
+    rows: Dim
+    end: bool
+
+
+@dataclass(frozen=True)
+class TaskArg:
+    """The number of this task."""
+
+
+@dataclass(frozen=True)
+class TasksArg:
+    """How many tasks the stage is split into."""
+
+
+Arg: TypeAlias = ValueArg | ConstArg | IntArg | SizeArg | ScratchArg | ShareArg | TaskArg | TasksArg
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One call of ``kernel`` per task; ``writes`` names the values that are produced."""
+
+    kernel: str
+    args: tuple[Arg, ...]
+    writes: tuple[str, ...]
+    source: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        names = (a.name for a in self.args if isinstance(a, ValueArg))
+        return tuple(n for n in names if n not in self.writes)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a graph constant becomes kernel-ready: pad with zeros at the ends, reshape, transpose, widen to ``dtype``."""
+
+    pad: tuple[int, ...]
+    reshape: tuple[int, ...]
+    perm: tuple[int, ...]
+    dtype: str
+
+    def apply(self, array: Array) -> Array:
+        padded = np.pad(array, [(0, p) for p in self.pad])
+        return np.ascontiguousarray(padded.reshape(self.reshape).transpose(self.perm), self.dtype)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One entry of the blob: ``array`` in kernel order; ``name`` is the graph constant that it holds in full, or "".
+
+    ``layout`` is None where the entry is the graph constant as it is.
+    """
+
+    array: Array
+    name: str = ""
+    layout: Layout | None = None
+
+
+@dataclass
+class Program:
+    """Kernels by name, stages in order, constants in blob order and aliases (value -> value with the same bytes)."""
+
+    graph: Graph
+    target: Target
+    kernels: dict[str, PrimFunc] = field(default_factory=dict)
+    stages: list[Stage] = field(default_factory=list)
+    constants: list[Constant] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
+    _kernel_names: dict[object, str] = field(default_factory=dict)
+    _constant_numbers: dict[object, int] = field(default_factory=dict)
+
+    def type(self, name: str) -> TensorType:
+        return self.graph.type(name)
+
+    def kernel(self, stem: str, key: object, build: Callable[[], PrimFunc]) -> str:
+        """The name of the kernel with this ``(stem, key)``, built on first use."""
+        name = self._kernel_names.get((stem, key))
+        if name is None:
+            name = self._kernel_names[stem, key] = f"{stem}_{len(self.kernels)}"
+            self.kernels[name] = build()
+        return name
+
+    def constant(self, array: Array, name: str = "", layout: Layout | None = None) -> ConstArg:
+        """The blob entry with these bytes; equal entries are stored once."""
+        array = np.ascontiguousarray(array, np.uint8 if array.dtype == np.bool_ else array.dtype)
+        key = (array.dtype.str, array.shape, name or array.tobytes(), layout)
+        number = self._constant_numbers.setdefault(key, len(self.constants))
+        if number == len(self.constants):
+            self.constants.append(Constant(array, name, layout))
+        return ConstArg(number)
+
+    def graph_constant(self, name: str, layout: Layout | None = None) -> ConstArg:
+        """The blob entry that holds graph constant ``name``."""
+        array = self.graph.constants[name]
+        return self.constant(layout.apply(array) if layout else array, name, layout)
+
+    def operand(self, name: str) -> ValueArg | ConstArg:
+        """The address of value ``name``, computed or constant."""
+        return self.graph_constant(name) if name in self.graph.constants else ValueArg(name)
+
+    def add(self, kernel: str, args: Sequence[Arg], output: str, source: str = "") -> None:
+        """Append the stage that computes ``output``."""
+        self.stages.append(Stage(kernel, tuple(args), (output,), source))
+
+    def generic(
+        self,
+        stem: str,
+        key: object,
+        inputs: Sequence[str],
+        output: str,
+        body: Callable[[Frame], None],
+        scalars: Sequence[tuple[str, int]] = (),
+        scratch: Sequence[tuple[str, str, Dim]] = (),
+        source: str = "",
+    ) -> None:
+        """Append a stage of our standard form.
+
+        Pointers are ``x0, x1, ..`` (inputs), ``y`` (output), then ``scratch`` as (name, element type, elements); scalars
+        are passed at run time, so that ``key`` need not hold them. Shapes and element types are part of the key.
+        """
+        # a copy to a graph output writes memory that is no value of the graph
+        types = [self.type(x) for x in (*inputs, output if output in self.graph.values else inputs[0])]
+        names = (*(f"x{i}" for i in range(len(inputs))), "y")
+        shapes = tuple((t.shape, t.dtype) for t in types)
+        sizes = symbols([d for t in types for d in t.shape] + [s[2] for s in scratch])
+        pointers = [(n, storage(t.dtype)) for n, t in zip(names, types, strict=True)]
+        pointers += [(name, dtype) for name, dtype, _ in scratch]
+        key = (key, shapes, tuple(n for n, _ in scalars), tuple(scratch))
+        kernel = self.kernel(stem, key, lambda: define(pointers, [n for n, _ in scalars], sizes, body))
+        args: list[Arg] = [*(self.operand(x) for x in inputs), ValueArg(output)]
+        args += [ScratchArg(count * np.dtype(dtype).itemsize) for _, dtype, count in scratch]
+        args += [IntArg(v) for _, v in scalars]
+        args += [SizeArg(symbol(s)) for s in sizes]
+        self.add(kernel, [*args, TaskArg(), TasksArg()], output, source)
+
+
+
+def nbytes(type_: TensorType) -> Dim:
+    """The size in memory of a value of this type."""
+    return product(type_.shape) * np.dtype(storage(type_.dtype)).itemsize

@@ -1,0 +1,55 @@
+"""Which code computes which operator: one rule for every operator that an integer graph can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
+
+from intc.codegen.cpu import elementwise, fused, layer_norm, matmul, movement, softmax
+from intc.codegen.cpu.strided import View
+from intc.codegen.program import Program
+from intc.errors import CodegenError
+from intc.ir.dims import product
+from intc.ir.graph import Node
+
+Rule: TypeAlias = Callable[[Program, Node], None]
+
+RULES: Final[Mapping[str, Rule]] = {
+    "reshape": movement.lower_reshape,
+    "transpose": movement.lower_transpose,
+    "slice": movement.lower_slice,
+    "concat": movement.lower_concat,
+    "gather": movement.lower_gather,
+    "expand": movement.lower_expand,
+    "im2col": movement.lower_im2col,
+    "matmul": matmul.lower_matmul,
+    "reduce_sum": matmul.lower_reduce_sum,
+    "requantize": elementwise.lower_requantize,
+    "clip": elementwise.lower_clip,
+    "shift_gelu": elementwise.lower_fixed_point,
+    "shift_tanh": elementwise.lower_fixed_point,
+    "shift_sigmoid": elementwise.lower_fixed_point,
+    "table": elementwise.lower_table,
+    **elementwise.ARITHMETIC,
+    "shiftmax": softmax.lower_shiftmax,
+    "shift_layer_norm": layer_norm.lower_shift_layer_norm,
+    "linear": fused.lower_linear,
+    "attention": fused.lower_attention,
+}
+
+
+def lower_node(program: Program, node: Node) -> None:
+    """Append the stages that compute ``node``; CodegenError names a node without a rule."""
+    rule = RULES.get(node.op.name)
+    if rule is None:
+        raise CodegenError(f"node '{node.source or node.output}' ({node.op.name}) has no kernel")
+    try:
+        rule(program, node)
+    except CodegenError as error:
+        raise CodegenError(f"node '{node.source or node.output}' ({node.op.name}): {error}") from None
+
+
+def lower_copy(program: Program, source: str, output: str) -> None:
+    """Append the stage that copies value ``source`` to ``output``, which is not a value of the graph."""
+    size = product(program.type(source).shape)
+    movement.copy(program, source, output, (size,), View((1,)), View((1,)))
