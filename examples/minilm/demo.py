@@ -31,7 +31,9 @@ Encoder = Callable[[Feeds], NDArray[np.float32]]
 
 
 def encode(run: Encoder, texts: list[str]) -> NDArray[np.float32]:
-    """Unit sentence embeddings [len(texts), 384], in batches of `BATCH`; pooling happens here, on the host."""
+    """Unit sentence embeddings [len(texts), 384], in batches of `BATCH`; pooling happens here, on the
+    host.
+    """
     feeds = tokenise(texts)
     pieces = []
     for start in range(0, len(texts), BATCH):

@@ -1,7 +1,7 @@
 """What calibration keeps of a value: its range, its per-channel range and a histogram; never the activations.
 
-Memory bound: for each observed value one float per channel and, when a calibrator needs it, ``BINS`` integer counts:
-at most ``8*C + 8*BINS`` bytes a value, whatever the number of samples.
+Memory bound: for each observed value one float per channel and, when a calibrator needs it, ``BINS`` integer
+counts: at most ``8*C + 8*BINS`` bytes a value, whatever the number of samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ PERCENTILE = 99.99
 
 @dataclass
 class Statistics:
-    """Ranges of one value over all samples; ``channels`` is the largest magnitude per index of the last axis."""
+    """Ranges of one value over all samples; ``channels`` is the largest magnitude per index of the last
+    axis.
+    """
 
     lo: float = np.inf
     hi: float = -np.inf
@@ -59,7 +61,9 @@ class Statistics:
         if self.counts.size == 0:
             self.counts, self.limit = np.zeros(BINS, np.int64), peak or 1.0
         while peak > self.limit:  # double the range: pairs of bins merge exactly
-            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
+            self.counts = np.concatenate(
+                [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)]
+            )
             self.limit *= 2
         bins = np.minimum((magnitudes.ravel() * (BINS / self.limit)).astype(np.int64), BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)
@@ -79,9 +83,11 @@ def collect(
     calibrator: Calibrator = "minmax",
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Statistics]:
-    """Run ``graph`` (float) over ``batches`` and return the statistics of every float value it computes or takes.
+    """Run ``graph`` (float) over ``batches`` and return the statistics of every float value it computes or
+    takes.
 
-    ``progress`` is called with the number of batches done. CalibrationError names the value that turns NaN or infinite.
+    ``progress`` is called with the number of batches done. CalibrationError names the value that turns NaN or
+    infinite.
     """
     if calibrator not in CALIBRATORS:
         raise UsageError(f"calibrator '{calibrator}' is not one of {', '.join(CALIBRATORS)}")

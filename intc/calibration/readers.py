@@ -1,7 +1,7 @@
 """Calibration feeds: an ``.npz`` file, a dict of stacked arrays, or any iterable of ``{name: array}``.
 
-Samples lie along axis 0. Whatever the form, :func:`open_feeds` yields small batches that have been checked against the
-model's inputs, so that at most one batch is in memory beside the user's own data.
+Samples lie along axis 0. Whatever the form, :func:`open_feeds` yields small batches that have been checked
+against the model's inputs, so that at most one batch is in memory beside the user's own data.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterato
         count = 0
         for count, feed in enumerate(feeds, start=1):
             if not isinstance(feed, Mapping):
-                raise CalibrationError(f"calibration item {count} is a {type(feed).__name__}, not a dict of arrays")
+                raise CalibrationError(
+                    f"calibration item {count} is a {type(feed).__name__}, not a dict of arrays"
+                )
             yield _checked(graph, feed, f"calibration item {count}")
         if not count:
             raise CalibrationError("the calibration data is empty")
@@ -96,7 +98,9 @@ def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Ar
         if array.dtype.kind not in "fiub" or (array.dtype.kind == "f") > type_.is_float:
             raise CalibrationError(f"{what}: input '{name}' has type {array.dtype}, expected {type_.dtype}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise CalibrationError(f"{what}: input '{name}' holds NaN or infinite values; remove those samples")
+            raise CalibrationError(
+                f"{what}: input '{name}' holds NaN or infinite values; remove those samples"
+            )
         out[name] = array.astype(type_.dtype, copy=False)
     return out
 
@@ -117,5 +121,7 @@ def _random(graph: Graph) -> Iterator[dict[str, Array]]:
                 lo, hi = type_.interval
                 feed[name] = rng.integers(max(lo, 0), min(hi, 1000) + 1, shape).astype(type_.dtype)
                 if hi >= 2**31:  # no known range: an attention mask or type ids are safe with 1 and 0
-                    feed[name] = np.ones(shape, type_.dtype) if "mask" in name else np.zeros(shape, type_.dtype)
+                    feed[name] = (
+                        np.ones(shape, type_.dtype) if "mask" in name else np.zeros(shape, type_.dtype)
+                    )
         yield feed

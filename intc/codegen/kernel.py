@@ -1,7 +1,8 @@
 """How a kernel is written: a private PrimFunc over flat typed buffers, built through TVM's IRBuilder.
 
-Every kernel has the parameters: pointers, 64-bit scalars, the graph's symbols that it needs (int32), ``task`` and
-``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage write disjoint elements.
+Every kernel has the parameters: pointers, 64-bit scalars, the graph's symbols that it needs (int32), ``task``
+and ``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage write disjoint
+elements.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def dim_expr(dim: Dim, symbols: Mapping[str, Expr], dtype: str = "int32") -> Exp
 
 @dataclass
 class Frame:
-    """What the body of a kernel sees: ``buffers`` by parameter name, ``scalars`` (int64) and its share of the work."""
+    """What the body of a kernel sees: ``buffers`` by parameter name, ``scalars`` (int64) and its share of the
+    work.
+    """
 
     buffers: dict[str, Any]
     scalars: dict[str, Expr]
@@ -76,7 +79,8 @@ def define(
             dims = {name: T.arg(name, T.int32()) for name in symbols}
             task, tasks = T.arg("task", T.int32()), T.arg("tasks", T.int32())
             buffers = {
-                name: T.decl_buffer((2**31 - 1,), dtype, data=handle, layout=None) for name, dtype, handle in handles
+                name: T.decl_buffer((2**31 - 1,), dtype, data=handle, layout=None)
+                for name, dtype, handle in handles
             }
             body(Frame(buffers, ints, dims, task, tasks))
     return builder.get()

@@ -1,7 +1,8 @@
 """The memory plan: every intermediate value in one arena of symbolic slots.
 
-A slot's size is a polynomial in bytes; slots follow one another, each rounded up to :data:`ALIGN`. Two values share a
-slot when they are never alive together and one of their sizes is provably not larger than the other for all symbols >= 1.
+A slot's size is a polynomial in bytes; slots follow one another, each rounded up to :data:`ALIGN`. Two values
+share a slot when they are never alive together and one of their sizes is provably not larger than the other
+for all symbols >= 1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Plan:
 
 
 def never_larger(a: Dim, b: Dim) -> bool:
-    """True where ``a <= b`` is proven for every symbol >= 1: ``b - a`` in (symbol - 1) has no negative coefficient."""
+    """True where ``a <= b`` is proven for every symbol >= 1: ``b - a`` in (symbol - 1) has no negative
+    coefficient.
+    """
     shifted: Dim = 0
     for mono, coef in terms_of(b - a).items():
         term: Dim = coef
@@ -64,7 +67,9 @@ def plan(steps: Sequence[Step], sizes: Mapping[str, Dim], keep: Iterable[str] = 
 
 
 def _take(slots: list[Dim], free: set[int], need: Dim) -> int:
-    """The free slot that fits ``need`` most tightly, else the largest one that can grow to it, else a new one."""
+    """The free slot that fits ``need`` most tightly, else the largest one that can grow to it, else a new
+    one.
+    """
     fitting = [s for s in free if never_larger(need, slots[s])]
     growing = [s for s in free if never_larger(slots[s], need)]
     if fitting:
@@ -89,6 +94,8 @@ def round_up(size: int) -> int:
 
 
 def arena_bytes(slots: Sequence[Dim], scratch: Sequence[Dim], tasks: int, env: Mapping[str, int]) -> int:
-    """The arena's size: every slot, then for each task the largest of the ``scratch`` sizes, all rounded up."""
+    """The arena's size: every slot, then for each task the largest of the ``scratch`` sizes, all rounded
+    up.
+    """
     per_task = max((round_up(evaluate(s, env)) for s in scratch), default=0)
     return sum(round_up(evaluate(s, env)) for s in slots) + tasks * per_task

@@ -54,7 +54,9 @@ class ScratchArg:
 
 @dataclass(frozen=True)
 class ShareArg:
-    """The first (or, with ``end``, one past the last) of this task's share of ``count(rows)`` pieces of work, int32."""
+    """The first (or, with ``end``, one past the last) of this task's share of ``count(rows)`` pieces of work,
+    int32.
+    """
 
     count: Callable[[Any], Any]
     rows: Dim
@@ -91,7 +93,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a graph constant becomes kernel-ready: pad with zeros at the ends, reshape, transpose, widen to ``dtype``."""
+    """How a graph constant becomes kernel-ready: pad with zeros at the ends, reshape, transpose, widen to
+    ``dtype``.
+    """
 
     pad: tuple[int, ...]
     reshape: tuple[int, ...]
@@ -105,7 +109,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Constant:
-    """One entry of the blob: ``array`` in kernel order; ``name`` is the graph constant that it holds in full, or "".
+    """One entry of the blob: ``array`` in kernel order; ``name`` is the graph constant that it holds in full,
+    or "".
 
     ``layout`` is None where the entry is the graph constant as it is.
     """
@@ -117,7 +122,9 @@ class Constant:
 
 @dataclass
 class Program:
-    """Kernels by name, stages in order, constants in blob order and aliases (value -> value with the same bytes)."""
+    """Kernels by name, stages in order, constants in blob order and aliases (value -> value with the same
+    bytes).
+    """
 
     graph: Graph
     target: Target
@@ -174,8 +181,9 @@ class Program:
     ) -> None:
         """Append a stage of our standard form.
 
-        Pointers are ``x0, x1, ..`` (inputs), ``y`` (output), then ``scratch`` as (name, element type, elements); scalars
-        are passed at run time, so that ``key`` need not hold them. Shapes and element types are part of the key.
+        Pointers are ``x0, x1, ..`` (inputs), ``y`` (output), then ``scratch`` as (name, element type,
+        elements); scalars are passed at run time, so that ``key`` need not hold them. Shapes and element
+        types are part of the key.
         """
         # a copy to a graph output writes memory that is no value of the graph
         types = [self.type(x) for x in (*inputs, output if output in self.graph.values else inputs[0])]
@@ -191,7 +199,6 @@ class Program:
         args += [IntArg(v) for _, v in scalars]
         args += [SizeArg(symbol(s)) for s in sizes]
         self.add(kernel, [*args, TaskArg(), TasksArg()], output, source)
-
 
 
 def nbytes(type_: TensorType) -> Dim:

@@ -1,7 +1,7 @@
 """Symbolic sizes: integer polynomials over named symbols such as ``batch`` and ``sequence``.
 
-A size in a shape is a plain ``int`` wherever it is known and a :class:`Poly` otherwise; :func:`as_dim` keeps that
-normal form, so ``==`` on dims is exact polynomial equality.
+A size in a shape is a plain ``int`` wherever it is known and a :class:`Poly` otherwise; :func:`as_dim` keeps
+that normal form, so ``==`` on dims is exact polynomial equality.
 
 >>> b, s = symbol("batch"), symbol("seq")
 >>> str(b * s * 3 + s * b)
@@ -114,13 +114,15 @@ def as_dim(value: object) -> Dim:
 
 
 def exact_div(a: Dim, b: Dim) -> Dim:
-    """``a / b`` when ``b`` is one monomial (or int) that divides every term of ``a``; GraphError otherwise."""
+    """``a / b`` when ``b`` is one monomial (or int) that divides every term of ``a``; GraphError
+    otherwise.
+    """
     divisor = terms_of(b)
     if a == b and divisor:
         return 1
     if len(divisor) != 1:
         raise GraphError(f"size {a} cannot be divided by {b}")
-    (mono_b, coef_b), = divisor.items()
+    ((mono_b, coef_b),) = divisor.items()
     out: dict[Monomial, int] = {}
     for mono, coef in terms_of(a).items():
         rest = list(mono)

@@ -1,7 +1,8 @@
 """The typed SSA graph that every stage works on, float and integer alike.
 
-A graph is a list of nodes in topological order; each node has one operator and one output; values are named and typed.
-Graphs are built through :class:`Builder` and treated as immutable afterwards: a pass walks one graph and builds the next.
+A graph is a list of nodes in topological order; each node has one operator and one output; values are named
+and typed. Graphs are built through :class:`Builder` and treated as immutable afterwards: a pass walks one
+graph and builds the next.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from intc.ir.types import TensorType, type_of_array
 
 @dataclass(frozen=True)
 class Value:
-    """A named tensor. ``scale``: real = integer * scale (a float, or one float per index of the last axis)."""
+    """A named tensor. ``scale``: real = integer * scale (a float, or one float per index of the last
+    axis).
+    """
 
     name: str
     type: TensorType
@@ -67,7 +70,9 @@ class Graph:
         return dims.symbols(d for name in self.inputs for d in self.type(name).shape)
 
     def bind(self, feeds: Mapping[str, Array]) -> dict[str, int]:
-        """The size of every symbol, solved from the shapes of ``feeds``; FeedError names the input that disagrees."""
+        """The size of every symbol, solved from the shapes of ``feeds``; FeedError names the input that
+        disagrees.
+        """
         env: dict[str, int] = {}
         for name in self.inputs:
             if name not in feeds:
@@ -81,7 +86,9 @@ class Graph:
                     if dim != size:
                         raise FeedError(f"input '{name}' has shape {list(got)}, expected {expected}")
                 elif env.setdefault(str(dim), size) != size:
-                    raise FeedError(f"input '{name}' has shape {list(got)}: {dim} is {env[str(dim)]} elsewhere")
+                    raise FeedError(
+                        f"input '{name}' has shape {list(got)}: {dim} is {env[str(dim)]} elsewhere"
+                    )
         return env
 
     def run(
@@ -113,7 +120,11 @@ class Graph:
 
         Feeds that already have the input's integer type pass through; outputs come in graph order.
         """
-        raw = {name: quantize_feed(self.values[name], np.asarray(feeds[name])) for name in self.inputs if name in feeds}
+        raw = {
+            name: quantize_feed(self.values[name], np.asarray(feeds[name]))
+            for name in self.inputs
+            if name in feeds
+        }
         results = self.run(raw)
         return [dequantize(self.values[name], results[name]) for name in self.outputs]
 
@@ -204,8 +215,8 @@ Visit = Callable[[Builder, Node, tuple[str, ...]], str | None]
 def rebuild(graph: Graph, visit: Visit) -> Graph:
     """A new graph: ``visit(builder, node, inputs)`` emits each node's replacement and returns its value.
 
-    ``inputs`` are the node's inputs in the new graph. Returning ``None`` copies the node. Names of untouched values are
-    kept; constants are copied on first use; what no output needs is dropped.
+    ``inputs`` are the node's inputs in the new graph. Returning ``None`` copies the node. Names of untouched
+    values are kept; constants are copied on first use; what no output needs is dropped.
     """
     builder = Builder(graph.name)
     names: dict[str, str] = {}

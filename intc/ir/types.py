@@ -1,7 +1,8 @@
 """Types of values: shape, element type and, for integers, the proven interval ``[lo, hi]``.
 
-Integers are types in full: an operator cannot overflow silently, because its result type carries the exact range that
-its interval rule derives, and :meth:`TensorType.__post_init__` refuses a range that the element type cannot hold.
+Integers are types in full: an operator cannot overflow silently, because its result type carries the exact
+range that its interval rule derives, and :meth:`TensorType.__post_init__` refuses a range that the element
+type cannot hold.
 
 >>> TensorType((2, 3), "int8", -5, 7)
 TensorType(int8[2, 3] in [-5, 7])
@@ -83,7 +84,9 @@ class TensorType:
 
 
 def format_type(type_: TensorType) -> str:
-    """``int8[batch, 197, 384] in [-128, 127]``; the interval is left out where it is the whole element type."""
+    """``int8[batch, 197, 384] in [-128, 127]``; the interval is left out where it is the whole element
+    type.
+    """
     text = type_.dtype + format_shape(type_.shape)
     if type_.is_float or type_.interval == LIMITS[type_.dtype]:
         return text

@@ -1,8 +1,9 @@
 """The scalar integer formulas, each written once over an algebra.
 
-An algebra supplies ``where, minimum, maximum`` beside Python's ``+ - * >> <<``. Three instances give a formula its
-three lives: :class:`Exact` (int64 numpy: the meaning), :class:`Intervals` (the proof that nothing overflows 32 bits) and
-the code generator's expressions (the kernel). Fixed point is named ``Qn``: n fraction bits.
+An algebra supplies ``where, minimum, maximum`` beside Python's ``+ - * >> <<``. Three instances give a
+formula its three lives: :class:`Exact` (int64 numpy: the meaning), :class:`Intervals` (the proof that nothing
+overflows 32 bits) and the code generator's expressions (the kernel). Fixed point is named ``Qn``: n fraction
+bits.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-# 2**-r ~ 1 - r*(A - B*r) on [0, 1], B = A - 1/2 so that the ends are exact; A minimises the worst relative error.
+# 2**-r ~ 1 - r*(A - B*r) on [0, 1], B = A - 1/2 so that the ends are exact; A minimises the worst relative
+# error.
 EXP2_A_Q15: Final = 21951
 EXP2_B_Q15: Final = EXP2_A_Q15 - 16384
 OCTAVES_MAX: Final = 31
@@ -69,7 +71,9 @@ def exp2_neg(ns: Algebra, t: Any) -> Any:
 
 
 def reciprocal_1_2(ns: Algebra, d: Any) -> Any:
-    """2**30 / d in Q15 for d in [2**15, 2**16]: linear seed, two Newton steps; error at most 4 units of 2**-15."""
+    """2**30 / d in Q15 for d in [2**15, 2**16]: linear seed, two Newton steps; error at most 4 units of
+    2**-15.
+    """
     r = RECIPROCAL_SEED_Q15 - (d >> 1)
     for _ in range(2):
         r = ns.assume(r, 14000, 33000)
@@ -85,8 +89,8 @@ def sigmoid_neg_exponent(ns: Algebra, u: Any) -> Any:
 def gelu(ns: Algebra, x: Any, frac: int) -> Any:
     """GELU of x in Q``frac`` (int16, 4 <= frac <= 14), in Q(frac + 15).
 
-    The sigmoid pivots on each element: sigma(|x|) from a base-2 shift exponential, mirrored for x < 0. The cubic
-    argument is evaluated on min(|x|, 8 - 2**-12), beyond which sigma is 1 within half a unit.
+    The sigmoid pivots on each element: sigma(|x|) from a base-2 shift exponential, mirrored for x < 0. The
+    cubic argument is evaluated on min(|x|, 8 - 2**-12), beyond which sigma is 1 within half a unit.
     """
     magnitude = ns.maximum(x, 0 - x)
     if frac <= 12:

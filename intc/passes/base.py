@@ -1,6 +1,7 @@
 """What a pass is: a small frozen dataclass with a name and ``run(graph) -> graph``.
 
-Its fields are its options. A pass never edits the graph it is given; it returns the same object when nothing changed.
+Its fields are its options. A pass never edits the graph it is given; it returns the same object when nothing
+changed.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ class Uses:
         return node if node is not None and isinstance(node.op, kinds) else None
 
     def only(self, value: str, *kinds: type[Op]) -> Node | None:
-        """Like :meth:`producer`, and ``value`` has exactly one consumer and is no output: it may be absorbed."""
+        """Like :meth:`producer`, and ``value`` has exactly one consumer and is no output: it may be
+        absorbed.
+        """
         node = self.producer(value, *kinds)
         return node if node is not None and self.single(value) else None
 

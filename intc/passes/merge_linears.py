@@ -1,6 +1,7 @@
 """Phase 5: linears that read the same tensor become one: ``x @ [Wq | Wk | Wv]``, sliced by its readers.
 
-Only groups whose every output is read by one ``attention`` are merged, since attention takes column offsets for free.
+Only groups whose every output is read by one ``attention`` are merged, since attention takes column offsets
+for free.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class MergeLinears:
             if isinstance(node.op, Attention) and any(x in members for x in node.inputs[:3]):
                 offsets = [_offset(graph, groups, members, x) for x in node.inputs[:3]]
                 op = replace(node.op, q_offset=offsets[0], k_offset=offsets[1], v_offset=offsets[2])
-                return b.emit(op, *inputs, name=node.output, source=node.source, scale=graph.values[node.output].scale)
+                return b.emit(
+                    op, *inputs, name=node.output, source=node.source, scale=graph.values[node.output].scale
+                )
             return None
 
         return rebuild(graph, visit)
@@ -50,7 +53,12 @@ def _group(uses: Uses, attention: Node) -> dict[str, tuple[Node, ...]]:
     found: list[Node] = []
     for value in dict.fromkeys(attention.inputs[:3]):
         node = uses.only(value, Linear)
-        if node is None or not isinstance(node.op, Linear) or len(node.inputs) != 5 or node.op.dtype != "int8":
+        if (
+            node is None
+            or not isinstance(node.op, Linear)
+            or len(node.inputs) != 5
+            or node.op.dtype != "int8"
+        ):
             return {}
         found.append(node)
     same = [n for n in found if n.inputs[0] == found[-1].inputs[0] and n.op == found[-1].op]

@@ -1,9 +1,10 @@
 """Data movement that undoes itself disappears.
 
-``reshape(reshape(x)) = reshape(x)``; ``transpose(transpose(x, p), q) = transpose(x, p[q])``; identity reshapes and
-transposes are their input; ``transpose(reshape(transpose(x)))`` is one reshape where the transposes cancel (channels-first feature maps flattened
-to token rows); ``reshape(transpose(reshape(x)))`` is one transpose where the reshapes only merge and split axes that
-stay together (keys transposed as [batch*heads, S, D]).
+``reshape(reshape(x)) = reshape(x)``; ``transpose(transpose(x, p), q) = transpose(x, p[q])``; identity
+reshapes and transposes are their input; ``transpose(reshape(transpose(x)))`` is one reshape where the
+transposes cancel (channels-first feature maps flattened to token rows); ``reshape(transpose(reshape(x)))`` is
+one transpose where the reshapes only merge and split axes that stay together (keys transposed as
+[batch*heads, S, D]).
 """
 
 from __future__ import annotations
@@ -44,9 +45,16 @@ def _reshape(b: Builder, node: Node, x: str) -> str | None:
         return x
     inner = _producer(b, x)
     split = _producer(b, inner.inputs[0]) if inner is not None and isinstance(inner.op, Transpose) else None
-    if inner is not None and isinstance(inner.op, Transpose) and split is not None and isinstance(split.op, Reshape):
+    if (
+        inner is not None
+        and isinstance(inner.op, Transpose)
+        and split is not None
+        and isinstance(split.op, Reshape)
+    ):
         base = split.inputs[0]
-        perm = _unmerged(b.graph.type(base).shape, b.graph.type(split.output).shape, tuple(inner.op.perm), shape)
+        perm = _unmerged(
+            b.graph.type(base).shape, b.graph.type(split.output).shape, tuple(inner.op.perm), shape
+        )
         if perm is not None:
             return b.emit(Transpose(perm), base, name=node.output, source=node.source)
     scale = b.graph.values[node.inputs[0]].scale if node.inputs[0] in b.graph.values else None
@@ -65,7 +73,9 @@ def _transpose(b: Builder, node: Node, x: str) -> str | None:
     if inner is not None and isinstance(inner.op, Reshape):
         source = _producer(b, inner.inputs[0])
         if source is not None and isinstance(source.op, Transpose):
-            regrouped = _through(tuple(source.op.perm), b.graph.type(source.output).shape, b.graph.type(x).shape, perm)
+            regrouped = _through(
+                tuple(source.op.perm), b.graph.type(source.output).shape, b.graph.type(x).shape, perm
+            )
             if regrouped is not None:
                 base = source.inputs[0]
                 if b.graph.type(base).shape == regrouped:
@@ -75,7 +85,9 @@ def _transpose(b: Builder, node: Node, x: str) -> str | None:
 
 
 def _runs(coarse: Shape, fine: Shape) -> list[list[int]] | None:
-    """For each axis of ``coarse`` the run of axes of ``fine`` whose product it is; None when they do not align."""
+    """For each axis of ``coarse`` the run of axes of ``fine`` whose product it is; None when they do not
+    align.
+    """
     runs: list[list[int]] = []
     start = 0
     for size in coarse:
@@ -90,7 +102,9 @@ def _runs(coarse: Shape, fine: Shape) -> list[list[int]] | None:
 
 
 def _unmerged(fine: Shape, merged: Shape, perm: tuple[int, ...], out: Shape) -> tuple[int, ...] | None:
-    """The permutation P with ``reshape(transpose(reshape(x, merged), perm), out) == transpose(x, P)``, if any."""
+    """The permutation P with ``reshape(transpose(reshape(x, merged), perm), out) == transpose(x, P)``, if
+    any.
+    """
     runs = _runs(merged, fine)
     if runs is None:
         return None
@@ -99,9 +113,11 @@ def _unmerged(fine: Shape, merged: Shape, perm: tuple[int, ...], out: Shape) -> 
 
 
 def _through(first: tuple[int, ...], before: Shape, after: Shape, second: tuple[int, ...]) -> Shape | None:
-    """The shape S with ``transpose(reshape(transpose(x, first), after), second) == reshape(x, S)``, if one exists.
+    """The shape S with ``transpose(reshape(transpose(x, first), after), second) == reshape(x, S)``, if one
+    exists.
 
-    The reshape must map each axis of ``before`` to a run of axes of ``after``; the transposes must cancel on the runs.
+    The reshape must map each axis of ``before`` to a run of axes of ``after``; the transposes must cancel on
+    the runs.
     """
     runs = _runs(before, after)
     if runs is None:
