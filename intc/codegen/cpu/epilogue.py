@@ -67,7 +67,7 @@ def plan_requantize(
     if np.any((e < 1) | (e > 62)) or np.any(np.abs(m) >= 2**31):
         raise CodegenError("requantisation needs 1 <= e <= 62 and |m| < 2**31; renormalise the multiplier")
     per_channel = m.size > 1
-    e = np.where(m == 0, max(FAST_EXPONENT, int(e.max())), e)
+    m, e = _normalise(m, e)
     pre = max(0, FAST_EXPONENT - int(e.min()))
     form = Requantize(lo, hi, per_channel, exact64=True)
     if pre == 0:
@@ -83,6 +83,14 @@ def plan_requantize(
             form = Requantize(lo, hi, per_channel, pre, clamp=True)
     shift = 0 if form.exact64 else form.pre
     return form, m.astype(np.int32), (e + shift).astype(np.int32)
+
+
+def _normalise(m: Ints, e: Ints) -> tuple[Ints, Ints]:
+    """Equal multipliers with small exponents raised where the mantissa leaves room: 2m / 2**(e+1) rounds alike."""
+    m, e = m.copy(), np.where(m == 0, max(FAST_EXPONENT, int(e.max())), e)
+    while np.any(small := (np.abs(m) < 2**30) & (e < FAST_EXPONENT)):
+        m, e = np.where(small, 2 * m, m), np.where(small, e + 1, e)
+    return m, e
 
 
 class Prepared:

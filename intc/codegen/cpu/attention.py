@@ -1,0 +1,286 @@
+"""``attention``: Q K^T, Shiftmax, P V and requantisation of one head at a time, all in one thread's scratch memory.
+
+The task space is batch x heads x query chunks, chunks fastest. A range of tasks packs the keys and values of each head
+once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import tvm.tirx as tir
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from intc.codegen.cpu.epilogue import Requantize
+from intc.codegen.cpu.isa import Isa
+from intc.codegen.cpu.probabilities import RowSoftmax
+from intc.codegen.cpu.tile import as_a, as_b, emit_pack_rows, emit_store, emit_tile, for_row_tiles
+from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, shuffle
+from intc.errors import CodegenError
+
+CHUNK_ROWS: Final = 96
+BLOCK_ROWS: Final = 24
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Shape and layout; equal specs share a kernel.
+
+    q [B, Sq, *], k and v [B, Sk, *] are int8 rows with the given strides (elements between tokens), head h in columns
+    ``h * head_dim``; the pointers include the column offset of head 0. The output has ``out_stride``. ``mask`` adds an
+    8-bit mask (nonzero keeps) of strides given at run time. ``output`` turns the int32 context into int8.
+    """
+
+    heads: int
+    head_dim: int
+    q_stride: int
+    k_stride: int
+    v_stride: int
+    out_stride: int
+    output: Requantize
+    mask: bool = False
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.head_dim < 1:
+            raise CodegenError(f"attention of {self.heads} heads by {self.head_dim}: both must be positive")
+
+
+def _score_isa(isa: Isa) -> Isa:
+    """The tile over keys: narrow and tall where a wide tile would mostly multiply padding."""
+    return replace(isa, rows=12, vectors=2) if isa.lanes == 16 else isa
+
+
+def _value_isa(spec: AttentionSpec, isa: Isa) -> Isa:
+    """The tile over the columns of a head."""
+    vectors = min(isa.vectors, -(-spec.head_dim // isa.lanes))
+    whole = replace(isa, vectors=vectors)
+    return whole if whole.columns % isa.epilogue == 0 else replace(isa, vectors=-(-isa.epilogue // isa.lanes))
+
+
+def _up(value: Any, multiple: int) -> Any:
+    return (value + (multiple - 1)) // multiple * multiple
+
+
+class _Layout:
+    """Offsets in 32-bit words of one thread's scratch memory, for ``sk`` keys (an int or a TIR expression)."""
+
+    def __init__(self, spec: AttentionSpec, isa: Isa, sk: Any) -> None:
+        self.score, self.value = _score_isa(isa), _value_isa(spec, isa)
+        self.words = isa.words(spec.head_dim)
+        self.q_stride = -(-self.words // 16) * 16 + 16
+        self.keys = _up(sk, 64)  # every tile and vector width divides 64
+        self.value_words = _up(sk, 2 * isa.group) // isa.group
+        self.p_stride = self.keys // isa.group + 16
+        panels = -(-spec.head_dim // self.value.columns)
+        self.k = 0
+        self.start = self.keys * self.words
+        self.v = self.start + self.keys
+        self.q = self.v + self.value_words * (panels * self.value.columns)
+        self.p = self.q + BLOCK_ROWS * self.q_stride
+        self.scores = self.p + self.p_stride * BLOCK_ROWS
+        self.mask = self.scores + self.keys * BLOCK_ROWS
+        self.acc = self.mask + self.keys // 4
+        self.total = self.acc + self.value.rows * self.value.columns
+
+
+def attention_scratch_bytes(spec: AttentionSpec, isa: Isa, sk: Any) -> Any:
+    """Bytes of scratch memory that one thread needs for ``sk`` keys (an int or an int32 TIR expression)."""
+    return _Layout(spec, isa, sk).total * 4
+
+
+def attention_tasks(spec: AttentionSpec, batch: Any, sq: Any) -> Any:
+    """The number of tasks (ints or int32 TIR expressions)."""
+    return batch * spec.heads * ((sq + (CHUNK_ROWS - 1)) // CHUNK_ROWS)
+
+
+def attention_arguments(spec: AttentionSpec) -> tuple[str, ...]:
+    """The kernel's parameters in order; ``score`` is :func:`intc.codegen.cpu.probabilities.score_parameters`."""
+    mask = ("mask",) if spec.mask else ()
+    strides = ("mask_batch", "mask_head", "mask_row") if spec.mask else ()
+    return ("q", "k", "v", *mask, "score", "m", "e", "out", "scratch", "sq", "sk", *strides, "begin", "end")
+
+
+class _Attention:
+    """State of one kernel under construction."""
+
+    def __init__(self, spec: AttentionSpec, isa: Isa) -> None:
+        self.spec, self.isa = spec, isa
+
+    def emit(self, name: str) -> None:
+        spec, isa = self.spec, self.isa
+        dtypes = {"score": "int32", "m": "int32", "e": "int32", "scratch": "int32"}
+        names = attention_arguments(spec)
+        pointers = names[: names.index("sq")]
+        T.func_name(name)
+        addresses = {n: pointer(n, dtypes.get(n, "int8")) for n in pointers}
+        self.sizes = {n: T.arg(n, T.int32()) for n in names[len(pointers) :]}
+        self.at = {n: buffer(addresses[n], dtypes.get(n, "int8")) for n in pointers}
+        self.words = self.at["scratch"]
+        self.a = buffer(addresses["scratch"], isa.a_dtype)
+        self.b = buffer(addresses["scratch"], isa.b_dtype)
+        self.bytes = buffer(addresses["scratch"], "int8")
+        self.sq, self.sk = self.sizes["sq"], self.sizes["sk"]
+        self.lay = _Layout(spec, isa, self.sk)
+        chunks = T.Bind((self.sq + (CHUNK_ROWS - 1)) // CHUNK_ROWS)
+        softmax = RowSoftmax(isa, self.at["score"], self.sk)
+        with T.serial(self.sizes["begin"], self.sizes["end"]) as task:
+            chunk = T.Bind(tir.floormod(task, chunks))
+            index = T.Bind(tir.floordiv(task, chunks))
+            head, batch = T.Bind(tir.floormod(index, spec.heads)), T.Bind(tir.floordiv(index, spec.heads))
+            with T.If(tir.Or(task == self.sizes["begin"], chunk == 0)), T.Then():
+                self._pack_keys(T.Bind(batch * self.sk * spec.k_stride + head * spec.head_dim))
+                self._pack_values(T.Bind(batch * self.sk * spec.v_stride + head * spec.head_dim))
+            first = T.Bind(chunk * CHUNK_ROWS)
+            rows = T.Bind(tir.Min(self.sq - first, tir.IntImm("int32", CHUNK_ROWS)))
+            with T.serial(0, (rows + (BLOCK_ROWS - 1)) // BLOCK_ROWS) as block:
+                row = T.Bind(first + block * BLOCK_ROWS)
+                count = T.Bind(tir.Min(tir.IntImm("int32", BLOCK_ROWS), rows - block * BLOCK_ROWS))
+                self._block(softmax, batch, head, row, count)
+
+    def _pack_keys(self, base: Any) -> None:
+        """K of one head as panels of B, and what accumulators start from: ``lanes`` keys at a time, transposed."""
+        isa, lay = self.lay.score, self.lay
+        lanes, panel_words = isa.lanes, isa.columns * lay.words
+        unit = 4 // isa.b_bytes
+        groups = lay.keys // lanes
+        with T.serial(0, groups) as group:
+            key = T.Bind(group * lanes)
+            count = T.Bind(tir.Max(tir.Min(tir.IntImm("int32", lanes), self.sk - key), tir.IntImm("int32", 0)))
+            emit_pack_rows(
+                self.at["k"], base + key * self.spec.k_stride, self.spec.k_stride, self.b, lay.q * unit,
+                lay.q_stride * unit, count, self.spec.head_dim, lay.words * isa.group, isa.b_dtype, as_b(isa),
+            )
+            panel = T.Bind(tir.floordiv(group, isa.vectors) * panel_words + tir.floormod(group, isa.vectors) * lanes)
+            for w in range(0, lay.words, lanes):
+                rows = [T.Bind(self.words[ramp(lay.q + i * lay.q_stride + w, lanes)]) for i in range(lanes)]
+                for i, column in enumerate(_transposed(rows, lanes)[: lay.words - w]):
+                    T.buffer_store(self.words, column, [ramp(lay.k + panel + (w + i) * isa.columns, lanes)])
+            self._start(isa, panel, key)
+
+    def _start(self, isa: Isa, panel: Any, key: Any) -> None:
+        """Accumulators of ``lanes`` keys begin at -128 times the key's sum where queries carry an offset of 128."""
+        lanes, step = isa.lanes, isa.lanes * isa.group
+        total = const(0, lanes)
+        if isa.unsigned_a:
+            ones = tir.IntImm("int32", 0x01010101)
+            for w in range(self.lay.words):
+                at = (self.lay.k + panel + w * isa.columns) * (4 // isa.b_bytes)
+                total = T.Bind(isa.emit_dot(total, ones, T.Bind(self.b[ramp(at, step)])))
+            total = T.Bind(total * const(-128, lanes))
+        T.buffer_store(self.words, total, [ramp(self.lay.start + key, lanes)])
+
+    def _pack_values(self, base: Any) -> None:
+        """V of one head as panels of B: ``group`` rows interleaved into words; rows beyond ``sk`` repeat the last."""
+        isa, lay, dim = self.lay.value, self.lay, self.spec.head_dim
+        v, stride, g = self.at["v"], self.spec.v_stride, isa.group
+        with T.serial(0, lay.value_words) as word:
+            last = self.sk - 1
+            rows = [T.Bind(base + tir.Min(word * g + i, last) * stride) for i in range(g)]
+            for column in range(0, dim, isa.lanes):
+                panel, inside = divmod(column, isa.columns)
+                at = lay.v + panel * isa.columns * lay.value_words + word * isa.columns + inside
+                width = isa.lanes if column + isa.lanes <= dim else 1
+                for c in range(column, min(column + isa.lanes, dim), width):
+                    parts = [v[ramp(row + c, width)] for row in rows]
+                    T.buffer_store(self.words, _woven(parts, width), [ramp(at + (c - column), width)])
+
+    def _block(self, softmax: RowSoftmax, batch: Any, head: Any, row: Any, count: Any) -> None:
+        """``count`` query rows from ``row``: scores, probabilities, context."""
+        spec, isa, lay, g = self.spec, self.isa, self.lay, self.isa.group
+        base = T.Bind((batch * self.sq + row) * spec.q_stride + head * spec.head_dim)
+        emit_pack_rows(
+            self.at["q"], base, spec.q_stride, self.a, lay.q * g, lay.q_stride * g, count, spec.head_dim,
+            lay.words * g, isa.a_dtype, as_a(isa, "int8"),
+        )
+        self._scores(count)
+        with T.serial(0, count) as r:
+            mask = None
+            if spec.mask:
+                self._load_mask(batch, head, row + r)
+                mask = (self.bytes, lay.mask * 4)
+            softmax.emit(self.words, lay.scores + r * lay.keys, self.a, (lay.p + r * lay.p_stride) * g, mask)
+        self._context(batch, head, row, count)
+
+    def _scores(self, count: Any) -> None:
+        isa, lay = self.lay.score, self.lay
+        with T.serial(0, (self.sk + (isa.columns - 1)) // isa.columns) as panel:
+            b_base = T.Bind((lay.k + panel * (isa.columns * lay.words)) * (4 // isa.b_bytes))
+            column = T.Bind(panel * isa.columns)
+
+            def start(vector: int) -> Any:
+                return self.words[ramp(lay.start + column + vector * isa.lanes, isa.lanes)]
+
+            def tile(size: int, first: Any) -> None:
+                emit_tile(
+                    isa, size, self.words, lay.q + first * lay.q_stride, lay.q_stride, self.b, b_base, lay.words,
+                    start, self.words, lay.scores + first * lay.keys + column, lay.keys,
+                )
+
+            for_row_tiles(isa, count, tile)
+
+    def _load_mask(self, batch: Any, head: Any, row: Any) -> None:
+        """One row of the mask into scratch, zero-filled to whole vectors."""
+        s, mask, to = self.sizes, self.at["mask"], self.lay.mask * 4
+        source = T.Bind(batch * s["mask_batch"] + head * s["mask_head"] + row * s["mask_row"])
+        with T.serial(0, self.sk) as i:
+            T.buffer_store(self.bytes, mask[source + i], [to + i])
+        with T.serial(self.sk, _up(self.sk, self.isa.epilogue)) as i:
+            T.buffer_store(self.bytes, tir.IntImm("int8", 0), [to + i])
+
+    def _context(self, batch: Any, head: Any, row: Any, count: Any) -> None:
+        spec, isa, lay = self.spec, self.lay.value, self.lay
+        parameters = {"m0": self.at["m"], "e0": self.at["e"]}
+        for panel in range(-(-spec.head_dim // isa.columns)):
+            column, unit = panel * isa.columns, 4 // isa.b_bytes
+            b_base = T.Bind((lay.v + panel * isa.columns * lay.value_words) * unit)
+
+            def tile(size: int, first: Any, column: int = column, b_base: Any = b_base) -> None:
+                emit_tile(
+                    isa, size, self.words, lay.p + first * lay.p_stride, lay.p_stride, self.b, b_base,
+                    lay.value_words, lambda _: const(0, isa.lanes), self.words, lay.acc, isa.columns,
+                )
+                for at in range(column, min(column + isa.columns, spec.head_dim), isa.epilogue):
+                    channel = T.Bind(head * spec.head_dim + at)
+                    out = T.Bind((batch * self.sq + row + first) * spec.out_stride + channel)
+                    emit_store(
+                        isa, (spec.output,), parameters, self.words, lay.acc + at - column, self.at["out"], "int8",
+                        size, min(isa.epilogue, spec.head_dim - at), channel,
+                        place=lambda r, out=out: out + r * spec.out_stride,  # type: ignore[misc]
+                    )
+
+            for_row_tiles(isa, count, tile)
+
+
+def _transposed(rows: list[Any], lanes: int) -> list[Any]:
+    """``lanes`` vectors of ``lanes`` words, rows and columns exchanged (Eklundh: blocks of 1, 2, 4 ... swapped)."""
+    step = 1
+    while step < lanes:
+        low = [i if not i & step else lanes + i - step for i in range(lanes)]
+        high = [i + step if not i & step else lanes + i for i in range(lanes)]
+        new = list(rows)
+        for i in (i for i in range(lanes) if not i & step):
+            new[i] = shuffle([rows[i], rows[i + step]], low)
+            new[i + step] = shuffle([rows[i], rows[i + step]], high)
+        rows, step = new, 2 * step
+    return rows
+
+
+def _woven(parts: list[Any], lanes: int) -> Any:
+    """2 or 4 vectors of int8 as one of int32, each part in its own 16 or 8 bits, the first lowest."""
+    bits = 32 // len(parts)
+    wide = [T.Bind(T.cast(p, "int32" if lanes == 1 else f"int32x{lanes}")) for p in parts]
+    word = Vec(wide[0], lanes) & ((1 << bits) - 1)
+    for i, part in enumerate(wide[1:], 1):
+        kept = Vec(part, lanes) if i == len(wide) - 1 else Vec(part, lanes) & ((1 << bits) - 1)
+        word = word | (kept << (i * bits))
+    return word.expr
+
+
+def attention(spec: AttentionSpec, isa: Isa, name: str = "attention") -> tir.PrimFunc:
+    """The private kernel ``name`` with the parameters of :func:`attention_arguments`; runs tasks [begin, end)."""
+    with IRBuilder() as builder:
+        with T.prim_func(is_private=True):
+            _Attention(spec, isa).emit(name)
+    return builder.get()
