@@ -1,1 +1,1 @@
-"""The `.intc` file: one schema for writing and reading."""
+"""The artifact file: one schema for writer and reader; reading it needs nothing of the compiler."""

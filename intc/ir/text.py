@@ -12,8 +12,8 @@
     output %y
 
 Names outside ``[A-Za-z0-9_./:-]`` are quoted as JSON strings. Small constants stand inline; the others, and
-scales with one entry per channel (``scale @``), live in a side table of arrays that :func:`side_tensors` gives
-and the parser takes.
+scales with one entry per channel (``scale @``), live in a side table of arrays that :func:`side_tensors`
+gives and the parser takes.
 """
 
 from __future__ import annotations

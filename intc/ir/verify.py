@@ -12,9 +12,9 @@ def verify(graph: Graph) -> None:
     """GraphError naming the first value or node that breaks a rule.
 
     The rules: every value is defined once, before its first use, by an input, a constant or a node; nothing
-    else is in ``values``; node types equal what the operator infers; constants have the shape and element type
-    of their value and lie in its interval; per-channel scales have one entry per index of the last axis;
-    outputs are defined.
+    else is in ``values``; node types equal what the operator infers; constants have the shape and element
+    type of their value and lie in its interval; per-channel scales have one entry per index of the last
+    axis; outputs are defined.
     """
     defined: set[str] = set()
     for name in (*graph.inputs, *graph.constants):
@@ -86,7 +86,7 @@ def float_values(graph: Graph) -> list[str]:
 
 
 def float_operators(graph: Graph) -> list[str]:
-    """Outputs of the nodes that touch a float value or carry a float attribute; empty for an integer graph."""
+    """Outputs of the nodes with a float value or a float attribute; empty for an integer graph."""
     out = []
     for node in graph.nodes:
         touched = any(graph.type(n).is_float for n in (*node.inputs, node.output))

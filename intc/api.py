@@ -1,0 +1,202 @@
+"""The Python front door: ``compile`` an ONNX model, hold it as a :class:`Module`, save it, open it again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from numpy.typing import ArrayLike
+
+import intc
+from intc.artifact import schema, tensors
+from intc.artifact.container import Container
+from intc.artifact.schema import Manifest, Packed, Port, Program, Size
+from intc.artifact.writer import write_artifact
+from intc.calibration import collect, open_feeds
+from intc.calibration.readers import Feeds
+from intc.codegen.lower import Lowered, lower
+from intc.codegen.targets import resolve
+from intc.errors import UsageError
+from intc.frontend import import_onnx
+from intc.ir.dims import Dim
+from intc.ir.graph import Graph
+from intc.ir.op import Array
+from intc.ir.text import parse_graph, print_graph, side_tensors
+from intc.ir.verify import float_operators, float_values, verify
+from intc.ops import OPS
+from intc.passes import pipeline as phases
+from intc.passes.pipeline import Pipeline
+from intc.runtime.session import Session
+
+Progress: TypeAlias = Callable[[str], None]
+DERIVED = "~kernel:"  # prefix of the weights that only the kernels read: constants derived from the graph's
+
+
+def compile(
+    model: str | os.PathLike[str],
+    calibration: Feeds | None = None,
+    target: str = "native",
+    *,
+    approximation: str = "shift",
+    bits: int = 8,
+    calibrator: str = "minmax",
+    inputs: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    dump_after: str | Sequence[str] = (),
+) -> Module:
+    """The ONNX file ``model`` as an integer-only module with kernels for ``target``.
+
+    ``calibration`` is a .npz path, a dict of stacked arrays or an iterable of ``{name: array}``; the ranges
+    of all values are taken from it, so it is required (``"random"`` invents data, for trials of speed
+    only). ``inputs`` overrides shapes or types of inputs by name. ``progress`` is told each step; the graph
+    after each pass in ``dump_after`` is kept in ``Module.dumps``. Raises UnsupportedModel (listing every
+    node), CalibrationError, QuantizationError, UsageError.
+    """
+    if bits != 8:
+        raise UsageError(f"bits={bits!r}: this version plans 8-bit weights and activations only; use bits=8")
+    resolve(target)
+    wanted = [dump_after] if isinstance(dump_after, str) else list(dump_after)
+    for name in wanted:
+        if name not in phases.PASS_NAMES:
+            raise UsageError(f"no pass '{name}'; the passes are {', '.join(phases.PASS_NAMES)}")
+    tell = progress or (lambda step: None)
+    path = Path(model)
+    tell("import")
+    source = import_onnx(path, inputs)
+    state = phases.canonicalise(source, tell)
+    tell("calibrate")
+    feeds = open_feeds(state.graph, calibration)
+    stats = collect(state.graph, feeds, calibrator, lambda n: tell(f"calibrate (batch {n})"))  # type: ignore[arg-type]
+    state = phases.integerise(state, stats, approximation, calibrator, tell)  # type: ignore[arg-type]
+    integer = state.graph
+    state = phases.prepare(state, tell)
+    verify(state.graph)
+    tell("generate code")
+    provenance = {
+        "model": path.name,
+        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "approximation": approximation,
+        "bits": bits,
+        "calibrator": calibrator,
+        "calibration": "random" if isinstance(calibration, str) and calibration == "random" else "data",
+    }
+    lowered = lower(state.graph, target)
+    dumps = {name: state.after(name) for name in wanted}
+    return Module(integer, state.graph, lowered, provenance, state, dumps)
+
+
+def open_module(path: str | os.PathLike[str], target: str | None = None) -> Module:
+    """The module in artifact ``path``, compiled again for ``target`` (default: the artifact's own).
+
+    ``graph`` and ``prepared`` are both the fused integer graph that the artifact holds. Results are equal
+    on every target.
+    """
+    manifest, graph = read_graph(path)
+    return Module(graph, graph, lower(graph, target or manifest.target), dict(manifest.provenance))
+
+
+def read_graph(path: str | os.PathLike[str]) -> tuple[Manifest, Graph]:
+    """The manifest and the integer graph of an artifact, checked; no kernel is loaded."""
+    container = Container(Path(path))
+    manifest = schema.read_manifest(container)
+    container.check(manifest.members, schema.MANIFEST)
+    weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
+    text = bytes(container.member(schema.GRAPH)).decode()
+    return manifest, parse_graph(text, weights, OPS.values())
+
+
+@dataclass
+class Module:
+    """A compiled model. ``graph`` is the integer graph, whose ``evaluate`` is the exact reference of the
+    kernels.
+
+    ``prepared`` is the fused graph that was lowered; ``passes`` holds the graph after every pass (None for
+    a module that was opened from a file).
+    """
+
+    graph: Graph
+    prepared: Graph
+    lowered: Lowered
+    provenance: dict[str, Any] = field(default_factory=dict)
+    passes: Pipeline | None = None
+    dumps: dict[str, Graph] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact; ``path`` is replaced in one step once all is written."""
+        weights = side_tensors(self.prepared)
+        packed = []
+        for number, constant in enumerate(self.lowered.constants):
+            if constant.name in weights:
+                packed.append(_packed(constant.name, constant.layout))
+            else:
+                weights[f"{DERIVED}{number}"] = constant.array
+                packed.append(Packed(f"{DERIVED}{number}"))
+        manifest = Manifest(
+            inputs=tuple(_port(self.prepared, name) for name in self.prepared.inputs),
+            outputs=tuple(_port(self.prepared, name) for name in self.prepared.outputs),
+            symbols=self.lowered.symbols,
+            target=self.lowered.target.name,
+            features=tuple(self.lowered.features),
+            program=Program("main", _sizes(self.lowered.slots), _sizes(self.lowered.scratch), tuple(packed)),
+            provenance={**self.provenance, **_producer()},
+        )
+        text = print_graph(self.prepared)
+        write_artifact(path, manifest, text, weights, self.lowered.library, certificate(self.prepared))
+
+    def run(
+        self, output_names: Sequence[str] | None, feeds: Mapping[str, ArrayLike], *, raw: bool = False
+    ) -> list[Array]:
+        """One inference with one thread; see :meth:`intc.runtime.Session.run`."""
+        return self._session.run(output_names, feeds, raw=raw)
+
+    def session(self, threads: int = 1) -> Session:
+        """A session of this module, by way of an artifact in a temporary folder."""
+        with tempfile.TemporaryDirectory(prefix="intc-") as folder:
+            path = Path(folder) / "module.intc"
+            self.save(path)
+            return Session(path, threads=threads)
+
+    @cached_property
+    def _session(self) -> Session:
+        return self.session()
+
+    def _repr_html_(self) -> str:
+        from intc.ir.display import graph_html
+
+        return graph_html(self.graph)
+
+
+def certificate(graph: Graph) -> dict[str, Any]:
+    """What is proven of ``graph``: no float value or operator, and the interval of every value."""
+    return {
+        "float_values": float_values(graph),
+        "float_operators": float_operators(graph),
+        "nodes": len(graph.nodes),
+        "intervals": {
+            name: [value.type.dtype, value.type.lo, value.type.hi] for name, value in graph.values.items()
+        },
+    }
+
+
+def _packed(name: str, layout: Any) -> Packed:
+    return Packed(name) if layout is None else Packed(name, layout.pad, layout.reshape, layout.perm)
+
+
+def _port(graph: Graph, name: str) -> Port:
+    value = graph.values[name]
+    return Port(name, _sizes(value.type.shape), value.type.dtype, value.scale, value.type.lo, value.type.hi)
+
+
+def _sizes(dims: Sequence[Dim]) -> tuple[Size, ...]:
+    return tuple(d if isinstance(d, int) else str(d) for d in dims)
+
+
+def _producer() -> dict[str, str]:
+    return {"intc": intc.__version__, "tvm": metadata.version("apache-tvm")}

@@ -1,0 +1,229 @@
+"""What an artifact says about itself: the manifest, its strict JSON form, and the names of the members.
+
+Sizes are an ``int`` or the text of a polynomial over the manifest's symbols, such as ``"4*batch*seq + 64"``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from intc.artifact.container import Container
+from intc.errors import ArtifactCorrupt, ArtifactVersion
+
+FORMAT: Final = "intc"
+VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+GRAPH: Final = "graph.intc.txt"
+WEIGHTS: Final = "weights.safetensors"
+CERTIFICATE: Final = "certificate.json"
+KERNELS: Final = "kernels/{target}.so"
+MAX_MANIFEST: Final = 64 * 2**20
+DTYPES: Final = ("float32", "bool", "uint8", "int8", "int16", "int32", "int64")
+TERM: Final = re.compile(r"([+-]?)(\w+(?:\*\w+)*)")
+
+Size: TypeAlias = int | str
+Scale: TypeAlias = float | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: real value = integer * ``scale``; integers lie in [``lo``, ``hi``]."""
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: str
+    scale: Scale
+    lo: int | None
+    hi: int | None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One entry of the constants blob: ``tensor`` of the weights, zero-padded, reshaped and transposed.
+
+    Empty ``reshape`` means the tensor as it is.
+    """
+
+    tensor: str
+    pad: tuple[int, ...] = ()
+    reshape: tuple[int, ...] = ()
+    perm: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """How to call the kernels: entry point, the arena's slots, scratch memory per task, the constants blob."""
+
+    entry: str
+    slots: tuple[Size, ...]
+    scratch: tuple[Size, ...]
+    constants: tuple[Packed, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that the runtime knows of an artifact; ``members`` maps every other member to (size, SHA-256)."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    symbols: tuple[str, ...]
+    target: str
+    features: tuple[str, ...]
+    program: Program
+    provenance: dict[str, Any] = field(default_factory=dict)
+    members: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def kernels(self) -> str:
+        """The name of the member with the native code."""
+        return KERNELS.format(target=self.target)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The JSON text of ``manifest``; equal manifests have equal texts."""
+    body = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
+    return (json.dumps(body, indent=1) + "\n").encode()
+
+
+def read_manifest(container: Container) -> Manifest:
+    """The manifest of ``container``; ArtifactVersion for another format, ArtifactCorrupt for anything odd."""
+    if container.entries.get(MANIFEST) is None:
+        raise container.corrupt(f"member '{MANIFEST}' is missing")
+    if container.entries[MANIFEST].size > MAX_MANIFEST:
+        raise container.corrupt(f"'{MANIFEST}' is larger than {MAX_MANIFEST} bytes")
+    return decode(container.checked_crc(MANIFEST), container.path)
+
+
+def decode(data: bytes, path: Path) -> Manifest:
+    """The inverse of :func:`encode`; every field is checked."""
+    try:
+        body = json.loads(data.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise ArtifactCorrupt(f"{path}: '{MANIFEST}' is not JSON") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise ArtifactCorrupt(f"{path}: '{MANIFEST}' does not describe an intc artifact")
+    if body.get("version") != VERSION:
+        raise ArtifactVersion(
+            f"{path}: format version {body.get('version')!r}, this runtime reads version {VERSION}; "
+            "recompile the model, or use the intc release that wrote the file"
+        )
+    try:
+        return _manifest(body)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise ArtifactCorrupt(f"{path}: '{MANIFEST}' is damaged ({cause})") from None
+
+
+def size_value(size: Size, env: Mapping[str, int]) -> int:
+    """The value of ``size`` with the symbols bound by ``env``.
+
+    >>> size_value("4*batch*seq - 2", {"batch": 2, "seq": 3})
+    22
+    """
+    if isinstance(size, int):
+        return size
+    total = 0
+    for sign, term in TERM.findall(size.replace(" ", "")):
+        value = -1 if sign == "-" else 1
+        for factor in term.split("*"):
+            value *= int(factor) if factor.isdigit() else env[factor]
+        total += value
+    return total
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return out
+
+
+def _manifest(body: dict[str, Any]) -> Manifest:
+    symbols = tuple(_text(s) for s in body["symbols"])
+    program = body["program"]
+    members = {_text(k): (_count(v[0]), _digest(v[1])) for k, v in body["members"].items()}
+    manifest = Manifest(
+        inputs=tuple(_port(p, symbols) for p in body["inputs"]),
+        outputs=tuple(_port(p, symbols) for p in body["outputs"]),
+        symbols=symbols,
+        target=_text(body["target"]),
+        features=tuple(_text(f) for f in body["features"]),
+        program=Program(
+            entry=_text(program["entry"]),
+            slots=tuple(_size(s, symbols) for s in program["slots"]),
+            scratch=tuple(_size(s, symbols) for s in program["scratch"]),
+            constants=tuple(_packed(c) for c in program["constants"]),
+        ),
+        provenance=dict(body["provenance"]),
+        members=members,
+    )
+    for name in (GRAPH, WEIGHTS, CERTIFICATE, manifest.kernels):
+        if name not in members:
+            raise ValueError(f"member {name} is not listed")
+    return manifest
+
+
+def _port(spec: dict[str, Any], symbols: tuple[str, ...]) -> Port:
+    scale = spec["scale"]
+    if isinstance(scale, list):
+        scale = tuple(_real(s) for s in scale)
+    elif scale is not None:
+        scale = _real(scale)
+    if spec["dtype"] not in DTYPES:
+        raise ValueError(f"element type {spec['dtype']!r}")
+    lo, hi = (None if spec[k] is None else _integer(spec[k]) for k in ("lo", "hi"))
+    shape = tuple(_size(s, symbols) for s in spec["shape"])
+    return Port(_text(spec["name"]), shape, spec["dtype"], scale, lo, hi)
+
+
+def _packed(spec: dict[str, Any]) -> Packed:
+    pad, reshape, perm = (tuple(_count(n) for n in spec[k]) for k in ("pad", "reshape", "perm"))
+    if len(reshape) != len(perm) or sorted(perm) != list(range(len(perm))):
+        raise ValueError(f"packing of {spec['tensor']!r}")
+    return Packed(_text(spec["tensor"]), pad, reshape, perm)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not an integer")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not 0 <= _integer(value) < 2**40:
+        raise ValueError(f"{value!r} is not a size")
+    return int(value)
+
+
+def _real(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 < value < float("inf"):
+        raise ValueError(f"{value!r} is not a scale")
+    return float(value)
+
+
+def _digest(value: Any) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", _text(value)):
+        raise ValueError(f"{value!r} is not a SHA-256")
+    return str(value)
+
+
+def _size(value: Any, symbols: tuple[str, ...]) -> Size:
+    if not isinstance(value, str):
+        return _count(value)
+    text = value.replace(" ", "")
+    terms = TERM.findall(text)
+    names = {f for _, term in terms for f in term.split("*") if not f.isdigit()}
+    if "".join(a + b for a, b in terms) != text or not names <= set(symbols) or len(text) > 10_000:
+        raise ValueError(f"{value!r} is not a size over the symbols {symbols}")
+    return value

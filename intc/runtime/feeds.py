@@ -1,0 +1,109 @@
+"""Between the caller's arrays and the kernels' integers: shapes bound, types checked, floats quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intc.artifact.schema import Port, Size, size_value
+from intc.errors import FeedError
+from intc.runtime.native import ALIGN, aligned_like
+
+Array = NDArray[Any]
+MAX_SIZE = 2**31 - 1  # sizes are passed to the kernels as int32
+
+
+def check_names(ports: Sequence[Port], feeds: Mapping[str, Any]) -> None:
+    """FeedError for an input that is missing or not known."""
+    names = [p.name for p in ports]
+    for name in names:
+        if name not in feeds:
+            raise FeedError(f"input '{name}' is missing; the model takes {', '.join(names)}")
+    for name in feeds:
+        if name not in names:
+            raise FeedError(f"input '{name}' is not known; the model takes {', '.join(names)}")
+
+
+def bind(ports: Sequence[Port], arrays: Mapping[str, Array]) -> dict[str, int]:
+    """The size of every symbol, solved from the shapes; FeedError names the input that disagrees."""
+    env: dict[str, int] = {}
+    for port in ports:
+        shape = arrays[port.name].shape
+        fits = len(shape) == len(port.shape)
+        for want, got in zip(port.shape, shape, strict=False):
+            fits = fits and 0 < got <= MAX_SIZE and _fits(want, got, env)
+        if not fits:
+            bound = "".join(f", {k} = {v}" for k, v in env.items() if k in port.shape)
+            raise FeedError(
+                f"input '{port.name}' has shape {list(shape)}, expected {format_shape(port.shape)}{bound}"
+            )
+    return env
+
+
+def _fits(want: Size, got: int, env: dict[str, int]) -> bool:
+    return want == got if isinstance(want, int) else env.setdefault(want, got) == got
+
+
+def format_shape(shape: Sequence[Size]) -> str:
+    """``[batch, 3, 224, 224]``."""
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def shape_of(port: Port, env: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of ``port`` with its symbols bound."""
+    return tuple(size_value(s, env) for s in port.shape)
+
+
+def integers(port: Port, array: Array) -> Array:
+    """``array`` as an aligned array of the port's integers.
+
+    Floats are quantised where the port has a scale: round half to even of ``array * float32(1 / scale)``,
+    saturated. Integers are taken as they are and must lie in the port's interval. FeedError for NaN,
+    infinities, other types.
+    """
+    if array.dtype.kind == "f":
+        if port.scale is None:
+            raise FeedError(f"input '{port.name}' is {array.dtype}, expected {port.dtype}")
+        return _quantise(port, array)
+    if array.dtype != port.dtype and (port.scale is not None or array.dtype.kind not in "iub"):
+        expected = f"float32 (or {port.dtype} to pass integers)" if port.scale is not None else port.dtype
+        raise FeedError(f"input '{port.name}' is {array.dtype}, expected {expected}")
+    if port.lo is not None and port.hi is not None:
+        low, high = int(array.min()), int(array.max())
+        if low < port.lo or high > port.hi:
+            found = low if low < port.lo else high
+            raise FeedError(f"input '{port.name}' holds {found}, outside [{port.lo}, {port.hi}]")
+    usable = array.dtype == port.dtype and array.flags.c_contiguous and array.ctypes.data % ALIGN == 0
+    if usable:
+        return array
+    out = aligned_like(array.shape, port.dtype)
+    np.copyto(out, array, casting="unsafe")
+    return out
+
+
+def _quantise(port: Port, array: Array) -> Array:
+    assert isinstance(port.scale, float)
+    assert port.lo is not None
+    assert port.hi is not None
+    if array.dtype != np.float32:
+        array = array.astype(np.float32)
+    scaled = np.multiply(array, np.float32(1.0 / port.scale))
+    low, high = scaled.min(), scaled.max()  # NaN where any element is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise FeedError(f"input '{port.name}' holds NaN or infinite values")
+    np.rint(scaled, out=scaled)
+    if low < port.lo or high > port.hi:
+        np.clip(scaled, port.lo, port.hi, out=scaled)
+    out = aligned_like(array.shape, port.dtype)
+    np.copyto(out, scaled, casting="unsafe")
+    return out
+
+
+def reals(port: Port, array: Array) -> Array:
+    """Integers of ``port`` as float32 (array * scale); unchanged where the port has no scale."""
+    if port.scale is None:
+        return array
+    return np.asarray(array.astype(np.float64) * np.asarray(port.scale), np.float32)

@@ -1,0 +1,111 @@
+"""The native side: CPU features, the kernel library, aligned memory."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intc.errors import ArtifactCorrupt, UsageError, WrongTarget
+
+ALIGN: Final = 64  # generated code assumes it of every address
+LIBRARIES: Final = ("libtvm_runtime.so", "libtvm_runtime.dylib", "tvm_runtime.dll")
+
+
+def aligned(nbytes: int) -> NDArray[np.uint8]:
+    """``nbytes`` uninitialised bytes at a multiple of :data:`ALIGN`."""
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + nbytes]
+
+
+def aligned_like(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """An uninitialised array of this shape and element type at a multiple of :data:`ALIGN`."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    return aligned(size).view(dtype).reshape(shape)
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """This machine's CPU flags by their Linux names; empty where the system does not list them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def check_cpu(path: Path, target: str, features: Iterable[str]) -> None:
+    """WrongTarget naming what this machine lacks of ``features``."""
+    lacking = sorted(set(features) - cpu_features())
+    if lacking:
+        raise WrongTarget(
+            f"{path}: compiled for target '{target}', but this {platform.machine()} CPU lacks "
+            f"{', '.join(lacking)}; recompile with --target native on this machine"
+        )
+
+
+@cache
+def ffi() -> Any:
+    """The ``tvm_ffi`` module, with TVM's runtime library loaded for all libraries that follow.
+
+    ``tvm_ffi`` imports torch where that is installed, which takes seconds and is of no use here: it is held
+    back during the import unless the program has loaded it already.
+    """
+    os.environ.setdefault("TVM_BIND_THREADS", "0")  # concurrent callers must not share one core
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tvm_ffi
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    ctypes.CDLL(str(_runtime_library()), ctypes.RTLD_GLOBAL)
+    return tvm_ffi
+
+
+def _runtime_library() -> Path:
+    spec = importlib.util.find_spec("tvm")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for name in LIBRARIES:
+            candidate = Path(folder) / "lib" / name
+            if candidate.is_file():
+                return candidate
+    raise UsageError("TVM's runtime library is not installed; install the package apache-tvm")
+
+
+def load_kernels(path: Path, code: memoryview, entry: str) -> Callable[..., Any]:
+    """The function ``entry`` of the shared library ``code``; the loader's copy of it is removed at once."""
+    library = ffi()
+    with tempfile.TemporaryDirectory(prefix="intc-") as folder:
+        file = Path(folder) / "kernels.so"
+        file.write_bytes(code)
+        try:
+            module = library.load_module(str(file))
+            function: Callable[..., Any] = module.get_function(entry)
+        except Exception as error:
+            cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise ArtifactCorrupt(f"{path}: the kernel library cannot be loaded ({cause[0]})") from None
+    return function
+
+
+def use_threads(count: int) -> None:
+    """Give the calling thread's pool ``count`` workers (itself included)."""
+    library = ffi()
+    os.environ["TVM_NUM_THREADS"] = str(max(count, int(os.environ.get("TVM_NUM_THREADS", "1") or 1)))
+    library.get_global_func("runtime.config_threadpool")(1, count)

@@ -1,0 +1,199 @@
+"""``Session``: an artifact, loaded, checked and ready to run; it mirrors ``onnxruntime.InferenceSession``."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from intc.artifact import schema, tensors
+from intc.artifact.container import Container
+from intc.artifact.schema import Manifest, Packed, Size, size_value
+from intc.errors import ArtifactCorrupt, FeedError, UsageError
+from intc.runtime import feeds as feeding
+from intc.runtime import native
+from intc.runtime.feeds import Array
+from intc.runtime.native import ALIGN, aligned, aligned_like
+
+ONNX_TYPES: Final = {
+    "float32": "tensor(float)",
+    "bool": "tensor(bool)",
+    "uint8": "tensor(uint8)",
+    "int8": "tensor(int8)",
+    "int16": "tensor(int16)",
+    "int32": "tensor(int32)",
+    "int64": "tensor(int64)",
+}
+KEPT_ARENAS: Final = 4
+MAX_THREADS: Final = 1024
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output as callers see it; ``type`` is ONNX's, float where integers stand for real values.
+
+    ``dtype``, ``scale`` and ``interval`` describe the integers themselves, for callers who pass and take
+    those.
+    """
+
+    name: str
+    shape: list[Size]
+    type: str
+    dtype: str
+    scale: float | tuple[float, ...] | None
+    interval: tuple[int, int] | None
+
+
+def load(path: str | Path, threads: int = 1, sha256: str | None = None) -> Session:
+    """The artifact at ``path`` as a session that uses ``threads`` threads in every run.
+
+    Kernels are native code: with ``sha256`` the file's manifest, and through it every member, must have
+    this digest (``Session.digest``, ``intc info``). Raises ArtifactCorrupt, ArtifactVersion, WrongTarget or
+    UsageError.
+    """
+    return Session(path, threads=threads, sha256=sha256)
+
+
+class Session:
+    """Runs one compiled model. Concurrent calls of :meth:`run` are safe and equal calls one after another."""
+
+    def __init__(self, path: str | Path, threads: int = 1, sha256: str | None = None) -> None:
+        if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+            raise UsageError(f"threads={threads!r} is not a number from 1 to {MAX_THREADS}")
+        self.path = Path(path)
+        self.threads = threads
+        container = Container(self.path)
+        self.manifest: Manifest = schema.read_manifest(container)
+        self.digest: str = hashlib.sha256(container.member(schema.MANIFEST)).hexdigest()
+        if sha256 is not None and sha256.lower() != self.digest:
+            raise ArtifactCorrupt(f"{path}: its digest is {self.digest}, not the {sha256} that was asked for")
+        container.check(self.manifest.members, schema.MANIFEST)
+        native.check_cpu(self.path, self.manifest.target, self.manifest.features)
+        weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
+        self._constants = _pack(self.path, self.manifest.program.constants, weights)
+        code = container.member(self.manifest.kernels)
+        self._main = native.load_kernels(self.path, code, self.manifest.program.entry)
+        self._arenas: list[Array] = []
+        self._lock = threading.Lock()
+        self._configured = threading.local()
+
+    def get_inputs(self) -> list[Port]:
+        """The inputs, in order."""
+        return [_public(p) for p in self.manifest.inputs]
+
+    def get_outputs(self) -> list[Port]:
+        """The outputs, in order."""
+        return [_public(p) for p in self.manifest.outputs]
+
+    def run(
+        self, output_names: Sequence[str] | None, feeds: Mapping[str, ArrayLike], *, raw: bool = False
+    ) -> list[Array]:
+        """The outputs named (all for ``None``) for ``feeds``; float in, float out, as in onnxruntime.
+
+        An input that is given in its own integer type is not quantised; ``raw=True`` returns the outputs'
+        integers. With both there is no floating-point operation. FeedError names the input that does not
+        fit.
+        """
+        ports = self.manifest.outputs
+        wanted = range(len(ports)) if output_names is None else [self._output(n) for n in output_names]
+        feeding.check_names(self.manifest.inputs, feeds)
+        arrays = {p.name: np.asarray(feeds[p.name]) for p in self.manifest.inputs}
+        env = feeding.bind(self.manifest.inputs, arrays)
+        inputs = [feeding.integers(p, arrays[p.name]) for p in self.manifest.inputs]
+        outputs = [aligned_like(feeding.shape_of(p, env), p.dtype) for p in ports]
+        self._call(inputs, outputs, env)
+        return [outputs[i] if raw else feeding.reals(ports[i], outputs[i]) for i in wanted]
+
+    def _output(self, name: str) -> int:
+        names = [p.name for p in self.manifest.outputs]
+        if name not in names:
+            raise FeedError(f"output '{name}' is not known; the model gives {', '.join(names)}")
+        return names.index(name)
+
+    def _call(self, inputs: list[Array], outputs: list[Array], env: Mapping[str, int]) -> None:
+        if self.threads > 1 and not hasattr(self._configured, "done"):
+            native.use_threads(self.threads)
+            self._configured.done = True
+        arena = self._take_arena(self.arena_bytes(env))
+        addresses = (_address(a) for a in (self._constants, arena, *inputs, *outputs))
+        try:
+            self._main(*addresses, *(env[s] for s in self.manifest.symbols), self.threads)
+        finally:
+            with self._lock:
+                if len(self._arenas) < KEPT_ARENAS:
+                    self._arenas.append(arena)
+
+    def arena_bytes(self, env: Mapping[str, int]) -> int:
+        """The bytes of working memory that one run takes at these sizes."""
+        program = self.manifest.program
+        slots = [size_value(s, env) for s in program.slots]
+        scratch = max((_round_up(size_value(s, env)) for s in program.scratch), default=0)
+        if max((*slots, scratch), default=0) > feeding.MAX_SIZE:
+            sizes = ", ".join(f"{k} = {v}" for k, v in env.items())
+            raise FeedError(
+                f"an intermediate value would exceed {feeding.MAX_SIZE} bytes at {sizes}; use smaller batches"
+            )
+        return sum(map(_round_up, slots)) + self.threads * scratch
+
+    def _take_arena(self, nbytes: int) -> Array:
+        with self._lock:
+            while self._arenas:
+                arena = self._arenas.pop()
+                if arena.nbytes >= nbytes:
+                    return arena
+        return aligned(nbytes)
+
+
+def _round_up(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def _address(array: Array) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _public(port: schema.Port) -> Port:
+    kind = ONNX_TYPES["float32" if port.scale is not None else port.dtype]
+    interval = None if port.lo is None or port.hi is None else (port.lo, port.hi)
+    return Port(port.name, list(port.shape), kind, port.dtype, port.scale, interval)
+
+
+def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -> Array:
+    """The constants blob: every entry in kernel order at a multiple of :data:`ALIGN`."""
+    sizes = []
+    for entry in entries:
+        if entry.tensor not in weights:
+            raise ArtifactCorrupt(f"{path}: tensor '{entry.tensor}' is missing from '{schema.WEIGHTS}'")
+        array = weights[entry.tensor]
+        padded = (
+            [n + p for n, p in zip(array.shape, entry.pad, strict=False)] if entry.pad else list(array.shape)
+        )
+        count = int(np.prod(padded, dtype=np.int64))
+        if entry.reshape and (
+            len(padded) != array.ndim or int(np.prod(entry.reshape, dtype=np.int64)) != count
+        ):
+            raise ArtifactCorrupt(f"{path}: the packing of tensor '{entry.tensor}' does not fit its shape")
+        sizes.append(count * array.dtype.itemsize)
+    blob = aligned(sum(map(_round_up, sizes)))
+    at = 0
+    for entry, size in zip(entries, sizes, strict=True):
+        _pack_one(entry, weights[entry.tensor], blob[at : at + size])
+        at += _round_up(size)
+    return blob
+
+
+def _pack_one(entry: Packed, array: Array, place: Array) -> None:
+    if not entry.reshape:
+        place[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return
+    if any(entry.pad):
+        array = np.pad(array, [(0, p) for p in entry.pad])
+    ordered: Any = array.reshape(entry.reshape).transpose(entry.perm)
+    np.copyto(place.view(array.dtype).reshape(ordered.shape), ordered)
