@@ -297,7 +297,8 @@ def _gather_range(call: Call, data: str, axis: int, index: Index) -> str:
         part = _reshape_to(call, part, (*call.shape(data)[:axis], *flat, *call.shape(data)[axis + 1 :]), True)
         return part if call.shape(part) == shape else call.emit(Expand(shape), part)
     source = next((n for n in call.ctx.builder.graph.nodes if n.output == data), None)
-    if axis == 0 and source is not None and isinstance(source.op, Reshape) and len(call.shape(data)) == 1:
+    rest = call.shape(data)[1:]
+    if axis == 0 and source is not None and isinstance(source.op, Reshape) and product(rest) == 1:
         base = source.inputs[0]
         have = call.shape(base)
         strides = [product(have[k + 1 :]) for k in range(len(have))]
@@ -306,7 +307,8 @@ def _gather_range(call: Call, data: str, axis: int, index: Index) -> str:
             for k in range(len(have)):
                 steps = tuple(1 if s == strides[k] and s != 0 else 0 for s in index.steps)
                 parts.append(Index(index.shape, steps))
-            return _select(call, base, parts)
+            picked = _select(call, base, parts)
+            return _reshape_to(call, picked, (*call.shape(picked), *rest), True)
     raise GraphError("the gathered positions are not plain index ranges")
 
 

@@ -15,7 +15,18 @@ from onnx import numpy_helper
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
-from intc.frontend.symbolic import Imported, Index, IndexTuple, NanTest, Splat, fold_index, fold_symbolic, is_symbolic, tidy
+from intc.frontend.symbolic import (
+    Imported,
+    Index,
+    IndexTuple,
+    NanTest,
+    Splat,
+    fold_index,
+    fold_symbolic,
+    is_symbolic,
+    slice_positions,
+    tidy,
+)
 from intc.ir.dims import Dim, symbol
 from intc.ir.graph import Builder, Graph
 from intc.ir.op import Array
@@ -189,6 +200,9 @@ class Importer:
             return _fold_splat(op, inputs, attributes)
         arrays = [x if isinstance(x, np.ndarray) else None for x in inputs]
         if any(a is not None and is_symbolic(a) for a in arrays):
+            if op == "Slice" and arrays[0] is not None and not is_symbolic(arrays[0]):
+                positions = slice_positions(arrays)
+                return None if positions is None else [positions]
             result = fold_symbolic(op, arrays, attributes)
             return None if result is None else [tidy(result)]
         return self._compute(node, arrays)

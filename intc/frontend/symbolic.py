@@ -131,6 +131,18 @@ def _slice(x: Array, inputs: Sequence[Array | None], attributes: dict[str, Any])
     return x[tuple(index)]
 
 
+def slice_positions(inputs: Sequence[Array | None]) -> Index | None:
+    """``arange(n)[..., :end]`` with a symbolic end, the position ids that exporters slice, as an index tensor."""
+    data, starts, ends, axes, steps = (*inputs, None, None)[:5]
+    if data is None or starts is None or ends is None or axes is None or len(starts) != 1:
+        return None
+    flat = data.size == data.shape[-1] and np.array_equal(data.ravel(), np.arange(data.size))
+    last = int(axes[0]) % data.ndim == data.ndim - 1
+    if not flat or not last or int(starts[0]) != 0 or (steps is not None and int(steps[0]) != 1):
+        return None
+    return Index((*data.shape[:-1], as_dim(ends[0])), (*((0,) * (data.ndim - 1)), 1))
+
+
 def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """The result of a node on index tensors and known scalars, or None where it has no affine form."""
     first = next(x for x in inputs if isinstance(x, Index | IndexTuple))

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from intc.errors import GraphError
 
+SYMBOL_MAX: Final = 65535  # no symbol stands for more; the runtime refuses larger feeds, and proofs rely on it
 Monomial: TypeAlias = tuple[str, ...]
 
 

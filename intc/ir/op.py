@@ -1,7 +1,7 @@
 """The contract of an operator: one frozen dataclass with its typing rule and its exact meaning.
 
-Fields are the static attributes; they are printed and parsed by the text form, so each is an ``int``, ``str``, ``bool``,
-``float`` (float graphs only), a dim, or a tuple of those.
+Fields are the static attributes; they are printed and parsed by the text form, so each is an ``int``,
+``str``, ``bool``, ``float`` (float graphs only), a dim, or a tuple of those.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from intc.ir.types import TensorType

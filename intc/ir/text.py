@@ -18,6 +18,7 @@ gives and the parser takes.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -124,6 +125,12 @@ def _format_attribute(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(_format_attribute(v) for v in value)}]"
     raise GraphError(f"an attribute of type {type(value).__name__} has no text form")
+
+
+def diff_graphs(before: Graph, after: Graph, context: int = 1) -> str:
+    """The unified diff of the two texts; empty where they are equal."""
+    old, new = print_graph(before).splitlines(), print_graph(after).splitlines()
+    return "\n".join(difflib.unified_diff(old, new, "before", "after", lineterm="", n=context))
 
 
 # ---------------------------------------------------------------- parsing

@@ -8,8 +8,11 @@ from intc.ops import (
     elementwise,
     fused,
     gelu,
+    ibert,
     im2col,
+    ivit,
     layer_norm,
+    lut,
     matmul,
     movement,
     reduce,
@@ -34,6 +37,9 @@ OPS: dict[str, type[Op]] = {
         requantize,
         shift,
         table,
+        ivit,
+        ibert,
+        lut,
         fused,
     )
     for op in module.OPS

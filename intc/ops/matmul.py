@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import broadcast, format_shape
+from intc.ir.dims import SYMBOL_MAX, broadcast, format_shape
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
@@ -49,9 +49,7 @@ class MatMul(Op):
             return TensorType(shape, "float32")
         length = a.shape[-1]
         ends = [x * y for x in a.interval for y in b.interval]
-        if not isinstance(length, int):
-            # a symbolic length: whatever fits; the operands' own widths bound it at run time
-            return TensorType(shape, "int32")
+        length = length if isinstance(length, int) else SYMBOL_MAX
         lo, hi = length * min(*ends, 0), length * max(*ends, 0)
         if lo < -(2**31) or hi >= 2**31:
             raise QuantizationError(f"the sum over {length} products can reach {max(-lo, hi)}, beyond 32 bits")

@@ -81,7 +81,7 @@ def _is_lookup(forms: Forms, node: Node) -> bool:
 
 
 def _copy_integer(forms: Forms, node: Node) -> None:
-    inputs = [forms.base[x].name if x in forms.base else forms.copy_constant(x) for x in node.inputs]
+    inputs = [forms.integer(x) for x in node.inputs]
     name = forms.builder.emit(node.op, *inputs, name=node.output, source=node.source)
     forms.base[node.output] = Form(name, np.asarray(1.0))
 

@@ -12,8 +12,6 @@ from intc.calibration.observers import Calibrator, Statistics
 from intc.errors import UsageError
 from intc.ir.graph import Graph
 from intc.passes.base import Pass, Snapshot
-from intc.passes.fold_constants import FoldConstants
-from intc.passes.fold_input_normalisation import FoldInputNormalisation
 from intc.passes.fuse_attention import FuseAttention
 from intc.passes.fuse_linear import FuseLinear
 from intc.passes.integer.families import FAMILIES
@@ -24,13 +22,13 @@ from intc.passes.recover_gelu import RecoverGelu
 from intc.passes.recover_layer_norm import RecoverLayerNorm
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 from intc.passes.simplify_movement import SimplifyMovement
+from intc.passes.split_projections import SplitProjections
 
 CANONICALISE: tuple[Pass, ...] = (
-    FoldConstants(),
     RecoverLayerNorm(),
     RecoverGelu(),
     RecoverSoftmaxMask(),
-    FoldInputNormalisation(),
+    SplitProjections(),
     LowerConv(),
     SimplifyMovement(),
 )

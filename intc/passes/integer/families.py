@@ -15,10 +15,7 @@ from intc.errors import QuantizationError
 from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.dyadic import dyadic
-from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
-from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.layer_norm import LayerNorm
-from intc.ops.lut import LutSoftmax
 from intc.ops.shift import ShiftGelu, Shiftmax, ShiftLayerNorm, ShiftSigmoid, ShiftTanh
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
 from intc.ops.table import Table

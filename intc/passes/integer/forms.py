@@ -19,6 +19,7 @@ from intc.ir.types import DType
 from intc.ops.dyadic import dyadic_array
 from intc.ops.elementwise import Div, Mul
 from intc.ops.fused import WIDE
+from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT, Concat
 from intc.ops.requantize import Requantize
 
@@ -93,7 +94,7 @@ class Forms:
 
         Such nodes are replayed on (or only rescale) whatever form of their operand a consumer asks for.
         """
-        if isinstance(node.op, MOVEMENT):
+        if isinstance(node.op, (*MOVEMENT, Im2col)):
             return True
         return isinstance(node.op, Mul | Div) and self.operand(node)[1] is not None
 
@@ -141,8 +142,12 @@ class Forms:
         return self.builder.constant("m", m), self.builder.constant("e", e)
 
     def _move(self, node: Node, form: Form, bits: int = 0) -> Form:
-        rest = [self.base[x].name if x in self.base else self.copy_constant(x) for x in node.inputs[1:]]
+        rest = [self.integer(x) for x in node.inputs[1:]]
         return Form(self._emit(node, form.name, *rest, bits=bits, scale=form.scale), form.scale)
+
+    def integer(self, value: str) -> str:
+        """The copy of an integer or bool value of the source graph."""
+        return self.base[value].name if value in self.base else self.copy_constant(value)
 
     def copy_constant(self, value: str) -> str:
         """An integer or bool constant of the source graph, copied once."""

@@ -171,7 +171,7 @@ def softmax(context: Context, node: Node) -> Form:
     rank = context.forms.source.type(node.inputs[0]).rank
     if node.op.axis not in (-1, rank - 1):
         raise QuantizationError(f"node '{node.source}' (softmax): only the last axis has an integer form")
-    mask = tuple(context.forms.base[m].name for m in node.inputs[1:])
+    mask = tuple(context.forms.integer(m) for m in node.inputs[1:])
     return families.SOFTMAX[context.family](context.forms, node, mask)
 
 
@@ -222,7 +222,7 @@ def gather(context: Context, node: Node) -> Form:
     scale = np.maximum(np.abs(table).max(axis=0).astype(np.float64), 1e-30) / WEIGHT_LIMIT
     integers = np.clip(np.rint(table / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
     data = forms.builder.constant(f"{node.inputs[0]}.q8", integers)
-    index = forms.base[node.inputs[1]].name
+    index = forms.integer(node.inputs[1])
     name = forms.builder.emit(node.op, data, index, name=node.output, source=node.source, scale=as_scale(scale))
     return Form(name, scale)
 

@@ -1,0 +1,93 @@
+"""GELU from whatever elementwise formula an exporter wrote.
+
+A product is ``gelu(x)`` when it is a function of x and scalar constants only, has one of Erf, Tanh or Sigmoid in it, and
+agrees with a GELU on a grid over [-8, 8] to 2e-5. The three forms are told apart by that bound: erf and tanh differ by
+4.7e-4, the quick form ``x * sigmoid(1.702 x)`` differs from both by 2e-2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from intc.ir.graph import Builder, Graph, Node
+from intc.ir.op import Array
+from intc.ops.elementwise import Add, Div, Erf, Exp, Mul, Pow, Sigmoid, Sub, Tanh
+from intc.ops.gelu import Gelu
+from intc.passes.rewrite import rewrite, scalar_of
+
+GRID: Final = np.linspace(-8, 8, 641, dtype=np.float32)
+FORMS: Final = ("none", "tanh", "quick")
+REGION: Final = (Add, Sub, Mul, Div, Pow, Erf, Exp, Tanh, Sigmoid)
+DEPTH: Final = 12
+
+
+@dataclass(frozen=True)
+class RecoverGelu:
+    """``tolerance``: the largest difference from a GELU on the grid."""
+
+    tolerance: float = 2e-5
+    name: str = "recover_gelu"
+
+    def run(self, graph: Graph) -> Graph:
+        producers = graph.producers()
+        want = {form: Gelu(form).evaluate(GRID, sizes={}) for form in FORMS}
+
+        def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+            if not isinstance(node.op, (Mul, Div)):
+                return None
+            for x in _arguments(graph, producers, node):
+                got = _on_grid(graph, producers, node.output, x, DEPTH)
+                if got is None or graph.type(x).shape != graph.type(node.output).shape:
+                    continue
+                for form, values in want.items():
+                    if got.shape == values.shape and np.abs(got - values).max() <= self.tolerance:
+                        return b.emit(Gelu(form), names[x], name=node.output, source=node.source)
+            return None
+
+        return rewrite(graph, rule)
+
+
+def _arguments(graph: Graph, producers: Mapping[str, Node], root: Node) -> list[str]:
+    """The values that the root's Erf, Tanh or Sigmoid is a scalar function of, nearest first."""
+    gates = _gates(producers, root, DEPTH)
+    found: dict[str, None] = {}
+    pending = [gate.inputs[0] for gate in gates[:1]]
+    while pending and len(found) < DEPTH:
+        value = pending.pop(0)
+        if scalar_of(graph, producers, value) is None and value not in found:
+            found[value] = None
+            node = producers.get(value)
+            if node is not None and isinstance(node.op, REGION):
+                pending += node.inputs
+    return list(found)
+
+
+def _gates(producers: Mapping[str, Node], node: Node, depth: int) -> list[Node]:
+    if isinstance(node.op, (Erf, Tanh, Sigmoid)):
+        return [node]
+    if depth == 0 or not isinstance(node.op, (Add, Mul, Div)):
+        return []
+    inner = [producers[x] for x in node.inputs if x in producers]
+    return [gate for n in inner for gate in _gates(producers, n, depth - 1)][:1]
+
+
+def _on_grid(graph: Graph, producers: Mapping[str, Node], value: str, x: str, depth: int) -> Array | None:
+    """``value`` as a function of ``x`` on the grid; None if it depends on anything else."""
+    if value == x:
+        return GRID
+    constant = scalar_of(graph, producers, value)
+    if constant is not None:
+        return np.full(1, constant, np.float32)
+    node = producers.get(value)
+    if node is None or depth == 0 or not isinstance(node.op, REGION):
+        return None
+    inputs = [_on_grid(graph, producers, i, x, depth - 1) for i in node.inputs]
+    known = [a for a in inputs if a is not None]
+    if len(known) != len(inputs):
+        return None
+    with np.errstate(all="ignore"):
+        return node.op.evaluate(*known, sizes={})

@@ -1,0 +1,52 @@
+"""The walk that pattern passes share, and the small questions they ask about constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from intc.ir.graph import Builder, Graph, Node, copy_node, rebuild
+from intc.ir.op import Array
+from intc.ops.movement import Expand, Reshape
+
+Rule = Callable[[Builder, Node, Mapping[str, str]], str | None]
+
+
+def rewrite(graph: Graph, rule: Rule) -> Graph:
+    """``graph`` with ``rule(builder, node, names)`` applied to every node in order; the same object if none applied.
+
+    ``names`` maps each earlier value of ``graph`` to its value in the new graph; ``None`` keeps the node.
+    """
+    names = {n: n for n in (*graph.inputs, *graph.constants)}
+    changed = False
+
+    def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str:
+        nonlocal changed
+        result = rule(b, node, names)
+        changed |= result is not None
+        names[node.output] = copy_node(graph, b, node, inputs) if result is None else result
+        return names[node.output]
+
+    out = rebuild(graph, visit)
+    return out if changed else graph
+
+
+def constant_of(graph: Graph, producers: Mapping[str, Node], value: str) -> Array | None:
+    """The array behind ``value``: a constant, or one element that is reshaped or repeated."""
+    node = producers.get(value)
+    while node is not None and isinstance(node.op, (Expand, Reshape)):
+        value = node.inputs[0]
+        inner = graph.constants.get(value)
+        if inner is not None:
+            return inner.reshape(-1)[:1] if inner.size and np.all(inner == inner.flat[0]) else None
+        node = producers.get(value)
+    return graph.constants.get(value)
+
+
+def scalar_of(graph: Graph, producers: Mapping[str, Node], value: str) -> float | None:
+    """The one number that ``value`` holds everywhere, if it is a constant and does."""
+    array = constant_of(graph, producers, value)
+    if array is None or array.size == 0 or not np.all(array == array.flat[0]):
+        return None
+    return float(array.flat[0])
