@@ -1,115 +1,191 @@
-"""``softmax(x + mask)`` with mask 0 where a position counts and very negative elsewhere becomes ``softmax(x, keep)``.
+"""Attention masks, however they are spelt, become the bool mask input of softmax.
 
-The bool ``keep`` is read off every form that exporters emit: ``where(keep, 0, -big)``, ``where(drop, -big, 0)``,
-``(1 - keep) * -big`` and ``masked_fill(1 - keep, drop, -big)``; an expansion of it along the scores is dropped.
+``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``, ``softmax(x + (1 - k) * -big)`` alike,
+because ``exp(-big)`` is 0 in float32. Integers stand for the bool ``k != 0``; masks that keep everything vanish; repeated
+axes are dropped, since softmax broadcasts its mask. A row without any kept element is 0 here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from intc.ir.dims import product
-from intc.ir.graph import Builder, Graph, Node, rebuild
-from intc.ops.elementwise import Add, Cast, Mul, Not, Sub, Where
-from intc.ops.movement import Expand, Reshape, Slice
+import numpy as np
+
+from intc.errors import GraphError
+from intc.ir.dims import broadcast
+from intc.ir.graph import Builder, Graph, Node
+from intc.ir.op import Op
+from intc.ops.elementwise import Add, And, Cast, Mul, Not, Sub, Where
+from intc.ops.movement import Expand, Reshape, Slice, Transpose
 from intc.ops.softmax import Softmax
-from intc.passes.match import Uses
+from intc.passes.rewrite import constant_of, rewrite, scalar_of
 
-VERY_NEGATIVE = -1000.0
+# A mask as an expression: True keeps everything; the rest is emitted on demand, once per expression.
+Keep: TypeAlias = bool | tuple[object, ...]
+MOVES = (Reshape, Expand, Transpose, Slice)
 
 
 @dataclass(frozen=True)
 class RecoverSoftmaxMask:
+    """``big``: an added constant of at most ``-big`` counts as minus infinity."""
+
+    big: float = 9999.0
     name: str = "recover_softmax_mask"
 
     def run(self, graph: Graph) -> Graph:
-        uses = Uses.of(graph)
-        masks: dict[str, str] = {}
+        masks = _Masks(graph, graph.producers(), self.big)
 
-        def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
-            total = uses.producer(node.inputs[0], Add) if isinstance(node.op, Softmax) and len(inputs) == 1 else None
-            if total is None:
+        def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+            if not isinstance(node.op, Softmax) or len(node.inputs) != 1:
                 return None
-            for scores, mask in (total.inputs, total.inputs[::-1]):
-                if mask not in masks:
-                    keep = _keep(graph, uses, b, mask)
-                    if keep is None:
-                        continue
-                    masks[mask] = keep
-                fits = graph.type(scores).shape == graph.type(total.output).shape
-                if fits and masks[mask] in graph.constants and graph.constants[masks[mask]].all():
-                    return b.emit(node.op, scores, name=node.output, source=node.source)
-                if fits:
-                    return b.emit(node.op, scores, masks[mask], name=node.output, source=node.source)
-            return None
+            scores, keep = masks.split(node.inputs[0])
+            shape = graph.type(node.inputs[0]).shape
+            if keep is False or graph.type(scores).shape != shape:
+                return None
+            if keep is True:
+                return None if scores == node.inputs[0] else b.emit(
+                    node.op, names[scores], name=node.output, source=node.source
+                )
+            mask = masks.emit(b, names, _unrepeated(keep))
+            if broadcast(shape, b.graph.type(mask).shape) != shape:
+                raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
+            return b.emit(node.op, names[scores], mask, name=node.output, source=node.source)
 
-        return rebuild(graph, visit)
-
-
-def _number(graph: Graph, value: str) -> float | None:
-    array = graph.constants.get(value)
-    if array is None or array.dtype.kind != "f" or array.size == 0 or array.min() != array.max():
-        return None
-    return float(array.ravel()[0])
+        return rewrite(graph, rule)
 
 
-def _keep(graph: Graph, uses: Uses, b: Builder, mask: str) -> str | None:
-    """The bool value that is True where the additive float ``mask`` is 0, emitted once; None for other values."""
-    node = uses.producers.get(mask)
-    if node is None:
-        return None
-    if isinstance(node.op, Expand):
-        return _keep(graph, uses, b, node.inputs[0])
-    if isinstance(node.op, Reshape | Slice):
-        inner = _keep(graph, uses, b, node.inputs[0])
-        if inner is None or graph.type(node.inputs[0]).shape != b.graph.type(inner).shape:
-            return None
-        return b.emit(node.op, inner, name=f"{mask}.keep", source=node.source)
-    if isinstance(node.op, Where):
-        return _where(graph, uses, b, node)
-    if isinstance(node.op, Mul):
-        for number, other in (node.inputs, node.inputs[::-1]):
-            if (_number(graph, number) or 0.0) <= VERY_NEGATIVE:
-                return _complement(graph, uses, b, other)
-    return None
-
-
-def _where(graph: Graph, uses: Uses, b: Builder, node: Node) -> str | None:
-    condition, yes, no = node.inputs
-    zero_or_big = (_number(graph, yes), _number(graph, no))
-    if zero_or_big[0] == 0.0 and (zero_or_big[1] or 0.0) <= VERY_NEGATIVE:
-        return _unexpanded(uses, condition)
-    if (zero_or_big[0] or 0.0) <= VERY_NEGATIVE:
-        if zero_or_big[1] == 0.0:
-            return b.emit(Not(), _unexpanded(uses, condition), name=f"{node.output}.keep", source=node.source)
-        cast = uses.producer(condition, Cast)
-        if cast is not None and cast.inputs[0] == no:  # masked_fill(1 - keep, (1 - keep).bool(), -big)
-            return _complement(graph, uses, b, no)
-    return None
-
-
-def _unexpanded(uses: Uses, value: str) -> str:
-    node = uses.producer(value, Expand)
-    return value if node is None else _unexpanded(uses, node.inputs[0])
-
-
-def _complement(graph: Graph, uses: Uses, b: Builder, value: str) -> str | None:
-    """For ``value = 1 - m`` with m an integer or bool tensor cast to float: ``m != 0``, emitted as bool."""
-    node = uses.producer(value, Sub)
-    if node is None or _number(graph, node.inputs[0]) != 1.0:
-        return None
-    source = node.inputs[1]
-    steps: list[Node] = []
-    while graph.type(source).is_float:
-        inner = uses.producers.get(source)
-        if inner is None or not isinstance(inner.op, Cast | Expand | Reshape | Slice):
-            return None
-        steps.append(inner)
-        source = inner.inputs[0]
-    keep = source if graph.type(source).dtype == "bool" else b.emit(Cast("bool"), source, name=f"{value}.keep")
-    for step in reversed(steps):
-        if isinstance(step.op, Reshape | Slice) and product(b.graph.type(keep).shape) == product(
-            graph.type(step.inputs[0]).shape
-        ):
-            keep = b.emit(step.op, keep, name=f"{step.output}.keep", source=step.source)
+def _unrepeated(keep: Keep) -> Keep:
+    while isinstance(keep, tuple) and keep[0] == "move" and isinstance(keep[1], Expand):
+        keep = keep[2]  # type: ignore[assignment]
     return keep
+
+
+def _both(a: Keep, b: Keep) -> Keep:
+    if a is True or b is True:
+        return b if a is True else a
+    return a if a == b else ("and", a, b)
+
+
+@dataclass(frozen=True)
+class _Masks:
+    graph: Graph
+    producers: Mapping[str, Node]
+    big: float
+    emitted: dict[Keep, str] = field(default_factory=dict)
+
+    def split(self, value: str) -> tuple[str, Keep]:
+        """(scores, keep) with ``value = where(keep, scores, -big)``; keep is False where nothing was understood."""
+        node = self.producers.get(value)
+        keep: Keep | None = None
+        scores = value
+        if node is not None and isinstance(node.op, Add):
+            for inner, other in (node.inputs, node.inputs[::-1]):
+                keep = self.additive(other)
+                if keep is not None:
+                    scores = inner
+                    break
+        elif node is not None and isinstance(node.op, Where):
+            condition, a, b = node.inputs
+            if self._minus_infinity(b):
+                scores, keep = a, self.truth(condition)
+            elif self._minus_infinity(a):
+                scores, keep = b, self._not(self.truth(condition))
+        if keep is None:
+            return value, scores == value and False
+        inner_scores, inner_keep = self.split(scores)
+        return inner_scores, _both(keep, inner_keep) if inner_keep is not False else keep
+
+    def additive(self, value: str) -> Keep | None:
+        """keep with ``value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
+        constant = constant_of(self.graph, self.producers, value)
+        if constant is not None and constant.dtype.kind == "f":
+            kept = constant == 0
+            if not np.all(kept | (constant <= -self.big)):
+                return None
+            return True if bool(kept.all()) else ("zeros", value)
+        node = self.producers.get(value)
+        if node is None:
+            return None
+        if isinstance(node.op, MOVES):
+            return self._moved(node.op, self.additive(node.inputs[0]))
+        if isinstance(node.op, Add):
+            parts = [self.additive(x) for x in node.inputs]
+            return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+        if isinstance(node.op, Mul):
+            for factor, other in (node.inputs, node.inputs[::-1]):
+                if self._minus_infinity(other):
+                    return self._not(self.truth(factor))
+            return None
+        return self._chosen(node) if isinstance(node.op, Where) else None
+
+    def _chosen(self, node: Node) -> Keep | None:
+        """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is false."""
+        condition, a, b = node.inputs
+        if self._minus_infinity(b) and scalar_of(self.graph, self.producers, a) == 0:
+            return self.truth(condition)
+        if self._minus_infinity(a):
+            masked = self.truth(condition)
+            if scalar_of(self.graph, self.producers, b) == 0 or (masked is not None and masked == self.truth(b)):
+                return self._not(masked)
+        return None
+
+    def truth(self, value: str) -> Keep | None:
+        """The condition ``value != 0`` of a bool, an integer, or a float that only takes the values 0 and 1."""
+        type_ = self.graph.type(value)
+        constant = constant_of(self.graph, self.producers, value)
+        if constant is not None:
+            if constant.all():
+                return True
+            return ("value", value) if type_.dtype == "bool" else None
+        node = self.producers.get(value)
+        if node is not None and isinstance(node.op, MOVES):
+            return self._moved(node.op, self.truth(node.inputs[0]))
+        if node is not None and isinstance(node.op, Cast):
+            return self.truth(node.inputs[0])
+        if node is not None and isinstance(node.op, Not):
+            return self._not(self.truth(node.inputs[0]))
+        if node is not None and isinstance(node.op, (And, Mul)):
+            parts = [self.truth(x) for x in node.inputs]
+            return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+        if node is not None and isinstance(node.op, Sub):
+            one = scalar_of(self.graph, self.producers, node.inputs[0]) == 1
+            return self._not(self.truth(node.inputs[1])) if one else None
+        if type_.dtype == "bool":
+            return ("value", value)
+        return None if type_.is_float else ("nonzero", value)
+
+    def _not(self, keep: Keep | None) -> Keep | None:
+        if isinstance(keep, tuple):
+            return keep[1] if keep[0] == "not" else ("not", keep)  # type: ignore[return-value]
+        return None
+
+    def _moved(self, op: Op, keep: Keep | None) -> Keep | None:
+        return ("move", op, keep) if isinstance(keep, tuple) else keep
+
+    def _minus_infinity(self, value: str) -> bool:
+        number = scalar_of(self.graph, self.producers, value)
+        return number is not None and number <= -self.big
+
+    def emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
+        """The value of ``keep`` in the new graph."""
+        if keep not in self.emitted:
+            self.emitted[keep] = self._emit(b, names, keep)
+        return self.emitted[keep]
+
+    def _emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
+        assert isinstance(keep, tuple)
+        kind, first = keep[0], keep[1]
+        if kind == "zeros":
+            return b.constant(f"{first}.keep", self.graph.constants[str(first)] == 0)
+        if kind == "value":
+            return names[str(first)]
+        if kind == "nonzero":
+            return b.emit(Cast("bool"), names[str(first)], name=f"{first}.keep")
+        if kind == "not":
+            return b.emit(Not(), self.emit(b, names, first), name="mask.not")  # type: ignore[arg-type]
+        if kind == "and":
+            return b.emit(And(), *(self.emit(b, names, k) for k in keep[1:]), name="mask.and")  # type: ignore[arg-type]
+        assert isinstance(first, Op)
+        return b.emit(first, self.emit(b, names, keep[2]), name="mask")  # type: ignore[arg-type]
