@@ -232,25 +232,33 @@ class _Attention:
     def _context(self, batch: Any, head: Any, row: Any, count: Any) -> None:
         spec, isa, lay = self.spec, self.lay.value, self.lay
         parameters = {"m0": self.at["m"], "e0": self.at["e"]}
-        for panel in range(-(-spec.head_dim // isa.columns)):
-            column, unit = panel * isa.columns, 4 // isa.b_bytes
-            b_base = T.Bind((lay.v + panel * isa.columns * lay.value_words) * unit)
+        full = spec.head_dim // isa.columns
 
-            def tile(size: int, first: Any, column: int = column, b_base: Any = b_base) -> None:
+        def emit(panel: Any, valid: int) -> None:
+            column = T.Bind(panel * isa.columns)
+            b_base = T.Bind((lay.v + column * lay.value_words) * (4 // isa.b_bytes))
+
+            def tile(size: int, first: Any) -> None:
                 emit_tile(
                     isa, size, self.words, lay.p + first * lay.p_stride, lay.p_stride, self.b, b_base,
                     lay.value_words, lambda _: const(0, isa.lanes), self.words, lay.acc, isa.columns,
                 )
-                for at in range(column, min(column + isa.columns, spec.head_dim), isa.epilogue):
-                    channel = T.Bind(head * spec.head_dim + at)
+                for at in range(0, valid, isa.epilogue):
+                    channel = T.Bind(head * spec.head_dim + column + at)
                     out = T.Bind((batch * self.sq + row + first) * spec.out_stride + channel)
                     emit_store(
-                        isa, (spec.output,), parameters, self.words, lay.acc + at - column, self.at["out"], "int8",
-                        size, min(isa.epilogue, spec.head_dim - at), channel,
+                        isa, (spec.output,), parameters, self.words, lay.acc + at, self.at["out"], "int8",
+                        size, min(isa.epilogue, valid - at), channel,
                         place=lambda r, out=out: out + r * spec.out_stride,  # type: ignore[misc]
                     )
 
             for_row_tiles(isa, count, tile)
+
+        if full:
+            with T.serial(0, full) as whole:
+                emit(whole, isa.columns)
+        if spec.head_dim % isa.columns:
+            emit(tir.IntImm("int32", full), spec.head_dim % isa.columns)
 
 
 def _transposed(rows: list[Any], lanes: int) -> list[Any]:
