@@ -1,7 +1,8 @@
 """Interval arithmetic: the third life of the scalar formulas, which proves that no intermediate overflows.
 
-:class:`Intervals` is an :class:`intc.ops.scalar.Algebra` whose values are :class:`Interval`; every operator yields an
-interval that contains all results of the integer operator and refuses one that leaves ``bits`` signed bits.
+:class:`Intervals` is an :class:`intc.ops.scalar.Algebra` whose values are :class:`Interval`; every operator
+yields an interval that contains all results of the integer operator and refuses one that leaves ``bits``
+signed bits.
 
 >>> from intc.ops import scalar
 >>> scalar.gelu(Intervals(32), Interval(-32768, 32767), 10)
@@ -10,15 +11,13 @@ Interval(-1073741824, 1073709056)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, TypeAlias, Union
 
 from intc.errors import QuantizationError
-from intc.ir.dims import Dim, terms_of
 
 Operand: TypeAlias = Union["Interval", int]
-EXTENT_MAX = 65535  # what a symbolic size is taken to be at most; operators that rely on it check it when they run
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,16 @@ class Interval:
     lo: int
     hi: int
     bits: int = 32
+    negated: Interval | None = field(default=None, compare=False)  # the x that this is ``0 - x`` of
 
     def __post_init__(self) -> None:
         limit = 1 << (self.bits - 1)
         if self.lo > self.hi:
             raise QuantizationError(f"interval [{self.lo}, {self.hi}] is empty")
         if self.lo < -limit or self.hi >= limit:
-            raise QuantizationError(f"an intermediate can reach [{self.lo}, {self.hi}], beyond {self.bits} bits")
+            raise QuantizationError(
+                f"an intermediate reaches [{self.lo}, {self.hi}], beyond {self.bits} bits"
+            )
 
     def __repr__(self) -> str:
         return f"Interval({self.lo}, {self.hi})"
@@ -61,6 +63,8 @@ class Interval:
         return self._make(self.lo - b.hi, self.hi - b.lo)
 
     def __rsub__(self, other: Operand) -> Interval:
+        if other == 0:
+            return Interval(-self.hi, -self.lo, self.bits, self)
         return self._lift(other) - self
 
     def __mul__(self, other: Operand) -> Interval:
@@ -89,7 +93,7 @@ class Interval:
 
     def __and__(self, mask: int) -> Interval:
         """``mask`` is non-negative."""
-        if (mask & (mask + 1)) == 0 and 0 <= self.lo and self.hi <= mask:
+        if (mask & (mask + 1)) == 0 and self.lo >= 0 and self.hi <= mask:
             return self
         return self._make(0, min(self.hi, mask) if self.lo >= 0 else mask)
 
@@ -123,7 +127,7 @@ class Interval:
     def _shift(self, other: Operand) -> Interval:
         count = self._lift(other)
         if count.lo < 0 or count.hi >= self.bits:
-            raise QuantizationError(f"a shift count can reach [{count.lo}, {count.hi}], beyond 0..{self.bits - 1}")
+            raise QuantizationError(f"a shift by [{count.lo}, {count.hi}] is outside 0..{self.bits - 1}")
         return count
 
     def _corners(self, other: Interval, apply: Any) -> list[int]:
@@ -153,7 +157,10 @@ class Intervals:
 
     def maximum(self, a: Operand, b: Operand) -> Interval:
         left, right = self._lift(a), self._lift(b)
-        return self.interval(max(left.lo, right.lo), max(left.hi, right.hi))
+        low = max(left.lo, right.lo)
+        if left.negated is right or right.negated is left:  # max(x, 0 - x) is |x|
+            low = max(low, 0)
+        return self.interval(low, max(left.hi, right.hi))
 
     def assume(self, value: Operand, lo: int, hi: int) -> Interval:
         """``value`` cut to ``[lo, hi]``: what the formula's author proved by an exhaustive test."""
@@ -162,8 +169,3 @@ class Intervals:
 
     def _lift(self, value: Operand) -> Interval:
         return value if isinstance(value, Interval) else self.interval(int(value), int(value))
-
-
-def extent(dim: Dim) -> int:
-    """The largest value of a size, every symbol being at most ``EXTENT_MAX``."""
-    return sum(max(coef, 0) * EXTENT_MAX ** len(mono) for mono, coef in terms_of(dim).items())

@@ -20,10 +20,11 @@ from intc.ops.shift import normalise
 class LutSoftmax(Op):
     """Softmax over the last axis: weights ``table[max - x]`` in Q15, then Shiftmax's normalisation.
 
-    Inputs: x int8 or uint8 [.., L]; table int32 [256] in [0, 32768], ``rhe(exp(-i * s) * 2**15)``; optionally a bool mask
-    broadcastable to x, True = keep (a row without a kept element is all zero). Output as Shiftmax: ``bits = 8`` uint8 of
-    scale 2**-8 saturating at 255, ``bits = 16`` int16 of scale 2**-15.
-    ``error_bound``: absolute, on a probability of 8 bits, against the softmax of the quantised scores, L <= 512.
+    Inputs: x int8 or uint8 [.., L]; table int32 [256] in [0, 32768], ``rhe(exp(-i * s) * 2**15)``; optionally
+    a bool mask broadcastable to x, True = keep (a row without a kept element is all zero). Output as
+    Shiftmax: ``bits = 8`` uint8 of scale 2**-8 saturating at 255, ``bits = 16`` int16 of scale 2**-15.
+    ``error_bound``: absolute, on a probability of 8 bits, against the softmax of the quantised scores, L <=
+    512.
     """
 
     bits: int

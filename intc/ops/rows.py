@@ -57,7 +57,7 @@ def exact_scale(scale: float | Fraction) -> Fraction:
     except (OverflowError, ValueError):
         raise QuantizationError(f"a scale of {scale}; calibrate with finite data") from None
     if value <= 0:
-        raise QuantizationError(f"a scale of {scale} is not positive; calibrate with data that reaches this tensor")
+        raise QuantizationError(f"a scale of {scale} is not positive; calibrate with other data")
     return value
 
 
@@ -72,7 +72,7 @@ def check_layer_norm(name: str, x: TensorType, b: TensorType) -> int:
 
 
 def normalised_bias(gamma: Array, beta: Array) -> tuple[Array, Array]:
-    """``fl((beta/gamma) * 2**30 / sqrt(C))`` as int32 [C], and the scales ``gamma * sqrt(C) / 2**30`` (signed).
+    """``fl((beta/gamma) * 2**30 / sqrt(C))`` as int32 [C]; scales ``gamma * sqrt(C) / 2**30``, signed.
 
     QuantizationError names the first channel whose gamma is too small for its beta to stay within 30 bits.
     """
@@ -84,7 +84,7 @@ def normalised_bias(gamma: Array, beta: Array) -> tuple[Array, Array]:
         ratio = Fraction(b) / Fraction(g) if g else None
         if ratio is None or ratio * ratio >= channels:
             raise QuantizationError(
-                f"channel {c}: beta / gamma = {b:.4g} / {g:.4g} exceeds sqrt({channels}); use the shift family here"
+                f"channel {c}: beta / gamma = {b:.4g} / {g:.4g} exceeds sqrt({channels}); use family shift"
             )
         biases.append(_floor_over_root(ratio * 2**30, channels))
     return np.asarray(biases, np.int32), np.asarray(gamma, np.float64) * np.sqrt(channels) / 2.0**30
