@@ -57,7 +57,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Program:
-    """How to call the kernels: entry point, the arena's slots, scratch memory per task, the constants blob."""
+    """How to call the kernels: entry point, arena slots, scratch memory per task, the constants blob."""
 
     entry: str
     slots: tuple[Size, ...]

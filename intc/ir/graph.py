@@ -128,6 +128,16 @@ class Graph:
         results = self.run(raw)
         return [dequantize(self.values[name], results[name]) for name in self.outputs]
 
+    def __str__(self) -> str:
+        from intc.ir.text import print_graph
+
+        return print_graph(self)
+
+    def _repr_html_(self) -> str:
+        from intc.ir.display import graph_html
+
+        return graph_html(self)
+
 
 def quantize_feed(value: Value, array: Array) -> Array:
     """``array`` as the integers that ``value`` holds: round half to even of array / scale, saturated."""

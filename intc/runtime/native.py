@@ -8,7 +8,9 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -104,8 +106,32 @@ def load_kernels(path: Path, code: memoryview, entry: str) -> Callable[..., Any]
     return function
 
 
-def use_threads(count: int) -> None:
-    """Give the calling thread's pool ``count`` workers (itself included)."""
-    library = ffi()
-    os.environ["TVM_NUM_THREADS"] = str(max(count, int(os.environ.get("TVM_NUM_THREADS", "1") or 1)))
-    library.get_global_func("runtime.config_threadpool")(1, count)
+def call(function: Callable[..., Any], args: tuple[Any, ...], threads: int) -> None:
+    """``function(*args)`` in a thread whose pool has ``threads`` workers, itself included.
+
+    TVM gives every calling thread a pool of its own and keeps it to the end of the process. The main thread
+    calls directly; all other threads share a fixed crew of callers, so that short-lived threads leave
+    nothing behind.
+    """
+    if threads == 1:
+        function(*args)
+    elif threading.current_thread() is threading.main_thread():
+        _call_with_pool(function, args, threads)
+    else:
+        _crew().submit(_call_with_pool, function, args, threads).result()
+
+
+_local = threading.local()
+
+
+def _call_with_pool(function: Callable[..., Any], args: tuple[Any, ...], threads: int) -> None:
+    if getattr(_local, "threads", 1) != threads:
+        os.environ["TVM_NUM_THREADS"] = str(max(threads, os.cpu_count() or 1))
+        ffi().get_global_func("runtime.config_threadpool")(1, threads)
+        _local.threads = threads
+    function(*args)
+
+
+@cache
+def _crew() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="intc")

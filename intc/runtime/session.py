@@ -82,7 +82,6 @@ class Session:
         self._main = native.load_kernels(self.path, code, self.manifest.program.entry)
         self._arenas: list[Array] = []
         self._lock = threading.Lock()
-        self._configured = threading.local()
 
     def get_inputs(self) -> list[Port]:
         """The inputs, in order."""
@@ -118,13 +117,11 @@ class Session:
         return names.index(name)
 
     def _call(self, inputs: list[Array], outputs: list[Array], env: Mapping[str, int]) -> None:
-        if self.threads > 1 and not hasattr(self._configured, "done"):
-            native.use_threads(self.threads)
-            self._configured.done = True
         arena = self._take_arena(self.arena_bytes(env))
         addresses = (_address(a) for a in (self._constants, arena, *inputs, *outputs))
         try:
-            self._main(*addresses, *(env[s] for s in self.manifest.symbols), self.threads)
+            sizes = (env[s] for s in self.manifest.symbols)
+            native.call(self._main, (*addresses, *sizes, self.threads), self.threads)
         finally:
             with self._lock:
                 if len(self._arenas) < KEPT_ARENAS:
