@@ -82,12 +82,12 @@ def _split(graph: Graph, uses: Uses, b: Builder, node: Node) -> str | None:
     inner = split[lead + 1 :]
     if axis != lead or split[:lead] != base[:-1] or not all(isinstance(d, int) for d in inner):
         return None
-    width = int(np.prod(np.array(inner[1:], dtype=np.int64)))
+    width = int(np.prod(np.array(inner, dtype=np.int64)))
     part = projection.columns(b, op.start * width, op.stop * width, node)
     if op.stop - op.start > 1:
-        y = b.emit(Reshape((*split[:lead], op.stop - op.start, *inner[1:])), part, name=f"{node.output}.split")
+        y = b.emit(Reshape((*split[:lead], op.stop - op.start, *inner)), part, name=f"{node.output}.split")
         return y if perm is None else b.emit(Transpose(perm), y, name=node.output, source=node.source)
-    y = b.emit(Reshape((*split[:lead], *inner[1:])), part, name=f"{node.output}.split", source=node.source)
+    y = b.emit(Reshape((*split[:lead], *inner)), part, name=f"{node.output}.split", source=node.source)
     if perm is not None:  # the same order without the axis of size 1
         y = b.emit(Transpose(tuple(p - (p > axis) for p in perm if p != axis)), y, name=f"{node.output}.moved")
     return b.emit(Reshape(graph.type(node.output).shape), y, name=node.output, source=node.source)
