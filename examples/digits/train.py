@@ -30,15 +30,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop(self.project(self.attend(self.norm1(x))))
-        x = x + self.drop(self.contract(functional.gelu(self.expand(self.norm2(x)))))
-        return x
+        inner = functional.gelu(self.expand(self.norm2(x)))
+        result: Tensor = x + self.drop(self.contract(inner))
+        return result
 
     def attend(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
         heads: Tensor = self.qkv(x).reshape(batch, tokens, 3, HEADS, WIDTH // HEADS)
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each B H T D
         scores = (q @ k.transpose(-2, -1)) * (WIDTH // HEADS) ** -0.5  # B H T T
-        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, tokens, WIDTH)
+        mixed: Tensor = scores.softmax(-1) @ v
+        return mixed.transpose(1, 2).reshape(batch, tokens, WIDTH)
 
 
 class DigitsViT(nn.Module):

@@ -31,9 +31,7 @@ Encoder = Callable[[Feeds], NDArray[np.float32]]
 
 
 def encode(run: Encoder, texts: list[str]) -> NDArray[np.float32]:
-    """Unit sentence embeddings [len(texts), 384], in batches of `BATCH`; pooling happens here, on the
-    host.
-    """
+    """Unit sentence embeddings [len(texts), 384], in batches of `BATCH`; pooled on the host."""
     feeds = tokenise(texts)
     pieces = []
     for start in range(0, len(texts), BATCH):
@@ -70,7 +68,7 @@ def accuracy(reference: NDArray[np.float32], found: NDArray[np.float32]) -> dict
     return {
         "mean cosine": float(cosines.mean()),
         "smallest cosine": float(cosines.min()),
-        "Spearman of pair similarities": float(np.corrcoef(*ranks)[0, 1]),
+        "Spearman of pair similarities": float(np.corrcoef(ranks[0], ranks[1])[0, 1]),
         "same nearest neighbour": float((similar[0].argmax(1) == similar[1].argmax(1)).mean()),
     }
 
@@ -81,8 +79,9 @@ def show_search(console: Console, run: Encoder, library: list[Entry]) -> None:
     scores = encode(run, list(QUERIES)) @ index.T
     for query, row in zip(QUERIES, scores, strict=True):
         table = Table(title=f"“{query}”", title_justify="left")
-        for heading in ("score", "object", "docstring"):
-            table.add_column(heading, overflow="ellipsis", no_wrap=True)
+        table.add_column("score", no_wrap=True)
+        table.add_column("object", overflow="fold", min_width=24)
+        table.add_column("docstring")
         for best in (-row).argsort()[:3]:
             table.add_row(f"{row[best]:.3f}", library[best].name, library[best].text)
         console.print(table)

@@ -40,8 +40,8 @@ def export(path: Path = DEFAULT_PATH, *, attention: str = "sdpa", opset: int = 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            LastHidden().eval(), (ids, mask, torch.zeros_like(ids)), str(path), dynamo=False, opset_version=opset,
-            input_names=list(INPUT_NAMES), output_names=["last_hidden_state"],
+            LastHidden().eval(), (ids, mask, torch.zeros_like(ids)), str(path), dynamo=False,
+            opset_version=opset, input_names=list(INPUT_NAMES), output_names=["last_hidden_state"],
             dynamic_axes=dict.fromkeys((*INPUT_NAMES, "last_hidden_state"), symbols),
         )  # fmt: skip
     return path
