@@ -6,32 +6,38 @@ Every node that cannot be converted is collected; one :class:`UnsupportedModel` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
+from intc.frontend.fold import UNFOLDED, compute, small
+from intc.frontend.load import checked_model, decode, first_line, read_model, take_initializers
 from intc.frontend.symbolic import (
+    EqualSizes,
     Imported,
     Index,
     IndexTuple,
     NanTest,
     Splat,
+    dims_of,
     fold_index,
     fold_symbolic,
     is_symbolic,
     slice_positions,
+    substitute,
     tidy,
 )
-from intc.ir.dims import Dim, symbol
-from intc.ir.graph import Builder, Graph
+from intc.ir.dims import Dim, broadcast, symbol
+from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
-from intc.ir.types import TensorType, type_of_array
-from intc.ops.movement import Expand
+from intc.ir.types import DTYPES, TensorType, type_of_array
+from intc.ops.elementwise import Cast
+from intc.ops.movement import Expand, Reshape
 
 OLDEST_OPSET = 13
 ELEMENT: dict[int, str] = {
@@ -44,7 +50,6 @@ ELEMENT: dict[int, str] = {
     onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT8: "int8",
 }
-FOLD_LIMIT = 2**28  # elements: larger results are not folded
 Overrides = Mapping[str, Any]
 
 
@@ -56,49 +61,47 @@ def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = 
     if isinstance(model, onnx.ModelProto):
         proto, source = model, model.graph.name or "model"
     else:
-        source = str(model)
-        proto = _read(Path(model))
+        proto, source = read_model(Path(model)), str(model)
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise ImportFailure(f"{source}: opset {opset} is older than {OLDEST_OPSET}; re-export the model")
-    return Importer(proto, source, opset, inputs or {}).run()
+    proto = checked_model(proto, source)
+    arrays = take_initializers(proto, source, owned=proto is not model)
+    return Importer(proto, source, inputs or {}, arrays).run()
 
-
-def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise ImportFailure(f"{path}: no such file")
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
-        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
-    except Exception as error:  # protobuf, checker and file errors share no base class
-        raise ImportFailure(f"{path}: not a readable ONNX model ({_first_line(error)})") from None
-    if not proto.graph.node and not proto.graph.output:
-        raise ImportFailure(f"{path}: not an ONNX model, or an empty one")
-    return proto
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class Importer:
     """One import: ``env`` maps ONNX tensor names to live values or known data."""
 
-    def __init__(self, proto: onnx.ModelProto, source: str, opset: int, overrides: Overrides) -> None:
-        self.proto, self.source, self.opset, self.overrides = proto, source, opset, overrides
-        self.builder = Builder(proto.graph.name or "model")
-        self.env: dict[str, Imported] = {}
+    def __init__(
+        self, proto: onnx.ModelProto, source: str, overrides: Overrides, arrays: Mapping[str, Array]
+    ) -> None:
+        self.proto, self.source, self.overrides, self.arrays = proto, source, overrides, arrays
+        self.sizes: dict[str, Dim] = {}  # symbols found to be other sizes
+        self._reset()
+
+    def _reset(self) -> None:
+        self.builder = Builder(self.proto.graph.name or "model")
+        self.env: dict[str, Imported] = dict(self.arrays)
         self.problems: list[tuple[str, str, str]] = []
         self.failed: set[str] = set()
         self.constants: dict[int, str] = {}
 
     def run(self) -> Graph:
-        graph = self.proto.graph
-        unknown = set(self.overrides) - {i.name for i in graph.input}
+        """Build the graph; start over with fewer symbols whenever an operator forces two sizes to be equal."""
+        unknown = set(self.overrides) - {i.name for i in self.proto.graph.input}
         if unknown:
             raise ImportFailure(f"{self.source}: no input named {', '.join(sorted(unknown))}")
-        for tensor in graph.initializer:
-            self.env[tensor.name] = self._array(tensor)
+        while True:
+            try:
+                return self._build()
+            except EqualSizes as found:
+                self.sizes[found.symbol] = found.size
+                self._reset()
+
+    def _build(self) -> Graph:
+        graph = self.proto.graph
         for info in graph.input:
             if info.name not in self.env:
                 self._input(info)
@@ -106,22 +109,19 @@ class Importer:
             self._node(node)
         if self.problems:
             raise UnsupportedModel(self.source, self.problems)
+        names = {}
         for output in graph.output:
             if output.name not in self.env:
                 raise ImportFailure(f"{self.source}: output '{output.name}' is computed by no node")
-            self.builder.output(self.live(self.env[output.name], output.name))
-        return self.builder.finish()
-
-    def _array(self, tensor: onnx.TensorProto) -> Array:
-        try:
-            array = numpy_helper.to_array(tensor)
-        except Exception as error:
-            raise ImportFailure(f"{self.source}: weight '{tensor.name}' is unreadable ({_first_line(error)})") from None
-        if array.dtype.kind == "f":
-            if not np.isfinite(array).all() and array.size > 16:
-                raise ImportFailure(f"{self.source}: weight '{tensor.name}' holds NaN or infinite values")
-            return np.asarray(array, np.float32)
-        return array
+            try:
+                value = self.live(self.env[output.name], output.name)
+            except IntcError as error:
+                raise ImportFailure(f"{self.source}: output '{output.name}': {error}") from None
+            if value in (*names, *self.builder.graph.inputs, *self.builder.graph.constants):
+                value = self.builder.emit(Reshape(self.shape_of(value)), value, name=output.name)
+            self.builder.output(value)
+            names[value] = output.name
+        return _renamed(self.builder.finish(), names)
 
     def _input(self, info: onnx.ValueInfoProto) -> None:
         tensor = info.type.tensor_type
@@ -134,13 +134,23 @@ class Importer:
                 shape.append(int(dim.dim_value))
             else:
                 shape.append(symbol(dim.dim_param or f"{info.name}_{axis}"))
+        element = declared = ELEMENT[tensor.elem_type]
         given = self.overrides.get(info.name)
-        if given is not None and not isinstance(given, str):
+        if isinstance(given, str) or (given is not None and not isinstance(given, Sequence)):
+            element = np.dtype(given).name
+            if element not in DTYPES:
+                raise ImportFailure(f"{self.source}: input '{info.name}' cannot be {element}")
+        elif given is not None:
             if len(given) != len(shape):
                 raise ImportFailure(f"{self.source}: input '{info.name}' has rank {len(shape)}, not {len(given)}")
             shape = [symbol(d) if isinstance(d, str) else int(d) for d in given]
-        element = ELEMENT[tensor.elem_type]
-        self.env[info.name] = self.builder.input(info.name, TensorType(tuple(shape), element))  # type: ignore[arg-type]
+            if any(isinstance(d, int) and d < 1 for d in shape):
+                raise ImportFailure(f"{self.source}: input '{info.name}' cannot have the shape {list(given)}")
+        known = tuple(substitute(d, self.sizes) for d in shape)
+        value = self.builder.input(info.name, TensorType(known, element))  # type: ignore[arg-type]
+        if element != declared:
+            value = self.builder.emit(Cast(declared), value, name=f"{info.name}.{declared}")  # type: ignore[arg-type]
+        self.env[info.name] = value
 
     def _node(self, node: onnx.NodeProto) -> None:
         label = node.name or next((o for o in node.output if o), node.op_type)
@@ -162,17 +172,19 @@ class Importer:
         except IntcError as error:
             self._refuse(node, label, str(error))
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            self._refuse(node, label, f"malformed or outside the supported conditions ({_first_line(error)})")
+            self._refuse(node, label, f"malformed or outside the supported conditions ({first_line(error)})")
 
     def _refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
         self.failed.update(node.output)
         self.problems.append((label, node.op_type, reason))
 
     def _attribute(self, attribute: onnx.AttributeProto) -> Any:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            raise GraphError("control flow is not supported")
         if attribute.type == onnx.AttributeProto.TENSOR:
-            return self._array(attribute.t)
+            return decode(attribute.t, self.source)
         value = onnx.helper.get_attribute_value(attribute)
-        return value.decode() if isinstance(value, bytes) else value
+        return value.decode(errors="replace") if isinstance(value, bytes) else value
 
     # -- folding -------------------------------------------------------------------------------------------------
 
@@ -209,24 +221,13 @@ class Importer:
 
     def _compute(self, node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Imported] | None:
         """Run a node on constants with onnx's reference implementation."""
-        if sum(a.size for a in arrays if a is not None) > FOLD_LIMIT or node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx") or node.op_type in UNFOLDED:
             return None
+        if node.op_type == "Expand" and arrays[0] is not None and arrays[1] is not None:
+            shape = broadcast(arrays[0].shape, dims_of(arrays[1]))
+            return [np.broadcast_to(arrays[0], [int(d) for d in shape])] if small(shape) else None
         feeds = {name: a for name, a in zip(node.input, arrays, strict=True) if name and a is not None}
-        graph = onnx.helper.make_graph(
-            [node],
-            "fold",
-            [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in feeds],
-            [onnx.helper.make_value_info(n, onnx.TypeProto()) for n in node.output if n],
-        )
-        model = onnx.helper.make_model(graph, opset_imports=list(self.proto.opset_import))
-        from onnx.reference import ReferenceEvaluator
-
-        try:
-            results = ReferenceEvaluator(model).run(None, feeds)
-        except Exception as error:
-            raise GraphError(f"cannot be computed on its constants ({_first_line(error)})") from None
-        by_name = dict(zip((n for n in node.output if n), results, strict=True))
-        return [np.asarray(by_name[n]) if n else np.zeros(0) for n in node.output]
+        return list(compute(node, feeds, self.proto.opset_import))
 
     # -- what converters use -------------------------------------------------------------------------------------
 
@@ -259,6 +260,18 @@ class Importer:
         return self.builder.graph.type(value) if isinstance(value, str) else type_of_array(_storable(np.asarray(value)))
 
 
+def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """``graph`` with its outputs under their ONNX names, where those are free."""
+    taken = {new: old for old, new in names.items() if new not in graph.values or new in names}
+    to = {old: new for new, old in taken.items()}
+    nodes = [
+        Node(n.op, tuple(to.get(x, x) for x in n.inputs), to.get(n.output, n.output), n.source) for n in graph.nodes
+    ]
+    values = {to.get(k, k): replace(v, name=to.get(k, k)) for k, v in graph.values.items()}
+    outputs = [to.get(x, x) for x in graph.outputs]
+    return Graph(graph.name, graph.inputs, outputs, nodes, values, graph.constants)
+
+
 def _storable(array: Array) -> Array:
     if array.dtype.kind == "f":
         return np.asarray(array, np.float32)
@@ -289,7 +302,7 @@ def _filled(shape: Imported | None, attributes: dict[str, Any]) -> Imported:
     if is_symbolic(shape):
         return Splat(tuple(shape.ravel()), fill)
     sizes = tuple(int(d) for d in shape.ravel())
-    if np.prod(np.array(sizes, dtype=np.float64)) > FOLD_LIMIT:
+    if not small(sizes):
         raise GraphError(f"a filled tensor of shape {list(sizes)} is too large")
     return np.full(sizes, fill)
 
@@ -299,6 +312,8 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
         raise GraphError("the bounds of a range depend on input values")
     start, stop, step = (np.asarray(x).ravel()[0] for x in inputs)
     if not any(is_symbolic(np.asarray(x, object)) for x in (start, stop, step)):
+        if step == 0 or not small((max(0, int((stop - start) / step)),)):
+            raise GraphError(f"a range from {start} to {stop} in steps of {step} is empty or too long")
         return np.arange(start, stop, step)
     if step != 1:
         raise GraphError("a range with a symbolic bound must have step 1")

@@ -7,14 +7,14 @@ which is what ``Range`` and its ``Unsqueeze``/``Add``/``Mul`` relatives compute 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Poly, Shape, as_dim, broadcast
+from intc.ir.dims import Dim, Poly, Shape, as_dim, broadcast, symbol, symbols, terms_of
 from intc.ir.op import Array
 
 
@@ -215,3 +215,42 @@ def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, 
             raise GraphError("the gathered positions are not plain index ranges")
         source[moving[0]] = k
     return shape, tuple(source)
+
+
+class EqualSizes(Exception):
+    """An operator works only if ``symbol`` is ``size``: the import starts over with that."""
+
+    def __init__(self, symbol: str, size: Dim) -> None:
+        super().__init__(f"{symbol} = {size}")
+        self.symbol, self.size = symbol, size
+
+
+def require_equal(a: Dim, b: Dim) -> None:
+    """Raise :class:`EqualSizes` where two different sizes must agree and one is a bare symbol."""
+    if a == b:
+        return
+    for x, y in ((a, b), (b, a)):
+        if isinstance(x, Poly) and list(x.terms.values()) == [1] and len(next(iter(x.terms))) == 1:
+            if not isinstance(y, Poly) or str(x) not in symbols((y,)):
+                raise EqualSizes(str(x), y)
+
+
+def require_broadcast(*shapes: Shape) -> None:
+    """:func:`require_equal` for every pair of sizes that broadcasting puts together."""
+    for rank in range(1, max(map(len, shapes)) + 1):
+        sizes = [shape[-rank] for shape in shapes if len(shape) >= rank and shape[-rank] != 1]
+        for size in sizes[1:]:
+            require_equal(sizes[0], size)
+
+
+def substitute(dim: Dim, sizes: Mapping[str, Dim]) -> Dim:
+    """``dim`` with symbols replaced until none of ``sizes`` is left."""
+    while any(name in sizes for name in symbols((dim,))):
+        total: Dim = 0
+        for mono, coefficient in terms_of(dim).items():
+            term: Dim = coefficient
+            for name in mono:
+                term = term * sizes.get(name, symbol(name))
+            total = total + term
+        dim = total
+    return dim

@@ -1,0 +1,57 @@
+"""Computing nodes whose inputs are all constants, with onnx's reference implementation and a bound on the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from intc.errors import GraphError
+from intc.frontend.load import first_line
+from intc.ir.op import Array
+
+FOLD_LIMIT: Final = 2**28  # elements: larger results are refused
+# Results that are random, or whose size depends on the values of their inputs without bound.
+UNFOLDED: Final = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+    | {"Dropout", "EyeLike", "OneHot", "Pad", "Resize", "SequenceConstruct", "StringSplit", "Tile", "Upsample"}
+)
+
+
+def small(shape: Iterable[Any]) -> bool:
+    """Whether a tensor of that (fixed) shape may be computed at import time."""
+    sizes = list(shape)
+    return all(isinstance(d, (int, np.integer)) for d in sizes) and float(np.prod([float(d) for d in sizes])) <= FOLD_LIMIT
+
+
+def compute(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Any) -> list[Array]:
+    """The outputs of ``node`` on constants; GraphError when they cannot be computed or would be too large."""
+    outputs = [name for name in node.output if name]
+    kinds = {np.dtype(np.bool_): onnx.TensorProto.BOOL}
+    infos = [
+        onnx.helper.make_tensor_value_info(
+            name, kinds.get(array.dtype, onnx.helper.np_dtype_to_tensor_dtype(array.dtype)), array.shape
+        )
+        for name, array in feeds.items()
+    ]
+    results = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in outputs]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "fold", infos, results), opset_imports=list(opsets))
+    try:
+        for info in onnx.shape_inference.infer_shapes(model).graph.output:
+            sizes = [d.dim_value for d in info.type.tensor_type.shape.dim]
+            if not small(sizes):
+                raise GraphError(f"its constant result of shape {sizes} is too large")
+        values = ReferenceEvaluator(model).run(None, dict(feeds))
+    except GraphError:
+        raise
+    except Exception as error:
+        raise GraphError(f"cannot be computed on its constants ({first_line(error)})") from None
+    by_name = dict(zip(outputs, values, strict=True))
+    return [_narrow(np.asarray(by_name[name])) if name else np.zeros(0, np.float32) for name in node.output]
+
+
+def _narrow(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype.kind == "f" else array

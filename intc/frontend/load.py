@@ -1,0 +1,137 @@
+"""Reading and checking ONNX files. Nothing in a file is trusted: every defect becomes one ImportFailure line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from intc.errors import ImportFailure
+from intc.ir.op import Array
+
+FINITE_ABOVE = 16  # elements: smaller arrays may hold -inf, as mask constants do
+SIZE_LIMIT = 2**36  # bytes of one weight
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The model in ``path`` with its external weights loaded from the same folder."""
+    if not path.is_file():
+        raise ImportFailure(f"{path}: no such file")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's own error class depends on its build
+        raise ImportFailure(f"{path}: not an ONNX model, or a truncated one ({first_line(error)})") from None
+    if not proto.graph.node and not proto.graph.output:
+        raise ImportFailure(f"{path}: not an ONNX model, or an empty one")
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _load_external(tensor, path)
+    return proto
+
+
+def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
+    """Replace ``tensor``'s reference by its bytes; the file must lie in the model's folder."""
+    where = f"{path}: weight '{tensor.name}'"
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
+    if not location.parts or location.is_absolute() or ".." in location.parts:
+        raise ImportFailure(f"{where} names external data outside the model's folder ('{str(location)[:80]}')")
+    file = path.parent / location
+    if not file.is_file():
+        raise ImportFailure(f"{where} needs the file '{location}', which is missing beside the model")
+    if path.parent.resolve() not in file.resolve().parents:
+        raise ImportFailure(f"{where} names external data outside the model's folder ('{location}')")
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
+    except ValueError:
+        raise ImportFailure(f"{where} has a malformed offset or length") from None
+    size = file.stat().st_size
+    length = size - offset if length < 0 else length
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ImportFailure(f"{where} reads bytes {offset}..{offset + length} of '{location}', which has {size}")
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        tensor.raw_data = stream.read(length)
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def checked_model(proto: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """``proto`` with its local functions inlined, after onnx's structural check (weights excluded)."""
+    try:
+        if proto.functions:
+            proto = onnx.inliner.inline_local_functions(proto)
+        onnx.checker.check_model(_without_weights(proto))
+    except Exception as error:
+        if "No Op registered" in str(error):  # listed by name, with all its like, further on
+            return proto
+        raise ImportFailure(f"{source}: not a valid ONNX model ({_cause(error)})") from None
+    return proto
+
+
+def _cause(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:200] if lines else type(error).__name__
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A light copy whose initializers are inputs."""
+    light = onnx.ModelProto(ir_version=proto.ir_version)
+    light.opset_import.extend(proto.opset_import)
+    light.graph.name = proto.graph.name
+    light.graph.node.extend(proto.graph.node)
+    light.graph.input.extend(proto.graph.input)
+    light.graph.output.extend(proto.graph.output)
+    given = {info.name for info in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if tensor.name not in given:
+            kind = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+            light.graph.input.append(onnx.helper.make_value_info(tensor.name, kind))
+            given.add(tensor.name)
+    return light
+
+
+def take_initializers(proto: onnx.ModelProto, source: str, owned: bool) -> Mapping[str, Array]:
+    """Every weight by name; an ``owned`` proto is emptied on the way, so that weights are not held twice."""
+    if proto.graph.sparse_initializer:
+        raise ImportFailure(f"{source}: sparse weights are not supported; densify them and export again")
+    arrays: dict[str, Array] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.name in arrays:
+            raise ImportFailure(f"{source}: weight '{tensor.name}' is defined twice")
+        arrays[tensor.name] = decode(tensor, source)
+        if owned:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    return arrays
+
+
+def decode(tensor: onnx.TensorProto, source: str) -> Array:
+    """A tensor as an array: floats of any width as float32, other numbers as they are."""
+    where = f"{source}: weight '{tensor.name}'"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ImportFailure(f"{where} is stored outside the model; import it by file name")
+    if any(d < 0 for d in tensor.dims) or np.prod(np.array(tensor.dims, dtype=np.float64)) > SIZE_LIMIT:
+        raise ImportFailure(f"{where} has the impossible shape {list(tensor.dims)[:8]}")
+    try:
+        array = np.asarray(numpy_helper.to_array(tensor))
+    except Exception as error:
+        raise ImportFailure(f"{where} is unreadable ({first_line(error)})") from None
+    if array.dtype.kind in "iub":
+        return array
+    try:
+        narrow = array.astype(np.float32, copy=False)
+    except (TypeError, ValueError):
+        raise ImportFailure(f"{where} has an unsupported element type ({array.dtype})") from None
+    if array.size > FINITE_ABOVE and np.isnan(narrow).any():
+        raise ImportFailure(f"{where} holds NaN")
+    return narrow
