@@ -122,11 +122,13 @@ def build_library(program: Program, memory: Plan, roots: Mapping[str, str]) -> b
     """The bytes of the shared library."""
     import tvm
 
+    from intc.codegen.tir_pipeline import build
+
     names = {name: tvm.ir.GlobalVar(name) for name in program.kernels}
     functions = {names[name]: function for name, function in program.kernels.items()}
     main = build_main(program, memory, roots, names).with_attr("global_symbol", "main")
     functions[tvm.ir.GlobalVar("main")] = main
-    executable = tvm.compile(tvm.IRModule(functions), target=program.target.tvm())
+    executable = build(functions, program.target.tvm())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.so"
         executable.export_library(str(path))
