@@ -36,6 +36,8 @@ def dyadic(ratio: Fraction) -> tuple[int, int]:
     m = int(size * 2**e + Fraction(1, 2))
     if m == 2**MANTISSA_BITS:
         m, e = m // 2, e - 1
+    if e < 1:
+        raise QuantizationError(f"a rescaling by {float(ratio):.12g} rounds to 2^30")
     return sign * m, e
 
 
@@ -55,5 +57,7 @@ def dyadic_array(ratios: Array | float) -> tuple[Array, Array]:
     m = (wide + (np.int64(1) << (drop - 1))) >> drop
     full = m == 2**MANTISSA_BITS
     m, e = np.where(full, m >> 1, m), np.where(full, e - 1, e)
+    if (e < 1).any():
+        raise QuantizationError(f"a rescaling by {float(np.abs(values).max()):.12g} rounds to 2^30")
     m, e = np.where(values == 0, 0, np.copysign(1, values).astype(np.int64) * m), np.where(values == 0, MAX_SHIFT, e)
     return m.astype(np.int32), e.astype(np.int32)

@@ -88,7 +88,7 @@ class IbertSoftmax(Op):
             e = np.where(keep, e, 0)
         total = e.sum(axis=-1, keepdims=True)
         factor = np.where(total > 0, 2**32 // np.maximum(total, 1), 0)
-        return np.minimum((e * factor) >> 24, 255).astype(np.uint8)
+        return np.asarray(np.minimum((e * factor) >> 24, 255), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,11 @@ class IbertGelu(Op):
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x = arrays[0].astype(np.int64)
         erf = np.sign(x) * ((np.minimum(np.abs(x), -self.qb) + self.qb) ** 2 + self.qc)
-        return (x * ((erf >> self.n) + self.one)).astype(np.int32)
+        return np.asarray(x * ((erf >> self.n) + self.one), np.int32)
 
     def _erf_scale(self) -> Fraction:
         s = Fraction(self.num, self.den) / ROOT2
-        return ERF_A * s * s * 2**self.n
+        return ERF_A * s * s * (1 << self.n)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class IbertLayerNorm(Op):
         y = x - round_mean(x.sum(axis=-1, keepdims=True), x.shape[-1])
         squares = ((y >> self.shift) ** 2).sum(axis=-1, keepdims=True)
         root = np.maximum(isqrt(squares), 1) << self.shift
-        return (np.minimum((y * (2**31 // root)) >> 1, 2**30) + b).astype(np.int32)
+        return np.asarray(np.minimum((y * (2**31 // root)) >> 1, 2**30) + b, np.int32)
 
 
 OPS = (IbertSoftmax, IbertGelu, IbertLayerNorm)

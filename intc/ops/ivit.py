@@ -76,7 +76,7 @@ class IvitShiftmax(Op):
     n: int = 15
     name: ClassVar[str] = "ivit_shiftmax"
     arity: ClassVar[tuple[int, ...]] = (1, 2)
-    error_bound: ClassVar[float] = 0.05
+    error_bound: ClassVar[float] = 0.04
 
     @classmethod
     def from_scale(cls, scale: float | Fraction, bits: int = 8) -> IvitShiftmax:
@@ -197,7 +197,7 @@ class IvitLayerNorm(Op):
         root = np.full_like(squares, NEWTON_START)
         for _ in range(NEWTON_STEPS):
             root = (root + squares // root) >> 1
-        return (((y * (SUM_MAX // root)) >> 1) + b).astype(np.int32)
+        return np.asarray(((y * (SUM_MAX // root)) >> 1) + b, np.int32)
 
 
 OPS = (IvitShiftmax, IvitShiftGelu, IvitLayerNorm)

@@ -19,6 +19,7 @@ class Requantize(Op):
 
     Inputs: x; m, e int32 constants of one element or one per index of the last axis, 1 <= e <= 62. The rescaling is by
     m / 2**e (Jacob et al. 2018, HAWQ-V3).
+    ``error_bound``: output steps against clip(x * ratio), for m, e of ``dyadic_array`` and |y| <= 2**15.
     """
 
     lo: int
@@ -26,6 +27,7 @@ class Requantize(Op):
     dtype: DType
     name: ClassVar[str] = "requantize"
     arity: ClassVar[tuple[int, ...]] = (3,)
+    error_bound: ClassVar[float] = 0.5 + 2.0**-16
 
     def infer(self, *types: TensorType) -> TensorType:
         x, m, e = types

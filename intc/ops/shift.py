@@ -45,8 +45,8 @@ class Shiftmax(Op):
             raise GraphError(f"shiftmax cannot use m={self.m}, e={self.e}, bits={self.bits}")
         if isinstance(length, int) and length > ROW_MAX:
             raise QuantizationError(f"a softmax row of {length} elements exceeds {ROW_MAX}")
-        if x.interval[1] - x.interval[0] >= 2**32:
-            raise QuantizationError(f"scores {x} are too wide")
+        if x.interval[1] - x.interval[0] >= 2**31:
+            raise QuantizationError(f"the distance to the row maximum of {x} can exceed 31 bits")
         if len(types) == 2 and broadcast(x.shape, types[1].shape) != x.shape:
             raise GraphError(f"mask {types[1]} does not broadcast to {x}")
         return TensorType(x.shape, "uint8") if self.bits == 8 else TensorType(x.shape, "int16", 0, 32767)
@@ -94,7 +94,7 @@ class ShiftLayerNorm(Op):
     dtype: DType
     name: ClassVar[str] = "shift_layer_norm"
     arity: ClassVar[tuple[int, ...]] = (3,)
-    error_bound: ClassVar[float] = 0.52  # output steps, before saturation
+    error_bound: ClassVar[float] = 0.52  # output steps, unsaturated; C * deviation >= 2**12
 
     def infer(self, *types: TensorType) -> TensorType:
         x, g, b = types
@@ -105,7 +105,7 @@ class ShiftLayerNorm(Op):
             raise QuantizationError(f"a row of {channels} values of {x} overflows the 32-bit deviations")
         if not 32 <= self.e <= 62 or self.eps_q < 1 or self.eps_q >= 2**61:
             raise QuantizationError(f"shift_layer_norm cannot use e={self.e}, eps_q={self.eps_q}")
-        if b.magnitude + 2**20 * (math.isqrt(channels) + 1) * g.magnitude >= 2**63:
+        if b.magnitude + 2**20 * (math.isqrt(channels) + 3) * g.magnitude >= 2**63:
             raise QuantizationError("gamma and beta overflow the 64-bit affine step")
         return TensorType(x.shape, self.dtype, self.lo, self.hi)
 
@@ -139,7 +139,7 @@ class ShiftGelu(_FixedPoint):
     """GELU of x in Q``frac`` (4..14), as int32 in Q(frac + 15)."""
 
     name: ClassVar[str] = "shift_gelu"
-    error_bound: ClassVar[float] = 0.0007  # absolute, for frac >= 11; half an input step below that
+    error_bound: ClassVar[float] = 0.0007  # absolute, for frac >= 11; one input step below that
 
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]
