@@ -22,7 +22,8 @@ from typing import Final, TypeAlias
 
 from intc.errors import GraphError
 
-SYMBOL_MAX: Final = 65535  # no symbol stands for more; the runtime refuses larger feeds, and proofs rely on it
+# no symbol stands for more; the runtime refuses larger feeds, and proofs rely on it
+SYMBOL_MAX: Final = 65535
 Monomial: TypeAlias = tuple[str, ...]
 
 
@@ -111,7 +112,7 @@ def symbol(name: str) -> Dim:
 
 def as_dim(value: object) -> Dim:
     """``value`` (int, numpy integer or Poly) as a dim."""
-    return value if isinstance(value, Poly) else int(value)  # type: ignore[call-overload,no-any-return]
+    return value if isinstance(value, Poly) else int(value)  # type: ignore[call-overload]
 
 
 def exact_div(a: Dim, b: Dim) -> Dim:

@@ -150,7 +150,7 @@ def quantize_feed(value: Value, array: Array) -> Array:
         return np.asarray(array, value.type.dtype)
     lo, hi = value.type.interval
     scaled = np.rint(array.astype(np.float32) * np.float32(1.0 / float(np.asarray(value.scale))))
-    return np.clip(scaled, lo, hi).astype(value.type.dtype)
+    return np.asarray(np.clip(scaled, lo, hi), value.type.dtype)
 
 
 def dequantize(value: Value, array: Array) -> Array:

@@ -108,5 +108,5 @@ def narrowest(lo: int, hi: int) -> DType:
     for name in ("int8", "uint8", "int16", "int32", "int64"):
         low, high = LIMITS[name]
         if low <= lo and hi <= high:
-            return cast(DType, name)
+            return name
     raise GraphError(f"interval [{lo}, {hi}] does not fit 64 bits")

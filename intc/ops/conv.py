@@ -15,7 +15,9 @@ from intc.ops.im2col import Im2col
 
 @dataclass(frozen=True)
 class Conv(Op):
-    """NCHW convolution; inputs x, w [O, C/groups, KH, KW] and optionally bias [O]; pads (top, left, bottom, right)."""
+    """NCHW convolution; inputs x, w [O, C/groups, KH, KW] and optionally bias [O]; pads (top, left, bottom,
+    right).
+    """
 
     strides: tuple[int, int]
     pads: tuple[int, int, int, int]
@@ -44,7 +46,7 @@ class Conv(Op):
         grouped = columns.reshape(b, p, self.groups, -1).transpose(0, 2, 1, 3)  # B G P K
         weights = w.reshape(self.groups, w.shape[0] // self.groups, -1).transpose(0, 2, 1)  # G K O
         out = np.matmul(grouped, weights).transpose(0, 1, 3, 2).reshape(b, w.shape[0], oh, ow)
-        return out if len(arrays) == 2 else out + arrays[2][:, None, None]
+        return np.asarray(out if len(arrays) == 2 else out + arrays[2][:, None, None])
 
 
 OPS = (Conv,)

@@ -1,6 +1,7 @@
 """Fused integer operators: what one kernel computes, meaning exactly the composition of the plain operators.
 
-They are produced by the ``fuse`` passes and never change a bit: ``evaluate`` calls the same formulas in the same order.
+They are produced by the ``fuse`` passes and never change a bit: ``evaluate`` calls the same formulas in the
+same order.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ WIDE: int = 2**30 - 1  # branches of a residual sum are clipped to +-WIDE, so th
 class Linear(Op):
     """``x @ w + bias`` with its epilogue: requantise, GELU and residual sum in registers.
 
-    Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if ``gelu_frac >= 0``:
-    m2, e2 [N]; if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
+    Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if
+    ``gelu_frac >= 0``: m2, e2 [N]; if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi];
+    ``raw`` gives the int32 sums.
     """
 
     lo: int
@@ -43,7 +45,9 @@ class Linear(Op):
 
     def infer(self, *types: TensorType) -> TensorType:
         if len(types) != self.expected_inputs():
-            raise GraphError(f"linear takes {self.expected_inputs()} inputs with these attributes, not {len(types)}")
+            raise GraphError(
+                f"linear takes {self.expected_inputs()} inputs with these attributes, not {len(types)}"
+            )
         x, w, bias = types[:3]
         if x.shape[-1] != w.shape[0] or w.rank != 2:
             raise GraphError(f"linear cannot multiply {x} by {w}")
@@ -53,7 +57,11 @@ class Linear(Op):
         if bound >= 2**31:
             raise QuantizationError(f"the sum over {k} products can reach {bound}, beyond 32 bits")
         shape = (*x.shape[:-1], w.shape[1])
-        return TensorType(shape, "int32", -bound, bound) if self.raw else TensorType(shape, self.dtype, self.lo, self.hi)
+        return (
+            TensorType(shape, "int32", -bound, bound)
+            if self.raw
+            else TensorType(shape, self.dtype, self.lo, self.hi)
+        )
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x, w, bias = arrays[:3]
@@ -70,16 +78,17 @@ class Linear(Op):
             return np.asarray(scalar.requantize(ns, acc, m, e, self.lo, self.hi), self.dtype)
         r, mr, er = (a.astype(np.int64) for a in arrays[-3:])
         total = scalar.requantize(ns, acc, m, e, -WIDE, WIDE) + scalar.requantize(ns, r, mr, er, -WIDE, WIDE)
-        return np.clip(total, self.lo, self.hi).astype(self.dtype)
+        return np.asarray(np.clip(total, self.lo, self.hi), self.dtype)
 
 
 @dataclass(frozen=True)
 class Attention(Op):
     """Scaled dot-product attention of all heads: Q K^T, Shiftmax (8-bit probabilities), P V, requantise.
 
-    Inputs: q [B, Sq, *], k and v [B, Sk, *] int8, of which the columns ``offset .. offset + heads*head_dim`` are used
-    (they may be one tensor); mo, eo [1] or [heads*head_dim]; optionally a bool mask, [B, Sk] over keys or broadcastable
-    to [B, heads, Sq, Sk], True = keep. ``m, e`` turn score units into Q15 octaves. Output int8 [B, Sq, heads*head_dim].
+    Inputs: q [B, Sq, *], k and v [B, Sk, *] int8, of which the columns ``offset .. offset + heads*head_dim``
+    are used (they may be one tensor); mo, eo [1] or [heads*head_dim]; optionally a bool mask, [B, Sk] over
+    keys or broadcastable to [B, heads, Sq, Sk], True = keep. ``m, e`` turn score units into Q15 octaves.
+    Output int8 [B, Sq, heads*head_dim].
     """
 
     heads: int
@@ -97,7 +106,11 @@ class Attention(Op):
     def infer(self, *types: TensorType) -> TensorType:
         q, k, v = types[:3]
         width = self.heads * self.head_dim
-        for what, type_, offset in (("q", q, self.q_offset), ("k", k, self.k_offset), ("v", v, self.v_offset)):
+        for what, type_, offset in (
+            ("q", q, self.q_offset),
+            ("k", k, self.k_offset),
+            ("v", v, self.v_offset),
+        ):
             last = type_.shape[-1]
             if type_.rank != 3 or type_.dtype != "int8" or not isinstance(last, int) or last < offset + width:
                 raise GraphError(f"attention needs {what} as int8 [B, S, >= {offset + width}], not {type_}")

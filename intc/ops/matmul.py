@@ -18,20 +18,22 @@ EXACT_IN_FLOAT64: Final = 2**53
 def exact_matmul(a: Array, b: Array) -> Array:
     """``a @ b`` of integers as int64, exact.
 
-    A float64 product of integers is exact in any order of summation while the sum of magnitudes stays below 2**53,
-    and runs on BLAS; beyond that bound the product is taken in int64.
+    A float64 product of integers is exact in any order of summation while the sum of magnitudes stays below
+    2**53, and runs on BLAS; beyond that bound the product is taken in int64.
     """
     if a.size == 0 or b.size == 0:
-        return np.matmul(a.astype(np.int64), b.astype(np.int64))
+        return np.asarray(np.matmul(a.astype(np.int64), b.astype(np.int64)))
     peak = int(np.abs(a.astype(np.int64)).max()) * int(np.abs(b.astype(np.int64)).max()) * a.shape[-1]
     if peak < EXACT_IN_FLOAT64:
-        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
-    return np.matmul(a.astype(np.int64), b.astype(np.int64))
+        return np.asarray(np.matmul(a.astype(np.float64), b.astype(np.float64)), np.int64)
+    return np.asarray(np.matmul(a.astype(np.int64), b.astype(np.int64)))
 
 
 @dataclass(frozen=True)
 class MatMul(Op):
-    """numpy's ``a @ b`` over the last two axes: float32, or 8/16-bit integers into int32 sums that provably fit."""
+    """numpy's ``a @ b`` over the last two axes: float32, or 8/16-bit integers into int32 sums that provably
+    fit.
+    """
 
     name: ClassVar[str] = "matmul"
     arity: ClassVar[tuple[int, ...]] = (2,)
@@ -41,7 +43,9 @@ class MatMul(Op):
         if a.rank < 1 or b.rank < 2 or (a.rank == 1 and b.rank != 2):
             raise GraphError(f"matmul cannot multiply {a} by {b}")
         if a.shape[-1] != b.shape[-2]:
-            raise GraphError(f"matmul of {format_shape(a.shape)} by {format_shape(b.shape)}: inner sizes differ")
+            raise GraphError(
+                f"matmul of {format_shape(a.shape)} by {format_shape(b.shape)}: inner sizes differ"
+            )
         shape = (*broadcast(a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], b.shape[-1])
         if a.is_float != b.is_float:
             raise GraphError("matmul mixes float and integer operands")
@@ -52,13 +56,15 @@ class MatMul(Op):
         length = length if isinstance(length, int) else SYMBOL_MAX
         lo, hi = length * min(*ends, 0), length * max(*ends, 0)
         if lo < -(2**31) or hi >= 2**31:
-            raise QuantizationError(f"the sum over {length} products can reach {max(-lo, hi)}, beyond 32 bits")
+            raise QuantizationError(
+                f"the sum over {length} products can reach {max(-lo, hi)}, beyond 32 bits"
+            )
         return TensorType(shape, "int32", lo, hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         a, b = arrays
         if a.dtype.kind == "f":
-            return np.matmul(a, b)
+            return np.asarray(np.matmul(a, b))
         return exact_matmul(a, b).astype(np.int32)
 
 

@@ -61,7 +61,7 @@ class ReduceSum(_Reduce):
         x = arrays[0]
         if x.dtype.kind == "f":
             return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims), np.float32)
-        return x.sum(axis=self.axes, keepdims=self.keepdims, dtype=np.int64).astype(np.int32)
+        return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims, dtype=np.int64), np.int32)
 
 
 OPS = (ReduceMean, ReduceSum)

@@ -1,4 +1,5 @@
-"""Phase 5: a constant-weight product and everything behind it up to the next stored tensor become one ``linear``.
+"""Phase 5: a constant-weight product and everything behind it up to the next stored tensor become one
+``linear``.
 
 ``requantize(matmul(x, w) + bias)``, with GELU: ``requantize(shift_gelu(requantize(...)))``, with a residual:
 ``clip(requantize(...) + requantize(r))``. Each value inside must have no other reader.
@@ -61,7 +62,9 @@ class Plan:
         assert isinstance(columns, int)
         bias = self.product.bias or b.constant(f"{node.output}.bias", np.zeros(columns, np.int32))
         if self.product.bias and graph.type(bias).shape != (columns,):
-            bias = b.constant(f"{node.output}.bias", np.broadcast_to(graph.constants[bias].ravel(), (columns,)))
+            bias = b.constant(
+                f"{node.output}.bias", np.broadcast_to(graph.constants[bias].ravel(), (columns,))
+            )
         per_column = len(self.factors) - 3 * self.op.residual
         factors = [
             _widened(graph, b, f, columns) if i < per_column else f for i, f in enumerate(self.factors)
@@ -69,19 +72,29 @@ class Plan:
         scale = graph.values[node.output].scale
         source = node.source
         return b.emit(
-            self.op, self.product.x, self.product.w, bias, *factors, name=node.output, source=source, scale=scale
+            self.op,
+            self.product.x,
+            self.product.w,
+            bias,
+            *factors,
+            name=node.output,
+            source=source,
+            scale=scale,
         )
 
 
 def _widened(graph: Graph, b: Builder, name: str, columns: int) -> str:
     """A per-tensor factor repeated for every column."""
     array: Array = graph.constants[name]
-    return name if array.size == columns else b.constant(name, np.full(columns, array.ravel()[0], array.dtype))
+    return (
+        name if array.size == columns else b.constant(name, np.full(columns, array.ravel()[0], array.dtype))
+    )
 
 
 def _product(graph: Graph, uses: Uses, value: str) -> tuple[Product, tuple[str, ...]] | None:
     """The product that computes ``value``, which only the caller's node reads, and the values inside it."""
-    bias, inside = None, (value,)
+    bias: str | None = None
+    inside: tuple[str, ...] = (value,)
     if not uses.single(value):
         return None
     node = uses.producer(value, Add)
@@ -96,7 +109,10 @@ def _product(graph: Graph, uses: Uses, value: str) -> tuple[Product, tuple[str, 
     node = uses.producer(value, MatMul)
     if node is None or node.inputs[1] not in graph.constants or graph.type(node.inputs[1]).rank != 2:
         return None
-    if graph.type(node.inputs[0]).dtype not in ("int8", "uint8") or graph.type(node.inputs[1]).dtype != "int8":
+    if (
+        graph.type(node.inputs[0]).dtype not in ("int8", "uint8")
+        or graph.type(node.inputs[1]).dtype != "int8"
+    ):
         return None
     return Product(node.inputs[0], node.inputs[1], bias), inside
 
@@ -117,7 +133,7 @@ def _plain(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     assert isinstance(node.op, Requantize)
     x, m, e = node.inputs
     found = _product(graph, uses, x)
-    if found is None or node.op.dtype == "int32" and uses.sole_user(node.output, Add):
+    if found is None or (node.op.dtype == "int32" and uses.sole_user(node.output, Add)):
         return None
     op = Linear(node.op.lo, node.op.hi, node.op.dtype)
     return node.output, Plan(op, found[0], (m, e), found[1])
@@ -157,7 +173,11 @@ def _residual(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     else:
         return None
     found = _product(graph, uses, node.inputs[0])
-    if found is None or graph.type(r).dtype != "int16" or graph.type(r).shape != graph.type(clip.output).shape:
+    if (
+        found is None
+        or graph.type(r).dtype != "int16"
+        or graph.type(r).shape != graph.type(clip.output).shape
+    ):
         return None
     op = Linear(clip.op.lo, clip.op.hi, clip.op.dtype, residual=True)
     inside = (*inside, node.output, total.output, *found[1])

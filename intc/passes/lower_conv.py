@@ -29,9 +29,7 @@ class LowerConv:
             if weight.ndim != 4:
                 return None
             out = graph.type(node.output)
-            columns = Im2col(
-                (weight.shape[2], weight.shape[3]), tuple(op.strides), tuple(op.pads), tuple(op.dilations)
-            )
+            columns = Im2col((weight.shape[2], weight.shape[3]), op.strides, op.pads, op.dilations)
             patches = b.emit(columns, inputs[0], name=f"{node.output}.patches", source=node.source)
             matrix = b.constant(f"{node.inputs[1]}.matrix", weight.reshape(weight.shape[0], -1).T)
             y = b.emit(MatMul(), patches, matrix, name=f"{node.output}.product", source=node.source)

@@ -1,6 +1,7 @@
 """How each approximation family turns a float softmax, GELU, LayerNorm or tanh into integer operators.
 
-Every function takes the forms built so far and a float node, emits integer nodes and returns the result's form.
+Every function takes the forms built so far and a float node, emits integer nodes and returns the result's
+form.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ from intc.errors import QuantizationError
 from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.dyadic import dyadic
+from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
+from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.layer_norm import LayerNorm
-from intc.ops.shift import ShiftGelu, Shiftmax, ShiftLayerNorm, ShiftSigmoid, ShiftTanh
-from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
+from intc.ops.lut import LutSoftmax
+from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
+from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
 
 LOG2_E: Final = Fraction(1.4426950408889634)
 PROBABILITY_SCALE: Final = np.float64(2.0**-8)
 
 
 def fixed_point(forms: Forms, value: str, low: int, high: int) -> tuple[Form, int]:
-    """``value`` as int16 in Q``frac`` with the most fraction bits in [low, high] that hold its calibrated range."""
-    frac = int(math.floor(math.log2(32767 / forms.range_of(value))))
+    """``value`` as int16 in Q``frac`` with the most fraction bits in [low, high] that hold its calibrated
+    range.
+    """
+    frac = math.floor(math.log2(32767 / forms.range_of(value)))
     frac = max(low, min(high, frac))
     return forms.quantised(value, 16, np.float64(2.0**-frac)), frac  # type: ignore[arg-type]
 
@@ -91,21 +97,30 @@ def shift_sigmoid(forms: Forms, node: Node) -> Form:
 
 
 def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
-    """LayerNorm straight into ``bits`` bits at ``scale`` (one, or one per channel): gamma, beta and scale fold."""
+    """LayerNorm straight into ``bits`` bits at ``scale`` (one, or one per channel): gamma, beta and scale
+    fold.
+    """
     assert isinstance(node.op, LayerNorm)
     x = forms.quantised(node.inputs[0], 16)
     channels = int(forms.source.type(node.inputs[0]).shape[-1])  # type: ignore[arg-type]
     gamma, beta = _affine(forms, node)
-    gain = [Fraction(float(g)) / Fraction(float(s)) / 2**20 for g, s in zip(gamma, _spread(scale, channels), strict=True)]
+    gain = [
+        Fraction(float(g)) / Fraction(float(s)) / 2**20
+        for g, s in zip(gamma, _spread(scale, channels), strict=True)
+    ]
     largest = max(max(abs(g) for g in gain), Fraction(1, 2**31))
     e = dyadic(largest)[1]
     if not 32 <= e <= 62:
         e = min(max(e, 32), 62)
         if largest * 2**e >= 2**31:
-            raise QuantizationError(f"node '{node.source}': gamma / scale reaches {float(largest)}, too large")
+            raise QuantizationError(
+                f"node '{node.source}': gamma / scale reaches {float(largest)}, too large"
+            )
     g = np.array([round(r * 2**e) for r in gain], np.int64)
     g = np.clip(g, -(2**31) + 1, 2**31 - 1).astype(np.int32)
-    shift = [Fraction(float(t)) / Fraction(float(s)) for t, s in zip(beta, _spread(scale, channels), strict=True)]
+    shift = [
+        Fraction(float(t)) / Fraction(float(s)) for t, s in zip(beta, _spread(scale, channels), strict=True)
+    ]
     top = 2**61
     b = np.array([max(-top, min(top, round(r * 2**e))) + 2 ** (e - 1) for r in shift], np.int64)
     s_x = Fraction(float(x.scale))
@@ -162,8 +177,10 @@ def _table(forms: Forms, node: Node, function: object, bits: int) -> Form:
     return _emit(forms, node, Table("int8"), (x.name, table), scale)
 
 
-def _emit(forms: Forms, node: Node, op: object, inputs: tuple[str, ...], scale: Array) -> Form:
-    name = forms.builder.emit(op, *inputs, name=node.output, source=node.source, scale=as_scale(scale))  # type: ignore[arg-type]
+def _emit(forms: Forms, node: Node, op: object, inputs: tuple[str, ...], scale: Array | np.float64) -> Form:
+    name = forms.builder.emit(
+        op, *inputs, name=node.output, source=node.source, scale=as_scale(np.asarray(scale))
+    )  # type: ignore[arg-type]
     return Form(name, np.asarray(scale, np.float64))
 
 
