@@ -330,5 +330,5 @@ def _fold_splat(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> l
         values = [v.value if isinstance(v, Splat) else (v.ravel()[0] if v.size == 1 else None) for v in inputs]
         if all(v is not None for v in values):
             shapes = [v.shape for v in inputs]
-            return [Splat(converters.broadcast(tuple(shapes[0]), tuple(shapes[1])), all(map(bool, values)))]
+            return [Splat(broadcast(tuple(shapes[0]), tuple(shapes[1])), all(map(bool, values)))]
     return None

@@ -211,6 +211,8 @@ def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, 
         moving = [a for a, s in enumerate(part.steps) if s != 0]
         if not moving and data[k] == 1 and part.offset == 0:
             continue
+        if len(moving) == 1:
+            require_equal(shape[moving[0]], data[k])
         if len(moving) != 1 or part.steps[moving[0]] != 1 or part.offset != 0 or shape[moving[0]] != data[k]:
             raise GraphError("the gathered positions are not plain index ranges")
         source[moving[0]] = k

@@ -1,0 +1,230 @@
+"""Converters of data movement: reshapes, slices and gathers, with sizes that may be symbolic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from intc.errors import GraphError
+from intc.frontend.call import Call, Converter
+from intc.frontend.symbolic import (
+    Imported,
+    Index,
+    IndexTuple,
+    dims_of,
+    gather_axes,
+    require_equal,
+)
+from intc.ir.dims import Dim, Poly, broadcast, exact_div, product
+from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
+
+
+def reshape_to(call: Call, x: str, target: Sequence[Dim], allow_zero: bool = False) -> str:
+    """``x`` under the ONNX target shape: 0 copies a size (unless ``allow_zero``), -1 is what remains."""
+    have = call.shape(x)
+    call.refuse(not allow_zero and any(d == 0 for d in target[len(have) :]), "a copied size lies outside the input")
+    shape: list[Dim] = [have[i] if d == 0 and not allow_zero else d for i, d in enumerate(target)]
+    holes = [i for i, d in enumerate(shape) if d == -1]
+    call.refuse(len(holes) > 1, "the target shape has more than one -1")
+    rest = [d for i, d in enumerate(shape) if i not in holes]
+    if holes:
+        left = list(have)
+        for d in list(rest):  # equal sizes cancel, even sums such as sequence + 1
+            if d in left:
+                left.remove(d)
+                rest.remove(d)
+        shape[holes[0]] = exact_div(product(left), product(rest))
+    elif product(have) != product(shape):
+        for a, b in zip(have, shape, strict=False):
+            if isinstance(a, Poly) and isinstance(b, Poly):
+                require_equal(a, b)
+    return x if tuple(shape) == tuple(have) else call.emit(Reshape(tuple(shape)), x)
+
+
+def _reshape(call: Call) -> list[Imported]:
+    target = dims_of(call.known(1, "the target shape"))
+    return [reshape_to(call, call.x(), target, bool(call.attributes.get("allowzero", 0)))]
+
+
+def _flatten(call: Call) -> list[Imported]:
+    x = call.x()
+    shape = call.shape(x)
+    axis = int(call.attributes.get("axis", 1))
+    axis = axis + len(shape) if axis < 0 else axis
+    return [reshape_to(call, x, (product(shape[:axis]), product(shape[axis:])), True)]
+
+
+def _unsqueeze(call: Call) -> list[Imported]:
+    x = call.x()
+    shape: list[Dim] = list(call.shape(x))
+    count = len(shape) + (call.known(1, "axes").size if call.has(1) else len(call.attributes["axes"]))
+    for axis in sorted(call.axes(count)):
+        shape.insert(axis, 1)
+    return [reshape_to(call, x, shape, True)]
+
+
+def _squeeze(call: Call) -> list[Imported]:
+    x = call.x()
+    shape = call.shape(x)
+    axes = call.axes(len(shape)) or tuple(i for i, d in enumerate(shape) if d == 1)
+    if any(shape[a] != 1 for a in axes):
+        raise GraphError("only axes of size 1 can be squeezed")
+    return [reshape_to(call, x, [d for i, d in enumerate(shape) if i not in axes], True)]
+
+
+def _transpose(call: Call) -> list[Imported]:
+    x = call.x()
+    perm = tuple(call.attributes.get("perm", range(len(call.shape(x)) - 1, -1, -1)))
+    return [x if perm == tuple(range(len(perm))) else call.emit(Transpose(perm), x)]
+
+
+def _concat(call: Call) -> list[Imported]:
+    values = [call.x(i) for i in range(len(call.inputs)) if call.has(i)]
+    return [values[0] if len(values) == 1 else call.emit(Concat(call.axis(values[0])), *values)]
+
+
+def _bound(value: Any, size: Dim, default: Dim) -> Dim:
+    """One slice bound normalised to [0, size]."""
+    if isinstance(value, Poly):
+        return value
+    number = int(value)
+    if number < 0:
+        low = size + number
+        return default if abs(number) >= 2**31 else (max(low, 0) if isinstance(low, int) else low)
+    if isinstance(size, int):
+        return min(number, size)
+    if number > 1 and number < 2**31:
+        raise GraphError(f"a slice to {number} of an axis of symbolic size {size} may be out of range")
+    return size if number >= 2**31 else number
+
+
+def _slice(call: Call) -> list[Imported]:
+    x = call.x()
+    starts, ends = (call.known(i, "a slice bound").ravel() for i in (1, 2))
+    rank = len(call.shape(x))
+    axes = [int(a) % rank for a in call.known(3, "axes").ravel()] if call.has(3) else list(range(len(starts)))
+    steps = [int(s) for s in call.known(4, "steps").ravel()] if call.has(4) else [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size = call.shape(x)[axis]
+        if step < 0:
+            if not isinstance(size, int):
+                raise GraphError("a backward slice needs an axis of fixed size")
+            picked = range(size)[slice(int(start), None if int(end) < -size else int(end), step)]
+            op = Slice(axis, picked.start, picked.stop, step)
+        else:
+            op = Slice(axis, _bound(start, size, 0), _bound(end, size, 0), step)
+        if op.start == 0 and op.stop == size and step == 1:
+            continue
+        x = call.emit(op, x)
+    return [x]
+
+
+def _split(call: Call) -> list[Imported]:
+    x = call.x()
+    axis = call.axis(x)
+    size = call.shape(x)[axis]
+    count = len(call.node.output)
+    if call.has(1):
+        sizes = [int(s) for s in call.known(1, "the split").ravel()]
+    elif isinstance(size, int):
+        chunk = -(-size // count)
+        sizes = [min(chunk, size - i * chunk) for i in range(count)]
+        call.refuse(sizes[-1] < 1, f"an axis of size {size} cannot be split in {count}")
+    else:
+        raise GraphError("the split axis has a symbolic size")
+    out: list[Imported] = []
+    start = 0
+    for name, length in zip(call.node.output, sizes, strict=True):
+        op = Slice(axis, start, start + length)
+        out.append(call.ctx.builder.emit(op, x, name=name, source=call.label))
+        start += length
+    return out
+
+
+def _expand(call: Call) -> list[Imported]:
+    x = call.x()
+    shape = broadcast(call.shape(x), dims_of(call.known(1, "the target shape")))
+    return [x if shape == call.shape(x) else call.emit(Expand(shape), x)]
+
+
+def _gather(call: Call) -> list[Imported]:
+    data, indices = call.x(0), call.inputs[1]
+    axis = call.axis(data)
+    size = call.shape(data)[axis]
+    if isinstance(indices, Index):
+        return [_gather_range(call, data, axis, indices)]
+    if isinstance(indices, np.ndarray):
+        if indices.ndim == 0 and np.issubdtype(np.asarray(indices).dtype, np.integer):
+            at: Dim = int(indices) if int(indices) >= 0 else size + int(indices)
+            one = call.emit(Slice(axis, at, at + 1), data, last=False)
+            shape = [d for i, d in enumerate(call.shape(one)) if i != axis]
+            return [reshape_to(call, one, shape, True)]
+        if isinstance(size, int) and indices.size and (indices.min() < -size or indices.max() >= size):
+            raise GraphError(f"an index lies outside the {size} entries")
+        if isinstance(size, int):
+            known = call.ctx.builder.constant(f"{call.node.output[0]}.indices", np.asarray(indices % size, np.int64))
+            return [call.emit(Gather(axis), data, known)]
+    return [call.emit(Gather(axis), data, call.x(1))]
+
+
+def _gather_range(call: Call, data: str, axis: int, index: Index) -> str:
+    """Positions that are ranges select a slice, or a whole flattened tensor rearranged."""
+    size = call.shape(data)[axis]
+    moving = [a for a, s in enumerate(index.steps) if s != 0]
+    if len(moving) == 1 and index.steps[moving[0]] == 1:
+        a = moving[0]
+        part = data
+        if index.offset != 0 or index.shape[a] != size:
+            part = call.emit(Slice(axis, index.offset, index.offset + index.shape[a]), data, last=False)
+        shape = (*call.shape(data)[:axis], *index.shape, *call.shape(data)[axis + 1 :])
+        flat = [1 if i != a else d for i, d in enumerate(index.shape)]
+        part = reshape_to(call, part, (*call.shape(data)[:axis], *flat, *call.shape(data)[axis + 1 :]), True)
+        return part if call.shape(part) == shape else call.emit(Expand(shape), part)
+    source = next((n for n in call.ctx.builder.graph.nodes if n.output == data), None)
+    rest = call.shape(data)[1:]
+    if axis == 0 and source is not None and isinstance(source.op, Reshape) and product(rest) == 1:
+        base = source.inputs[0]
+        have = call.shape(base)
+        strides = [product(have[k + 1 :]) for k in range(len(have))]
+        if index.offset == 0 and all(s == 0 or s in strides for s in index.steps):
+            parts = []
+            for k in range(len(have)):
+                steps = tuple(1 if s == strides[k] and s != 0 else 0 for s in index.steps)
+                parts.append(Index(index.shape, steps))
+            picked = _select(call, base, parts)
+            return reshape_to(call, picked, (*call.shape(picked), *rest), True)
+    raise GraphError("the gathered positions are not plain index ranges")
+
+
+def _select(call: Call, data: str, parts: Sequence[Index]) -> str:
+    shape, source = gather_axes(parts, call.shape(data))
+    used = [k for k in source if k >= 0]
+    if used != sorted(used):
+        data = call.emit(Transpose(tuple(used)), data, last=False)
+    flat = [1 if k < 0 else d for k, d in zip(source, shape, strict=True)]
+    return reshape_to(call, data, flat, True)
+
+
+def _gather_nd(call: Call) -> list[Imported]:
+    index = call.inputs[1]
+    data = call.x(0)
+    if not isinstance(index, IndexTuple) or len(index.parts) != len(call.shape(data)):
+        raise GraphError("only whole coordinates made of index ranges are supported")
+    return [_select(call, data, index.parts)]
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Concat": _concat,
+    "Slice": _slice,
+    "Split": _split,
+    "Expand": _expand,
+    "Gather": _gather,
+    "GatherND": _gather_nd,
+}

@@ -1,0 +1,184 @@
+"""Converters of products, convolutions, normalisations, activations and reductions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from intc.errors import GraphError
+from intc.frontend.call import Call, Converter
+from intc.frontend.converters_movement import reshape_to
+from intc.frontend.symbolic import Imported
+from intc.ir.dims import Dim, product
+from intc.ops import elementwise as ew
+from intc.ops.conv import Conv
+from intc.ops.gelu import Gelu
+from intc.ops.layer_norm import LayerNorm
+from intc.ops.matmul import MatMul
+from intc.ops.movement import Transpose
+from intc.ops.reduce import ReduceMean, ReduceSum
+from intc.ops.softmax import Softmax
+
+
+def _matmul(call: Call) -> list[Imported]:
+    return [call.emit(MatMul(), call.x(0), call.x(1))]
+
+
+def _gemm(call: Call) -> list[Imported]:
+    """``alpha * A' @ B' + beta * C``; factors and transposes of constants are computed here."""
+    alpha, beta = float(call.attributes.get("alpha", 1.0)), float(call.attributes.get("beta", 1.0))
+    a = call.x(0)
+    if call.attributes.get("transA"):
+        a = call.emit(Transpose((1, 0)), a, last=False)
+    b = call.inputs[1]
+    if isinstance(b, np.ndarray):
+        weight = np.asarray(b, np.float32)
+        weight = weight.T if call.attributes.get("transB") else weight
+        weight = weight * np.float32(alpha) if alpha != 1.0 else weight
+        right = call.ctx.builder.constant(call.node.input[1], weight)
+        alpha = 1.0
+    else:
+        right = call.x(1)
+        right = call.emit(Transpose((1, 0)), right, last=False) if call.attributes.get("transB") else right
+    y = call.emit(MatMul(), a, right, last=not call.has(2) and alpha == 1.0)
+    if alpha != 1.0:
+        y = call.emit(ew.Mul(), y, call.constant([alpha]), last=not call.has(2))
+    if not call.has(2):
+        return [y]
+    c = call.inputs[2]
+    bias = call.constant(np.asarray(c) * beta) if isinstance(c, np.ndarray) else call.x(2)
+    if not isinstance(c, np.ndarray) and beta != 1.0:
+        bias = call.emit(ew.Mul(), bias, call.constant([beta]), last=False)
+    return [call.emit(ew.Add(), y, bias)]
+
+
+def _same_pads(call: Call, sizes: list[Dim], kernel: list[int], strides: list[int], dilations: list[int]) -> list[int]:
+    """The pads of ``auto_pad``: outputs of ceil(size / stride), the odd pad at the end for SAME_UPPER."""
+    before, after = [], []
+    for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
+        if not isinstance(size, int):
+            raise GraphError("auto_pad needs a fixed image size")
+        total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        upper = call.attributes["auto_pad"] == "SAME_UPPER"
+        before.append(small if upper else large)
+        after.append(large if upper else small)
+    return before + after
+
+
+def _conv(call: Call) -> list[Imported]:
+    """Two-dimensional; a one-dimensional convolution runs over images of height 1."""
+    x, w = call.x(0), call.x(1)
+    rank = len(call.shape(w)) - 2
+    kernel = [d for d in call.shape(w)[2:] if isinstance(d, int)]
+    call.refuse(rank not in (1, 2) or len(kernel) != rank, "only one- and two-dimensional convolutions are supported")
+    strides, dilations = (list(call.attributes.get(k, [1] * rank)) for k in ("strides", "dilations"))
+    pads = list(call.attributes.get("pads", [0] * (2 * rank)))
+    auto = call.attributes.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = _same_pads(call, list(call.shape(x)[2:]), kernel, strides, dilations)
+    call.refuse(len(pads) != 2 * rank or min(pads) < 0 or min(*strides, *dilations) < 1, "malformed pads or strides")
+    bias = [call.x(2)] if call.has(2) else []
+    groups = int(call.attributes.get("group", 1))
+    if rank == 2:
+        return [call.emit(Conv(tuple(strides), tuple(pads), tuple(dilations), groups), x, w, *bias)]
+    x = reshape_to(call, x, (*call.shape(x)[:2], 1, *call.shape(x)[2:]), True)
+    w = reshape_to(call, w, (*call.shape(w)[:2], 1, *call.shape(w)[2:]), True)
+    op = Conv((1, strides[0]), (0, pads[0], 0, pads[1]), (1, dilations[0]), groups)
+    y = call.emit(op, x, w, *bias, last=False)
+    return [reshape_to(call, y, (*call.shape(y)[:2], call.shape(y)[3]), True)]
+
+
+def _softmax(call: Call) -> list[Imported]:
+    x = call.x()
+    axis = call.axis(x, -1)
+    return [call.emit(Softmax(-1 if axis == len(call.shape(x)) - 1 else axis), x)]
+
+
+def _layer_norm(call: Call) -> list[Imported]:
+    return [normalised(call, call.x(0), 1, 2)]
+
+
+def normalised(call: Call, x: str, gamma: int, beta: int) -> str:
+    """LayerNorm of ``x`` with the affine inputs at those positions; several last axes are normalised as one."""
+    shape = call.shape(x)
+    axis = call.axis(x, -1)
+    channels = product(shape[axis:])
+    if not isinstance(channels, int):
+        raise GraphError("only normalisation over axes of fixed size is supported")
+    scale = _vector(call, gamma, shape[axis:])
+    bias = _vector(call, beta, shape[axis:]) if call.has(beta) else call.constant(np.zeros(channels))
+    op = LayerNorm(-1, float(call.attributes.get("epsilon", 1e-5)))
+    if axis == len(shape) - 1:
+        return call.emit(op, x, scale, bias)
+    flat = reshape_to(call, x, (*shape[:axis], channels), True)
+    return reshape_to(call, call.emit(op, flat, scale, bias, last=False), shape, True)
+
+
+def _vector(call: Call, i: int, shape: tuple[Dim, ...]) -> str:
+    """Input ``i`` broadcast to ``shape`` and flattened."""
+    value = call.inputs[i]
+    if isinstance(value, np.ndarray):
+        sizes = tuple(int(d) for d in shape)  # type: ignore[arg-type]
+        if value.shape == sizes and len(sizes) == 1:
+            return call.x(i)
+        return call.constant(np.broadcast_to(value, sizes).reshape(-1))
+    x = call.x(i)
+    return reshape_to(call, x, (product(shape),), True)
+
+
+def _batch_norm(call: Call) -> list[Imported]:
+    """Inference only: ``x * a + (beta - mean * a)`` with ``a = gamma / sqrt(var + epsilon)``."""
+    call.refuse(call.attributes.get("training_mode"), "training mode is not supported")
+    x = call.x()
+    gamma, beta, mean, variance = (
+        np.asarray(call.known(i, "a normalisation parameter"), np.float64) for i in (1, 2, 3, 4)
+    )
+    factor = gamma / np.sqrt(variance + float(call.attributes.get("epsilon", 1e-5)))
+    shape = (-1,) + (1,) * (len(call.shape(x)) - 2)
+    scaled = call.emit(ew.Mul(), x, call.constant(factor.reshape(shape)), last=False)
+    return [call.emit(ew.Add(), scaled, call.constant((beta - mean * factor).reshape(shape)))]
+
+
+def gelu(approximate: str | None = None) -> Converter:
+    """GELU of the first input plus, where there is one, the second (a bias)."""
+
+    def run(call: Call) -> list[Imported]:
+        x = call.x()
+        if call.has(1):
+            x = call.emit(ew.Add(), x, call.x(1), last=False)
+        return [call.emit(Gelu(approximate or str(call.attributes.get("approximate", "none"))), x)]
+
+    return run
+
+
+def _reduce(op: type[ReduceMean] | type[ReduceSum]) -> Converter:
+    def run(call: Call) -> list[Imported]:
+        x = call.x()
+        axes = call.axes(len(call.shape(x)))
+        if not axes and call.attributes.get("noop_with_empty_axes"):
+            return [x]
+        kwargs: dict[str, Any] = {"keepdims": bool(call.attributes.get("keepdims", 1))}
+        return [call.emit(op(axes or tuple(range(len(call.shape(x)))), **kwargs), x)]
+
+    return run
+
+
+def _global_average_pool(call: Call) -> list[Imported]:
+    x = call.x()
+    return [call.emit(ReduceMean(tuple(range(2, len(call.shape(x)))), True), x)]
+
+
+CONVERTERS: dict[str, Converter] = {
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Conv": _conv,
+    "Softmax": _softmax,
+    "LayerNormalization": _layer_norm,
+    "BatchNormalization": _batch_norm,
+    "Gelu": gelu(),
+    "ReduceMean": _reduce(ReduceMean),
+    "ReduceSum": _reduce(ReduceSum),
+    "GlobalAveragePool": _global_average_pool,
+}
