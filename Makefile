@@ -37,10 +37,9 @@ format: $(STAMP)  ## rewrite the sources in the project's format
 notebook: $(STAMP)  ## execute examples/notebooks/quickstart.ipynb in place
 	$(BIN)/jupyter-execute --inplace examples/notebooks/quickstart.ipynb
 
-bench: $(STAMP)  ## time the digits artifact against ONNX Runtime on this machine
-	$(BIN)/intc compile examples/digits/digits_vit.onnx -o out/digits.intc
-	$(BIN)/intc bench out/digits.intc --vs examples/digits/digits_vit.onnx
+bench: demo  ## the demo, then its artifact timed against ONNX Runtime on this machine
+	$(BIN)/intc bench examples/digits/digits_vit.intc --vs examples/digits/digits_vit.onnx
 
 clean:  ## remove the environment, caches and outputs
-	rm -rf $(VENV) out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
