@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +22,7 @@ from intc.artifact.writer import write_artifact
 from intc.calibration import collect, open_feeds
 from intc.calibration.readers import Feeds
 from intc.codegen.lower import Lowered, lower
+from intc.codegen.program import Layout
 from intc.codegen.targets import resolve
 from intc.errors import UsageError
 from intc.frontend import import_onnx
@@ -89,7 +90,7 @@ def compile(
     }
     lowered = lower(state.graph, target)
     dumps = {name: state.after(name) for name in wanted}
-    return Module(integer, state.graph, lowered, provenance, state, dumps)
+    return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps)
 
 
 def open_module(path: str | os.PathLike[str], target: str | None = None) -> Module:
@@ -99,7 +100,8 @@ def open_module(path: str | os.PathLike[str], target: str | None = None) -> Modu
     on every target.
     """
     manifest, graph = read_graph(path)
-    return Module(graph, graph, lower(graph, target or manifest.target), dict(manifest.provenance))
+    lowered = lower(graph, target or manifest.target)
+    return Module(graph, graph, lowered, tuple(p.name for p in manifest.outputs), dict(manifest.provenance))
 
 
 def read_graph(path: str | os.PathLike[str]) -> tuple[Manifest, Graph]:
@@ -117,13 +119,14 @@ class Module:
     """A compiled model. ``graph`` is the integer graph, whose ``evaluate`` is the exact reference of the
     kernels.
 
-    ``prepared`` is the fused graph that was lowered; ``passes`` holds the graph after every pass (None for
-    a module that was opened from a file).
+    ``prepared`` is the fused graph that was lowered; ``output_names`` are the ONNX names of its outputs;
+    ``passes`` holds the graph after every pass (None for a module that was opened from a file).
     """
 
     graph: Graph
     prepared: Graph
     lowered: Lowered
+    output_names: tuple[str, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     passes: Pipeline | None = None
     dumps: dict[str, Graph] = field(default_factory=dict)
@@ -140,7 +143,10 @@ class Module:
                 packed.append(Packed(f"{DERIVED}{number}"))
         manifest = Manifest(
             inputs=tuple(_port(self.prepared, name) for name in self.prepared.inputs),
-            outputs=tuple(_port(self.prepared, name) for name in self.prepared.outputs),
+            outputs=tuple(
+                replace(_port(self.prepared, name), name=public)
+                for name, public in zip(self.prepared.outputs, self.output_names, strict=True)
+            ),
             symbols=self.lowered.symbols,
             target=self.lowered.target.name,
             features=tuple(self.lowered.features),
@@ -185,8 +191,10 @@ def certificate(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _packed(name: str, layout: Any) -> Packed:
-    return Packed(name) if layout is None else Packed(name, layout.pad, layout.reshape, layout.perm)
+def _packed(name: str, layout: Layout | None) -> Packed:
+    if layout is None:
+        return Packed(name)
+    return Packed(name, layout.pad, layout.reshape, layout.perm, layout.dtype)
 
 
 def _port(graph: Graph, name: str) -> Port:

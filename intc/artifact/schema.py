@@ -46,13 +46,14 @@ class Port:
 class Packed:
     """One entry of the constants blob: ``tensor`` of the weights, zero-padded, reshaped and transposed.
 
-    Empty ``reshape`` means the tensor as it is.
+    Empty ``reshape`` means the tensor as it is; ``dtype`` is that of the packed elements if it is another.
     """
 
     tensor: str
     pad: tuple[int, ...] = ()
     reshape: tuple[int, ...] = ()
     perm: tuple[int, ...] = ()
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,9 @@ def _packed(spec: dict[str, Any]) -> Packed:
     pad, reshape, perm = (tuple(_count(n) for n in spec[k]) for k in ("pad", "reshape", "perm"))
     if len(reshape) != len(perm) or sorted(perm) != list(range(len(perm))):
         raise ValueError(f"packing of {spec['tensor']!r}")
-    return Packed(_text(spec["tensor"]), pad, reshape, perm)
+    if spec["dtype"] not in ("", *DTYPES):
+        raise ValueError(f"element type {spec['dtype']!r}")
+    return Packed(_text(spec["tensor"]), pad, reshape, perm, spec["dtype"])
 
 
 def _text(value: Any) -> str:

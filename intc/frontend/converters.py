@@ -33,7 +33,11 @@ DOMAINS: dict[str, dict[str, Converter]] = {"": STANDARD, "ai.onnx": STANDARD, "
 
 
 def convert(
-    ctx: Importer, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any], label: str
+    ctx: Importer,
+    node: onnx.NodeProto,
+    inputs: Sequence[Imported | None],
+    attributes: dict[str, Any],
+    label: str,
 ) -> list[Imported]:
     """The results of ``node``; GraphError when no converter exists."""
     converter = DOMAINS.get(node.domain, {}).get(node.op_type)

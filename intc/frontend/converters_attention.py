@@ -40,7 +40,9 @@ def _merge_heads(call: Call, x: str) -> str:
     return reshape_to(call, moved, (batch, length, heads * width), True)
 
 
-def _attend(call: Call, q: str, k: str, v: str, scale: float, mask: str | None, bias: str | None, last: bool) -> str:
+def _attend(
+    call: Call, q: str, k: str, v: str, scale: float, mask: str | None, bias: str | None, last: bool
+) -> str:
     """``softmax(scale * q @ k' + bias, mask) @ v`` on [B, H, S, D]; ``scale`` 0 means 1 / sqrt(D)."""
     width = call.shape(q)[-1]
     if not isinstance(width, int):
@@ -129,7 +131,11 @@ def _ms_attend(call: Call, q: str, k: str, v: str, mask_input: int, bias_input: 
     if call.attributes.get("unidirectional"):
         causal = _causal(call, q, k)
         mask = causal if mask is None else call.emit(ew.And(), mask, causal, last=False)
-    return [_merge_heads(call, _attend(call, q, k, v, float(call.attributes.get("scale", 0.0)), mask, bias, False))]
+    return [
+        _merge_heads(
+            call, _attend(call, q, k, v, float(call.attributes.get("scale", 0.0)), mask, bias, False)
+        )
+    ]
 
 
 def _multi_head_attention(call: Call) -> list[Imported]:
@@ -179,7 +185,9 @@ def _skip_layer_norm(call: Call) -> list[Imported]:
 
 
 def _quick_gelu(call: Call) -> list[Imported]:
-    call.refuse(abs(float(call.attributes.get("alpha", 1.702)) - 1.702) > 1e-6, "only alpha = 1.702 is supported")
+    call.refuse(
+        abs(float(call.attributes.get("alpha", 1.702)) - 1.702) > 1e-6, "only alpha = 1.702 is supported"
+    )
     return [call.emit(Gelu("quick"), call.x())]
 
 

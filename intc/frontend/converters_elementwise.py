@@ -70,7 +70,9 @@ def _identity(call: Call) -> list[Imported]:
 
 def _dropout(call: Call) -> list[Imported]:
     training = call.inputs[2] if call.has(2) else False
-    call.refuse(not isinstance(training, np.ndarray | bool) or np.any(training), "training mode is not supported")
+    call.refuse(
+        not isinstance(training, np.ndarray | bool) or np.any(training), "training mode is not supported"
+    )
     return _identity(call)
 
 

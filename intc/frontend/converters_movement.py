@@ -24,7 +24,9 @@ from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
 def reshape_to(call: Call, x: str, target: Sequence[Dim], allow_zero: bool = False) -> str:
     """``x`` under the ONNX target shape: 0 copies a size (unless ``allow_zero``), -1 is what remains."""
     have = call.shape(x)
-    call.refuse(not allow_zero and any(d == 0 for d in target[len(have) :]), "a copied size lies outside the input")
+    call.refuse(
+        not allow_zero and any(d == 0 for d in target[len(have) :]), "a copied size lies outside the input"
+    )
     shape: list[Dim] = [have[i] if d == 0 and not allow_zero else d for i, d in enumerate(target)]
     holes = [i for i, d in enumerate(shape) if d == -1]
     call.refuse(len(holes) > 1, "the target shape has more than one -1")
@@ -164,7 +166,9 @@ def _gather(call: Call) -> list[Imported]:
         if isinstance(size, int) and indices.size and (indices.min() < -size or indices.max() >= size):
             raise GraphError(f"an index lies outside the {size} entries")
         if isinstance(size, int):
-            known = call.ctx.builder.constant(f"{call.node.output[0]}.indices", np.asarray(indices % size, np.int64))
+            known = call.ctx.builder.constant(
+                f"{call.node.output[0]}.indices", np.asarray(indices % size, np.int64)
+            )
             return [call.emit(Gather(axis), data, known)]
     return [call.emit(Gather(axis), data, call.x(1))]
 

@@ -53,7 +53,9 @@ def _gemm(call: Call) -> list[Imported]:
     return [call.emit(ew.Add(), y, bias)]
 
 
-def _same_pads(call: Call, sizes: list[Dim], kernel: list[int], strides: list[int], dilations: list[int]) -> list[int]:
+def _same_pads(
+    call: Call, sizes: list[Dim], kernel: list[int], strides: list[int], dilations: list[int]
+) -> list[int]:
     """The pads of ``auto_pad``: outputs of ceil(size / stride), the odd pad at the end for SAME_UPPER."""
     before, after = [], []
     for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
@@ -72,13 +74,17 @@ def _conv(call: Call) -> list[Imported]:
     x, w = call.x(0), call.x(1)
     rank = len(call.shape(w)) - 2
     kernel = [d for d in call.shape(w)[2:] if isinstance(d, int)]
-    call.refuse(rank not in (1, 2) or len(kernel) != rank, "only one- and two-dimensional convolutions are supported")
+    call.refuse(
+        rank not in (1, 2) or len(kernel) != rank, "only one- and two-dimensional convolutions are supported"
+    )
     strides, dilations = (list(call.attributes.get(k, [1] * rank)) for k in ("strides", "dilations"))
     pads = list(call.attributes.get("pads", [0] * (2 * rank)))
     auto = call.attributes.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         pads = _same_pads(call, list(call.shape(x)[2:]), kernel, strides, dilations)
-    call.refuse(len(pads) != 2 * rank or min(pads) < 0 or min(*strides, *dilations) < 1, "malformed pads or strides")
+    call.refuse(
+        len(pads) != 2 * rank or min(pads) < 0 or min(*strides, *dilations) < 1, "malformed pads or strides"
+    )
     bias = [call.x(2)] if call.has(2) else []
     groups = int(call.attributes.get("group", 1))
     if rank == 2:

@@ -17,14 +17,27 @@ FOLD_LIMIT: Final = 2**28  # elements: larger results are refused
 # Results that are random, or whose size depends on the values of their inputs without bound.
 UNFOLDED: Final = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-    | {"Dropout", "EyeLike", "OneHot", "Pad", "Resize", "SequenceConstruct", "StringSplit", "Tile", "Upsample"}
+    | {
+        "Dropout",
+        "EyeLike",
+        "OneHot",
+        "Pad",
+        "Resize",
+        "SequenceConstruct",
+        "StringSplit",
+        "Tile",
+        "Upsample",
+    }
 )
 
 
 def small(shape: Iterable[Any]) -> bool:
     """Whether a tensor of that (fixed) shape may be computed at import time."""
     sizes = list(shape)
-    return all(isinstance(d, (int, np.integer)) for d in sizes) and float(np.prod([float(d) for d in sizes])) <= FOLD_LIMIT
+    return (
+        all(isinstance(d, (int, np.integer)) for d in sizes)
+        and float(np.prod([float(d) for d in sizes])) <= FOLD_LIMIT
+    )
 
 
 def compute(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Any) -> list[Array]:
@@ -38,7 +51,9 @@ def compute(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Any) -> li
         for name, array in feeds.items()
     ]
     results = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in outputs]
-    model = onnx.helper.make_model(onnx.helper.make_graph([node], "fold", infos, results), opset_imports=list(opsets))
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "fold", infos, results), opset_imports=list(opsets)
+    )
     try:
         for info in onnx.shape_inference.infer_shapes(model).graph.output:
             sizes = [d.dim_value for d in info.type.tensor_type.shape.dim]

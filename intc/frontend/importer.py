@@ -70,7 +70,6 @@ def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = 
     return Importer(proto, source, inputs or {}, arrays).run()
 
 
-
 class Importer:
     """One import: ``env`` maps ONNX tensor names to live values or known data."""
 
@@ -127,7 +126,9 @@ class Importer:
         tensor = info.type.tensor_type
         if tensor.elem_type not in ELEMENT or not tensor.HasField("shape"):
             kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else "no tensor type"
-            raise ImportFailure(f"{self.source}: input '{info.name}' has an unsupported type ({kind}) or no shape")
+            raise ImportFailure(
+                f"{self.source}: input '{info.name}' has an unsupported type ({kind}) or no shape"
+            )
         shape: list[Dim] = []
         for axis, dim in enumerate(tensor.shape.dim):
             if dim.HasField("dim_value") and dim.dim_value > 0:
@@ -142,7 +143,9 @@ class Importer:
                 raise ImportFailure(f"{self.source}: input '{info.name}' cannot be {element}")
         elif given is not None:
             if len(given) != len(shape):
-                raise ImportFailure(f"{self.source}: input '{info.name}' has rank {len(shape)}, not {len(given)}")
+                raise ImportFailure(
+                    f"{self.source}: input '{info.name}' has rank {len(shape)}, not {len(given)}"
+                )
             shape = [symbol(d) if isinstance(d, str) else int(d) for d in given]
             if any(isinstance(d, int) and d < 1 for d in shape):
                 raise ImportFailure(f"{self.source}: input '{info.name}' cannot have the shape {list(given)}")
@@ -159,7 +162,9 @@ class Importer:
             return
         missing = [x for x in node.input if x and x not in self.env]
         if missing:
-            raise ImportFailure(f"{self.source}: node '{label}' reads '{missing[0]}', which nothing computes before it")
+            raise ImportFailure(
+                f"{self.source}: node '{label}' reads '{missing[0]}', which nothing computes before it"
+            )
         try:
             attributes = {a.name: self._attribute(a) for a in node.attribute}
             inputs = [self.env[x] if x else None for x in node.input]
@@ -257,7 +262,11 @@ class Importer:
         return self.constants[key]
 
     def type_of(self, value: Imported) -> TensorType:
-        return self.builder.graph.type(value) if isinstance(value, str) else type_of_array(_storable(np.asarray(value)))
+        return (
+            self.builder.graph.type(value)
+            if isinstance(value, str)
+            else type_of_array(_storable(np.asarray(value)))
+        )
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
@@ -265,7 +274,8 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
     taken = {new: old for old, new in names.items() if new not in graph.values or new in names}
     to = {old: new for new, old in taken.items()}
     nodes = [
-        Node(n.op, tuple(to.get(x, x) for x in n.inputs), to.get(n.output, n.output), n.source) for n in graph.nodes
+        Node(n.op, tuple(to.get(x, x) for x in n.inputs), to.get(n.output, n.output), n.source)
+        for n in graph.nodes
     ]
     values = {to.get(k, k): replace(v, name=to.get(k, k)) for k, v in graph.values.items()}
     outputs = [to.get(x, x) for x in graph.outputs]
@@ -327,7 +337,9 @@ def _fold_splat(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> l
         value = bool(x.value) if attributes.get("to") == onnx.TensorProto.BOOL else x.value
         return [Splat(x.shape, value)]
     if op == "And":
-        values = [v.value if isinstance(v, Splat) else (v.ravel()[0] if v.size == 1 else None) for v in inputs]
+        values = [
+            v.value if isinstance(v, Splat) else (v.ravel()[0] if v.size == 1 else None) for v in inputs
+        ]
         if all(v is not None for v in values):
             shapes = [v.shape for v in inputs]
             return [Splat(broadcast(tuple(shapes[0]), tuple(shapes[1])), all(map(bool, values)))]

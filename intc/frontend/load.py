@@ -44,7 +44,9 @@ def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
     if not location.parts or location.is_absolute() or ".." in location.parts:
-        raise ImportFailure(f"{where} names external data outside the model's folder ('{str(location)[:80]}')")
+        raise ImportFailure(
+            f"{where} names external data outside the model's folder ('{str(location)[:80]}')"
+        )
     file = path.parent / location
     if not file.is_file():
         raise ImportFailure(f"{where} needs the file '{location}', which is missing beside the model")
@@ -57,7 +59,9 @@ def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
     size = file.stat().st_size
     length = size - offset if length < 0 else length
     if offset < 0 or length < 0 or offset + length > size:
-        raise ImportFailure(f"{where} reads bytes {offset}..{offset + length} of '{location}', which has {size}")
+        raise ImportFailure(
+            f"{where} reads bytes {offset}..{offset + length} of '{location}', which has {size}"
+        )
     with file.open("rb") as stream:
         stream.seek(offset)
         tensor.raw_data = stream.read(length)

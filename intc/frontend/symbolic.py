@@ -93,9 +93,13 @@ def fold_symbolic(op: str, inputs: Sequence[Array | None], attributes: dict[str,
     if op in ("Identity", "Cast"):
         return x
     if op == "Concat":
-        return np.concatenate([np.atleast_1d(a) for a in args if a is not None], axis=int(attributes.get("axis", 0)))
+        return np.concatenate(
+            [np.atleast_1d(a) for a in args if a is not None], axis=int(attributes.get("axis", 0))
+        )
     if op == "Gather":
-        return np.asarray(np.take(x, np.asarray(inputs[1], np.int64), axis=int(attributes.get("axis", 0))), object)
+        return np.asarray(
+            np.take(x, np.asarray(inputs[1], np.int64), axis=int(attributes.get("axis", 0))), object
+        )
     if op == "Where":
         return np.asarray(np.where(np.asarray(x, bool), args[1], args[2]), object)
     if op == "Unsqueeze":
@@ -151,7 +155,9 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
     if isinstance(first, IndexTuple):
         return None
     if op == "Unsqueeze":
-        axes = sorted(a % (len(first.shape) + len(_axes(inputs, attributes))) for a in _axes(inputs, attributes))
+        axes = sorted(
+            a % (len(first.shape) + len(_axes(inputs, attributes))) for a in _axes(inputs, attributes)
+        )
         shape, steps = list(first.shape), list(first.steps)
         for axis in axes:
             shape.insert(axis, 1)
@@ -179,7 +185,11 @@ def _broadcast(index: Index, shape: Shape) -> Index:
 
 def _combine(op: str, a: Any, b: Any) -> Any:
     if op == "Max":  # exporters take it only for its broadcast shape
-        return Splat(broadcast(a.shape, b.shape), None) if isinstance(a, Index) and isinstance(b, Index) else None
+        return (
+            Splat(broadcast(a.shape, b.shape), None)
+            if isinstance(a, Index) and isinstance(b, Index)
+            else None
+        )
     if isinstance(b, Index) and not isinstance(a, Index):
         a, b = b, a
     if isinstance(b, Index):

@@ -18,7 +18,7 @@ GAP: Final = (20, 26)
 STYLE: Final = (
     "<style>.intc{font:13px/1.4 ui-monospace,monospace;color:#222;background:#fff}"
     ".intc table{border-collapse:collapse;margin:.4em 0}"
-    ".intc td,.intc th{text-align:left;padding:1px 10px 1px 0;border-bottom:1px solid #ddd;vertical-align:top}"
+    ".intc td,.intc th{text-align:left;padding:1px 10px 1px 0;border-bottom:1px solid #ddd}"
     ".intc .add{background:#e3f6e3}.intc .del{background:#fbe3e3}"
     ".intc .at{color:#777}</style>"
 )
@@ -35,7 +35,8 @@ def graph_html(graph: Graph, listed: int = 400) -> str:
     nodes = "".join(_node_row(graph, node) for node in graph.nodes[:listed])
     more = f"<p>{len(graph.nodes) - listed} more nodes</p>" if len(graph.nodes) > listed else ""
     return (
-        f"{STYLE}<div class='intc'><b>{escape(graph.name)}</b>: {len(graph.nodes)} nodes ({escape(summary)}), "
+        f"{STYLE}<div class='intc'><b>{escape(graph.name)}</b>: "
+        f"{len(graph.nodes)} nodes ({escape(summary)}), "
         f"{len(graph.constants)} constants of {size:,} bytes<table>{rows}</table>{drawing}"
         "<details><summary>nodes</summary><table>"
         "<tr><th>value</th><th>type</th><th>scale</th><th>operator</th><th>inputs</th></tr>"

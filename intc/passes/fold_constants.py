@@ -37,7 +37,9 @@ class FoldConstants:
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
             inputs = [names[x] for x in node.inputs]
             size = product(graph.type(node.output).shape)
-            known = all(x in b.graph.constants for x in inputs) and not any(isinstance(d, Poly) for d in _dims(node))
+            known = all(x in b.graph.constants for x in inputs) and not any(
+                isinstance(d, Poly) for d in _dims(node)
+            )
             if known and isinstance(size, int) and size <= self.limit and node.output not in graph.outputs:
                 arrays = [b.graph.constants[x] for x in inputs]
                 return b.constant(node.output, node.op.evaluate(*arrays, sizes={}))

@@ -28,7 +28,11 @@ class FoldInputNormalisation:
         producers = graph.producers()
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
-            if not isinstance(node.op, Conv) or node.op.groups != 1 or any(x not in graph.constants for x in node.inputs[1:]):
+            if (
+                not isinstance(node.op, Conv)
+                or node.op.groups != 1
+                or any(x not in graph.constants for x in node.inputs[1:])
+            ):
                 return None
             channels = graph.constants[node.inputs[1]].shape[1]
             x, factor, shift = _affine(graph, producers, node.inputs[0], channels)
@@ -37,14 +41,18 @@ class FoldInputNormalisation:
             weight = graph.constants[node.inputs[1]].astype(np.float64)
             bias = graph.constants[node.inputs[2]].astype(np.float64) if len(node.inputs) == 3 else 0.0
             bias = bias + np.einsum("okhw,k->o", weight, shift)
-            w = b.constant(f"{node.inputs[1]}.normalised", (weight * factor[:, None, None]).astype(np.float32))
+            w = b.constant(
+                f"{node.inputs[1]}.normalised", (weight * factor[:, None, None]).astype(np.float32)
+            )
             c = b.constant(f"{node.output}.bias", np.asarray(bias, np.float32))
             return b.emit(node.op, names[x], w, c, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
 
 
-def _affine(graph: Graph, producers: Mapping[str, Node], value: str, channels: int) -> tuple[str, Array, Array]:
+def _affine(
+    graph: Graph, producers: Mapping[str, Node], value: str, channels: int
+) -> tuple[str, Array, Array]:
     """(x, a, c) with ``value = a * x + c`` per channel, x as far back as constants allow."""
     factor, shift = np.ones(channels), np.zeros(channels)
     while (node := producers.get(value)) is not None and isinstance(node.op, (Add, Sub, Mul, Div)):

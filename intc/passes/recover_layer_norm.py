@@ -61,7 +61,11 @@ class _Matcher:
                     return *core, self._vector(core[0], constant), self._vector(core[0], np.zeros(1))
             return None
         core = self.core(node)
-        return None if core is None else (*core, self._vector(core[0], np.ones(1)), self._vector(core[0], np.zeros(1)))
+        return (
+            None
+            if core is None
+            else (*core, self._vector(core[0], np.ones(1)), self._vector(core[0], np.zeros(1)))
+        )
 
     def core(self, node: Node) -> tuple[str, float] | None:
         """x and epsilon of ``(x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon)``."""
@@ -75,7 +79,12 @@ class _Matcher:
         for value, other in (total.inputs, total.inputs[::-1]):
             epsilon = scalar_of(self.graph, self.uses.producers, other)
             mean = self.uses.producer(value, ReduceMean)
-            if epsilon is not None and mean is not None and self._last_axis(mean) and self._square(mean.inputs[0]) == x:
+            if (
+                epsilon is not None
+                and mean is not None
+                and self._last_axis(mean)
+                and self._square(mean.inputs[0]) == x
+            ):
                 return x, epsilon
         return None
 
@@ -109,7 +118,11 @@ class _Matcher:
         size = self.graph.type(node.output).shape[-1] if self.graph.type(node.output).rank else 1
         for value, other in (node.inputs, node.inputs[::-1]):
             constant = self.graph.constants.get(other)
-            if constant is not None and constant.size in (1, size) and constant.size == (constant.shape or (1,))[-1]:
+            if (
+                constant is not None
+                and constant.size in (1, size)
+                and constant.size == (constant.shape or (1,))[-1]
+            ):
                 if self.graph.type(value).shape == self.graph.type(node.output).shape:
                     out.append((value, constant))
         return out

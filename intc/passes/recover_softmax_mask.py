@@ -45,8 +45,10 @@ class RecoverSoftmaxMask:
             if keep is False or graph.type(scores).shape != shape:
                 return None
             if keep is True:
-                return None if scores == node.inputs[0] else b.emit(
-                    node.op, names[scores], name=node.output, source=node.source
+                return (
+                    None
+                    if scores == node.inputs[0]
+                    else b.emit(node.op, names[scores], name=node.output, source=node.source)
                 )
             mask = masks.emit(b, names, _unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
@@ -127,7 +129,9 @@ class _Masks:
             return self.truth(condition)
         if self._minus_infinity(a):
             masked = self.truth(condition)
-            if scalar_of(self.graph, self.producers, b) == 0 or (masked is not None and masked == self.truth(b)):
+            if scalar_of(self.graph, self.producers, b) == 0 or (
+                masked is not None and masked == self.truth(b)
+            ):
                 return self._not(masked)
         return None
 

@@ -177,7 +177,7 @@ def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -
             len(padded) != array.ndim or int(np.prod(entry.reshape, dtype=np.int64)) != count
         ):
             raise ArtifactCorrupt(f"{path}: the packing of tensor '{entry.tensor}' does not fit its shape")
-        sizes.append(count * array.dtype.itemsize)
+        sizes.append(count * np.dtype(entry.dtype or array.dtype).itemsize)
     blob = aligned(sum(map(_round_up, sizes)))
     at = 0
     for entry, size in zip(entries, sizes, strict=True):
@@ -193,4 +193,4 @@ def _pack_one(entry: Packed, array: Array, place: Array) -> None:
     if any(entry.pad):
         array = np.pad(array, [(0, p) for p in entry.pad])
     ordered: Any = array.reshape(entry.reshape).transpose(entry.perm)
-    np.copyto(place.view(array.dtype).reshape(ordered.shape), ordered)
+    np.copyto(place.view(entry.dtype or array.dtype).reshape(ordered.shape), ordered)

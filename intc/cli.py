@@ -1,0 +1,346 @@
+"""The command line: ``intc compile | run | verify | bench | inspect | info``.
+
+Exit status 0: done; 1: a check ran and failed; 2: bad usage or bad input, with one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from intc import __version__
+from intc.errors import CheckFailed, IntcError, UsageError
+
+Tell = Callable[[str], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """Usage errors are one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status."""
+    args = build_parser().parse_args(argv)
+    try:
+        status: int = args.command(args)
+        sys.stdout.flush()
+        return status
+    except CheckFailed as error:
+        return _fail(args, error, 1)
+    except IntcError as error:
+        return _fail(args, error, 2)
+    except (OSError, MemoryError) as error:
+        return _fail(args, error, 2)
+    except KeyboardInterrupt:
+        return _fail(args, UsageError("interrupted"), 130)
+    except Exception as error:
+        return _fail(args, error, 2, "internal error, please report it (--debug shows where): ")
+
+
+def _fail(args: argparse.Namespace, error: BaseException, status: int, prefix: str = "") -> int:
+    if isinstance(error, BrokenPipeError):  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status
+    if args.debug:
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    kind = f"{type(error).__name__}: " if prefix else ""
+    print(f"intc: error: {prefix}{kind}{text}", file=sys.stderr)
+    return status
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = Parser(prog="intc", description="Integer-only inference compiler for transformers.")
+    parser.add_argument("--version", action="version", version=f"intc {__version__}")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
+    _compile_arguments(_add(commands, "compile", compile_command, "ONNX model -> artifact", COMPILE_EXAMPLE))
+    _run_arguments(_add(commands, "run", run_command, "run an artifact on an .npz file", RUN_EXAMPLE))
+    _verify_arguments(
+        _add(
+            commands, "verify", verify_command, "check an artifact against its exact meaning", VERIFY_EXAMPLE
+        )
+    )
+    _bench_arguments(
+        _add(commands, "bench", bench_command, "time an artifact, also against float", BENCH_EXAMPLE)
+    )
+    _inspect_arguments(
+        _add(commands, "inspect", inspect_command, "print the graph of a model or artifact", INSPECT_EXAMPLE)
+    )
+    info = _add(commands, "info", info_command, "describe an artifact", "example: intc info model.intc")
+    info.add_argument("artifact", type=Path)
+    return parser
+
+
+COMPILE_EXAMPLE = """example:
+  intc compile model.onnx -o model.intc --calibration data.npz
+data.npz holds one array per input, samples along axis 0; 100 to 500 typical samples are enough."""
+RUN_EXAMPLE = "example:\n  intc run model.intc --inputs x.npz --outputs y.npz --threads 2"
+VERIFY_EXAMPLE = """example:
+  intc verify model.intc --model model.onnx --data x.npz
+exit status 0 only if the kernels equal the reference bit for bit, nothing is float and nothing overflows."""
+BENCH_EXAMPLE = """example:
+  intc bench model.intc --threads 2 --batch 8 --vs model.onnx --engines onnxruntime,openvino"""
+INSPECT_EXAMPLE = """examples:
+  intc inspect model.onnx --after recover_gelu --diff
+  intc inspect model.intc --html graph.html"""
+
+
+def _add(
+    commands: Any, name: str, command: Callable[[argparse.Namespace], int], text: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="print (or write) one JSON object"
+    )
+    parser.add_argument("--debug", action="store_true", help="show a traceback where an error occurs")
+    return parser
+
+
+def _compile_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="the artifact (default: the model's name with .intc)"
+    )
+    parser.add_argument(
+        "--calibration", metavar="NPZ", help="sample inputs, or 'random' for trials of speed only"
+    )
+    parser.add_argument(
+        "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni"
+    )
+    parser.add_argument("--approximation", default="shift", help="shift, ivit, ibert or lut (default: shift)")
+    parser.add_argument("--bits", default="8", help="8 (the only width of this version)")
+    parser.add_argument("--calibrator", default="minmax", help="minmax or percentile (default: minmax)")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=SHAPE", help="fix an input's shape: ids=1,128"
+    )
+    parser.add_argument(
+        "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
+    )
+    parser.add_argument("--report", type=Path, metavar="HTML", help="write the integer graph as a document")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--inputs", type=Path, required=True, metavar="NPZ")
+    parser.add_argument("--outputs", type=Path, required=True, metavar="NPZ")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=_positive, default=32, help="samples an inference (default: 32)")
+    parser.add_argument(
+        "--raw", action="store_true", help="write the outputs' integers instead of real values"
+    )
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--data", type=Path, required=True, metavar="NPZ")
+    parser.add_argument(
+        "--model", type=Path, metavar="ONNX", help="the float model, to measure accuracy against"
+    )
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=_positive, default=1)
+    parser.add_argument(
+        "--size", action="append", default=[], metavar="SYMBOL=N", help="a size other than the batch"
+    )
+    parser.add_argument("--vs", type=Path, metavar="ONNX", help="the float model to run beside")
+    parser.add_argument(
+        "--engines", default="onnxruntime", help="onnxruntime, openvino, or both with a comma"
+    )
+    parser.add_argument("--inputs", type=Path, metavar="NPZ", help="real inputs (default: random ones)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="how long to measure (default: 6)")
+    parser.add_argument("--no-peak", action="store_true", help="do not measure this core's peak")
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="an ONNX file or an artifact")
+    parser.add_argument("--after", metavar="PASS", help="the graph after this pass (ONNX files)")
+    parser.add_argument("--calibration", metavar="NPZ", help="needed for integerise and the passes after it")
+    parser.add_argument("--diff", action="store_true", help="show what the pass changed")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a document instead of text")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    return int(text)
+
+
+# ---------------------------------------------------------------- commands
+
+
+def compile_command(args: argparse.Namespace) -> int:
+    if args.calibration is None:
+        raise UsageError(
+            f"{args.model}: no calibration data; give --calibration data.npz (one array per input, samples "
+            "along axis 0), or --calibration random for trials of speed only"
+        )
+    if args.calibration == "random":
+        print("intc: warning: ranges come from random data; results will not be accurate", file=sys.stderr)
+    bits = int(args.bits) if args.bits.isdigit() else args.bits
+    output = args.output or args.model.with_suffix(".intc")
+    with progress() as tell:
+        tell("load the compiler")
+        from intc.api import compile
+
+        module = compile(
+            args.model,
+            args.calibration,
+            args.target,
+            approximation=args.approximation,
+            bits=bits,
+            calibrator=args.calibrator,
+            inputs=dict(_input_override(text) for text in args.input) or None,
+            progress=tell,
+            dump_after=args.dump_after,
+        )
+        tell("write the artifact")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        module.save(output)
+    for graph in module.dumps.values():
+        print(graph)
+    if args.report:
+        from intc.ir.display import graph_html, page
+
+        args.report.write_text(page(str(args.model), graph_html(module.graph)), encoding="utf-8")
+    size, source = output.stat().st_size, args.model.stat().st_size
+    target = module.lowered.target.name
+    result = {
+        "artifact": str(output),
+        "bytes": size,
+        "model_bytes": source,
+        "target": target,
+        "nodes": len(module.graph.nodes),
+        "kernels": len(module.prepared.nodes),
+    }
+    text = f"{output}: {size:,} bytes for target {target}, {len(module.graph.nodes)} integer nodes"
+    return _print(args, result, text)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from intc.report.data import batches, read_npz
+    from intc.runtime import load
+
+    session = load(args.artifact, threads=args.threads)
+    feeds = read_npz(args.inputs)
+    ports = session.manifest.inputs
+    unknown = sorted(set(feeds) - {p.name for p in ports})
+    if unknown:
+        taken = ", ".join(p.name for p in ports)
+        raise UsageError(f"{args.inputs}: '{unknown[0]}' is not an input; the model takes {taken}")
+    parts = [session.run(None, group, raw=args.raw) for group in batches(feeds, ports, args.batch)]
+    names = [p.name for p in session.get_outputs()]
+    outputs = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+    args.outputs.parent.mkdir(parents=True, exist_ok=True)
+    with open(args.outputs, "wb") as file:
+        np.savez(file, **outputs)  # type: ignore[arg-type]
+    shapes = {name: list(array.shape) for name, array in outputs.items()}
+    text = "\n".join(f"{args.outputs}: {name} {shape}" for name, shape in shapes.items())
+    return _print(args, {"outputs": shapes}, text)
+
+
+def verify_command(args: argparse.Namespace) -> int:
+    from intc.report.data import read_npz
+    from intc.report.tables import verification_text
+    from intc.report.verify import verify_artifact
+
+    with progress() as tell:
+        result = verify_artifact(args.artifact, read_npz(args.data), args.model, tell)
+    _print(args, result.summary(), verification_text(args.artifact, result))
+    return 0 if result.passed else 1
+
+
+def bench_command(args: argparse.Namespace) -> int:
+    from intc.report.bench import Options, bench
+    from intc.report.data import read_npz
+    from intc.report.tables import bench_text
+
+    sizes = {}
+    for text in args.size:
+        name, _, number = text.partition("=")
+        if not number.isdigit() or int(number) < 1:
+            raise UsageError(f"--size {text}: expected SYMBOL=N with N >= 1")
+        sizes[name] = int(number)
+    engines = [e for e in args.engines.split(",") if e]
+    options = Options(args.threads, args.batch, sizes, args.vs, engines, args.seconds, not args.no_peak)
+    with progress() as tell:
+        tell(f"measure for {args.seconds:g} s")
+        result = bench(args.artifact, options, read_npz(args.inputs) if args.inputs else None)
+    return _print(args, result, bench_text(result))
+
+
+def inspect_command(args: argparse.Namespace) -> int:
+    from intc.report.inspect import graph_of, inspect_html, inspect_text
+
+    before, after = graph_of(args.file, args.after, args.calibration)
+    if args.html:
+        args.html.write_text(inspect_html(str(args.file), before, after, args.diff), encoding="utf-8")
+        return _print(args, {"html": str(args.html), "nodes": len(after.nodes)}, str(args.html))
+    text = inspect_text(before, after, args.diff)
+    return _print(args, {"text": text, "nodes": len(after.nodes)}, text.rstrip("\n"))
+
+
+def info_command(args: argparse.Namespace) -> int:
+    from intc.report.inspect import info
+    from intc.report.tables import info_text
+
+    result = info(args.artifact)
+    return _print(args, result, info_text(result))
+
+
+# ---------------------------------------------------------------- helpers
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """A function that shows the current step on a terminal and does nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("start") as status:
+        yield lambda step: status.update(step)
+
+
+def _input_override(text: str) -> tuple[str, Any]:
+    name, _, shape = text.partition("=")
+    try:
+        return name, tuple(int(d) if d.isdigit() else d for d in shape.split(",") if d)
+    except ValueError:
+        raise UsageError(f"--input {text}: expected NAME=SIZE,SIZE,..") from None
+
+
+def _print(args: argparse.Namespace, result: dict[str, Any], text: str) -> int:
+    """Print ``text``; or the JSON of ``result`` for ``--json``; or both, the JSON to the file of ``--json FILE``."""
+    if args.json == "-":
+        print(json.dumps(result, indent=1))
+        return 0
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(text)
+    return 0

@@ -1,0 +1,173 @@
+"""``intc bench``: the artifact against float engines, interleaved: medians and the share of the peak."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from intc.api import read_graph
+from intc.artifact.schema import Manifest
+from intc.errors import UsageError
+from intc.ir.dims import evaluate_shape
+from intc.ir.graph import Graph
+from intc.report.data import Feeds, random_feeds
+from intc.report.reference import Reference, fidelity
+from intc.runtime import Session
+
+Engine: TypeAlias = Callable[[], list[Any]]
+ENGINES: Final = ("onnxruntime", "openvino")
+DEFAULT_SIZE: Final = 128  # of every symbol but the batch, where the user names none
+ROUND_SECONDS: Final = 0.03  # each engine runs about this long in every round
+
+
+@dataclass(frozen=True)
+class Options:
+    """``engines`` run beside intc where ``model`` is given; ``sizes`` binds symbols; ``seconds`` in all."""
+
+    threads: int = 1
+    batch: int = 1
+    sizes: Mapping[str, int] | None = None
+    model: str | Path | None = None
+    engines: Sequence[str] = ("onnxruntime",)
+    seconds: float = 6.0
+    peak: bool = True
+
+
+def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict[str, Any]:
+    """Medians and quartiles in milliseconds an inference, ratios, GMAC/s, share of peak; on ``data`` also the output error."""
+    manifest, graph = read_graph(path)
+    sizes = bind_sizes(manifest, options)
+    feeds = data if data is not None else random_feeds(manifest.inputs, sizes)
+    if data is not None:
+        sizes = graph.bind(feeds)
+    session = Session(path, threads=options.threads)
+    engines: dict[str, Engine] = {"intc": lambda: session.run(None, feeds)}
+    engines |= _float_engines(options, feeds)
+    times = interleave(engines, options.seconds)
+    macs = count_macs(graph, sizes)
+    result: dict[str, Any] = {
+        "artifact": str(path),
+        "target": manifest.target,
+        "threads": options.threads,
+        "sizes": dict(sizes),
+        "gmac": macs / 1e9,
+        "engines": {name: _summary(t, macs) for name, t in times.items()},
+    }
+    own = statistics.median(times["intc"])
+    result["speedup"] = {name: statistics.median(t) / own for name, t in times.items() if name != "intc"}
+    if options.peak:
+        result["peak"] = _share_of_peak(manifest.target, macs / own / 1e9, options.threads)
+    if data is not None and "onnxruntime" in engines:
+        result["error"] = _errors(manifest, engines)
+    return result
+
+
+def bind_sizes(manifest: Manifest, options: Options) -> dict[str, int]:
+    """Every symbol's size: the leading one of the first input is the batch; UsageError for unknown names."""
+    sizes = dict(options.sizes or {})
+    for name in sizes:
+        if name not in manifest.symbols:
+            known = ", ".join(manifest.symbols) or "none"
+            raise UsageError(f"size '{name}' is not a symbol of the model; it has {known}")
+    leading = manifest.inputs[0].shape[0]
+    if isinstance(leading, int) and options.batch not in (1, leading):
+        raise UsageError(f"batch {options.batch}: the model's batch size is fixed at {leading}")
+    return {s: sizes.get(s, options.batch if s == leading else DEFAULT_SIZE) for s in manifest.symbols}
+
+
+def interleave(engines: Mapping[str, Engine], seconds: float) -> dict[str, list[float]]:
+    """Seconds an inference of every engine, one number a round; engines take turns, in alternating order."""
+    repeats = {name: _repeats(run) for name, run in engines.items()}
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    order = list(engines)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[order[0]]) < 3:
+        for name in order:
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                engines[name]()
+            times[name].append((time.perf_counter() - start) / repeats[name])
+        order.reverse()
+    return times
+
+
+def _repeats(run: Engine) -> int:
+    for _ in range(2):
+        run()
+    start = time.perf_counter()
+    run()
+    return max(1, min(1000, int(ROUND_SECONDS / (time.perf_counter() - start))))
+
+
+def count_macs(graph: Graph, sizes: Mapping[str, int]) -> int:
+    """Multiply-accumulates of all matrix products at these sizes."""
+    total = 0
+    for node in graph.nodes:
+        shapes = [evaluate_shape(graph.type(n).shape, sizes) for n in (*node.inputs, node.output)]
+        if node.op.name == "attention":
+            (batch, rows, width), keys = shapes[-1], shapes[1][1]
+            total += 2 * batch * rows * keys * width
+        elif node.op.name in ("linear", "matmul"):
+            total += int(np.prod(shapes[-1])) * shapes[0][-1]
+    return total
+
+
+def _summary(times: list[float], macs: int) -> dict[str, float]:
+    low, middle, high = (float(q) for q in np.quantile(times, (0.25, 0.5, 0.75)))
+    return {
+        "median_ms": middle * 1e3,
+        "quartile_low_ms": low * 1e3,
+        "quartile_high_ms": high * 1e3,
+        "best_ms": min(times) * 1e3,
+        "rounds": len(times),
+        "gmac_per_s": macs / middle / 1e9,
+    }
+
+
+def _float_engines(options: Options, feeds: Feeds) -> dict[str, Engine]:
+    if options.model is None:
+        return {}
+    engines: dict[str, Engine] = {}
+    for name in options.engines:
+        if name == "onnxruntime":
+            model = Reference(options.model, options.threads)
+            engines[name] = lambda model=model: model.run(feeds)  # type: ignore[misc]
+        elif name == "openvino":
+            engines[name] = _openvino(options, feeds)
+        else:
+            raise UsageError(f"engine '{name}' is not one of {', '.join(ENGINES)}")
+    return engines
+
+
+def _openvino(options: Options, feeds: Feeds) -> Engine:
+    try:
+        import openvino
+    except ImportError:
+        raise UsageError("engine 'openvino' is not installed; pip install openvino") from None
+    config = {"INFERENCE_NUM_THREADS": options.threads, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(str(options.model), "CPU", config)
+    request = compiled.create_infer_request()
+    return lambda: list(request.infer(feeds).values())
+
+
+def _share_of_peak(target: str, gmac_per_s: float, threads: int) -> dict[str, float] | None:
+    from intc.report.peak import peak_gmacs
+
+    peak = peak_gmacs(target)
+    if peak is None:
+        return None
+    return {"core_gmac_per_s": peak, "share": gmac_per_s / (peak * threads)}
+
+
+def _errors(manifest: Manifest, engines: Mapping[str, Engine]) -> dict[str, dict[str, float]]:
+    ours, theirs = engines["intc"](), engines["onnxruntime"]()
+    ports = manifest.outputs
+    return {
+        p.name: fidelity(a, b) for p, a, b in zip(ports, ours, theirs, strict=False) if a.shape == b.shape
+    }

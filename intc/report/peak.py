@@ -1,0 +1,56 @@
+"""What one core can do at most: the target's dot instruction on registers alone, in GMAC/s."""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tvm.ir import Call, GlobalVar
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from intc.codegen.cpu.isa import ISAS, Isa
+from intc.codegen.cpu.peak import CHAINS, peak, peak_macs
+from intc.codegen.targets import resolve
+from intc.runtime.native import aligned_like, load_kernels
+
+ITERATIONS: Final = 200_000
+TRIALS: Final = 7
+
+
+def peak_gmacs(target: str) -> float | None:
+    """The best of a few trials, in GMAC/s; None for a target without a dot instruction."""
+    resolved = resolve(target)
+    isa = ISAS[resolved.level]
+    if isa.dot == "generic":
+        return None
+    function = _compile(isa, resolved.tvm())
+    data = aligned_like((CHAINS * isa.lanes,), "int32")
+    data[:] = 1
+    address = ctypes.c_void_p(data.ctypes.data)
+    best = 0.0
+    for _ in range(TRIALS):
+        start = time.perf_counter()
+        function(address, ITERATIONS)
+        best = max(best, peak_macs(isa) * ITERATIONS / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def _compile(isa: Isa, target: Any) -> Any:
+    import tvm
+
+    kernel = GlobalVar("peak")
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name("main")
+            data, count = T.arg("data", T.handle("int32")), T.arg("count", T.int32())
+            T.evaluate(Call(kernel, [data, count]))
+    main = builder.get().with_attr("global_symbol", "main")
+    executable = tvm.compile(tvm.IRModule({kernel: peak(isa), GlobalVar("main"): main}), target=target)
+    with tempfile.TemporaryDirectory(prefix="intc-") as folder:
+        path = Path(folder) / "peak.so"
+        executable.export_library(str(path))
+        return load_kernels(path, memoryview(path.read_bytes()), "main")

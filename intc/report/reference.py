@@ -1,0 +1,71 @@
+"""The float model in onnxruntime: the reference of accuracy and the opponent in benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intc.errors import UsageError
+
+Array = NDArray[Any]
+_KINDS = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+
+
+class Reference:
+    """An onnxruntime session of the float model, on the CPU, with ``threads`` threads."""
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if not Path(path).is_file():
+            raise UsageError(f"{path}: no such file")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise UsageError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from None
+        self.inputs = {i.name: i.type for i in self._session.get_inputs()}
+        self.outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """All outputs, for feeds that are converted to the model's own input types."""
+        typed = {}
+        for name, kind in self.inputs.items():
+            if name not in feeds:
+                raise UsageError(f"the float model takes an input '{name}' that the data does not hold")
+            typed[name] = np.asarray(feeds[name], _KINDS.get(kind, feeds[name].dtype))
+        return [np.asarray(a) for a in self._session.run(None, typed)]
+
+
+def fidelity(ours: Array, theirs: Array) -> dict[str, float]:
+    """How close results are to the float model's: SQNR in dB, cosines of rows, agreement, largest error.
+
+    Rows are along the last axis; ``agreement`` is the share of rows with the same largest entry.
+    """
+    a = ours.astype(np.float64).reshape(-1, ours.shape[-1])
+    b = theirs.astype(np.float64).reshape(-1, theirs.shape[-1])
+    noise, signal = float(((a - b) ** 2).sum()), float((b**2).sum())
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = (a * b).sum(axis=1) / np.where(norms == 0, 1, norms)
+    return {
+        "sqnr_db": 10 * float(np.log10(signal / noise)) if noise > 0 < signal else float("inf"),
+        "cosine_mean": float(cosine.mean()),
+        "cosine_min": float(cosine.min()),
+        "agreement": float((a.argmax(axis=1) == b.argmax(axis=1)).mean()),
+        "max_abs_error": float(np.abs(a - b).max()),
+    }

@@ -1,0 +1,86 @@
+"""The texts that the commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intc.report.verify import Verification
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two blanks apart; the first column is indented by two."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
+
+
+def verification_text(path: Path, result: Verification) -> str:
+    """The verdicts, one line each, and the accuracy where a float model was given."""
+    lines = [f"{path}: {'PASSED' if result.passed else 'FAILED'} on {result.samples} sample(s)"]
+    for run in result.runs:
+        verdict = "equal" if not run["differences"] else f"DIFFERENT elements {run['differences']}"
+        where = f"kernels, {run['threads']} thread(s), batch {run['batch']}"
+        lines.append(f"  {where}: {verdict} ({run['batches']} batches)")
+    floats = [*result.float_values, *result.float_operators, *(result.float_instructions or [])]
+    checked = "graph" if result.float_instructions is None else "graph and machine code"
+    lines.append(f"  float-free ({checked}): {'yes' if not floats else 'NO: ' + ', '.join(floats[:5])}")
+    outside = result.outside_interval
+    lines.append(f"  overflow-free: {'yes' if not outside else 'NO: ' + ', '.join(outside[:5])}")
+    for name, numbers in result.fidelity.items():
+        lines.append(f"  {name} against float: {fidelity_text(numbers)}")
+    return "\n".join(lines)
+
+
+def fidelity_text(numbers: Mapping[str, float]) -> str:
+    """One line of accuracy."""
+    return (
+        f"SQNR {numbers['sqnr_db']:.1f} dB, "
+        f"cosine {numbers['cosine_mean']:.5f} (min {numbers['cosine_min']:.5f}), "
+        f"same largest entry {numbers['agreement']:.2%}, largest error {numbers['max_abs_error']:.3g}"
+    )
+
+
+def bench_text(result: Mapping[str, Any]) -> str:
+    """The timing table, the share of peak and the output error."""
+    sizes = ", ".join(f"{k} {v}" for k, v in result["sizes"].items()) or "fixed sizes"
+    rows = [["engine", "median ms", "quartiles", "GMAC/s", "intc is"]]
+    for name, times in result["engines"].items():
+        ratio = result["speedup"].get(name)
+        quartiles = f"{times['quartile_low_ms']:.3f} .. {times['quartile_high_ms']:.3f}"
+        faster = "" if ratio is None else f"{ratio:.2f}x as fast"
+        rows.append([name, f"{times['median_ms']:.3f}", quartiles, f"{times['gmac_per_s']:.1f}", faster])
+    lines = [
+        f"{result['artifact']} ({result['target']}), {result['threads']} thread(s), {sizes}",
+        table(rows),
+    ]
+    peak = result.get("peak")
+    if peak:
+        lines.append(
+            f"  {peak['share']:.0%} of the measured peak, {peak['core_gmac_per_s']:.0f} GMAC/s a core"
+        )
+    for name, numbers in result.get("error", {}).items():
+        lines.append(f"  {name} against onnxruntime: {fidelity_text(numbers)}")
+    return "\n".join(lines)
+
+
+def info_text(result: Mapping[str, Any]) -> str:
+    """What an artifact is, for reading."""
+    lines = [
+        f"{result['file']}: {result['bytes']:,} bytes, target {result['target']}, digest {result['digest']}"
+    ]
+    for kind in ("inputs", "outputs"):
+        for port in result[kind]:
+            shape = ", ".join(map(str, port["shape"]))
+            scale = port["scale"]
+            scale = f"{len(scale)} scales" if isinstance(scale, list) else scale
+            lines.append(
+                f"  {kind[:-1]} {port['name']}: {port['dtype']}[{shape}] in {port['interval']}, scale {scale}"
+            )
+    lines.append("  operators: " + ", ".join(f"{n} {name}" for name, n in result["operators"].items()))
+    lines.append("  members: " + ", ".join(f"{name} {size:,}" for name, size in result["members"].items()))
+    lines.append("  made from: " + ", ".join(f"{k} {v}" for k, v in result["provenance"].items()))
+    lines.append("  needs: " + (", ".join(result["features"]) or "nothing special"))
+    return "\n".join(lines)
