@@ -93,6 +93,9 @@ def place_outputs(program: Program) -> dict[str, str]:
             root = program.aliases[root]
         roots[name] = root
     written = {name for stage in program.stages for name in stage.writes}
+    for alias in program.aliases:
+        if roots[alias] in graph.constants:
+            program.graph_constant(roots[alias])
     claimed: dict[str, str] = {}
     for i, name in enumerate(graph.outputs):
         root = roots[name]

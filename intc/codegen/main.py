@@ -63,8 +63,9 @@ class _Places:
 
     def _arg(self, arg: Arg, task: Expr, tasks: Expr) -> Expr:
         match arg:
-            case ValueArg(name):
-                return self.pointers[self.roots.get(name, name)]
+            case ValueArg(name, offset):
+                pointer = self.pointers[self.roots.get(name, name)]
+                return T.handle_add_byte_offset(pointer, T.int64(offset)) if offset else pointer
             case ConstArg(entry):
                 return T.handle_add_byte_offset(self.constants, T.int64(self.constant_offsets[entry]))
             case IntArg(value, dtype):
@@ -74,8 +75,8 @@ class _Places:
             case ScratchArg(size):
                 own = _rounded(size, self.symbols) * T.cast(task, "int64")
                 return T.handle_add_byte_offset(self.arena, self.scratch_base + own)
-            case ShareArg(count, rows, end):
-                total = count(dim_expr(rows, self.symbols))
+            case ShareArg(count, sizes, end):
+                total = count([dim_expr(size, self.symbols) for size in sizes])
                 return T.truncdiv(total * ((task + 1) if end else task), tasks)
             case TaskArg():
                 return T.cast(task, "int32")
@@ -100,7 +101,11 @@ def build_main(program: Program, plan: Plan, roots: Mapping[str, str], kernels: 
                 slots.append(T.bind(T.handle_add_byte_offset(arena, offset)))
                 offset = T.bind(offset + _rounded(size, symbols))
             pointers |= {name: slots[slot] for name, slot in plan.slot_of.items()}
-            places = _Places(roots, symbols, pointers, constants, constant_offsets(program), arena, offset)
+            offsets = constant_offsets(program)
+            for name in sorted({roots[alias] for alias in program.aliases} & set(graph.constants)):
+                entry = program.graph_constant(name).entry
+                pointers[name] = T.bind(T.handle_add_byte_offset(constants, T.int64(offsets[entry])))
+            places = _Places(roots, symbols, pointers, constants, offsets, arena, offset)
             with T.If(tasks == 1):
                 with T.Then():
                     for stage in program.stages:

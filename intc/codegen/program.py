@@ -18,9 +18,10 @@ from intc.ir.types import TensorType
 
 @dataclass(frozen=True)
 class ValueArg:
-    """The address of a value's data."""
+    """The address of a value's data, ``offset`` bytes further on."""
 
     name: str
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class ShareArg:
     """
 
     count: Callable[[Any], Any]
-    rows: Dim
+    sizes: tuple[Dim, ...]
     end: bool
 
 

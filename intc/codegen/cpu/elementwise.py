@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from intc.codegen.cpu.strided import View, broadcast_view, loop, row_major
 from intc.codegen.kernel import Expr, Frame, store
 from intc.codegen.program import Program
 from intc.ir.graph import Node
-from intc.ops import elementwise as ops
 from intc.ops import scalar
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.shift import ShiftGelu, ShiftSigmoid, ShiftTanh
@@ -81,12 +81,31 @@ def lower_table(program: Program, node: Node) -> None:
     program.generic(op.name, op, node.inputs, node.output, body, source=node.source)
 
 
-def _flag(condition: Expr) -> Expr:
-    return T.Select(condition, T.IntImm("uint8", 1), T.IntImm("uint8", 0))
+def lower_arithmetic(program: Program, node: Node) -> None:
+    """Add, Sub and Mul in the output's element type, which holds the exact interval (64-bit results may wrap)."""
+    dtype = program.type(node.output).dtype
+    compute = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}[node.op.name]
+    pointwise(program, node, node.op, lambda a, b: compute(T.cast(a, dtype), T.cast(b, dtype)))
 
 
-def _floor_div(a: Expr, b: Expr) -> Expr:
-    return T.floordiv(a, b)
+def lower_comparison(program: Program, node: Node) -> None:
+    """Comparisons and the logic of bools (bytes 0 and 1)."""
+    compare = {"equal": operator.eq, "less": operator.lt, "less_or_equal": operator.le}
+    logic = {"and": T.bitwise_and, "or": T.bitwise_or}
+    if node.op.name in logic:
+        pointwise(program, node, node.op, logic[node.op.name])
+    else:
+        pointwise(program, node, node.op, lambda a, b: T.cast(compare[node.op.name](wide(a), wide(b)), "uint8"))
 
 
-ARITHMETIC = {}
+def lower_not(program: Program, node: Node) -> None:
+    pointwise(program, node, node.op, lambda x: T.bitwise_xor(x, T.IntImm("uint8", 1)))
+
+
+def lower_cast(program: Program, node: Node) -> None:
+    to_bool = program.type(node.output).dtype == "bool"
+    pointwise(program, node, node.op, lambda x: T.cast(wide(x) != 0, "uint8") if to_bool else x)
+
+
+def lower_where(program: Program, node: Node) -> None:
+    pointwise(program, node, node.op, lambda c, a, b: T.Select(c != T.IntImm("uint8", 0), a, b))

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import numpy as np
 
+from intc.codegen.cpu.attention import (
+    AttentionSpec,
+    attention,
+    attention_scratch_bytes,
+    attention_tasks,
+)
 from intc.codegen.cpu.epilogue import Pointwise, Requantize, Residual, Stage, plan_requantize
 from intc.codegen.cpu.isa import ISAS, Isa
 from intc.codegen.cpu.linear import (
@@ -15,11 +23,15 @@ from intc.codegen.cpu.linear import (
     pad_channels,
     padded,
 )
-from intc.codegen.program import Arg, ConstArg, Layout, Program, ScratchArg, ShareArg, SizeArg, ValueArg
+from intc.codegen.cpu.probabilities import score_parameters
+from intc.codegen.cpu.strided import broadcast_view
+from intc.codegen.program import Arg, Layout, Program, ScratchArg, ShareArg, SizeArg, ValueArg
 from intc.errors import CodegenError
-from intc.ir.dims import Dim, product
+from intc.ir.dims import Dim, Shape, format_shape, product
 from intc.ir.graph import Node
-from intc.ops.fused import WIDE, Linear
+from intc.ops.fused import WIDE, Attention, Linear
+
+VALUES_BEYOND: Final = 16  # elements that the attention kernel may read after the last channel's multiplier
 
 
 def isa_of(program: Program) -> Isa:
@@ -43,16 +55,17 @@ class Multipliers:
         self.program, self.isa = program, isa
         self.args: list[Arg] = []
 
-    def requantize(self, m: str, e: str, lo: int, hi: int, x: tuple[int, int]) -> Requantize:
-        """The stage for graph constants ``m`` and ``e`` on values in ``x``."""
+    def requantize(self, m: str, e: str, lo: int, hi: int, x: tuple[int, int], beyond: int = 0) -> Requantize:
+        """The stage for graph constants ``m`` and ``e`` on values in ``x``; arrays can be read ``beyond`` their end."""
         constants = self.program.graph.constants
         for name in (m, e):
             if name not in constants:
                 raise CodegenError(f"multiplier '{name}' must be a constant")
         stage, factors, shifts = plan_requantize(constants[m], constants[e], lo, hi, *x)
         fill = int(shifts.reshape(-1)[0])
-        self.args += [self.program.constant(pad_channels(factors, self.isa))]
-        self.args += [self.program.constant(pad_channels(shifts, self.isa, fill))]
+        for values, rest in ((factors, 0), (shifts, fill)):
+            padded_values = np.pad(pad_channels(values, self.isa, rest), (0, beyond), constant_values=rest)
+            self.args.append(self.program.constant(padded_values))
         return stage
 
 
@@ -74,12 +87,12 @@ def lower_linear(program: Program, node: Node) -> None:
     _, start = pack_linear(constants[w], constants[bias], isa, x_type.dtype)
     layout = weight_layout(k, n, isa)
 
-    def count(rows: object) -> object:
-        return linear_tasks(spec, isa, rows)
+    def count(size: Any) -> Any:
+        return linear_tasks(spec, isa, size[0])
 
     args: list[Arg] = [program.operand(x), program.graph_constant(w, layout), program.constant(start), *factors.args]
     args += [ValueArg(node.output), ScratchArg(linear_scratch_bytes(spec, isa)), SizeArg(rows)]
-    args += [ShareArg(count, rows, end=False), ShareArg(count, rows, end=True)]
+    args += [ShareArg(count, (rows,), end=False), ShareArg(count, (rows,), end=True)]
     program.add(kernel, args, node.output, node.source)
 
 
@@ -104,6 +117,52 @@ def _stages(program: Program, node: Node, factors: Multipliers, bound: int) -> t
 
 
 def lower_attention(program: Program, node: Node) -> None:
-    raise CodegenError("not yet")
+    op, isa = node.op, isa_of(program)
+    assert isinstance(op, Attention)
+    q, k, v = node.inputs[:3]
+    batch, sq, _ = program.type(q).shape
+    sk = program.type(k).shape[1]
+    factors = Multipliers(program, isa)
+    bound = sk * 255 * program.type(v).magnitude if isinstance(sk, int) else 2**31 - 1
+    output = factors.requantize(node.inputs[3], node.inputs[4], op.lo, op.hi, (-bound, bound), VALUES_BEYOND)
+    widths = [program.type(x).shape[-1] for x in (q, k, v)]
+    q_stride, k_stride, v_stride = (w for w in widths if isinstance(w, int))
+    masked = len(node.inputs) == 6
+    width = op.heads * op.head_dim
+    spec = AttentionSpec(op.heads, op.head_dim, q_stride, k_stride, v_stride, width, output, masked)
+    kernel = program.kernel("attention", (spec, isa), lambda: attention(spec, isa))
+    args: list[Arg] = [ValueArg(x, o) for x, o in ((q, op.q_offset), (k, op.k_offset), (v, op.v_offset))]
+    strides: list[Arg] = []
+    if masked:
+        mask = node.inputs[5]
+        args.append(program.operand(mask))
+        strides = [SizeArg(s) for s in mask_strides(program.type(mask).shape, (batch, op.heads, sq, sk))]
+    args += [program.constant(score_parameters(op.m, op.e)), *factors.args, ValueArg(node.output)]
+    args += [ScratchArg(attention_scratch(spec, isa, sk)), SizeArg(sq), SizeArg(sk), *strides]
+
+    def count(size: Any) -> Any:
+        return attention_tasks(spec, size[0], size[1])
+
+    args += [ShareArg(count, (batch, sq), end=False), ShareArg(count, (batch, sq), end=True)]
+    program.add(kernel, args, node.output, node.source)
 
 
+def mask_strides(mask: Shape, scores: Shape) -> tuple[Dim, Dim, Dim]:
+    """Elements between batches, heads and query rows of a mask [B, Sk] or broadcastable to [B, H, Sq, Sk]."""
+    full = (mask[0], 1, 1, mask[1]) if len(mask) == 2 else (1,) * (4 - len(mask)) + tuple(mask)
+    if full[-1] != scores[-1]:
+        raise CodegenError(f"the attention mask {format_shape(mask)} must give every key")
+    strides = broadcast_view(full, scores).strides
+    return strides[0], strides[1], strides[2]
+
+
+def attention_scratch(spec: AttentionSpec, isa: Isa, sk: Dim) -> Dim:
+    """Scratch bytes of one task; for symbolic ``sk`` the smallest affine function that is never below the kernel's need.
+
+    The need grows linearly in ``sk`` rounded up to whole blocks of 64 keys.
+    """
+    if isinstance(sk, int):
+        return int(attention_scratch_bytes(spec, isa, sk))
+    none, block = (int(attention_scratch_bytes(spec, isa, n)) for n in (0, 64))
+    per_key = -(-(block - none) // 64)
+    return (sk + 63) * per_key + none

@@ -1,0 +1,247 @@
+"""Every integer operator: the kernel equals ``evaluate`` bit for bit, for any number of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from intc.codegen.rules import RULES
+from intc.ir.dims import Dim, symbol
+from intc.ir.op import Array, Op
+from intc.ir.types import TensorType
+from intc.ops import OPS
+from intc.ops.elementwise import Add, And, Cast, Equal, Less, LessOrEqual, Mul, Not, Or, Sub, Where
+from intc.ops.fused import Attention, Linear
+from intc.ops.im2col import Im2col
+from intc.ops.matmul import MatMul
+from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
+from intc.ops.reduce import ReduceSum
+from intc.ops.requantize import Clip, Requantize
+from intc.ops.shift import Shiftmax, ShiftGelu, ShiftLayerNorm, ShiftSigmoid, ShiftTanh
+from intc.ops.table import Table
+from tests.native import check_op
+
+B, S = symbol("batch"), symbol("seq")
+RNG = np.random.default_rng(20260801)
+FLOAT_ONLY = {
+    *("div", "pow", "sqrt", "erf", "exp", "tanh", "sigmoid", "relu", "conv", "softmax", "gelu", "layer_norm"),
+    "reduce_mean",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator on inputs: a type is fed at random (extremes included), an array is a constant."""
+
+    op: Op
+    inputs: tuple[TensorType | Array, ...]
+    sizes: dict[str, int] = field(default_factory=lambda: {"batch": 3, "seq": 7})
+
+
+def t(shape: tuple[Dim, ...], dtype: Any, lo: int | None = None, hi: int | None = None) -> TensorType:
+    return TensorType(shape, dtype, lo, hi)
+
+
+def ints(lo: int, hi: int, shape: Any, dtype: Any) -> Array:
+    """Random integers in [lo, hi], both ends present."""
+    out = RNG.integers(lo, hi, shape, np.int64, endpoint=True)
+    flat = out.reshape(-1)
+    if flat.size > 1:
+        flat[0], flat[-1] = lo, hi
+    return out.astype(dtype)
+
+
+def multipliers(channels: int | tuple[int, ...]) -> tuple[Array, Array]:
+    m = ints(-(2**31) + 1, 2**31 - 1, channels, np.int32)
+    return m, ints(1, 62, channels, np.int32)
+
+
+def requantize_cases() -> list[Case]:
+    cases = []
+    for x in (t((B, S, 5), "int32", -(2**31) + 1), t((5,), "int16"), t((B, 5), "uint8"), t((2, 5), "int64", -9, 2**31 - 1)):
+        for shape in ((), (1,), (5,)):
+            m, e = multipliers(shape)
+            cases.append(Case(Requantize(-128, 127, "int8"), (x, np.asarray(m), np.asarray(e))))
+    m, e = multipliers((5,))
+    cases.append(Case(Requantize(-(2**30), 2**30, "int32"), (t((B, 5), "int32", -(2**31) + 1), m, e)))
+    cases.append(Case(Requantize(0, 255, "uint8"), (t((B, 5), "int32", -(2**31) + 1), m, e)))
+    return cases
+
+
+def shiftmax_cases() -> list[Case]:
+    cases = []
+    masks: list[tuple[Dim, ...]] = [(B, 1, 1, S), (1, 1, S, S), (B, 2, S, S), (S,), (B, 1, S, 1)]
+    for bits in (8, 16):
+        for m, e in ((2**30 + 12345, 30), (2**31 - 1, 40), (2**30, 1), (7, 62), (0, 5)):
+            cases.append(Case(Shiftmax(m, e, bits), (t((B, 2, S, S), "int32", -(2**30), 2**30 - 1),)))
+        for mask in masks:
+            scores = t((B, 2, S, S), "int32", -300000, 300000)
+            cases.append(Case(Shiftmax(2**30 + 999, 33, bits), (scores, t(mask, "bool"))))
+        cases.append(Case(Shiftmax(2**30 + 1, 35, bits), (t((2, 197), "int32", -90000, 90000),)))
+    return cases
+
+
+def layer_norm_cases() -> list[Case]:
+    cases = []
+    for channels in (1, 5, 48, 100, 768):
+        for x_hi in (1, 300, 32767):
+            if channels * 2 * x_hi >= 2**31:
+                continue
+            for e, bits in ((32, 11), (40, 19), (62, 30)):
+                g = ints(-(2**bits), 2**bits, (channels,), np.int32)
+                b = ints(-(2 ** (e + 6)) if e < 57 else -(2**61), 2 ** min(e + 6, 61), (channels,), np.int64)
+                op = ShiftLayerNorm(1 if x_hi == 1 else 12345, e, -127, 127, "int8")
+                cases.append(Case(op, (t((B, S, channels), "int16", -x_hi, x_hi), g, b)))
+    g, b = ints(-(2**20), 2**20, (24,), np.int32), ints(-(2**50), 2**50, (24,), np.int64)
+    cases.append(Case(ShiftLayerNorm(1, 36, -32767, 32767, "int16"), (t((B, 24), "int16", -32767, 32767), g, b)))
+    cases.append(Case(ShiftLayerNorm(2**60, 36, 0, 255, "uint8"), (t((B, 24), "int16", -9, 9), g, b)))
+    return cases
+
+
+def elementwise_cases() -> list[Case]:
+    a, b = t((B, S, 4), "int32", -(2**29), 2**29), t((S, 1), "int16")
+    wide = t((B, S, 4), "int64", -(2**40), 2**40)
+    flags, row = t((B, S, 4), "bool"), t((B, 1, 1), "bool")
+    return [
+        Case(Add(), (a, b)),
+        Case(Add(), (a, b)),
+        Case(Sub(), (a, a)),
+        Case(Add(), (t((B, S), "int8"), t((B, S), "uint8"))),
+        Case(Sub(), (wide, b)),
+        Case(Sub(), (a, t((), "int8"))),
+        Case(Mul(), (t((B, 4), "int16"), t((1, 4), "int8"))),
+        Case(Mul(), (t((B, S, 4), "int32", -(2**23), 2**23), ints(-127, 127, (4,), np.int8))),
+        *(Case(op, (t((B, S), "int16", -2, 2), t((S,), "int64", -2, 2))) for op in (Equal(), Less(), LessOrEqual())),
+        *(Case(op, (flags, row)) for op in (And(), Or(), Equal())),
+        Case(Not(), (flags,)),
+        *(Case(Cast(d), (t((B, S), "int32", -100, 100),)) for d in ("int8", "int16", "int64", "bool")),
+        Case(Cast("int32"), (flags,)),
+        Case(Where(), (row, a, t((4,), "int32"))),
+        Case(Where(), (flags, t((), "bool"), row)),
+        Case(Clip(-128, 127, "int8"), (a,)),
+        Case(Clip(0, 200, "uint8"), (t((B,), "int16"),)),
+        Case(Clip(-5, 2**31 - 1, "int32"), (wide,)),
+        *(Case(ShiftGelu(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (4, 8, 10, 11, 12, 13, 14)),
+        *(Case(ShiftTanh(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (5, 9, 12, 15)),
+        *(Case(ShiftSigmoid(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (4, 9, 12, 15)),
+        Case(Table("int16"), (t((B, 300), "int8"), ints(-(2**15), 2**15 - 1, (256,), np.int16))),
+        Case(Table("uint8"), (t((B, 300), "uint8"), ints(0, 255, (256,), np.uint8))),
+    ]
+
+
+def movement_cases() -> list[Case]:
+    x = t((B, S, 6), "int8")
+    picks = t((B, S), "int64", -11, 10)
+    return [
+        Case(Reshape((B * S, 2, 3)), (x,)),
+        Case(Reshape((3, 2)), (ints(-5, 5, (1, 1, 6), np.int8),)),
+        *(Case(Transpose(p), (t((B, S, 2, 3), "int16"),)) for p in ((0, 2, 1, 3), (3, 2, 1, 0), (0, 1, 2, 3), (1, 0, 3, 2))),
+        Case(Slice(2, 1, 4), (x,)),
+        Case(Slice(1, 0, 1), (x,)),
+        Case(Slice(1, 1, S), (x,)),
+        Case(Slice(1, 0, S - 2), (x,)),
+        Case(Slice(2, 5, -1, -2), (x,)),
+        Case(Slice(0, B - 1, -1, -1), (x,)),
+        Case(Concat(1), (x, t((B, 1, 6), "int8"), x)),
+        Case(Concat(0), (t((1, 4), "int64"), ints(-9, 9, (2, 4), np.int64))),
+        Case(Concat(2), (t((B, S, 2), "bool"), t((B, S, 5), "bool"))),
+        Case(Gather(0), (ints(-128, 127, (11, 6), np.int8), picks)),
+        Case(Gather(1), (ints(-(2**31), 2**31 - 1, (2, 11, 5), np.int32), picks)),
+        Case(Gather(1), (x, np.asarray(0, np.int64))),
+        Case(Gather(2), (x, t((), "int32", -6, 5))),
+        Case(Expand((B, S, 6)), (t((S, 1), "int16"),)),
+        Case(Expand((B, S)), (t((), "bool"),)),
+        Case(Im2col((4, 4), (4, 4)), (t((B, 3, 8, 12), "int8"),)),
+        Case(Im2col((3, 2), (2, 1), (1, 0, 2, 1), (1, 2)), (t((B, 2, 7, 6), "uint8", 1, 255),)),
+        Case(ReduceSum((1,), False), (t((B, 9, S), "int16"),)),
+        Case(ReduceSum((-1, 1), True), (t((B, 9, S, 5), "int8"),)),
+        Case(ReduceSum((0,), False), (t((9,), "int32", -1000, 1000),)),
+    ]
+
+
+def matmul_cases() -> list[Case]:
+    return [
+        Case(MatMul(), (t((B, 2, S, 5), "int8"), t((B, 2, 5, S), "int8"))),
+        Case(MatMul(), (t((B, 2, S, S), "uint8"), t((B, 2, S, 5), "int8"))),
+        Case(MatMul(), (t((B, S, 33), "int8"), ints(-128, 127, (33, 17), np.int8))),
+        Case(MatMul(), (t((B, 1, S, 9), "int16", -3000, 3000), t((4, 9, 3), "int8"))),
+        Case(MatMul(), (t((9,), "int8"), ints(-128, 127, (9, 4), np.int8))),
+    ]
+
+
+def linear_case(x: TensorType, n: int, op: Linear, spread: tuple[int, int] = (36, 46)) -> Case:
+    k = x.shape[-1]
+    assert isinstance(k, int)
+    inputs: list[Any] = [x, ints(-127, 127, (k, n), np.int8), ints(-(10**6), 10**6, (n,), np.int32)]
+    if not op.raw:
+        inputs += [ints(2**30, 2**31 - 1, (n,), np.int32), ints(*spread, (n,), np.int32)]
+    if op.gelu_frac >= 0:
+        inputs += [ints(2**30, 2**31 - 1, (n,), np.int32), ints(46, 52, (n,), np.int32)]
+    if op.residual:
+        inputs += [t((*x.shape[:-1], n), "int16", -32767, 32767)]
+        inputs += [ints(2**30, 2**31 - 1, (1,), np.int32), ints(29, 33, (1,), np.int32)]
+    return Case(op, tuple(inputs))
+
+
+def linear_cases() -> list[Case]:
+    x, u = t((B, S, 40), "int8", -127, 127), t((B, S, 33), "uint8")
+    return [
+        linear_case(x, 24, Linear(-127, 127, "int8")),
+        linear_case(u, 17, Linear(0, 255, "uint8")),
+        linear_case(x, 1, Linear(-32767, 32767, "int16")),
+        linear_case(u, 50, Linear(-(2**31), 2**31 - 1, "int32", raw=True)),
+        linear_case(x, 31, Linear(-127, 127, "int8", gelu_frac=11)),
+        linear_case(x, 48, Linear(-32767, 32767, "int16", residual=True)),
+        linear_case(x, 24, Linear(-127, 127, "int8"), (1, 62)),
+    ]
+
+
+def attention_case(heads: int, dim: int, shared: bool, mask: tuple[Dim, ...] | None, keys: Dim = S) -> Case:
+    width = heads * dim
+    op = Attention(heads, dim, 0, width if shared else 3, 2 * width if shared else 1, 2**30 + 77, 38, -127, 127)
+    q = t((B, S, 3 * width), "int8", -127, 127)
+    k, v = (q, q) if shared else (t((B, keys, width + 3), "int8", -127, 127), t((B, keys, width + 2), "int8", -127, 127))
+    mo, eo = ints(2**30, 2**31 - 1, (width,), np.int32), ints(38, 40, (width,), np.int32)
+    return Case(op, (q, k, v, mo, eo, *([t(mask, "bool")] if mask else [])), {"batch": 2, "seq": 29})
+
+
+def attention_cases() -> list[Case]:
+    return [
+        attention_case(2, 16, True, None),
+        attention_case(3, 32, True, (B, S)),
+        attention_case(1, 5, True, (B, 1, S, S)),
+        attention_case(2, 8, False, (1, 2, 1, 70), 70),
+        attention_case(2, 64, False, None, 197),
+    ]
+
+
+GROUPS: dict[str, Callable[[], list[Case]]] = {
+    "requantize": requantize_cases,
+    "shiftmax": shiftmax_cases,
+    "layer_norm": layer_norm_cases,
+    "elementwise": elementwise_cases,
+    "movement": movement_cases,
+    "matmul": matmul_cases,
+    "linear": linear_cases,
+    "attention": attention_cases,
+}
+
+
+def all_cases() -> list[Case]:
+    return [case for group in GROUPS.values() for case in group()]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_kernels_equal_evaluate(group: str) -> None:
+    check_op([(case.op, case.inputs, case.sizes) for case in GROUPS[group]()])
+
+
+def test_every_integer_operator_has_a_rule_and_a_case() -> None:
+    integer = set(OPS) - FLOAT_ONLY
+    assert integer <= set(RULES), f"no kernel for {sorted(integer - set(RULES))}"
+    tested = {case.op.name for case in all_cases()}
+    assert set(RULES) <= tested, f"no kernel test for {sorted(set(RULES) - tested)}"
