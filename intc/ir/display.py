@@ -8,6 +8,7 @@ from typing import Final
 
 import networkx as nx
 
+from intc.ir.dims import format_shape
 from intc.ir.graph import Graph, Node
 from intc.ir.text import diff_graphs, format_attributes
 from intc.ir.types import TensorType, format_type
@@ -105,20 +106,26 @@ def _corner(place: tuple[int, int]) -> tuple[int, int]:
 
 
 def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
+    """A line to the next row; a use further down leaves and enters at the side, around the boxes between."""
     (x0, y0), (x1, y1) = _corner(start), _corner(end)
-    return (
-        f"<line x1='{x0 + BOX[0] // 2}' y1='{y0 + BOX[1]}' x2='{x1 + BOX[0] // 2}' y2='{y1}' stroke='#999'/>"
-    )
+    if end[1] == start[1] + 1:
+        path = f"M{x0 + BOX[0] // 2} {y0 + BOX[1]}L{x1 + BOX[0] // 2} {y1}"
+    else:
+        right, top, bottom = max(x0, x1) + BOX[0] + GAP[0] - 4, y0 + BOX[1] // 2, y1 + BOX[1] // 2
+        path = f"M{x0 + BOX[0]} {top}C{right} {top} {right} {top} {right} {top + BOX[1]}"
+        path += f"L{right} {bottom - BOX[1]}C{right} {bottom} {right} {bottom} {x1 + BOX[0]} {bottom}"
+    return f"<path d='{path}' fill='none' stroke='#999'/>"
 
 
 def _box(place: tuple[int, int], label: str, type_: TensorType) -> str:
     x, y = _corner(place)
     fill = "#fde8cf" if type_.is_float else "#dcebfb"
+    shape = type_.dtype + format_shape(type_.shape)
     return (
         f"<g><title>{escape(label)} : {escape(format_type(type_))}</title>"
         f"<rect x='{x}' y='{y}' width='{BOX[0]}' height='{BOX[1]}' rx='4' fill='{fill}' stroke='#888'/>"
         f"<text x='{x + 6}' y='{y + 14}'>{escape(label[:22])}</text>"
-        f"<text x='{x + 6}' y='{y + 28}' fill='#666'>{escape(format_type(type_)[:22])}</text></g>"
+        f"<text x='{x + 6}' y='{y + 28}' fill='#666'>{escape(shape[:22])}</text></g>"
     )
 
 
