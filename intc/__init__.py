@@ -1,7 +1,7 @@
 """intc: an integer-only inference compiler for transformers.
 
-``intc.compile`` turns an ONNX model into a :class:`~intc.api.Module`; ``intc.load`` opens an artifact. Names are
-resolved on first use, so that loading and running an artifact imports nothing of the compiler.
+``intc.compile`` turns an ONNX model into a :class:`~intc.api.Module`; ``intc.load`` opens an artifact. Names
+are resolved on first use, so that loading and running an artifact imports nothing of the compiler.
 """
 
 from __future__ import annotations

@@ -12,11 +12,15 @@ class IntcError(Exception):
 
 
 class UsageError(IntcError):
-    """A front door was called with arguments that cannot work (unknown target, wrong keyword, missing file)."""
+    """A front door was called with arguments that cannot work (unknown target, wrong keyword, missing
+    file).
+    """
 
 
 class GraphError(IntcError):
-    """An intermediate graph breaks a rule of the representation (undefined value, type mismatch, bad text form)."""
+    """An intermediate graph breaks a rule of the representation (undefined value, type mismatch, bad text
+    form).
+    """
 
 
 class ImportFailure(IntcError):
@@ -24,7 +28,8 @@ class ImportFailure(IntcError):
 
 
 class UnsupportedModel(ImportFailure):
-    """The model is well formed but holds nodes that have no integer meaning; the message lists every one of them.
+    """The model is well formed but holds nodes that have no integer meaning; the message lists every one of
+    them.
 
     ``problems`` holds ``(node, op, reason)`` triples.
     """

@@ -93,7 +93,11 @@ def random_feed(type_: TensorType, sizes: Mapping[str, int], rng: np.random.Gene
 
 
 def check_graph(
-    graph: Graph, sizes: Mapping[str, int], target: Any = "native", tasks: Sequence[int] = (1, 2, 5), seed: int = 1
+    graph: Graph,
+    sizes: Mapping[str, int],
+    target: Any = "native",
+    tasks: Sequence[int] = (1, 2, 5),
+    seed: int = 1,
 ) -> Lowered:
     """Lower ``graph`` and compare with ``graph.run`` on random feeds, for each number of tasks."""
     lowered = lower(graph, target)
@@ -105,7 +109,9 @@ def check_graph(
         for name, got in native.run(feeds, count).items():
             want = expected[name]
             assert got.dtype == want.dtype, f"{name}: {got.dtype} instead of {want.dtype}"
-            assert np.array_equal(got, want), f"{name}: {np.sum(got != want)} of {got.size} differ with {count} tasks"
+            assert np.array_equal(got, want), (
+                f"{name}: {np.sum(got != want)} of {got.size} differ with {count} tasks"
+            )
     return lowered
 
 

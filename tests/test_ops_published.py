@@ -1,7 +1,7 @@
 """The ``ivit``, ``ibert`` and ``lut`` operators against a direct transcription of the published formulas.
 
-The transcription works on one Python integer or :class:`Fraction` at a time, with real divisions and floors as
-the papers write them; it shares no code with the operators.
+The transcription works on one Python integer or :class:`Fraction` at a time, with real divisions and floors
+as the papers write them; it shares no code with the operators.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ from intc.ir.op import Array
 class Lowered:
     """What the runtime needs, beside the graph's typed inputs and outputs.
 
-    The library's ``main`` takes addresses of ``constants``, arena, each input, each output, then int32: each of
-    ``symbols`` and the number of tasks. All addresses are 64-byte aligned. The arena needs :meth:`arena_bytes`.
+    The library's ``main`` takes addresses of ``constants``, arena, each input, each output, then int32: each
+    of ``symbols`` and the number of tasks. All addresses are 64-byte aligned. The arena needs
+    :meth:`arena_bytes`.
     """
 
     target: Target
@@ -84,7 +85,9 @@ def lower(graph: Graph, target: str | Target = "native") -> Lowered:
 
 
 def place_outputs(program: Program) -> dict[str, str]:
-    """The holder of every aliased or output value; outputs that cannot be computed in place get a copying stage."""
+    """The holder of every aliased or output value; outputs that cannot be computed in place get a copying
+    stage.
+    """
     graph = program.graph
     roots: dict[str, str] = {}
     for name in graph.values:

@@ -1,8 +1,9 @@
 """The one public function of a compiled network: it places every value and calls the kernels in order.
 
-``main(constants, arena, inputs.., outputs.., symbols.., tasks)``: raw 64-byte aligned addresses, then int32 sizes. With
-``tasks == 1`` everything runs in the calling thread; otherwise one parallel region covers the network, each stage is
-split into ``tasks`` shares and a barrier follows each stage. The result does not depend on ``tasks``.
+``main(constants, arena, inputs.., outputs.., symbols.., tasks)``: raw 64-byte aligned addresses, then int32
+sizes. With ``tasks == 1`` everything runs in the calling thread; otherwise one parallel region covers the
+network, each stage is split into ``tasks`` shares and a barrier follows each stage. The result does not
+depend on ``tasks``.
 """
 
 from __future__ import annotations
@@ -84,15 +85,21 @@ class _Places:
                 return T.cast(tasks, "int32")
 
 
-def build_main(program: Program, plan: Plan, roots: Mapping[str, str], kernels: Mapping[str, GlobalVar]) -> PrimFunc:
-    """``main`` for ``program``; ``roots`` maps a value to the planned value, input or output that holds its data."""
+def build_main(
+    program: Program, plan: Plan, roots: Mapping[str, str], kernels: Mapping[str, GlobalVar]
+) -> PrimFunc:
+    """``main`` for ``program``; ``roots`` maps a value to the planned value, input or output that holds its
+    data.
+    """
     graph = program.graph
     with IRBuilder() as builder:
         with T.prim_func():
             T.func_name("main")
             constants, arena = T.arg("constants", T.handle("int8")), T.arg("arena", T.handle("int8"))
             pointers = {name: T.arg(f"input{i}", T.handle("int8")) for i, name in enumerate(graph.inputs)}
-            pointers |= {output_key(i): T.arg(f"output{i}", T.handle("int8")) for i in range(len(graph.outputs))}
+            pointers |= {
+                output_key(i): T.arg(f"output{i}", T.handle("int8")) for i in range(len(graph.outputs))
+            }
             symbols = {s: T.arg(f"size_{s}", T.int32()) for s in graph.symbols()}
             tasks = T.arg("tasks", T.int32())
             offset: Expr = T.int64(0)

@@ -1,7 +1,8 @@
 """The TIR passes that our kernels need, and no others.
 
-The kernels are explicit TIR: no schedule blocks, no shared memory, no software pipelines, and LLVM simplifies and shares
-subexpressions better and faster. TVM's default pipeline would spend most of a compilation on passes that change nothing.
+The kernels are explicit TIR: no schedule blocks, no shared memory, no software pipelines, and LLVM simplifies
+and shares subexpressions better and faster. TVM's default pipeline would spend most of a compilation on
+passes that change nothing.
 """
 
 from __future__ import annotations

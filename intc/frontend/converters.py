@@ -1,7 +1,7 @@
 """The converters of all supported operators, by domain and name.
 
-A converter turns one ONNX node into nodes of the float graph; it raises GraphError with the reason when the node is outside
-its conditions.
+A converter turns one ONNX node into nodes of the float graph; it raises GraphError with the reason when the
+node is outside its conditions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Computing nodes whose inputs are all constants, with onnx's reference implementation and a bound on the result."""
+"""Computing nodes whose inputs are all constants, with onnx's reference implementation and a bound on the
+result.
+"""
 
 from __future__ import annotations
 

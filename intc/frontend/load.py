@@ -1,4 +1,6 @@
-"""Reading and checking ONNX files. Nothing in a file is trusted: every defect becomes one ImportFailure line."""
+"""Reading and checking ONNX files. Nothing in a file is trusted: every defect becomes one ImportFailure
+line.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Values that are known while importing: shape arithmetic is computed here and never reaches the graph.
 
-A tensor of the ONNX graph is *live* (a value of our graph, held by name) or known: a numpy array whose elements may be
-symbolic sizes, a tensor of one repeated value (:class:`Splat`), or an affine function of its own index (:class:`Index`),
-which is what ``Range`` and its ``Unsqueeze``/``Add``/``Mul`` relatives compute when exporters spell out mask positions.
+A tensor of the ONNX graph is *live* (a value of our graph, held by name) or known: a numpy array whose
+elements may be symbolic sizes, a tensor of one repeated value (:class:`Splat`), or an affine function of its
+own index (:class:`Index`), which is what ``Range`` and its ``Unsqueeze``/``Add``/``Mul`` relatives compute
+when exporters spell out mask positions.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def fold_symbolic(op: str, inputs: Sequence[Array | None], attributes: dict[str, Any]) -> Array | None:
-    """The result of a shape-arithmetic node on arrays that may hold symbolic sizes; None where op is no such node."""
+    """The result of a shape-arithmetic node on arrays that may hold symbolic sizes; None where op is no such
+    node.
+    """
     args = [np.asarray(x, object) if x is not None else None for x in inputs]
     x = args[0]
     if op in _ELEMENTWISE and len(args) == 2:
@@ -136,7 +139,9 @@ def _slice(x: Array, inputs: Sequence[Array | None], attributes: dict[str, Any])
 
 
 def slice_positions(inputs: Sequence[Array | None]) -> Index | None:
-    """``arange(n)[..., :end]`` with a symbolic end, the position ids that exporters slice, as an index tensor."""
+    """``arange(n)[..., :end]`` with a symbolic end, the position ids that exporters slice, as an index
+    tensor.
+    """
     data, starts, ends, axes, steps = (*inputs, None, None)[:5]
     if data is None or starts is None or ends is None or axes is None or len(starts) != 1:
         return None
@@ -208,9 +213,11 @@ def _combine(op: str, a: Any, b: Any) -> Any:
 
 
 def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, ...]]:
-    """How coordinates that run along output axes select all of ``data``: (output shape, data axis of each output axis).
+    """How coordinates that run along output axes select all of ``data``: (output shape, data axis of each
+    output axis).
 
-    Part k must be ``i_a`` for one output axis a of the size of data axis k; -1 marks repeated axes. GraphError otherwise.
+    Part k must be ``i_a`` for one output axis a of the size of data axis k; -1 marks repeated axes.
+    GraphError otherwise.
     """
     shape: Shape = parts[0].shape
     for part in parts[1:]:

@@ -42,6 +42,7 @@ SCALE_KEY: Final = "~scale:"  # prefix of the side table key of a value's per-ch
 NESTING_LIMIT: Final = 8
 WORDS: Final[dict[str, Any]] = {"true": True, "false": False, "none": None, "inf": math.inf, "nan": math.nan}
 BARE: Final = re.compile(r"[A-Za-z0-9_./:-]+")
+INTEGER: Final = re.compile(r"-?\d+")
 NUMBER: Final = re.compile(r"-?(\d+|\d+\.\d*(e[+-]?\d+)?|\d+e[+-]?\d+|inf)")
 
 
@@ -229,7 +230,7 @@ class _Cursor:
 
     def size(self) -> dims.Dim:
         word = self.take(r"[\w*+ -]+", "a size").strip()
-        size = dims.as_dim(_number(word)) if NUMBER.fullmatch(word) else dims.parse(word)
+        size = dims.as_dim(_number(word)) if INTEGER.fullmatch(word) else dims.parse(word)
         if str(size) != word:
             raise GraphError(f"'{word}' is not a size in normal form")
         return size
@@ -242,7 +243,7 @@ class _Cursor:
 
 def _number(word: str) -> int | float:
     try:
-        return int(word) if re.fullmatch(r"-?\d+", word) else float(word)
+        return int(word) if INTEGER.fullmatch(word) else float(word)
     except ValueError:
         raise GraphError(f"'{word[:30]}' is not a number") from None
 

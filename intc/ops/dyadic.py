@@ -14,7 +14,8 @@ MAX_SHIFT = 62
 
 
 def dyadic(ratio: Fraction) -> tuple[int, int]:
-    """The nearest ``(m, e)`` with ratio ~ m / 2**e, 2**30 <= |m| < 2**31 and 1 <= e <= 62; ties away from zero.
+    """The nearest ``(m, e)`` with ratio ~ m / 2**e, 2**30 <= |m| < 2**31 and 1 <= e <= 62; ties away from
+    zero.
 
     Ratios below 2**-32 keep e = 62 and a shorter mantissa. QuantizationError for |ratio| >= 2**30.
 
@@ -59,5 +60,8 @@ def dyadic_array(ratios: Array | float) -> tuple[Array, Array]:
     m, e = np.where(full, m >> 1, m), np.where(full, e - 1, e)
     if (e < 1).any():
         raise QuantizationError(f"a rescaling by {float(np.abs(values).max()):.12g} rounds to 2^30")
-    m, e = np.where(values == 0, 0, np.copysign(1, values).astype(np.int64) * m), np.where(values == 0, MAX_SHIFT, e)
+    m, e = (
+        np.where(values == 0, 0, np.copysign(1, values).astype(np.int64) * m),
+        np.where(values == 0, MAX_SHIFT, e),
+    )
     return m.astype(np.int32), e.astype(np.int32)

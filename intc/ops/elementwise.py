@@ -1,4 +1,6 @@
-"""Element-by-element operators with broadcasting: float arithmetic, integer sums and products, comparisons and masks."""
+"""Element-by-element operators with broadcasting: float arithmetic, integer sums and products, comparisons
+and masks.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ from intc.ops.movement import joined
 
 @dataclass(frozen=True)
 class Im2col(Op):
-    """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) zeros. H and W are fixed."""
+    """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) zeros. H and W are
+    fixed.
+    """
 
     kernel: tuple[int, int]
     strides: tuple[int, int]

@@ -19,7 +19,9 @@ def bit_length(x: Array) -> Array:
 
 
 def isqrt(x: Array) -> Array:
-    """Floor of the square root of each 0 <= x < 2**62, by integer Newton steps from a power of two above it."""
+    """Floor of the square root of each 0 <= x < 2**62, by integer Newton steps from a power of two above
+    it.
+    """
     value = np.asarray(x, np.int64)
     root = np.int64(1) << ((bit_length(value) + 1) >> 1)
     while True:

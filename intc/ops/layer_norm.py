@@ -24,9 +24,13 @@ class LayerNorm(Op):
     def infer(self, *types: TensorType) -> TensorType:
         x, gamma, beta = types
         if not x.is_float or self.axis not in (-1, x.rank - 1):
-            raise GraphError(f"layer_norm over axis {self.axis} does not fit {x}: only the last axis is supported")
+            raise GraphError(
+                f"layer_norm over axis {self.axis} does not fit {x}: only the last axis is supported"
+            )
         if gamma.shape != (x.shape[-1],) or beta.shape != (x.shape[-1],):
-            raise GraphError(f"layer_norm of {x} needs gamma and beta of its last size, not {gamma} and {beta}")
+            raise GraphError(
+                f"layer_norm of {x} needs gamma and beta of its last size, not {gamma} and {beta}"
+            )
         return x
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:

@@ -53,7 +53,8 @@ class Transpose(Op):
 class Slice(Op):
     """Elements ``start, start + step, ...`` below ``stop`` (above it for a negative step) along ``axis``.
 
-    ``start`` and ``stop`` are already normalised to the axis: 0 <= start, stop <= size (stop = -1 ends a reversal).
+    ``start`` and ``stop`` are already normalised to the axis: 0 <= start, stop <= size (stop = -1 ends a
+    reversal).
     """
 
     axis: int
@@ -107,7 +108,9 @@ class Concat(Op):
 
 @dataclass(frozen=True)
 class Gather(Op):
-    """``data`` taken at integer ``indices`` along ``axis`` (numpy's ``take``); negative indices count from the end."""
+    """``data`` taken at integer ``indices`` along ``axis`` (numpy's ``take``); negative indices count from
+    the end.
+    """
 
     axis: int
     name: ClassVar[str] = "gather"
@@ -133,7 +136,9 @@ class Expand(Op):
     def infer(self, *types: TensorType) -> TensorType:
         have = types[0].shape
         padded = (1,) * (len(self.shape) - len(have)) + tuple(have)
-        if len(padded) != len(self.shape) or any(a not in (1, b) for a, b in zip(padded, self.shape, strict=True)):
+        if len(padded) != len(self.shape) or any(
+            a not in (1, b) for a, b in zip(padded, self.shape, strict=True)
+        ):
             raise GraphError(f"cannot expand {format_shape(have)} to {format_shape(self.shape)}")
         return types[0].with_shape(tuple(self.shape))
 

@@ -17,8 +17,8 @@ from intc.ops import scalar
 class Requantize(Op):
     """``clip((x*m + 2**(e-1)) >> e, lo, hi)``, the product exact in 64 bits; ties toward +infinity.
 
-    Inputs: x; m, e int32 constants of one element or one per index of the last axis, 1 <= e <= 62. The rescaling is by
-    m / 2**e (Jacob et al. 2018, HAWQ-V3).
+    Inputs: x; m, e int32 constants of one element or one per index of the last axis, 1 <= e <= 62. The
+    rescaling is by m / 2**e (Jacob et al. 2018, HAWQ-V3).
     ``error_bound``: output steps against clip(x * ratio), for m, e of ``dyadic_array`` and |y| <= 2**15.
     """
 
@@ -32,7 +32,9 @@ class Requantize(Op):
     def infer(self, *types: TensorType) -> TensorType:
         x, m, e = types
         for what, factor in (("m", m), ("e", e)):
-            if factor.rank > 1 or (factor.rank == 1 and factor.shape[0] not in (1, x.shape[-1] if x.rank else 1)):
+            if factor.rank > 1 or (
+                factor.rank == 1 and factor.shape[0] not in (1, x.shape[-1] if x.rank else 1)
+            ):
                 raise GraphError(f"requantize needs one {what} or one per channel of {x}, not {factor}")
         if x.magnitude >= 2**31 or m.magnitude >= 2**31:
             raise QuantizationError(f"requantize of {x} by {m}: the product does not fit 62 bits")

@@ -1,7 +1,8 @@
 """The default family: base-2 shift exponentials, with every published weak point corrected.
 
-Shiftmax and ShiftGELU after I-ViT (Li & Gu 2022), made accurate: log2(e) folds into the dyadic factor of the scores, the
-exponential has a second-order term, the sigmoid pivots on each element, sums are normalised before the division.
+Shiftmax and ShiftGELU after I-ViT (Li & Gu 2022), made accurate: log2(e) folds into the dyadic factor of the
+scores, the exponential has a second-order term, the sigmoid pivots on each element, sums are normalised
+before the division.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ EXPONENT_MAX: Final = 2**20 - 1  # Q15 octaves: beyond 31 octaves the exponentia
 
 @dataclass(frozen=True)
 class Shiftmax(Op):
-    """Softmax over the last axis of int32 scores; ``m, e`` turn score units into Q15 octaves (log2(e) included).
+    """Softmax over the last axis of int32 scores; ``m, e`` turn score units into Q15 octaves (log2(e)
+    included).
 
-    Inputs: x [.., L], L <= 65535; optionally a bool mask broadcastable to it, True = keep. A row without a kept element
-    is all zero. ``bits = 8``: uint8, scale 2**-8, saturating at 255; ``bits = 16``: int16, scale 2**-15.
+    Inputs: x [.., L], L <= 65535; optionally a bool mask broadcastable to it, True = keep. A row without a
+    kept element is all zero. ``bits = 8``: uint8, scale 2**-8, saturating at 255; ``bits = 16``: int16, scale
+    2**-15.
     """
 
     m: int
@@ -83,8 +86,9 @@ def normalise(weights: Array, bits: int) -> Array:
 class ShiftLayerNorm(Op):
     """LayerNorm over the last axis with an exact mean and an exact integer square root.
 
-    Inputs: x int16 [.., C]; g int32 [C]; b int64 [C] (beta and the rounding half, at 2**-e of an output step).
-    ``S = sum x``; ``Q = C*sum x^2 - S^2 + eps_q``; ``z = (C*x - S) / isqrt(Q)`` in Q20; ``y = clip((z*g + b) >> e)``.
+    Inputs: x int16 [.., C]; g int32 [C]; b int64 [C] (beta and the rounding half, at 2**-e of an output
+    step). ``S = sum x``; ``Q = C*sum x^2 - S^2 + eps_q``; ``z = (C*x - S) / isqrt(Q)`` in Q20;
+    ``y = clip((z*g + b) >> e)``.
     """
 
     eps_q: int

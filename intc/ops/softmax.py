@@ -15,7 +15,9 @@ from intc.ir.types import TensorType
 
 @dataclass(frozen=True)
 class Softmax(Op):
-    """``exp(x) / sum exp(x)`` along ``axis``; masked-out elements (mask False) are 0, and so is an all-masked row."""
+    """``exp(x) / sum exp(x)`` along ``axis``; masked-out elements (mask False) are 0, and so is an all-masked
+    row.
+    """
 
     axis: int
     name: ClassVar[str] = "softmax"

@@ -14,7 +14,9 @@ from intc.ir.types import DType, TensorType
 
 @dataclass(frozen=True)
 class Table(Op):
-    """``table[x - lowest]`` with lowest = -128 for int8 and 0 for uint8; the table is a constant of 256 entries."""
+    """``table[x - lowest]`` with lowest = -128 for int8 and 0 for uint8; the table is a constant of 256
+    entries.
+    """
 
     dtype: DType
     name: ClassVar[str] = "table"
@@ -23,7 +25,9 @@ class Table(Op):
     def infer(self, *types: TensorType) -> TensorType:
         x, table = types
         if x.dtype not in ("int8", "uint8") or table.shape != (256,) or table.dtype != self.dtype:
-            raise GraphError(f"table takes int8 or uint8 and 256 entries of {self.dtype}, not {x} and {table}")
+            raise GraphError(
+                f"table takes int8 or uint8 and 256 entries of {self.dtype}, not {x} and {table}"
+            )
         return TensorType(x.shape, self.dtype, *table.interval)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:

@@ -1,7 +1,7 @@
 """Nodes on constants are computed; nodes that change nothing disappear.
 
-``x + 0 = x - 0 = x * 1 = x / 1 = x`` (where the constant does not broaden x), ``cast(x) = x`` to its own type,
-``expand(x) = x`` to its own shape.
+``x + 0 = x - 0 = x * 1 = x / 1 = x`` (where the constant does not broaden x), ``cast(x) = x`` to its own
+type, ``expand(x) = x`` to its own shape.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Normalisation of a convolution's input moves into its weights.
 
-``conv(a * x + c, W) + b = conv(x, W * a) + (b + sum_k W[:, k] * c[k])`` with a and c one number per input channel. Where
-the convolution pads, only the factor moves (padding is zero after normalisation, not before).
+``conv(a * x + c, W) + b = conv(x, W * a) + (b + sum_k W[:, k] * c[k])`` with a and c one number per input
+channel. Where the convolution pads, only the factor moves (padding is zero after normalisation, not before).
 """
 
 from __future__ import annotations

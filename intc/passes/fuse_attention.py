@@ -1,7 +1,8 @@
-"""Phase 5: ``reshape(transpose(requantize(shiftmax(q @ k^T) @ v)))`` over split heads becomes one ``attention``.
+"""Phase 5: ``reshape(transpose(requantize(shiftmax(q @ k^T) @ v)))`` over split heads becomes one
+``attention``.
 
-The split ``reshape -> transpose`` of q, k and v and the merge of the result are absorbed: the kernel reads and writes
-token-major rows. A score bias, 16-bit probabilities or other layouts stay as they are.
+The split ``reshape -> transpose`` of q, k and v and the merge of the result are absorbed: the kernel reads
+and writes token-major rows. A score bias, 16-bit probabilities or other layouts stay as they are.
 """
 
 from __future__ import annotations

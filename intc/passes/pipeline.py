@@ -1,6 +1,7 @@
 """The pass pipeline: one literal list for each phase, and the loop that runs it.
 
-Phase 1 canonicalises the float graph, calibration observes it, phase 3 makes it integer, phase 5 fuses for the kernels.
+Phase 1 canonicalises the float graph, calibration observes it, phase 3 makes it integer, phase 5 fuses for
+the kernels.
 """
 
 from __future__ import annotations

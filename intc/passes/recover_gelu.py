@@ -1,7 +1,8 @@
 """GELU from whatever elementwise formula an exporter wrote.
 
-A product is ``gelu(x)`` when it is a function of x and scalar constants only, has one of Erf, Tanh or Sigmoid in it, and
-agrees with a GELU on a grid over [-8, 8] to 2e-5. The three forms are told apart by that bound: erf and tanh differ by
+A product is ``gelu(x)`` when it is a function of x and scalar constants only, has one of Erf, Tanh or Sigmoid
+in it, and agrees with a GELU on a grid over [-8, 8] to 2e-5. The three forms are told apart by that bound:
+erf and tanh differ by
 4.7e-4, the quick form ``x * sigmoid(1.702 x)`` differs from both by 2e-2.
 """
 

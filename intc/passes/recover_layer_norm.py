@@ -1,7 +1,8 @@
 """LayerNorm from its decomposition.
 
-``d = x - mean(x)``, ``d / sqrt(mean(d^2) + eps) * gamma + beta = layer_norm(x, gamma, beta)`` over the last axis. ``d^2``
-may be a power or a product, ``d`` may be computed twice, and gamma or beta may be missing (1 and 0).
+``d = x - mean(x)``, ``d / sqrt(mean(d^2) + eps) * gamma + beta = layer_norm(x, gamma, beta)`` over the last
+axis. ``d^2`` may be a power or a product, ``d`` may be computed twice, and gamma or beta may be missing (1
+and 0).
 """
 
 from __future__ import annotations

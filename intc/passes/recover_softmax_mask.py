@@ -1,8 +1,9 @@
 """Attention masks, however they are spelt, become the bool mask input of softmax.
 
-``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``, ``softmax(x + (1 - k) * -big)`` alike,
-because ``exp(-big)`` is 0 in float32. Integers stand for the bool ``k != 0``; masks that keep everything vanish; repeated
-axes are dropped, since softmax broadcasts its mask. A row without any kept element is 0 here.
+``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``,
+``softmax(x + (1 - k) * -big)`` alike, because ``exp(-big)`` is 0 in float32. Integers stand for the bool
+``k != 0``; masks that keep everything vanish; repeated axes are dropped, since softmax broadcasts its mask. A
+row without any kept element is 0 here.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class _Masks:
     emitted: dict[Keep, str] = field(default_factory=dict)
 
     def split(self, value: str) -> tuple[str, Keep]:
-        """(scores, keep) with ``value = where(keep, scores, -big)``; keep is False where nothing was understood."""
+        """(scores, keep) with ``value = where(keep, scores, -big)``; keep is False where nothing was
+        understood.
+        """
         node = self.producers.get(value)
         keep: Keep | None = None
         scores = value
@@ -123,7 +126,9 @@ class _Masks:
         return self._chosen(node) if isinstance(node.op, Where) else None
 
     def _chosen(self, node: Node) -> Keep | None:
-        """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is false."""
+        """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is
+        false.
+        """
         condition, a, b = node.inputs
         if self._minus_infinity(b) and scalar_of(self.graph, self.producers, a) == 0:
             return self.truth(condition)
@@ -136,7 +141,9 @@ class _Masks:
         return None
 
     def truth(self, value: str) -> Keep | None:
-        """The condition ``value != 0`` of a bool, an integer, or a float that only takes the values 0 and 1."""
+        """The condition ``value != 0`` of a bool, an integer, or a float that only takes the values 0 and
+        1.
+        """
         type_ = self.graph.type(value)
         constant = constant_of(self.graph, self.producers, value)
         if constant is not None:

@@ -14,7 +14,8 @@ Rule = Callable[[Builder, Node, Mapping[str, str]], str | None]
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:
-    """``graph`` with ``rule(builder, node, names)`` applied to every node in order; the same object if none applied.
+    """``graph`` with ``rule(builder, node, names)`` applied to every node in order; the same object if none
+    applied.
 
     ``names`` maps each earlier value of ``graph`` to its value in the new graph; ``None`` keeps the node.
     """

@@ -1,6 +1,7 @@
 """``(x @ [Wq | Wk | Wv] + b)`` cut into parts becomes one product per part, each with a scale of its own.
 
-The cut may stand right behind the sum, or behind ``reshape [B, S, n, ...]`` and ``transpose`` as one index of axis n.
+The cut may stand right behind the sum, or behind ``reshape [B, S, n, ...]`` and ``transpose`` as one index of
+axis n.
 """
 
 from __future__ import annotations
@@ -64,7 +65,12 @@ def _projection(graph: Graph, uses: Uses, value: str) -> _Projection | None:
 
 def _split(graph: Graph, uses: Uses, b: Builder, node: Node) -> str | None:
     op = node.op
-    if not isinstance(op, Slice) or op.step != 1 or not isinstance(op.start, int) or not isinstance(op.stop, int):
+    if (
+        not isinstance(op, Slice)
+        or op.step != 1
+        or not isinstance(op.start, int)
+        or not isinstance(op.stop, int)
+    ):
         return None
     direct = _projection(graph, uses, node.inputs[0])
     if direct is not None:
@@ -89,5 +95,7 @@ def _split(graph: Graph, uses: Uses, b: Builder, node: Node) -> str | None:
         return y if perm is None else b.emit(Transpose(perm), y, name=node.output, source=node.source)
     y = b.emit(Reshape((*split[:lead], *inner)), part, name=f"{node.output}.split", source=node.source)
     if perm is not None:  # the same order without the axis of size 1
-        y = b.emit(Transpose(tuple(p - (p > axis) for p in perm if p != axis)), y, name=f"{node.output}.moved")
+        y = b.emit(
+            Transpose(tuple(p - (p > axis) for p in perm if p != axis)), y, name=f"{node.output}.moved"
+        )
     return b.emit(Reshape(graph.type(node.output).shape), y, name=node.output, source=node.source)

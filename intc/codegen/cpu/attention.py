@@ -1,7 +1,8 @@
-"""``attention``: Q K^T, Shiftmax, P V and requantisation of one head at a time, all in one thread's scratch memory.
+"""``attention``: Q K^T, Shiftmax, P V and requantisation of one head at a time, all in one thread's scratch
+memory.
 
-The task space is batch x heads x query chunks, chunks fastest. A range of tasks packs the keys and values of each head
-once.
+The task space is batch x heads x query chunks, chunks fastest. A range of tasks packs the keys and values of
+each head once.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ BLOCK_ROWS: Final = 24
 class AttentionSpec:
     """Shape and layout; equal specs share a kernel.
 
-    q [B, Sq, *], k and v [B, Sk, *] are int8 rows with the given strides (elements between tokens), head h in columns
-    ``h * head_dim``; the pointers include the column offset of head 0. The output has ``out_stride``. ``mask`` adds an
-    8-bit mask (nonzero keeps) of strides given at run time. ``output`` turns the int32 context into int8.
+    q [B, Sq, *], k and v [B, Sk, *] are int8 rows with the given strides (elements between tokens), head h in
+    columns ``h * head_dim``; the pointers include the column offset of head 0. The output has ``out_stride``.
+    ``mask`` adds an 8-bit mask (nonzero keeps) of strides given at run time. ``output`` turns the int32
+    context into int8.
     """
 
     heads: int
@@ -64,7 +66,9 @@ def _up(value: Any, multiple: int) -> Any:
 
 
 class _Layout:
-    """Offsets in 32-bit words of one thread's scratch memory, for ``sk`` keys (an int or a TIR expression)."""
+    """Offsets in 32-bit words of one thread's scratch memory, for ``sk`` keys (an int or a TIR
+    expression).
+    """
 
     def __init__(self, spec: AttentionSpec, isa: Isa, sk: Any) -> None:
         self.score, self.value = _score_isa(isa), _value_isa(spec, isa)
@@ -96,7 +100,9 @@ def attention_tasks(spec: AttentionSpec, batch: Any, sq: Any) -> Any:
 
 
 def attention_arguments(spec: AttentionSpec) -> tuple[str, ...]:
-    """The kernel's parameters in order; ``score`` is :func:`intc.codegen.cpu.probabilities.score_parameters`."""
+    """The kernel's parameters in order; ``score`` is
+    :func:`intc.codegen.cpu.probabilities.score_parameters`.
+    """
     mask = ("mask",) if spec.mask else ()
     strides = ("mask_batch", "mask_head", "mask_row") if spec.mask else ()
     return ("q", "k", "v", *mask, "score", "m", "e", "out", "scratch", "sq", "sk", *strides, "begin", "end")
@@ -140,19 +146,34 @@ class _Attention:
                 self._block(softmax, batch, head, row, count)
 
     def _pack_keys(self, base: Any) -> None:
-        """K of one head as panels of B, and what accumulators start from: ``lanes`` keys at a time, transposed."""
+        """K of one head as panels of B, and what accumulators start from: ``lanes`` keys at a time,
+        transposed.
+        """
         isa, lay = self.lay.score, self.lay
         lanes, panel_words = isa.lanes, isa.columns * lay.words
         unit = 4 // isa.b_bytes
         groups = lay.keys // lanes
         with T.serial(0, groups) as group:
             key = T.Bind(group * lanes)
-            count = T.Bind(tir.Max(tir.Min(tir.IntImm("int32", lanes), self.sk - key), tir.IntImm("int32", 0)))
-            emit_pack_rows(
-                self.at["k"], base + key * self.spec.k_stride, self.spec.k_stride, self.b, lay.q * unit,
-                lay.q_stride * unit, count, self.spec.head_dim, lay.words * isa.group, isa.b_dtype, as_b(isa),
+            count = T.Bind(
+                tir.Max(tir.Min(tir.IntImm("int32", lanes), self.sk - key), tir.IntImm("int32", 0))
             )
-            panel = T.Bind(tir.floordiv(group, isa.vectors) * panel_words + tir.floormod(group, isa.vectors) * lanes)
+            emit_pack_rows(
+                self.at["k"],
+                base + key * self.spec.k_stride,
+                self.spec.k_stride,
+                self.b,
+                lay.q * unit,
+                lay.q_stride * unit,
+                count,
+                self.spec.head_dim,
+                lay.words * isa.group,
+                isa.b_dtype,
+                as_b(isa),
+            )
+            panel = T.Bind(
+                tir.floordiv(group, isa.vectors) * panel_words + tir.floormod(group, isa.vectors) * lanes
+            )
             for w in range(0, lay.words, lanes):
                 rows = [T.Bind(self.words[ramp(lay.q + i * lay.q_stride + w, lanes)]) for i in range(lanes)]
                 for i, column in enumerate(_transposed(rows, lanes)[: lay.words - w]):
@@ -160,7 +181,9 @@ class _Attention:
             self._start(isa, panel, key)
 
     def _start(self, isa: Isa, panel: Any, key: Any) -> None:
-        """Accumulators of ``lanes`` keys begin at -128 times the key's sum where queries carry an offset of 128."""
+        """Accumulators of ``lanes`` keys begin at -128 times the key's sum where queries carry an offset of
+        128.
+        """
         lanes, step = isa.lanes, isa.lanes * isa.group
         total = const(0, lanes)
         if isa.unsigned_a:
@@ -172,7 +195,9 @@ class _Attention:
         T.buffer_store(self.words, total, [ramp(self.lay.start + key, lanes)])
 
     def _pack_values(self, base: Any) -> None:
-        """V of one head as panels of B: ``group`` rows interleaved into words; rows beyond ``sk`` repeat the last."""
+        """V of one head as panels of B: ``group`` rows interleaved into words; rows beyond ``sk`` repeat the
+        last.
+        """
         isa, lay, dim = self.lay.value, self.lay, self.spec.head_dim
         v, stride, g = self.at["v"], self.spec.v_stride, isa.group
         with T.serial(0, lay.value_words) as word:
@@ -191,8 +216,17 @@ class _Attention:
         spec, isa, lay, g = self.spec, self.isa, self.lay, self.isa.group
         base = T.Bind((batch * self.sq + row) * spec.q_stride + head * spec.head_dim)
         emit_pack_rows(
-            self.at["q"], base, spec.q_stride, self.a, lay.q * g, lay.q_stride * g, count, spec.head_dim,
-            lay.words * g, isa.a_dtype, as_a(isa, "int8"),
+            self.at["q"],
+            base,
+            spec.q_stride,
+            self.a,
+            lay.q * g,
+            lay.q_stride * g,
+            count,
+            spec.head_dim,
+            lay.words * g,
+            isa.a_dtype,
+            as_a(isa, "int8"),
         )
         self._scores(count)
         with T.serial(0, count) as r:
@@ -214,8 +248,18 @@ class _Attention:
 
             def tile(size: int, first: Any) -> None:
                 emit_tile(
-                    isa, size, self.words, lay.q + first * lay.q_stride, lay.q_stride, self.b, b_base, lay.words,
-                    start, self.words, lay.scores + first * lay.keys + column, lay.keys,
+                    isa,
+                    size,
+                    self.words,
+                    lay.q + first * lay.q_stride,
+                    lay.q_stride,
+                    self.b,
+                    b_base,
+                    lay.words,
+                    start,
+                    self.words,
+                    lay.scores + first * lay.keys + column,
+                    lay.keys,
                 )
 
             for_row_tiles(isa, count, tile)
@@ -240,15 +284,33 @@ class _Attention:
 
             def tile(size: int, first: Any) -> None:
                 emit_tile(
-                    isa, size, self.words, lay.p + first * lay.p_stride, lay.p_stride, self.b, b_base,
-                    lay.value_words, lambda _: const(0, isa.lanes), self.words, lay.acc, isa.columns,
+                    isa,
+                    size,
+                    self.words,
+                    lay.p + first * lay.p_stride,
+                    lay.p_stride,
+                    self.b,
+                    b_base,
+                    lay.value_words,
+                    lambda _: const(0, isa.lanes),
+                    self.words,
+                    lay.acc,
+                    isa.columns,
                 )
                 for at in range(0, valid, isa.epilogue):
                     channel = T.Bind(head * spec.head_dim + column + at)
                     out = T.Bind((batch * self.sq + row + first) * spec.out_stride + channel)
                     emit_store(
-                        isa, (spec.output,), parameters, self.words, lay.acc + at, self.at["out"], "int8",
-                        size, min(isa.epilogue, valid - at), channel,
+                        isa,
+                        (spec.output,),
+                        parameters,
+                        self.words,
+                        lay.acc + at,
+                        self.at["out"],
+                        "int8",
+                        size,
+                        min(isa.epilogue, valid - at),
+                        channel,
                         place=lambda r, out=out: out + r * spec.out_stride,  # type: ignore[misc]
                     )
 
@@ -262,7 +324,9 @@ class _Attention:
 
 
 def _transposed(rows: list[Any], lanes: int) -> list[Any]:
-    """``lanes`` vectors of ``lanes`` words, rows and columns exchanged (Eklundh: blocks of 1, 2, 4 ... swapped)."""
+    """``lanes`` vectors of ``lanes`` words, rows and columns exchanged (Eklundh: blocks of 1, 2, 4 ...
+    swapped).
+    """
     step = 1
     while step < lanes:
         low = [i if not i & step else lanes + i - step for i in range(lanes)]
@@ -287,7 +351,9 @@ def _woven(parts: list[Any], lanes: int) -> Any:
 
 
 def attention(spec: AttentionSpec, isa: Isa, name: str = "attention") -> tir.PrimFunc:
-    """The private kernel ``name`` with the parameters of :func:`attention_arguments`; runs tasks [begin, end)."""
+    """The private kernel ``name`` with the parameters of :func:`attention_arguments`; runs tasks [begin,
+    end).
+    """
     with IRBuilder() as builder:
         with T.prim_func(is_private=True):
             _Attention(spec, isa).emit(name)

@@ -21,8 +21,12 @@ from intc.ops.table import Table
 Formula = Callable[..., Expr]
 
 
-def pointwise(program: Program, node: Node, key: object, formula: Formula, inputs: Sequence[str] = ()) -> None:
-    """Append ``output[i] = formula(*inputs[i])``; the formula gets values of their own element types (bool as uint8)."""
+def pointwise(
+    program: Program, node: Node, key: object, formula: Formula, inputs: Sequence[str] = ()
+) -> None:
+    """Append ``output[i] = formula(*inputs[i])``; the formula gets values of their own element types (bool as
+    uint8).
+    """
     names = tuple(inputs) or node.inputs
     shape = program.type(node.output).shape
     views = [broadcast_view(program.type(x).shape, shape) for x in names]
@@ -76,13 +80,20 @@ def lower_table(program: Program, node: Node) -> None:
 
     def body(frame: Frame) -> None:
         x, table, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
-        loop(frame, shape, (dense, dense), lambda at: store(y, table[T.cast(x[at[0]], "int32") + lowest], at[1]))
+        loop(
+            frame,
+            shape,
+            (dense, dense),
+            lambda at: store(y, table[T.cast(x[at[0]], "int32") + lowest], at[1]),
+        )
 
     program.generic(op.name, op, node.inputs, node.output, body, source=node.source)
 
 
 def lower_arithmetic(program: Program, node: Node) -> None:
-    """Add, Sub and Mul in the output's element type, which holds the exact interval (64-bit results may wrap)."""
+    """Add, Sub and Mul in the output's element type, which holds the exact interval (64-bit results may
+    wrap).
+    """
     dtype = program.type(node.output).dtype
     compute = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}[node.op.name]
     pointwise(program, node, node.op, lambda a, b: compute(T.cast(a, dtype), T.cast(b, dtype)))
@@ -95,7 +106,9 @@ def lower_comparison(program: Program, node: Node) -> None:
     if node.op.name in logic:
         pointwise(program, node, node.op, logic[node.op.name])
     else:
-        pointwise(program, node, node.op, lambda a, b: T.cast(compare[node.op.name](wide(a), wide(b)), "uint8"))
+        pointwise(
+            program, node, node.op, lambda a, b: T.cast(compare[node.op.name](wide(a), wide(b)), "uint8")
+        )
 
 
 def lower_not(program: Program, node: Node) -> None:

@@ -1,4 +1,6 @@
-"""What happens to an int32 accumulator before it is stored: requantisation, scalar functions, residual additions."""
+"""What happens to an int32 accumulator before it is stored: requantisation, scalar functions, residual
+additions.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,11 @@ FAST_EXPONENT: Final = 33  # from here the rounding half lies in the high 32 bit
 
 @dataclass(frozen=True)
 class Requantize:
-    """``clip((x*m + 2**(e-1)) >> e, lo, hi)`` with m, e per channel or one of each; made by :func:`plan_requantize`.
+    """``clip((x*m + 2**(e-1)) >> e, lo, hi)`` with m, e per channel or one of each; made by
+    :func:`plan_requantize`.
 
-    The multiplier arrays hold ``e + pre``: x is shifted left by ``pre`` first. ``clamp`` limits x to what that shift
-    can take, which the clip makes exact. ``exact64`` is the general path for everything else.
+    The multiplier arrays hold ``e + pre``: x is shifted left by ``pre`` first. ``clamp`` limits x to what
+    that shift can take, which the clip makes exact. ``exact64`` is the general path for everything else.
     """
 
     lo: int
@@ -44,7 +47,9 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Residual:
-    """``clip(x + r, lo, hi)`` with ``r`` a tensor of the output's shape, requantised by scalars first if so asked."""
+    """``clip(x + r, lo, hi)`` with ``r`` a tensor of the output's shape, requantised by scalars first if so
+    asked.
+    """
 
     lo: int
     hi: int
@@ -58,7 +63,8 @@ Stage: TypeAlias = Requantize | Pointwise | Residual
 def plan_requantize(
     m: Ints, e: Ints, lo: int, hi: int, x_lo: int = -(2**31), x_hi: int = 2**31 - 1
 ) -> tuple[Requantize, Ints, Ints]:
-    """The cheapest exact form of a requantisation of values in [x_lo, x_hi], with the int32 arrays that it reads.
+    """The cheapest exact form of a requantisation of values in [x_lo, x_hi], with the int32 arrays that it
+    reads.
 
     ``m`` and ``e`` are both of shape () or [C]. Raises CodegenError outside 1 <= e <= 62 or |m| < 2**31.
     """
@@ -86,7 +92,9 @@ def plan_requantize(
 
 
 def _normalise(m: Ints, e: Ints) -> tuple[Ints, Ints]:
-    """Equal multipliers with small exponents raised where the mantissa leaves room: 2m / 2**(e+1) rounds alike."""
+    """Equal multipliers with small exponents raised where the mantissa leaves room: 2m / 2**(e+1) rounds
+    alike.
+    """
     m, e = m.copy(), np.where(m == 0, max(FAST_EXPONENT, int(e.max())), e)
     while np.any(small := (np.abs(m) < 2**30) & (e < FAST_EXPONENT)):
         m, e = np.where(small, 2 * m, m), np.where(small, e + 1, e)
@@ -148,7 +156,9 @@ def stage_arguments(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
 
 
 class Epilogue:
-    """The stages over ``lanes`` columns from ``column``, with everything that does not depend on the row loaded."""
+    """The stages over ``lanes`` columns from ``column``, with everything that does not depend on the row
+    loaded.
+    """
 
     def __init__(
         self, stages: tuple[Stage, ...], buffers: dict[str, Any], column: Any, lanes: int, even_odd: bool

@@ -1,7 +1,7 @@
 """The scalar formulas as kernels: an algebra over TIR expressions.
 
-Every result of ``where``, ``minimum``, ``maximum`` and ``assume`` is bound to a variable, so that a formula which uses a
-result twice computes it once.
+Every result of ``where``, ``minimum``, ``maximum`` and ``assume`` is bound to a variable, so that a formula
+which uses a result twice computes it once.
 """
 
 from __future__ import annotations

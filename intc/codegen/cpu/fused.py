@@ -56,7 +56,9 @@ class Multipliers:
         self.args: list[Arg] = []
 
     def requantize(self, m: str, e: str, lo: int, hi: int, x: tuple[int, int], beyond: int = 0) -> Requantize:
-        """The stage for graph constants ``m`` and ``e`` on values in ``x``; arrays can be read ``beyond`` their end."""
+        """The stage for graph constants ``m`` and ``e`` on values in ``x``; arrays can be read ``beyond``
+        their end.
+        """
         constants = self.program.graph.constants
         for name in (m, e):
             if name not in constants:
@@ -90,7 +92,12 @@ def lower_linear(program: Program, node: Node) -> None:
     def count(size: Any) -> Any:
         return linear_tasks(spec, isa, size[0])
 
-    args: list[Arg] = [program.operand(x), program.graph_constant(w, layout), program.constant(start), *factors.args]
+    args: list[Arg] = [
+        program.operand(x),
+        program.graph_constant(w, layout),
+        program.constant(start),
+        *factors.args,
+    ]
     args += [ValueArg(node.output), ScratchArg(linear_scratch_bytes(spec, isa)), SizeArg(rows)]
     args += [ShareArg(count, (rows,), end=False), ShareArg(count, (rows,), end=True)]
     program.add(kernel, args, node.output, node.source)
@@ -157,7 +164,8 @@ def mask_strides(mask: Shape, scores: Shape) -> tuple[Dim, Dim, Dim]:
 
 
 def attention_scratch(spec: AttentionSpec, isa: Isa, sk: Dim) -> Dim:
-    """Scratch bytes of one task; for symbolic ``sk`` the smallest affine function that is never below the kernel's need.
+    """Scratch bytes of one task; for symbolic ``sk`` the smallest affine function that is never below the
+    kernel's need.
 
     The need grows linearly in ``sk`` rounded up to whole blocks of 64 keys.
     """

@@ -1,4 +1,6 @@
-"""ShiftLayerNorm: exact sums, an integer square root and one reciprocal a row, then two 64-bit products an element."""
+"""ShiftLayerNorm: exact sums, an integer square root and one reciprocal a row, then two 64-bit products an
+element.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,14 @@ from intc.ir.dims import product
 from intc.ir.graph import Node
 from intc.ops.shift import ShiftLayerNorm
 
-NEWTON_STEPS = 6  # the seed is at most twice the root: relative errors 1, 1/4, 2**-5.3, 2**-11.6, 2**-24, 2**-49
+# the seed is at most twice the root: relative errors 1, 1/4, 2**-5.3, 2**-11.6, 2**-24, 2**-49
+NEWTON_STEPS = 6
 
 
 def integer_sqrt(value: Expr) -> Expr:
-    """Floor of the square root of an int64 ``value`` in [1, 2**62), by Newton steps from a power of two above it."""
+    """Floor of the square root of an int64 ``value`` in [1, 2**62), by Newton steps from a power of two above
+    it.
+    """
     one = T.IntImm("int64", 1)
     root = T.bind(T.shift_left(one, T.shift_right(bit_length(value) + 1, one)))
     for _ in range(NEWTON_STEPS):
@@ -55,4 +60,6 @@ def lower_shift_layer_norm(program: Program, node: Node) -> None:
                 store(y, T.min(T.max(value, T.IntImm("int64", op.lo)), T.IntImm("int64", op.hi)), base + i)
 
     scalars = (("eps_q", op.eps_q), ("e", op.e))
-    program.generic(op.name, (op.lo, op.hi), node.inputs, node.output, body, scalars=scalars, source=node.source)
+    program.generic(
+        op.name, (op.lo, op.hi), node.inputs, node.output, body, scalars=scalars, source=node.source
+    )

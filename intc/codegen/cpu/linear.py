@@ -29,8 +29,8 @@ TASK_COLUMNS: Final = 128
 class LinearSpec:
     """Shape, types and fused stages of one linear layer; equal specs share a kernel.
 
-    ``x`` is [M, k] of ``x_dtype`` with ``x_stride`` elements between rows (0: ``k``), the output [M, n] of ``out_dtype``
-    with ``out_stride`` (0: ``n``). Without stages the int32 accumulators are stored.
+    ``x`` is [M, k] of ``x_dtype`` with ``x_stride`` elements between rows (0: ``k``), the output [M, n] of
+    ``out_dtype`` with ``out_stride`` (0: ``n``). Without stages the int32 accumulators are stored.
     """
 
     k: int
@@ -54,7 +54,9 @@ def padded(n: int, isa: Isa) -> int:
 
 
 def pad_channels(values: NDArray[Any], isa: Isa, fill: int = 0) -> NDArray[np.int32]:
-    """A per-channel array as the kernel reads it: int32, padded to whole register tiles; one element stays one."""
+    """A per-channel array as the kernel reads it: int32, padded to whole register tiles; one element stays
+    one.
+    """
     flat = np.asarray(values, np.int32).reshape(-1)
     if flat.size == 1:
         return flat
@@ -66,7 +68,9 @@ def pad_channels(values: NDArray[Any], isa: Isa, fill: int = 0) -> NDArray[np.in
 def pack_linear(
     w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Weights [K, N] in panel order as bytes, and the padded int32 bias with the offset of unsigned rows folded in."""
+    """Weights [K, N] in panel order as bytes, and the padded int32 bias with the offset of unsigned rows
+    folded in.
+    """
     k, n = w.shape
     words, columns = isa.words(k), isa.columns
     full = np.zeros((words * isa.group, padded(n, isa)), np.int8)
@@ -155,8 +159,17 @@ class _Linear:
             count = T.Bind(tir.Min(block, rows - first))
             with T.If(tir.Or(task == begin, column_block == 0)), T.Then():
                 emit_pack_rows(
-                    self.x, first * self.x_stride, self.x_stride, self.elements, 0, self.stride * isa.group,
-                    count, spec.k, isa.words(spec.k) * isa.group, isa.a_dtype, as_a(isa, spec.x_dtype),
+                    self.x,
+                    first * self.x_stride,
+                    self.x_stride,
+                    self.elements,
+                    0,
+                    self.stride * isa.group,
+                    count,
+                    spec.k,
+                    isa.words(spec.k) * isa.group,
+                    isa.a_dtype,
+                    as_a(isa, spec.x_dtype),
                 )
             self._columns(column_block, first, count)
 
@@ -185,8 +198,18 @@ class _Linear:
 
         def tile(size: int, row: Any) -> None:
             emit_tile(
-                isa, size, self.words, row * self.stride, self.stride, self.w, b_base,
-                isa.words(self.spec.k), start, self.words, self.acc_base, isa.columns,
+                isa,
+                size,
+                self.words,
+                row * self.stride,
+                self.stride,
+                self.w,
+                b_base,
+                isa.words(self.spec.k),
+                start,
+                self.words,
+                self.acc_base,
+                isa.columns,
             )
             for at in range(0, valid, isa.epilogue):
                 self._store(size, first + row, column, at, min(isa.epilogue, valid - at))
@@ -196,15 +219,25 @@ class _Linear:
     def _store(self, size: int, row: Any, column: Any, at: int, valid: int) -> None:
         """Stages and stores of ``size`` rows by ``valid`` columns from ``column + at``."""
         emit_store(
-            self.isa, self.spec.stages, self.extra, self.words, self.acc_base + at, self.out, self.spec.out_dtype,
-            size, valid, T.Bind(column + at),
+            self.isa,
+            self.spec.stages,
+            self.extra,
+            self.words,
+            self.acc_base + at,
+            self.out,
+            self.spec.out_dtype,
+            size,
+            valid,
+            T.Bind(column + at),
             place=lambda r: (row + r) * self.out_stride + column + at,
             beside=lambda r: (row + r) * self.spec.n + column + at,
         )
 
 
 def linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> tir.PrimFunc:
-    """The private kernel ``name`` with the parameters of :func:`linear_arguments`; runs tasks [begin, end)."""
+    """The private kernel ``name`` with the parameters of :func:`linear_arguments`; runs tasks [begin,
+    end).
+    """
     if any(isinstance(s, Residual) and s.dtype not in ("int8", "int16", "int32") for s in spec.stages):
         raise CodegenError("a residual must be int8, int16 or int32")
     with IRBuilder() as builder:

@@ -13,7 +13,9 @@ from intc.ops.im2col import Im2col
 from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
 
 
-def copy(program: Program, source: str, output: str, shape: Shape, read: View, write: View, label: str = "") -> None:
+def copy(
+    program: Program, source: str, output: str, shape: Shape, read: View, write: View, label: str = ""
+) -> None:
     """Append a stage that copies ``shape`` elements from one view of ``source`` to one view of ``output``."""
 
     def body(frame: Frame) -> None:
@@ -43,7 +45,15 @@ def lower_slice(program: Program, node: Node) -> None:
     offset = strides[op.axis] * op.start
     strides[op.axis] = strides[op.axis] * op.step
     shape = program.type(node.output).shape
-    copy(program, node.inputs[0], node.output, shape, View(tuple(strides), offset), View(row_major(shape)), node.source)
+    copy(
+        program,
+        node.inputs[0],
+        node.output,
+        shape,
+        View(tuple(strides), offset),
+        View(row_major(shape)),
+        node.source,
+    )
 
 
 def lower_expand(program: Program, node: Node) -> None:

@@ -20,7 +20,8 @@ def peak_macs(isa: Isa) -> int:
 def peak(isa: Isa, name: str = "peak") -> tir.PrimFunc:
     """Private kernel ``(data: int32*, iterations: int32)``: ``CHAINS`` independent dots an iteration.
 
-    Reads and then overwrites ``data[0 : CHAINS * isa.lanes]``. Needs an instruction set with a dot instruction.
+    Reads and then overwrites ``data[0 : CHAINS * isa.lanes]``. Needs an instruction set with a dot
+    instruction.
     """
     lanes, packed = isa.lanes, isa.lanes * isa.group
     with IRBuilder() as builder:
@@ -34,7 +35,8 @@ def peak(isa: Isa, name: str = "peak") -> tir.PrimFunc:
                 T.buffer_store(chain, data[ramp(i * lanes, lanes)], [ramp(0, lanes)])
             b = T.Bind(T.reinterpret(f"{isa.b_dtype}x{packed}", const(0x01020304, lanes)))
             with T.serial(0, iterations):
-                for chain in acc:  # each dot reads its own accumulator, so that none is hoisted out of the loop
+                # each dot reads its own accumulator, so that none is hoisted out of the loop
+                for chain in acc:
                     value = T.Bind(chain[ramp(0, lanes)])
                     a = T.reinterpret(f"{isa.a_dtype}x{packed}", value)
                     T.buffer_store(chain, isa.emit_dot_vector(value, a, b), [ramp(0, lanes)])

@@ -1,4 +1,6 @@
-"""Shiftmax of one row in registers: scores in, weights in place, 8-bit probabilities out as packed rows of A."""
+"""Shiftmax of one row in registers: scores in, weights in place, 8-bit probabilities out as packed rows of
+A.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ LOWEST: Final = -(2**31)
 def score_parameters(m: int, e: int) -> NDArray[np.int32]:
     """``(m, e, pre, bound)`` that :class:`RowSoftmax` reads for scores times ``m / 2**e`` in Q15 octaves.
 
-    The distance is limited to ``bound`` and shifted left by ``pre``, so that the exponent reaches 33; whatever the limit
-    changes lies beyond the cap.
+    The distance is limited to ``bound`` and shifted left by ``pre``, so that the exponent reaches 33;
+    whatever the limit changes lies beyond the cap.
     """
     form, ms, es = plan_requantize(np.array(m), np.array(e), 0, OCTAVES, 0, 2**31 - 1)
     assert not form.exact64
@@ -31,7 +33,9 @@ def score_parameters(m: int, e: int) -> NDArray[np.int32]:
 
 
 class RowSoftmax:
-    """Row softmax over ``length`` int32 scores; whole vectors are read and written, the rest of the last one as zeros."""
+    """Row softmax over ``length`` int32 scores; whole vectors are read and written, the rest of the last one
+    as zeros.
+    """
 
     def __init__(self, isa: Isa, parameters: Any, length: Any) -> None:
         self.isa, self.lanes, self.length = isa, isa.epilogue, length
@@ -45,7 +49,9 @@ class RowSoftmax:
         return Vec(tir.Broadcast(value, self.lanes), self.lanes)
 
     def _vectors(self, body: Any) -> None:
-        """``body(base, inside)`` over the row; ``inside`` is None for whole vectors, else which lanes exist."""
+        """``body(base, inside)`` over the row; ``inside`` is None for whole vectors, else which lanes
+        exist.
+        """
         with T.serial(0, self.full) as i:
             body(T.Bind(i * self.lanes), None)
         with T.If(self.tail > 0), T.Then():
@@ -60,7 +66,9 @@ class RowSoftmax:
         return tir.NE(buf[ramp(at + base, self.lanes)], const(0, self.lanes, "int8"))
 
     def emit(self, scores: Any, at: Any, p: Any, p_at: Any, mask: Any) -> None:
-        """One row: scores at ``scores[at]`` become weights, probabilities go to ``p[p_at]`` as elements of packed A."""
+        """One row: scores at ``scores[at]`` become weights, probabilities go to ``p[p_at]`` as elements of
+        packed A.
+        """
         lanes, whole = self.lanes, ramp(0, self.lanes)
         best, total = stack(lanes, "int32"), stack(lanes, "int32")
         T.buffer_store(best, const(LOWEST, lanes), [whole])
@@ -109,11 +117,15 @@ class RowSoftmax:
         return values[0]
 
     def _reciprocal(self, total: Any) -> tuple[Any, Any, Any]:
-        """uint32 ``(F, half, shift)`` with ``P = (E*F + half) >> shift``; from a sum of 2**24 on, every P is 0."""
+        """uint32 ``(F, half, shift)`` with ``P = (E*F + half) >> shift``; from a sum of 2**24 on, every P is
+        0.
+        """
         positive = T.Bind(tir.Max(total, tir.IntImm("int32", 1)))
         bits = T.Bind(tir.Max(32 - T.clz(positive), tir.IntImm("int32", 16)))
         one = tir.IntImm("int64", 1)
-        factor = T.Bind(T.truncdiv(T.shift_left(one, T.cast(bits + 15, "int64")) - one, T.cast(positive, "int64")))
+        factor = T.Bind(
+            T.truncdiv(T.shift_left(one, T.cast(bits + 15, "int64")) - one, T.cast(positive, "int64"))
+        )
         none = tir.Or(bits > 24, total == 0)
         small = T.Bind(tir.Select(none, tir.IntImm("uint32", 0), T.cast(factor, "uint32")))
         shift = T.Bind(T.cast(tir.Min(bits + 7, tir.IntImm("int32", 31)), "uint32"))

@@ -1,7 +1,8 @@
 """The register tile: packed rows of A times a packed panel of B into a block of int32 accumulators.
 
-Packed A: row r at word ``r * stride``, ``isa.words(k)`` 32-bit words of ``isa.group`` elements. Packed B: panels of
-``isa.columns`` columns, each ``[words][columns][group]`` elements. Accumulators: ``[rows][columns]`` int32.
+Packed A: row r at word ``r * stride``, ``isa.words(k)`` 32-bit words of ``isa.group`` elements. Packed B:
+panels of ``isa.columns`` columns, each ``[words][columns][group]`` elements. Accumulators:
+``[rows][columns]`` int32.
 """
 
 from __future__ import annotations
@@ -22,10 +23,21 @@ Convert: TypeAlias = Callable[[Any, int], Any]
 
 
 def emit_tile(
-    isa: Isa, rows: int, a: Any, a_base: Any, a_stride: Any, b: Any, b_base: Any, words: Any, start: Start, out: Any,
-    out_base: Any, out_stride: Any,
+    isa: Isa,
+    rows: int,
+    a: Any,
+    a_base: Any,
+    a_stride: Any,
+    b: Any,
+    b_base: Any,
+    words: Any,
+    start: Start,
+    out: Any,
+    out_base: Any,
+    out_stride: Any,
 ) -> None:
-    """``out[r][c] = start(vector)[c] + sum A[r] B[c]`` for ``rows`` rows; ``a``, ``out`` in words, ``b`` in elements.
+    """``out[r][c] = start(vector)[c] + sum A[r] B[c]`` for ``rows`` rows; ``a``, ``out`` in words, ``b`` in
+    elements.
 
     ``words`` is even.
     """
@@ -51,7 +63,9 @@ def emit_tile(
 
 
 def for_row_tiles(isa: Isa, rows: Any, body: Callable[[int, Any], None]) -> None:
-    """Cover rows [0, rows) with tiles: ``body(tile_rows, first_row)`` for full tiles, then pairs, then single rows."""
+    """Cover rows [0, rows) with tiles: ``body(tile_rows, first_row)`` for full tiles, then pairs, then single
+    rows.
+    """
     done: Any = 0
     for size in (isa.rows, 2, 1):
         count = T.Bind(tir.floordiv(rows - done, size)) if size > 1 else T.Bind(rows - done)
@@ -61,10 +75,20 @@ def for_row_tiles(isa: Isa, rows: Any, body: Callable[[int, Any], None]) -> None
 
 
 def emit_pack_rows(
-    x: Any, x_base: Any, x_stride: Any, to: Any, to_base: Any, to_stride: Any, rows: Any, k: int, fill: int,
-    dtype: str, convert: Convert,
+    x: Any,
+    x_base: Any,
+    x_stride: Any,
+    to: Any,
+    to_base: Any,
+    to_stride: Any,
+    rows: Any,
+    k: int,
+    fill: int,
+    dtype: str,
+    convert: Convert,
 ) -> None:
-    """Copy ``rows`` rows of ``k`` elements of ``x`` to ``to`` through ``convert``, then zeros up to ``fill`` elements.
+    """Copy ``rows`` rows of ``k`` elements of ``x`` to ``to`` through ``convert``, then zeros up to ``fill``
+    elements.
 
     Bases and strides count elements of their own buffer; ``dtype`` is that of ``to``.
     """
@@ -102,12 +126,23 @@ def as_b(isa: Isa) -> Convert:
 
 
 def emit_store(
-    isa: Isa, stages: tuple[Stage, ...], parameters: dict[str, Any], acc: Any, acc_base: Any, out: Any, dtype: str,
-    rows: int, valid: int, channel: Any, place: Place, beside: Place | None = None,
+    isa: Isa,
+    stages: tuple[Stage, ...],
+    parameters: dict[str, Any],
+    acc: Any,
+    acc_base: Any,
+    out: Any,
+    dtype: str,
+    rows: int,
+    valid: int,
+    channel: Any,
+    place: Place,
+    beside: Place | None = None,
 ) -> None:
     """The epilogue over ``rows`` rows by ``valid`` <= ``isa.epilogue`` columns, first channel ``channel``.
 
-    Row r lies at ``acc_base + r * isa.columns`` in the accumulators, ``place(r)`` in ``out``, ``beside(r)`` in residuals.
+    Row r lies at ``acc_base + r * isa.columns`` in the accumulators, ``place(r)`` in ``out``, ``beside(r)``
+    in residuals.
     """
     lanes = isa.epilogue
     epilogue = Epilogue(stages, parameters, channel, lanes, isa.even_odd)

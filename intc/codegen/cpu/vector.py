@@ -1,6 +1,7 @@
 """Vectors of int32 in TIR: loads, stores, the algebra of :mod:`intc.ops.scalar` and 64-bit requantisation.
 
-Every operator binds its result to a fresh variable, so that a formula that uses a value twice computes it once.
+Every operator binds its result to a fresh variable, so that a formula that uses a value twice computes it
+once.
 """
 
 from __future__ import annotations

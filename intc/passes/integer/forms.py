@@ -1,8 +1,9 @@
 """Integer forms of float values, and how one form becomes another.
 
-A float value ``v`` of the canonical graph first gets a *base form*: the integers that its node computes naturally (a
-32-bit sum, an 8-bit probability, a 16-bit residual). A consumer asks for the form it needs with
-:meth:`Forms.quantised`; data movement is replayed on the form asked for, so that it always moves the narrow integers.
+A float value ``v`` of the canonical graph first gets a *base form*: the integers that its node computes
+naturally (a 32-bit sum, an 8-bit probability, a 16-bit residual). A consumer asks for the form it needs with
+:meth:`Forms.quantised`; data movement is replayed on the form asked for, so that it always moves the narrow
+integers.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Forms:
         return np.float64(self.range_of(value) / LIMIT[bits])  # type: ignore[return-value]
 
     def quantised(self, value: str, bits: int, scale: Array | None = None) -> Form:
-        """``value`` as signed ``bits``-wide integers at ``scale`` (default: its calibrated per-tensor scale)."""
+        """``value`` as signed ``bits``-wide integers at ``scale`` (default: its calibrated per-tensor
+        scale).
+        """
         wanted = self.scale_for(value, bits) if scale is None else np.asarray(scale, np.float64)
         key = (value, bits, wanted.tobytes())
         if key not in self.cache:
@@ -75,7 +78,9 @@ class Forms:
         return self.cache[key]
 
     def as_is(self, value: str, widest: int, bits: int) -> Form:
-        """The base form where it is an integer of at most ``widest`` bits with one scale, else ``quantised(bits)``."""
+        """The base form where it is an integer of at most ``widest`` bits with one scale, else
+        ``quantised(bits)``.
+        """
         form = self.base.get(value)
         if form is not None and form.per_tensor:
             type_ = self.builder.graph.type(form.name)
@@ -86,7 +91,11 @@ class Forms:
             inner, factor = self.operand(node)
             if inner not in self.source.constants:
                 moved = self.as_is(inner, widest, bits)
-                return self._move(node, moved) if factor is None else Form(moved.name, np.asarray(moved.scale * factor))
+                return (
+                    self._move(node, moved)
+                    if factor is None
+                    else Form(moved.name, np.asarray(moved.scale * factor))
+                )
         return self.quantised(value, bits)
 
     def deferred(self, node: Node) -> bool:
@@ -99,7 +108,9 @@ class Forms:
         return isinstance(node.op, Mul | Div) and self.operand(node)[1] is not None
 
     def operand(self, node: Node) -> tuple[str, float | None]:
-        """The data operand of ``node``, and the factor where the node only multiplies it by one constant number."""
+        """The data operand of ``node``, and the factor where the node only multiplies it by one constant
+        number.
+        """
         if isinstance(node.op, Mul | Div):
             left, right = node.inputs
             if left in self.source.constants and isinstance(node.op, Mul):
@@ -127,7 +138,9 @@ class Forms:
                 if factor is not None:
                     return Form(self.quantised(inner, bits, scale / factor).name, scale)
                 return self._move(node, self.quantised(inner, bits, scale), bits)
-            raise QuantizationError(f"node '{node.source or node.output}' ({node.op.name}): no integer form exists")
+            raise QuantizationError(
+                f"node '{node.source or node.output}' ({node.op.name}): no integer form exists"
+            )
         form = self.base[value]
         if np.array_equal(form.scale, scale) and b.graph.type(form.name).magnitude <= limit:
             return form
@@ -153,7 +166,9 @@ class Forms:
         """An integer or bool constant of the source graph, copied once."""
         key = (value, "constant")
         if key not in self.cache:
-            self.cache[key] = Form(self.builder.constant(value, self.source.constants[value]), np.asarray(1.0))
+            self.cache[key] = Form(
+                self.builder.constant(value, self.source.constants[value]), np.asarray(1.0)
+            )
         return self.cache[key].name
 
     def _emit(self, node: Node, *inputs: str, bits: int, scale: Array) -> str:

@@ -1,7 +1,7 @@
 """One rule per float operator: from its inputs' integer forms to its own base form.
 
-A rule returns the base :class:`Form` of the node's output. ``RULES`` is the whole list; a float node without a rule
-(or data movement) is refused by name.
+A rule returns the base :class:`Form` of the node's output. ``RULES`` is the whole list; a float node without
+a rule (or data movement) is refused by name.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ Rule = Callable[[Context, Node], Form]
 
 def matmul(context: Context, node: Node) -> Form:
     weight = context.constant(node.inputs[1])
-    return _linear(context, node, weight) if weight is not None and weight.ndim == 2 else _product(context, node)
+    return (
+        _linear(context, node, weight) if weight is not None and weight.ndim == 2 else _product(context, node)
+    )
 
 
 def _linear(context: Context, node: Node, weight: Array) -> Form:
@@ -76,10 +78,14 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
 
 
 def linear_input(context: Context, value: str) -> Form:
-    """``value`` as the 8-bit operand of every constant-weight product that reads it, equalised where that is exact."""
+    """``value`` as the 8-bit operand of every constant-weight product that reads it, equalised where that is
+    exact.
+    """
     forms = context.forms
     users = context.users[value]
-    weights = [context.constant(n.inputs[1]) for n in users if isinstance(n.op, MatMul) and n.inputs[0] == value]
+    weights = [
+        context.constant(n.inputs[1]) for n in users if isinstance(n.op, MatMul) and n.inputs[0] == value
+    ]
     constant = [w for w in weights if w is not None and w.ndim == 2]
     node = forms.nodes.get(value)
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
@@ -93,7 +99,9 @@ def _product(context: Context, node: Node) -> Form:
     forms = context.forms
     a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
     scale = np.asarray(a.scale * c.scale)
-    name = forms.builder.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
+    name = forms.builder.emit(
+        MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale)
+    )
     return Form(name, scale)
 
 
@@ -105,7 +113,12 @@ def add(context: Context, node: Node) -> Form:
     constant = context.constant(right)
     base = context.forms.base.get(left)
     shape = context.forms.source.type(node.output).shape
-    if constant is not None and base is not None and _is_bias(constant, base, context) and _same_rank(context, left, node):
+    if (
+        constant is not None
+        and base is not None
+        and _is_bias(constant, base, context)
+        and _same_rank(context, left, node)
+    ):
         return _biased(context, node, base, sign * constant.astype(np.float64), shape)
     return _sum(context, node, left, right, sign)
 
@@ -128,7 +141,9 @@ def _biased(context: Context, node: Node, base: Form, constant: Array, shape: ob
     integers = np.rint(constant / base.scale)
     limit = 2**31 - 1 - b.graph.type(base.name).magnitude
     if np.abs(integers).max(initial=0) > limit:
-        raise QuantizationError(f"node '{node.source}' (add): the constant exceeds 32 bits at the product's scale")
+        raise QuantizationError(
+            f"node '{node.source}' (add): the constant exceeds 32 bits at the product's scale"
+        )
     c = b.constant(f"{node.output}.bias", integers.astype(np.int32))
     name = b.emit(Add(), base.name, c, name=node.output, source=node.source, scale=as_scale(base.scale))
     return Form(name, base.scale)
@@ -140,7 +155,9 @@ def _sum(context: Context, node: Node, left: str, right: str, sign: int) -> Form
     scale = forms.scale_for(node.output, 16)
     a = forms.quantised(left, 32, scale)
     c = forms.quantised(right, 32, sign * scale)
-    total = b.emit(Add(), a.name, c.name, name=f"{node.output}.sum", source=node.source, scale=as_scale(scale))
+    total = b.emit(
+        Add(), a.name, c.name, name=f"{node.output}.sum", source=node.source, scale=as_scale(scale)
+    )
     clip = Clip(-32767, 32767, "int16")
     return Form(b.emit(clip, total, name=node.output, source=node.source, scale=as_scale(scale)), scale)
 
@@ -157,7 +174,9 @@ def multiply(context: Context, node: Node) -> Form:
             raise QuantizationError("the divisor must be a constant")
         a, c = forms.quantised(left, 16), forms.quantised(right, 16)
         scale = np.asarray(a.scale * c.scale)
-        name = forms.builder.emit(Mul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
+        name = forms.builder.emit(
+            Mul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale)
+        )
         return Form(name, scale)
     if constant.size != constant.shape[-1]:
         raise QuantizationError("a constant factor must be one number or one per channel")
@@ -190,7 +209,11 @@ def sigmoid(context: Context, node: Node) -> Form:
 def layer_norm(context: Context, node: Node) -> Form:
     """Eight bits straight from the norm where only products read it, else sixteen."""
     forms, users = context.forms, context.users[node.output]
-    weights = [context.constant(n.inputs[1]) for n in users if isinstance(n.op, MatMul) and n.inputs[0] == node.output]
+    weights = [
+        context.constant(n.inputs[1])
+        for n in users
+        if isinstance(n.op, MatMul) and n.inputs[0] == node.output
+    ]
     known = [w for w in weights if w is not None and w.ndim == 2]
     make = families.LAYER_NORM[context.family]
     only_products = bool(users) and len(known) == len(users) and node.output not in forms.source.outputs
@@ -223,7 +246,9 @@ def gather(context: Context, node: Node) -> Form:
     integers = np.clip(np.rint(table / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
     data = forms.builder.constant(f"{node.inputs[0]}.q8", integers)
     index = forms.integer(node.inputs[1])
-    name = forms.builder.emit(node.op, data, index, name=node.output, source=node.source, scale=as_scale(scale))
+    name = forms.builder.emit(
+        node.op, data, index, name=node.output, source=node.source, scale=as_scale(scale)
+    )
     return Form(name, scale)
 
 
