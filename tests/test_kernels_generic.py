@@ -16,7 +16,10 @@ from intc.ir.types import TensorType
 from intc.ops import OPS
 from intc.ops.elementwise import Add, And, Cast, Equal, Less, LessOrEqual, Mul, Not, Or, Sub, Where
 from intc.ops.fused import Attention, Linear
+from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
 from intc.ops.im2col import Im2col
+from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
+from intc.ops.lut import LutSoftmax
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
 from intc.ops.reduce import ReduceSum
@@ -219,6 +222,32 @@ def attention_cases() -> list[Case]:
     ]
 
 
+def family_cases() -> list[Case]:
+    scores, small, key_mask = t((B, 2, S, S), "int32", -90000, 90000), t((B, 2, S, S), "int8"), t((B, 1, 1, S), "bool")
+    table = LutSoftmax.table(1 / 20)
+    bias = ints(-(2**29), 2**29, (48,), np.int32)
+    rows = t((B, S, 48), "int16", -32768, 32767)
+    cases = []
+    for bits in (8, 16):
+        for scale in (0.02, 0.3, 0.0004):
+            cases.append(Case(IvitShiftmax.from_scale(scale, bits), (scores,)))
+            cases.append(Case(IvitShiftmax.from_scale(scale, bits), (scores, key_mask)))
+        cases.append(Case(LutSoftmax(bits), (small, table)))
+        cases.append(Case(LutSoftmax(bits), (small, table, key_mask)))
+    for scale in (1 / 256, 0.1, 0.0007):
+        cases.append(Case(IbertSoftmax.from_scale(scale), (scores,)))
+        cases.append(Case(IbertSoftmax.from_scale(scale), (scores, key_mask)))
+    for scale in (1 / 64, 0.11, 0.004):
+        cases.append(Case(IvitShiftGelu.from_scale(scale), (t((B, S, 300), "int8"),)))
+        cases.append(Case(IbertGelu.from_scale(scale), (t((B, S, 4096), "int16"),)))
+        cases.append(Case(IbertGelu.from_scale(scale, 128), (t((B, S, 256), "int8"),)))
+    cases.append(Case(IvitLayerNorm(), (rows, bias)))
+    cases.append(Case(IvitLayerNorm(), (t((B, S, 48), "int16", -1, 1), bias)))
+    cases += [Case(IbertLayerNorm(shift), (rows, bias)) for shift in (0, 1, 15)]
+    cases.append(Case(IbertLayerNorm(0), (t((B, S, 48), "int8", 0, 1), bias)))
+    return cases
+
+
 GROUPS: dict[str, Callable[[], list[Case]]] = {
     "requantize": requantize_cases,
     "shiftmax": shiftmax_cases,
@@ -226,6 +255,7 @@ GROUPS: dict[str, Callable[[], list[Case]]] = {
     "elementwise": elementwise_cases,
     "movement": movement_cases,
     "matmul": matmul_cases,
+    "families": family_cases,
     "linear": linear_cases,
     "attention": attention_cases,
 }

@@ -100,3 +100,16 @@ def local(dtype: str, size: int = 1) -> Any:
 def bit_length(value: Expr) -> Expr:
     """The number of bits of a positive int64."""
     return T.cast(64 - T.cast(T.clz(value), "int64"), "int64")
+
+
+def int64(value: int) -> Expr:
+    """A 64-bit constant."""
+    return T.IntImm("int64", value)
+
+
+def floor_div(a: Expr, b: Expr) -> Expr:
+    """``a // b`` of int64 variables, rounded down."""
+    q = T.bind(T.truncdiv(a, b))
+    rest = T.bind(a - q * b)
+    down = T.And(rest != 0, T.bitwise_xor(rest, b) < 0)
+    return T.bind(q - T.cast(down, "int64"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from intc.codegen.cpu import elementwise, fused, layer_norm, matmul, movement, softmax
+from intc.codegen.cpu import elementwise, fused, ibert, ivit, layer_norm, matmul, movement, softmax
 from intc.codegen.cpu.strided import View
 from intc.codegen.program import Program
 from intc.errors import CodegenError
@@ -43,6 +43,13 @@ RULES: Final[Mapping[str, Rule]] = {
     "where": elementwise.lower_where,
     "shiftmax": softmax.lower_shiftmax,
     "shift_layer_norm": layer_norm.lower_shift_layer_norm,
+    "lut_softmax": softmax.lower_lut_softmax,
+    "ivit_shiftmax": ivit.lower_shiftmax,
+    "ivit_shift_gelu": ivit.lower_shift_gelu,
+    "ivit_layer_norm": ivit.lower_layer_norm,
+    "ibert_softmax": ibert.lower_softmax,
+    "ibert_gelu": ibert.lower_gelu,
+    "ibert_layer_norm": ibert.lower_layer_norm,
     "linear": fused.lower_linear,
     "attention": fused.lower_attention,
 }

@@ -12,6 +12,7 @@ from intc.codegen.kernel import Expr, Frame, bit_length, local, store
 from intc.codegen.program import Program
 from intc.ir.graph import Node
 from intc.ops import scalar
+from intc.ops.lut import LutSoftmax
 from intc.ops.shift import EXPONENT_MAX, Shiftmax
 
 LOWEST = -(2**31)
@@ -31,6 +32,19 @@ def lower_shiftmax(program: Program, node: Node) -> None:
     softmax_rows(program, node, op.bits, weight, write, (("m", op.m), ("e", op.e)), node.inputs[1:])
 
 
+def lower_lut_softmax(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, LutSoftmax)
+
+    def weight(frame: Frame, distance: Expr) -> Expr:
+        return frame.buffers["x1"][T.cast(distance, "int32")]
+
+    def write(frame: Frame, weights: Expr, length: Expr, total: Expr, to: Expr) -> None:
+        normalise(frame, weights, length, total, to, op.bits)
+
+    softmax_rows(program, node, op.bits, weight, write, (), node.inputs[2:], node.inputs[1:2])
+
+
 def softmax_rows(
     program: Program,
     node: Node,
@@ -40,9 +54,10 @@ def softmax_rows(
     scalars: tuple[tuple[str, int], ...],
     mask: tuple[str, ...],
     tables: tuple[str, ...] = (),
+    dtype: str = "int32",
 ) -> None:
-    """Append rows of: ``weight`` (int32) of each kept element's int64 distance from the row maximum; ``write`` (scratch
-    row, length, int64 total, position of the row) stores the result. Inputs are x, tables, mask."""
+    """Append rows of: ``weight`` (of type ``dtype``) of each kept element's int64 distance from the row maximum; ``write``
+    (scratch row, length, int64 total, position of the row) stores the result. Inputs are x, tables, mask."""
     shape = program.type(node.inputs[0]).shape
     lead, length = shape[:-1], shape[-1]
     views = [View(tuple(row_major(shape)[:-1]))]
@@ -73,23 +88,23 @@ def softmax_rows(
             with T.serial(0, size) as i:
                 distance = T.bind(highest - wide(x[base + i]))
                 if mask:
-                    kept = T.bind(T.cast(keep(i), "int32"))
+                    kept = T.bind(T.cast(keep(i), dtype))
                     distance = T.bind(T.Select(kept != 0, distance, T.IntImm("int64", 0)))
-                    T.buffer_store(e, T.cast(weight(frame, distance), "int32") * kept, [i])
+                    store(e, T.cast(weight(frame, distance), dtype) * kept, i)
                 else:
-                    T.buffer_store(e, T.cast(weight(frame, distance), "int32"), [i])
+                    store(e, weight(frame, distance), i)
             with T.serial(0, size) as i:
                 T.buffer_store(total, total[0] + wide(e[i]), [0])
             write(frame, e, size, T.bind(total[0]), base)
 
     program.generic(
         node.op.name,
-        (key, step, len(mask), len(tables)),
+        (key, step, len(mask), len(tables), dtype),
         (node.inputs[0], *tables, *mask),
         node.output,
         body,
         scalars=scalars,
-        scratch=(("weights", "int32", length),),
+        scratch=(("weights", dtype, length),),
         source=node.source,
     )
 
