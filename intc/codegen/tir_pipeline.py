@@ -20,7 +20,7 @@ KERNELS: Final = "intc_kernels"
 def _kernel_pipeline() -> Any:
     """From explicit TIR to what the LLVM code generator takes, with TVM's own finalisation."""
 
-    @tvm.transform.module_pass(opt_level=0)
+    @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
     def run(module: Any, _context: Any) -> Any:
         passes = [
             tirx.transform.FlattenBuffer(),

@@ -50,7 +50,7 @@ class NanTest:
     value: str
 
 
-Known: TypeAlias = np.ndarray | Splat | Index | IndexTuple  # type: ignore[type-arg]
+Known: TypeAlias = np.ndarray | Splat | Index | IndexTuple
 Imported: TypeAlias = str | Known | NanTest
 
 
@@ -104,7 +104,8 @@ def fold_symbolic(op: str, inputs: Sequence[Array | None], attributes: dict[str,
             np.take(x, np.asarray(inputs[1], np.int64), axis=int(attributes.get("axis", 0))), object
         )
     if op == "Where":
-        return np.asarray(np.where(np.asarray(x, bool), args[1], args[2]), object)
+        a, b = (np.asarray(value, object) for value in args[1:3])
+        return np.asarray(np.where(np.asarray(x, bool), a, b), object)
     if op == "Unsqueeze":
         return np.expand_dims(x, tuple(int(a) for a in _axes(args, attributes)))
     if op == "Squeeze":

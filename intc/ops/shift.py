@@ -78,8 +78,9 @@ def normalise(weights: Array, bits: int) -> Array:
     factor = ((np.int64(1) << (15 + nb)) - 1) // np.maximum(total, 1)
     factor = np.where(total > 0, factor, 0)
     if bits == 8:
-        return np.minimum((weights * factor + (np.int64(1) << (6 + nb))) >> (7 + nb), 255).astype(np.uint8)
-    return np.minimum((weights * factor + (np.int64(1) << (nb - 1))) >> nb, 32767).astype(np.int16)
+        p = np.minimum((weights * factor + (np.int64(1) << (6 + nb))) >> (7 + nb), 255)
+        return np.asarray(p, np.uint8)
+    return np.asarray(np.minimum((weights * factor + (np.int64(1) << (nb - 1))) >> nb, 32767), np.int16)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class ShiftLayerNorm(Op):
         nb = bit_length(deviation)
         factor = ((np.int64(1) << (30 + nb)) - 1) // deviation
         z = ((channels * x - total) * factor + (np.int64(1) << (9 + nb))) >> (10 + nb)
-        return np.clip((z * g + b) >> self.e, self.lo, self.hi).astype(self.dtype)
+        return np.asarray(np.clip((z * g + b) >> self.e, self.lo, self.hi), self.dtype)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from intc.errors import QuantizationError
 from intc.ir.graph import Node
-from intc.ir.op import Array
+from intc.ir.op import Array, Op
 from intc.ops.dyadic import dyadic
 from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
 from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
@@ -177,10 +177,10 @@ def _table(forms: Forms, node: Node, function: object, bits: int) -> Form:
     return _emit(forms, node, Table("int8"), (x.name, table), scale)
 
 
-def _emit(forms: Forms, node: Node, op: object, inputs: tuple[str, ...], scale: Array | np.float64) -> Form:
+def _emit(forms: Forms, node: Node, op: Op, inputs: tuple[str, ...], scale: Array | np.float64) -> Form:
     name = forms.builder.emit(
         op, *inputs, name=node.output, source=node.source, scale=as_scale(np.asarray(scale))
-    )  # type: ignore[arg-type]
+    )
     return Form(name, np.asarray(scale, np.float64))
 
 

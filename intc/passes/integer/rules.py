@@ -62,7 +62,7 @@ def matmul(context: Context, node: Node) -> Form:
 
 def _linear(context: Context, node: Node, weight: Array) -> Form:
     """``acc = x_int @ round(s_x * W / s_w)`` with one weight scale per output channel."""
-    forms, b = context.forms, context.forms.builder
+    b = context.forms.builder
     x = linear_input(context, node.inputs[0])
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
     scale = np.abs(folded).max(axis=0) / WEIGHT_LIMIT
