@@ -336,7 +336,7 @@ def _input_override(text: str) -> tuple[str, Any]:
 
 
 def _print(args: argparse.Namespace, result: dict[str, Any], text: str) -> int:
-    """Print ``text``; or the JSON of ``result`` for ``--json``; or both, the JSON to the file of ``--json FILE``."""
+    """Print ``text``; for ``--json`` print the JSON of ``result``, for ``--json FILE`` write it too."""
     if args.json == "-":
         print(json.dumps(result, indent=1))
         return 0

@@ -40,7 +40,7 @@ class Options:
 
 
 def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict[str, Any]:
-    """Medians and quartiles in milliseconds an inference, ratios, GMAC/s, share of peak; on ``data`` also the output error."""
+    """Medians and quartiles in ms an inference, ratios, GMAC/s, share of peak; on ``data`` the error."""
     manifest, graph = read_graph(path)
     sizes = bind_sizes(manifest, options)
     feeds = data if data is not None else random_feeds(manifest.inputs, sizes)
