@@ -51,7 +51,9 @@ def compile_kernel(
     With ``parallel`` threads, ``main`` splits the tasks [begin, end) over a ``T.parallel`` loop, and ``scratch`` holds
     ``parallel`` areas of the number of bytes given by one more, last argument.
     """
-    variable = tvm.ir.GlobalVar(str(kernel.attrs["global_symbol"]) if "global_symbol" in kernel.attrs else "kernel")
+    variable = tvm.ir.GlobalVar(
+        str(kernel.attrs["global_symbol"]) if "global_symbol" in kernel.attrs else "kernel"
+    )
     with IRBuilder() as builder:
         with T.prim_func():
             T.func_name("main")
