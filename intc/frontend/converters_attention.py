@@ -1,6 +1,7 @@
 """Converters of fused operators: ONNX Attention and onnxruntime's com.microsoft set, taken apart again.
 
-They arrive at the same nodes as the decomposed forms: products, transposes, one softmax with a bool mask, LayerNorm, GELU.
+They arrive at the same nodes as the decomposed forms: products, transposes, one softmax with a bool mask,
+LayerNorm, GELU.
 """
 
 from __future__ import annotations
@@ -82,8 +83,20 @@ def _refuse_inputs(call: Call, allowed: Sequence[int]) -> None:
 
 
 def _attention(call: Call) -> list[Imported]:
-    """ONNX Attention (opset 23): Q, K, V of rank 4 [B, H, S, D] or 3 [B, S, H*D], optional mask (bool or additive)."""
+    """ONNX Attention (opset 23): Q, K, V of rank 4 [B, H, S, D] or 3 [B, S, H*D]; a bool or additive mask."""
     _refuse_inputs(call, (0, 1, 2, 3))
+    known = {
+        "is_causal",
+        "kv_num_heads",
+        "q_num_heads",
+        "qk_matmul_output_mode",
+        "scale",
+        "softcap",
+        "softmax_precision",
+    }
+    call.refuse(
+        set(call.attributes) - known, f"attributes {sorted(set(call.attributes) - known)} are not supported"
+    )
     call.refuse(call.attributes.get("softcap", 0.0), "softcap is not supported")
     call.refuse(any(call.node.output[1:]), "only the first output is supported")
     flat = len(call.shape(call.x(0))) == 3
@@ -103,7 +116,7 @@ def _attention(call: Call) -> list[Imported]:
 
 
 def _ms_attention(call: Call) -> list[Imported]:
-    """``input @ weights + bias`` holds Q, K, V side by side; inputs 3 and 5 are a mask and an additive bias."""
+    """``input @ weights + bias`` holds Q, K, V side by side; inputs 3 and 5 are a mask and a score bias."""
     _refuse_inputs(call, (0, 1, 2, 3, 5))
     heads = int(call.attributes["num_heads"])
     packed = call.emit(MatMul(), call.x(0), call.x(1), last=False)

@@ -7,6 +7,7 @@ import onnx
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
+from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.op import Op
 from intc.ir.types import DType
@@ -80,7 +81,7 @@ def _cast(call: Call) -> list[Imported]:
     to = int(call.attributes["to"])
     x = call.x()
     if to not in CASTS:
-        raise GraphError(f"cast to {onnx.TensorProto.DataType.Name(to)} is not supported")
+        raise GraphError(f"cast to {element_name(to)} is not supported")
     same = call.ctx.builder.graph.type(x).dtype == CASTS[to]
     return [x if same else call.emit(ew.Cast(CASTS[to]), x)]
 

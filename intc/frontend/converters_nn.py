@@ -22,7 +22,20 @@ from intc.ops.softmax import Softmax
 
 
 def _matmul(call: Call) -> list[Imported]:
-    return [call.emit(MatMul(), call.x(0), call.x(1))]
+    """Operands of rank 1 are a row on the left, a column on the right; the result drops their axis."""
+    a, b = call.x(0), call.x(1)
+    row, column = len(call.shape(a)) == 1, len(call.shape(b)) == 1
+    if row:
+        a = reshape_to(call, a, (1, *call.shape(a)), True)
+    if column:
+        b = reshape_to(call, b, (*call.shape(b), 1), True)
+    y = call.emit(MatMul(), a, b, last=not row and not column)
+    shape = list(call.shape(y))
+    if column:
+        shape.pop(-1)
+    if row:
+        shape.pop(-1 if column else -2)
+    return [reshape_to(call, y, shape, True)]
 
 
 def _gemm(call: Call) -> list[Imported]:
@@ -107,7 +120,7 @@ def _layer_norm(call: Call) -> list[Imported]:
 
 
 def normalised(call: Call, x: str, gamma: int, beta: int) -> str:
-    """LayerNorm of ``x`` with the affine inputs at those positions; several last axes are normalised as one."""
+    """LayerNorm of ``x`` (gamma and beta: input positions); several last axes are normalised as one."""
     shape = call.shape(x)
     axis = call.axis(x, -1)
     channels = product(shape[axis:])

@@ -16,7 +16,7 @@ import onnx
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
 from intc.frontend.fold import UNFOLDED, compute, small
-from intc.frontend.load import checked_model, decode, first_line, read_model, take_initializers
+from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
 from intc.frontend.symbolic import (
     EqualSizes,
     Imported,
@@ -32,7 +32,7 @@ from intc.frontend.symbolic import (
     substitute,
     tidy,
 )
-from intc.ir.dims import Dim, broadcast, symbol
+from intc.ir.dims import Dim, broadcast, evaluate_shape, symbol
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
@@ -54,8 +54,9 @@ Overrides = Mapping[str, Any]
 
 
 def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = None) -> Graph:
-    """The float graph of ``model``. ``inputs`` maps input names to shapes (ints or symbol names) that replace theirs.
+    """The float graph of ``model``, a file name or a proto.
 
+    ``inputs`` maps input names to a shape (ints or symbol names) or an element type that replaces theirs.
     ImportFailure for an unreadable file, UnsupportedModel for nodes outside the supported set.
     """
     if isinstance(model, onnx.ModelProto):
@@ -67,7 +68,10 @@ def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = 
         raise ImportFailure(f"{source}: opset {opset} is older than {OLDEST_OPSET}; re-export the model")
     proto = checked_model(proto, source)
     arrays = take_initializers(proto, source, owned=proto is not model)
-    return Importer(proto, source, inputs or {}, arrays).run()
+    try:
+        return Importer(proto, source, inputs or {}, arrays).run()
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ImportFailure(f"{source}: the model is malformed ({first_line(error)})") from error
 
 
 class Importer:
@@ -88,7 +92,7 @@ class Importer:
         self.constants: dict[int, str] = {}
 
     def run(self) -> Graph:
-        """Build the graph; start over with fewer symbols whenever an operator forces two sizes to be equal."""
+        """Build the graph; start over with fewer symbols whenever an operator forces sizes to be equal."""
         unknown = set(self.overrides) - {i.name for i in self.proto.graph.input}
         if unknown:
             raise ImportFailure(f"{self.source}: no input named {', '.join(sorted(unknown))}")
@@ -108,12 +112,13 @@ class Importer:
             self._node(node)
         if self.problems:
             raise UnsupportedModel(self.source, self.problems)
-        names = {}
+        names: dict[str, str] = {}
         for output in graph.output:
             if output.name not in self.env:
                 raise ImportFailure(f"{self.source}: output '{output.name}' is computed by no node")
             try:
-                value = self.live(self.env[output.name], output.name)
+                known = not isinstance(self.env[output.name], str)
+                value = self.live(self.env[output.name], output.name + ".value" * known)
             except IntcError as error:
                 raise ImportFailure(f"{self.source}: output '{output.name}': {error}") from None
             if value in (*names, *self.builder.graph.inputs, *self.builder.graph.constants):
@@ -125,7 +130,7 @@ class Importer:
     def _input(self, info: onnx.ValueInfoProto) -> None:
         tensor = info.type.tensor_type
         if tensor.elem_type not in ELEMENT or not tensor.HasField("shape"):
-            kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else "no tensor type"
+            kind = element_name(tensor.elem_type) if tensor.elem_type else "no tensor type"
             raise ImportFailure(
                 f"{self.source}: input '{info.name}' has an unsupported type ({kind}) or no shape"
             )
@@ -191,8 +196,6 @@ class Importer:
         value = onnx.helper.get_attribute_value(attribute)
         return value.decode(errors="replace") if isinstance(value, bytes) else value
 
-    # -- folding -------------------------------------------------------------------------------------------------
-
     def _fold(
         self, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any]
     ) -> list[Imported] | None:
@@ -230,11 +233,9 @@ class Importer:
             return None
         if node.op_type == "Expand" and arrays[0] is not None and arrays[1] is not None:
             shape = broadcast(arrays[0].shape, dims_of(arrays[1]))
-            return [np.broadcast_to(arrays[0], [int(d) for d in shape])] if small(shape) else None
+            return [np.broadcast_to(arrays[0], evaluate_shape(shape, {}))] if small(shape) else None
         feeds = {name: a for name, a in zip(node.input, arrays, strict=True) if name and a is not None}
         return list(compute(node, feeds, self.proto.opset_import))
-
-    # -- what converters use -------------------------------------------------------------------------------------
 
     def shape_of(self, value: Imported) -> tuple[Dim, ...]:
         if isinstance(value, str):
@@ -270,9 +271,13 @@ class Importer:
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
-    """``graph`` with its outputs under their ONNX names, where those are free."""
-    taken = {new: old for old, new in names.items() if new not in graph.values or new in names}
-    to = {old: new for new, old in taken.items()}
+    """``graph`` with its outputs under their ONNX names; a value that holds such a name swaps with it."""
+    to: dict[str, str] = {}
+    for old, new in names.items():
+        if new not in graph.values:
+            to[old] = new
+        elif new != old and new not in names and new not in graph.inputs and new not in graph.constants:
+            to[old], to[new] = new, old
     nodes = [
         Node(n.op, tuple(to.get(x, x) for x in n.inputs), to.get(n.output, n.output), n.source)
         for n in graph.nodes

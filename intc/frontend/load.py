@@ -23,6 +23,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def element_name(number: int) -> str:
+    """ONNX's name of an element type."""
+    names: dict[int, str] = {value: name for name, value in onnx.TensorProto.DataType.items()}
+    return names.get(number, f"number {number}")
+
+
 def read_model(path: Path) -> onnx.ModelProto:
     """The model in ``path`` with its external weights loaded from the same folder."""
     if not path.is_file():

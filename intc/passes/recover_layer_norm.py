@@ -51,7 +51,7 @@ class _Matcher:
                 inner = self.uses.producer(value, Mul, Div)
                 found = self.affine(inner) if inner is not None else None
                 if found is not None:
-                    x, epsilon, gamma, beta = found
+                    x, epsilon, gamma, _ = found
                     return x, epsilon, gamma, self._vector(x, constant)
             return None
         if isinstance(node.op, Mul):

@@ -98,7 +98,7 @@ class _Masks:
             elif self._minus_infinity(a):
                 scores, keep = b, self._not(self.truth(condition))
         if keep is None:
-            return value, scores == value and False
+            return value, False
         inner_scores, inner_keep = self.split(scores)
         return inner_scores, _both(keep, inner_keep) if inner_keep is not False else keep
 
