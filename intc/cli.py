@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,8 @@ def _fail(args: argparse.Namespace, error: BaseException, status: int, prefix: s
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status
     if args.debug:
-        raise error
+        traceback.print_exception(error)
+        return status
     text = " ".join(str(error).split()) or type(error).__name__
     kind = f"{type(error).__name__}: " if prefix else ""
     print(f"intc: error: {prefix}{kind}{text}", file=sys.stderr)

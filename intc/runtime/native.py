@@ -25,7 +25,7 @@ LIBRARIES: Final = ("libtvm_runtime.so", "libtvm_runtime.dylib", "tvm_runtime.dl
 
 
 def aligned(nbytes: int) -> NDArray[np.uint8]:
-    """``nbytes`` uninitialised bytes at a multiple of :data:`ALIGN`."""
+    """``nbytes`` (at least one) uninitialised bytes at a multiple of :data:`ALIGN`."""
     raw = np.empty(nbytes + ALIGN, np.uint8)
     start = -raw.ctypes.data % ALIGN
     return raw[start : start + nbytes]

@@ -145,7 +145,7 @@ class Session:
                 arena = self._arenas.pop()
                 if arena.nbytes >= nbytes:
                     return arena
-        return aligned(nbytes)
+        return aligned(max(nbytes, ALIGN))
 
 
 def _round_up(size: int) -> int:
@@ -178,7 +178,7 @@ def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -
         ):
             raise ArtifactCorrupt(f"{path}: the packing of tensor '{entry.tensor}' does not fit its shape")
         sizes.append(count * np.dtype(entry.dtype or array.dtype).itemsize)
-    blob = aligned(sum(map(_round_up, sizes)))
+    blob = aligned(max(sum(map(_round_up, sizes)), ALIGN))
     at = 0
     for entry, size in zip(entries, sizes, strict=True):
         _pack_one(entry, weights[entry.tensor], blob[at : at + size])
