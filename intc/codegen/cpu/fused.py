@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -29,8 +30,11 @@ from intc.codegen.program import Arg, Layout, Program, ScratchArg, ShareArg, Siz
 from intc.errors import CodegenError
 from intc.ir.dims import Dim, Shape, format_shape, product
 from intc.ir.graph import Node
+from intc.ir.op import Array
+from intc.ops.dyadic import MAX_SHIFT
 from intc.ops.fused import WIDE, Attention, Linear
 
+COMMON_PRE_SHIFTS: Final = (4, 8, 0)
 VALUES_BEYOND: Final = 16  # elements that the attention kernel may read after the last channel's multiplier
 
 
@@ -64,11 +68,23 @@ class Multipliers:
             if name not in constants:
                 raise CodegenError(f"multiplier '{name}' must be a constant")
         stage, factors, shifts = plan_requantize(constants[m], constants[e], lo, hi, *x)
+        stage, shifts = common_form(stage, shifts, x)
         fill = int(shifts.reshape(-1)[0])
         for values, rest in ((factors, 0), (shifts, fill)):
             padded_values = np.pad(pad_channels(values, self.isa, rest), (0, beyond), constant_values=rest)
             self.args.append(self.program.constant(padded_values))
         return stage
+
+
+def common_form(stage: Requantize, shifts: Array, x: tuple[int, int]) -> tuple[Requantize, Array]:
+    """The same requantisation with its pre-shift raised to a common value where x allows, so that layers share kernels."""
+    if stage.exact64 or stage.clamp:
+        return stage, shifts
+    for pre in COMMON_PRE_SHIFTS:
+        fits = max(-x[0], x[1]) < 2 ** (31 - pre) and int(shifts.max()) + pre - stage.pre <= MAX_SHIFT
+        if pre >= stage.pre and fits:
+            return replace(stage, pre=pre), shifts + np.int32(pre - stage.pre)
+    return stage, shifts
 
 
 def lower_linear(program: Program, node: Node) -> None:
