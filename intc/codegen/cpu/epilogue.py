@@ -78,7 +78,7 @@ def plan_requantize(
     form = Requantize(lo, hi, per_channel, exact64=True)
     if pre == 0:
         form = Requantize(lo, hi, per_channel)
-    elif int(e.max()) + pre <= 62:
+    elif int(e.max()) + pre <= 62 and pre <= 30:
         bound = (1 << (31 - pre)) - 1
         half = [1 << (int(k) - 1) for k in e]
         top = [(bound * int(f) + h) >> int(k) for f, k, h in zip(m, e, half, strict=True)]

@@ -71,14 +71,11 @@ class Isa:
         """``acc + dot`` as int32 x lanes; ``a_word`` one int32 scalar of packed A, ``b`` lanes*group elements of B."""
         n, lanes = self.lanes * self.group, self.lanes
         if self.dot == "generic":
+            a_group = T.reinterpret(f"{self.a_dtype}x{self.group}", a_word)
             words, bits = T.Bind(T.reinterpret(f"int32x{lanes}", b)), 32 // self.group
             for g in range(self.group):
                 up, down = 32 - bits * (g + 1), 32 - bits
-                a = T.shift_left(a_word, tir.IntImm("int32", up))
-                if self.unsigned_a:
-                    a = T.cast(T.shift_right(T.cast(a, "uint32"), tir.IntImm("uint32", down)), "int32")
-                else:
-                    a = T.shift_right(a, tir.IntImm("int32", down))
+                a = T.cast(tir.Shuffle([a_group], [tir.IntImm("int32", g)]), "int32")
                 left = T.shift_left(words, tir.Broadcast(tir.IntImm("int32", up), lanes))
                 b_g = T.shift_right(left, tir.Broadcast(tir.IntImm("int32", down), lanes))
                 acc = acc + tir.Broadcast(a, lanes) * b_g
