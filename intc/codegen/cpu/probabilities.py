@@ -26,6 +26,8 @@ def score_parameters(m: int, e: int) -> NDArray[np.int32]:
     The distance is limited to ``bound`` and shifted left by ``pre``, so that the exponent reaches 33;
     whatever the limit changes lies beyond the cap.
     """
+    if m >> e > OCTAVES:
+        m, e = 2**30, 9  # one score unit reaches the cap either way
     form, ms, es = plan_requantize(np.array(m), np.array(e), 0, OCTAVES, 0, 2**31 - 1)
     assert not form.exact64
     bound = (1 << (31 - form.pre)) - 1
