@@ -170,7 +170,8 @@ MASKS = {
     "where scores or -inf": WIDE + "b = Cast<to=9>(w) s = Where(b, x, inf) y = Softmax(s)",
     "where -inf or scores": WIDE + "b = Equal(w, none) s = Where(b, inf, x) y = Softmax(s)",
     "expanded, NaN guarded": "b = Cast<to=9>(attention_mask) w = Unsqueeze(b, axes) d = Shape(x)"
-    " h = Expand(w, d) a = Where(h, zero, inf) s = Add(x, a) p = Softmax(s) n = IsNaN(p) y = Where(n, zero, p)",
+    " h = Expand(w, d) a = Where(h, zero, inf) s = Add(x, a) p = Softmax(s) n = IsNaN(p)"
+    " y = Where(n, zero, p)",
 }
 
 

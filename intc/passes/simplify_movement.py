@@ -56,6 +56,9 @@ def _reshape(b: Builder, node: Node, x: str) -> str | None:
             b.graph.type(base).shape, b.graph.type(split.output).shape, tuple(inner.op.perm), shape
         )
         if perm is not None:
+            before = _producer(b, base)
+            if before is not None and isinstance(before.op, Transpose):
+                base, perm = before.inputs[0], tuple(before.op.perm[i] for i in perm)
             return b.emit(Transpose(perm), base, name=node.output, source=node.source)
     scale = b.graph.values[node.inputs[0]].scale if node.inputs[0] in b.graph.values else None
     return b.emit(Reshape(shape), x, name=node.output, source=node.source, scale=scale)
