@@ -28,7 +28,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'intc' has no attribute '{name}'")
-    value = getattr(import_module(_HOMES[name]), name)
+    from intc.runtime.native import without_torch
+
+    with without_torch():
+        value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

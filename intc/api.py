@@ -15,8 +15,6 @@ from typing import Any, TypeAlias
 from numpy.typing import ArrayLike
 
 import intc
-from intc.artifact import schema, tensors
-from intc.artifact.container import Container
 from intc.artifact.schema import Manifest, Packed, Port, Program, Size
 from intc.artifact.writer import write_artifact
 from intc.calibration import collect, open_feeds
@@ -29,11 +27,11 @@ from intc.frontend import import_onnx
 from intc.ir.dims import Dim
 from intc.ir.graph import Graph
 from intc.ir.op import Array
-from intc.ir.text import parse_graph, print_graph, side_tensors
+from intc.ir.text import print_graph, side_tensors
 from intc.ir.verify import float_operators, float_values, verify
-from intc.ops import OPS
 from intc.passes import pipeline as phases
 from intc.passes.pipeline import Pipeline
+from intc.report.reading import read_graph
 from intc.runtime.session import Session
 
 Progress: TypeAlias = Callable[[str], None]
@@ -102,16 +100,6 @@ def open_module(path: str | os.PathLike[str], target: str | None = None) -> Modu
     manifest, graph = read_graph(path)
     lowered = lower(graph, target or manifest.target)
     return Module(graph, graph, lowered, tuple(p.name for p in manifest.outputs), dict(manifest.provenance))
-
-
-def read_graph(path: str | os.PathLike[str]) -> tuple[Manifest, Graph]:
-    """The manifest and the integer graph of an artifact, checked; no kernel is loaded."""
-    container = Container(Path(path))
-    manifest = schema.read_manifest(container)
-    container.check(manifest.members, schema.MANIFEST)
-    weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
-    text = bytes(container.member(schema.GRAPH)).decode()
-    return manifest, parse_graph(text, weights, OPS.values())
 
 
 @dataclass

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from intc import __version__
+import intc
 from intc.errors import CheckFailed, IntcError, UsageError
 
 Tell = Callable[[str], None]
@@ -66,7 +66,7 @@ def _fail(args: argparse.Namespace, error: BaseException, status: int, prefix: s
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = Parser(prog="intc", description="Integer-only inference compiler for transformers.")
-    parser.add_argument("--version", action="version", version=f"intc {__version__}")
+    parser.add_argument("--version", action="version", version=f"intc {intc.__version__}")
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
     _compile_arguments(_add(commands, "compile", compile_command, "ONNX model -> artifact", COMPILE_EXAMPLE))
     _run_arguments(_add(commands, "run", run_command, "run an artifact on an .npz file", RUN_EXAMPLE))
@@ -205,9 +205,7 @@ def compile_command(args: argparse.Namespace) -> int:
     output = args.output or args.model.with_suffix(".intc")
     with progress() as tell:
         tell("load the compiler")
-        from intc.api import compile
-
-        module = compile(
+        module = intc.compile(
             args.model,
             args.calibration,
             args.target,
@@ -221,8 +219,9 @@ def compile_command(args: argparse.Namespace) -> int:
         tell("write the artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
         module.save(output)
-    for graph in module.dumps.values():
-        print(graph)
+    dumps = {name: str(graph) for name, graph in module.dumps.items()}
+    if args.json != "-":
+        print("".join(dumps.values()), end="")
     if args.report:
         from intc.ir.display import graph_html, page
 
@@ -235,7 +234,8 @@ def compile_command(args: argparse.Namespace) -> int:
         "model_bytes": source,
         "target": target,
         "nodes": len(module.graph.nodes),
-        "kernels": len(module.prepared.nodes),
+        "fused_nodes": len(module.prepared.nodes),
+        "dumps": dumps,
     }
     text = f"{output}: {size:,} bytes for target {target}, {len(module.graph.nodes)} integer nodes"
     return _print(args, result, text)

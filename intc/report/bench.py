@@ -11,12 +11,12 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from intc.api import read_graph
 from intc.artifact.schema import Manifest
 from intc.errors import UsageError
 from intc.ir.dims import evaluate_shape
 from intc.ir.graph import Graph
 from intc.report.data import Feeds, random_feeds
+from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
 from intc.runtime import Session
 

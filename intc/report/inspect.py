@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from intc.api import read_graph
 from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Port
@@ -22,6 +21,7 @@ from intc.ir.text import diff_graphs, print_graph
 from intc.passes import pipeline as phases
 from intc.passes.base import Snapshot
 from intc.passes.pipeline import Pipeline
+from intc.report.reading import read_graph
 
 
 def graph_of(

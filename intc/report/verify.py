@@ -14,12 +14,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.api import read_graph
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest
 from intc.ir.graph import Graph, Value, dequantize, quantize_feed
 from intc.ir.verify import float_operators, float_values
 from intc.report.data import Feeds, batches, count
+from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
 from intc.runtime import Session
 

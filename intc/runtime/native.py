@@ -9,8 +9,9 @@ import platform
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -61,22 +62,28 @@ def check_cpu(path: Path, target: str, features: Iterable[str]) -> None:
         )
 
 
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Imports of torch fail inside, unless the program has loaded it already.
+
+    ``tvm_ffi`` and ``tvm`` import torch wherever it is installed: that takes seconds and is of no use here.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
 @cache
 def ffi() -> Any:
-    """The ``tvm_ffi`` module, with TVM's runtime library loaded for all libraries that follow.
-
-    ``tvm_ffi`` imports torch where that is installed, which takes seconds and is of no use here: it is held
-    back during the import unless the program has loaded it already.
-    """
+    """The ``tvm_ffi`` module, with TVM's runtime library loaded for all libraries that follow."""
     os.environ.setdefault("TVM_BIND_THREADS", "0")  # concurrent callers must not share one core
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
+    with without_torch():
         import tvm_ffi
-    finally:
-        if hide:
-            del sys.modules["torch"]
     ctypes.CDLL(str(_runtime_library()), ctypes.RTLD_GLOBAL)
     return tvm_ffi
 
