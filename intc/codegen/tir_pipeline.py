@@ -23,7 +23,9 @@ def _kernel_pipeline() -> Any:
     @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
     def run(module: Any, _context: Any) -> Any:
         passes = [
+            tirx.transform.StmtSimplify(),  # before anything else: LLVM vectorises the indices it leaves far better
             tirx.transform.FlattenBuffer(),
+            tirx.transform.NarrowDataType(32),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.UnrollLoop(),
             tirx.transform.VerifyMemory(),
