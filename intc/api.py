@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 import intc
@@ -20,7 +21,7 @@ from intc.artifact.writer import write_artifact
 from intc.calibration import collect, open_feeds
 from intc.calibration.readers import Feeds
 from intc.codegen.lower import Lowered, lower
-from intc.codegen.program import Layout
+from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
 from intc.errors import UsageError
 from intc.frontend import import_onnx
@@ -28,6 +29,7 @@ from intc.ir.dims import Dim
 from intc.ir.graph import Graph
 from intc.ir.op import Array
 from intc.ir.text import print_graph, side_tensors
+from intc.ir.types import narrowest
 from intc.ir.verify import float_operators, float_values, verify
 from intc.passes import pipeline as phases
 from intc.passes.pipeline import Pipeline
@@ -121,14 +123,9 @@ class Module:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artifact; ``path`` is replaced in one step once all is written."""
-        weights = side_tensors(self.prepared)
-        packed = []
-        for number, constant in enumerate(self.lowered.constants):
-            if constant.name in weights:
-                packed.append(_packed(constant.name, constant.layout))
-            else:
-                weights[f"{DERIVED}{number}"] = constant.array
-                packed.append(Packed(f"{DERIVED}{number}"))
+        graph = _without_inner_scales(self.prepared)
+        weights = side_tensors(graph)
+        packed = _packed(self.lowered.constants, weights)
         manifest = Manifest(
             inputs=tuple(_port(self.prepared, name) for name in self.prepared.inputs),
             outputs=tuple(
@@ -138,11 +135,11 @@ class Module:
             symbols=self.lowered.symbols,
             target=self.lowered.target.name,
             features=tuple(self.lowered.features),
-            program=Program("main", _sizes(self.lowered.slots), _sizes(self.lowered.scratch), tuple(packed)),
+            program=Program("main", _sizes(self.lowered.slots), _sizes(self.lowered.scratch), packed),
             provenance={**self.provenance, **_producer()},
         )
-        text = print_graph(self.prepared)
-        write_artifact(path, manifest, text, weights, self.lowered.library, certificate(self.prepared))
+        narrow = {name: narrowed(array) for name, array in weights.items()}
+        write_artifact(path, manifest, print_graph(graph), narrow, self.lowered.library, certificate(graph))
 
     def run(
         self, output_names: Sequence[str] | None, feeds: Mapping[str, ArrayLike], *, raw: bool = False
@@ -179,10 +176,39 @@ def certificate(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _packed(name: str, layout: Layout | None) -> Packed:
-    if layout is None:
-        return Packed(name)
-    return Packed(name, layout.pad, layout.reshape, layout.perm, layout.dtype)
+def narrowed(array: Array) -> Array:
+    """``array`` in the smallest signed element type that holds its integers; unchanged if that is its own."""
+    if array.dtype.kind != "i" or not array.size:
+        return array
+    smallest = np.dtype(narrowest(int(array.min()), int(array.max())))
+    return array.astype(smallest) if smallest.itemsize < array.dtype.itemsize else array
+
+
+def _without_inner_scales(graph: Graph) -> Graph:
+    """``graph`` without per-channel scales inside: its meaning needs those of inputs and outputs alone."""
+    ports = {*graph.inputs, *graph.outputs}
+    values = {
+        name: replace(v, scale=None) if isinstance(v.scale, tuple) and name not in ports else v
+        for name, v in graph.values.items()
+    }
+    return replace(graph, values=values)
+
+
+def _packed(constants: Sequence[Constant], weights: dict[str, Array]) -> tuple[Packed, ...]:
+    """The blob's entries; constants that are no tensor of ``weights`` are added to it, equal bytes once."""
+    known = {(a.dtype.str, a.tobytes()): n for n, a in weights.items() if a.dtype != np.int8}
+    entries = []
+    for number, constant in enumerate(constants):
+        layout, array = constant.layout, constant.array
+        if constant.name in weights and layout is not None:
+            entries.append(Packed(constant.name, layout.pad, layout.reshape, layout.perm, layout.dtype))
+            continue
+        name = constant.name if constant.name in weights else f"{DERIVED}{number}"
+        if name not in weights:
+            name = known.setdefault((array.dtype.str, array.tobytes()), name)
+            weights.setdefault(name, array)
+        entries.append(Packed(name, dtype=array.dtype.name))
+    return tuple(entries)
 
 
 def _port(graph: Graph, name: str) -> Port:

@@ -199,8 +199,6 @@ def compile_command(args: argparse.Namespace) -> int:
             f"{args.model}: no calibration data; give --calibration data.npz (one array per input, samples "
             "along axis 0), or --calibration random for trials of speed only"
         )
-    if args.calibration == "random":
-        print("intc: warning: ranges come from random data; results will not be accurate", file=sys.stderr)
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".intc")
     with progress() as tell:
@@ -219,6 +217,8 @@ def compile_command(args: argparse.Namespace) -> int:
         tell("write the artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
         module.save(output)
+    if args.calibration == "random":
+        print("intc: warning: ranges come from random data; results will not be accurate", file=sys.stderr)
     dumps = {name: str(graph) for name, graph in module.dumps.items()}
     if args.json != "-":
         print("".join(dumps.values()), end="")

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import intc
-from intc.api import open_module
+from intc.api import narrowed, open_module
 from intc.artifact import container, schema, tensors
 from intc.artifact.container import Container
 from intc.errors import ArtifactCorrupt, ArtifactError, ArtifactVersion, UsageError, WrongTarget
@@ -90,6 +90,26 @@ def test_the_graph_can_be_compiled_again(artifact: Path, tmp_path: Path) -> None
         feeds = small_feeds(5)
         for ours, exact in zip(module.run(None, feeds), small_graph().evaluate(feeds), strict=True):
             np.testing.assert_array_equal(ours, exact)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "bool", "float32"])
+def test_narrowed_constants_keep_their_values(dtype: str) -> None:
+    limits = np.iinfo(dtype) if dtype[0] in "iu" else None
+    for lo, hi in (
+        (0, 1),
+        (-5, 127),
+        (0, 200),
+        (-300, 5),
+        (-70000, 3),
+        (limits and limits.min, limits and limits.max),
+    ):
+        if limits is None or lo < limits.min or hi > limits.max:
+            continue
+        array = np.array([lo, hi], dtype)
+        small = narrowed(array)
+        np.testing.assert_array_equal(small.astype(dtype), array)
+        assert np.can_cast(small.dtype, array.dtype)
+        assert small.nbytes <= array.nbytes
 
 
 def test_failed_writes_leave_nothing(tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ def diff_graphs(before: Graph, after: Graph, context: int = 1) -> str:
 def parse_graph(text: str, tensors: Mapping[str, Array], operators: Iterable[type[Op]]) -> Graph:
     """The graph that ``text`` describes, verified; GraphError names the line that does not fit.
 
-    ``tensors`` is the side table of :func:`side_tensors`; ``operators`` are the classes that may occur.
+    ``tensors`` is the side table of :func:`side_tensors`, in which integers may have a narrower type that
+    holds them; ``operators`` are the classes that may occur.
     """
     lines = text.split("\n")
     if lines[0].strip() != HEADER:
@@ -310,7 +311,9 @@ def _tensor(tensors: Mapping[str, Array], key: str) -> Array:
 
 def _constant(cursor: _Cursor, value: Value, tensors: Mapping[str, Array]) -> Array:
     if not cursor.accept("= ["):
-        return _tensor(tensors, value.name)
+        array = _tensor(tensors, value.name)
+        narrower = array.dtype.kind in "iu" and np.can_cast(array.dtype, value.type.dtype)
+        return array.astype(value.type.dtype) if narrower else array
     numbers = cursor.items("]", lambda: _number(cursor.take(r"[^,\]]+", "a number").strip()))
     try:
         return np.asarray(numbers, value.type.dtype).reshape(dims.evaluate_shape(value.type.shape, {}))

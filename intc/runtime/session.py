@@ -187,10 +187,13 @@ def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -
 
 
 def _pack_one(entry: Packed, array: Array, place: Array) -> None:
+    dtype = np.dtype(entry.dtype or array.dtype)
     if not entry.reshape:
-        place[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        place.view(dtype)[:] = array.reshape(-1)
         return
     if any(entry.pad):
         array = np.pad(array, [(0, p) for p in entry.pad])
     ordered: Any = array.reshape(entry.reshape).transpose(entry.perm)
-    np.copyto(place.view(entry.dtype or array.dtype).reshape(ordered.shape), ordered)
+    packed = place.view(dtype).reshape(ordered.shape)
+    for i in range(ordered.shape[-1]):  # numpy is slow where the innermost axis is short, as it is here
+        packed[..., i] = ordered[..., i]
