@@ -6,9 +6,11 @@ Sizes are an ``int`` or the text of a polynomial over the manifest's symbols, su
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -129,12 +131,23 @@ def size_value(size: Size, env: Mapping[str, int]) -> int:
     if isinstance(size, int):
         return size
     total = 0
-    for sign, term in TERM.findall(size.replace(" ", "")):
-        value = -1 if sign == "-" else 1
-        for factor in term.split("*"):
-            value *= int(factor) if factor.isdigit() else env[factor]
-        total += value
+    for coefficient, names in _terms(size):
+        for name in names:
+            coefficient *= env[name]
+        total += coefficient
     return total
+
+
+@lru_cache(1024)
+def _terms(size: str) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """The polynomial as (coefficient, symbols) pairs."""
+    out = []
+    for sign, term in TERM.findall(size.replace(" ", "")):
+        factors = term.split("*")
+        numbers = [int(f) for f in factors if f.isdigit()]
+        names = tuple(f for f in factors if not f.isdigit())
+        out.append((math.prod(numbers, start=-1 if sign == "-" else 1), names))
+    return tuple(out)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

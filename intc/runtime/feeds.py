@@ -76,7 +76,11 @@ def integers(port: Port, array: Array) -> Array:
         if low < port.lo or high > port.hi:
             found = low if low < port.lo else high
             raise FeedError(f"input '{port.name}' holds {found}, outside [{port.lo}, {port.hi}]")
-    usable = array.dtype == port.dtype and array.flags.c_contiguous and array.ctypes.data % ALIGN == 0
+    usable = (
+        array.dtype == port.dtype
+        and array.flags.c_contiguous
+        and array.__array_interface__["data"][0] % ALIGN == 0
+    )
     if usable:
         return array
     out = aligned_like(array.shape, port.dtype)

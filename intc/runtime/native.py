@@ -28,7 +28,7 @@ LIBRARIES: Final = ("libtvm_runtime.so", "libtvm_runtime.dylib", "tvm_runtime.dl
 def aligned(nbytes: int) -> NDArray[np.uint8]:
     """``nbytes`` (at least one) uninitialised bytes at a multiple of :data:`ALIGN`."""
     raw = np.empty(nbytes + ALIGN, np.uint8)
-    start = -raw.ctypes.data % ALIGN
+    start = -raw.__array_interface__["data"][0] % ALIGN
     return raw[start : start + nbytes]
 
 

@@ -32,6 +32,7 @@ ONNX_TYPES: Final = {
     "int64": "tensor(int64)",
 }
 KEPT_ARENAS: Final = 4
+KEPT_SIZES: Final = 256
 MAX_THREADS: Final = 1024
 
 
@@ -81,6 +82,7 @@ class Session:
         code = container.member(self.manifest.kernels)
         self._main = native.load_kernels(self.path, code, self.manifest.program.entry)
         self._arenas: list[Array] = []
+        self._arena_sizes: dict[tuple[int, ...], int] = {}
         self._lock = threading.Lock()
 
     def get_inputs(self) -> list[Port]:
@@ -117,7 +119,12 @@ class Session:
         return names.index(name)
 
     def _call(self, inputs: list[Array], outputs: list[Array], env: Mapping[str, int]) -> None:
-        arena = self._take_arena(self.arena_bytes(env))
+        key = tuple(env.values())
+        if key not in self._arena_sizes:
+            if len(self._arena_sizes) >= KEPT_SIZES:
+                self._arena_sizes.clear()
+            self._arena_sizes[key] = self.arena_bytes(env)
+        arena = self._take_arena(self._arena_sizes[key])
         addresses = (_address(a) for a in (self._constants, arena, *inputs, *outputs))
         try:
             sizes = (env[s] for s in self.manifest.symbols)
@@ -153,7 +160,7 @@ def _round_up(size: int) -> int:
 
 
 def _address(array: Array) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+    return ctypes.c_void_p(array.__array_interface__["data"][0])
 
 
 def _public(port: schema.Port) -> Port:

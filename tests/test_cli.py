@@ -1,0 +1,236 @@
+"""The program: every command on the digits transformer, and one line for every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import intc
+
+ROOT = Path(intc.__file__).parents[1]
+MODEL = ROOT / "examples" / "digits" / "digits_vit.onnx"
+
+
+def run(*args: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "intc", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data.npz (like digits: 24 images) and digits.intc, compiled by the program."""
+    folder = tmp_path_factory.mktemp("digits")
+    pixels = np.clip(np.random.default_rng(0).normal(-0.4, 0.7, (24, 1, 8, 8)), -1, 1)
+    np.savez(folder / "data.npz", input=(np.round(pixels * 8) / 8).astype(np.float32))
+    command = ["compile", MODEL, "-o", folder / "new" / "digits.intc", "--calibration", folder / "data.npz"]
+    done = run(*command, "--report", folder / "report.html", "--dump-after", "fuse_linear", "--json")
+    assert done.stderr == ""
+    result = json.loads(done.stdout)
+    assert result["bytes"] == (folder / "new" / "digits.intc").stat().st_size
+    assert result["dumps"]["fuse_linear"].startswith("intc graph 1")
+    assert "<table" in (folder / "report.html").read_text()
+    return (folder / "new" / "digits.intc").rename(folder / "digits.intc").parent
+
+
+def test_run_equals_the_session(digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "y.npz"
+    session = intc.load(digits / "digits.intc")
+    data = dict(np.load(digits / "data.npz"))
+    for flags, raw in (([], False), (["--raw", "--batch", 5, "--threads", 2], True)):
+        run("run", digits / "digits.intc", "--inputs", digits / "data.npz", "--outputs", out, *flags)
+        np.testing.assert_array_equal(np.load(out)["logits"], session.run(None, data, raw=raw)[0])
+
+
+def test_verify_passes_and_measures(digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "v.json"
+    command = [
+        "verify",
+        digits / "digits.intc",
+        "--data",
+        digits / "data.npz",
+        "--model",
+        MODEL,
+        "--json",
+        out,
+    ]
+    assert "PASSED on 24 sample(s)" in run(*command).stdout
+    result = json.loads(out.read_text())
+    assert result["passed"]
+    assert result["bit_exact"]
+    assert result["float_free"]
+    assert result["overflow_free"]
+    assert {(r["threads"], r["batch"]) for r in result["runs"]} == {(1, 16), (1, 1), (2, 16), (2, 1)}
+    assert result["fidelity"]["logits"]["cosine_mean"] > 0.99
+
+
+def test_verify_fails_on_wrong_kernels(digits: Path, tmp_path: Path) -> None:
+    """A constant that only the kernels read is altered and the file sealed again: verify must see it."""
+    from intc.api import DERIVED
+    from intc.artifact import schema, tensors
+    from intc.artifact.container import Container
+    from intc.artifact.writer import write_artifact
+    from intc.report.reading import read_graph
+
+    container = Container(digits / "digits.intc")
+    manifest, _ = read_graph(digits / "digits.intc")
+    weights = {n: a.copy() for n, a in tensors.decode(container.member(schema.WEIGHTS), "").items()}
+    for name in weights:
+        if name.startswith(DERIVED) and weights[name].dtype == np.int32:
+            weights[name] //= 2
+    parts = (container.member(n) for n in (schema.GRAPH, manifest.kernels, schema.CERTIFICATE))
+    graph, kernels, certificate = (bytes(p) for p in parts)
+    bad = tmp_path / "bad.intc"
+    write_artifact(bad, manifest, graph.decode(), weights, kernels, json.loads(certificate))
+    done = run("verify", bad, "--data", digits / "data.npz", status=1)
+    assert "FAILED" in done.stdout
+    assert "DIFFERENT elements" in done.stdout
+
+
+def test_bench_compares(digits: Path) -> None:
+    command = ["bench", digits / "digits.intc", "--vs", MODEL, "--batch", 2, "--seconds", 0.2, "--json"]
+    result = json.loads(run(*command).stdout)
+    assert set(result["engines"]) == {"intc", "onnxruntime"}
+    assert result["sizes"] == {"batch": 2}
+    assert result["speedup"]["onnxruntime"] > 0
+    text = run(
+        "bench", digits / "digits.intc", "--seconds", 0.1, "--no-peak", "--inputs", digits / "data.npz"
+    ).stdout
+    assert "median ms" in text
+
+
+def test_inspect_and_info(digits: Path, tmp_path: Path) -> None:
+    text = run("inspect", digits / "digits.intc").stdout
+    assert text.startswith("intc graph 1\n")
+    assert "linear(" in text
+    assert "float32" in run("inspect", MODEL).stdout
+    assert "+%" in run("inspect", MODEL, "--after", "recover_gelu", "--diff").stdout
+    run(
+        "inspect",
+        MODEL,
+        "--after",
+        "fuse_linear",
+        "--calibration",
+        digits / "data.npz",
+        "--html",
+        tmp_path / "g.html",
+    )
+    assert (tmp_path / "g.html").read_text().startswith("<!doctype html>")
+    info = json.loads(run("info", digits / "digits.intc", "--json").stdout)
+    assert info["digest"] == intc.load(digits / "digits.intc").digest
+    assert info["outputs"][0]["name"] == "logits"
+    assert info["provenance"]["model"] == "digits_vit.onnx"
+
+
+def tiny_model(folder: Path, op: str, name: str) -> Path:
+    """``y = op(x @ w)`` with a symbolic batch."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+    w = helper.make_tensor("w", TensorProto.FLOAT, [4, 4], np.eye(4).ravel())
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node(op, ["h"], ["y"], name="wave")]
+    graph = helper.make_graph(nodes, "g", [x], [y], [w])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), folder / name
+    )
+    return folder / name
+
+
+def test_random_calibration_is_asked_for_and_warned_of(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path, "Relu", "relu.onnx")
+    done = run("compile", model, "--calibration", "random", "--dump-after", "integerise")
+    assert done.stderr.startswith("intc: warning: ranges come from random data")
+    assert done.stdout.startswith("intc graph 1\n")
+    first = (tmp_path / "relu.intc").read_bytes()
+    run("compile", model, "--calibration", "random", "-o", tmp_path / "again.intc")
+    assert (tmp_path / "again.intc").read_bytes() == first
+
+
+def test_help_has_examples() -> None:
+    for command in ("compile", "run", "verify", "bench", "inspect", "info"):
+        assert "example" in run(command, "--help").stdout
+
+
+@pytest.fixture
+def bad(digits: Path, tmp_path: Path) -> dict[str, Path]:
+    """Files of every bad kind."""
+    data = np.load(digits / "data.npz")["input"]
+    np.savez(tmp_path / "nan.npz", input=np.where(data > 0, np.nan, data))
+    np.savez(tmp_path / "shape.npz", input=data[:, :, :4])
+    np.savez(tmp_path / "name.npz", pixels=data)
+    np.savez(tmp_path / "more.npz", input=data, more=data)
+    np.savez(tmp_path / "empty.npz", input=data[:0])
+    np.savez(tmp_path / "object.npz", input=np.array([None, 1], dtype=object))
+    (tmp_path / "text.npz").write_text("not a zip")
+    (tmp_path / "broken.onnx").write_bytes(MODEL.read_bytes()[:1000])
+    (tmp_path / "cut.intc").write_bytes((digits / "digits.intc").read_bytes()[:-100])
+    tiny_model(tmp_path, "Sin", "sin.onnx")
+    files = {p.name: p for p in tmp_path.iterdir()}
+    return {**files, "model": MODEL, "artifact": digits / "digits.intc", "data": digits / "data.npz"}
+
+
+BAD = {
+    "no calibration": ("compile {model} -o {out}", "no calibration data"),
+    "no model": ("compile none.onnx -o {out} --calibration {data}", "none.onnx: no such file"),
+    "no calibration file": ("compile {model} -o {out} --calibration none.npz", "none.npz: no such file"),
+    "broken model": ("compile {broken.onnx} -o {out} --calibration {data}", "broken.onnx"),
+    "unsupported": ("compile {sin.onnx} -o {out} --calibration random", "node 'wave' (Sin)"),
+    "target": ("compile {model} -o {out} --calibration {data} --target z80", "target 'z80'"),
+    "approximation": ("compile {model} -o {out} --calibration {data} --approximation x", "approximation 'x'"),
+    "bits": ("compile {model} -o {out} --calibration {data} --bits 4", "bits=4"),
+    "calibrator": ("compile {model} -o {out} --calibration {data} --calibrator x", "calibrator 'x'"),
+    "dump": ("compile {model} -o {out} --calibration {data} --dump-after x", "no pass 'x'"),
+    "nan calibration": ("compile {model} -o {out} --calibration {nan.npz}", "NaN"),
+    "shape": ("compile {model} -o {out} --calibration {shape.npz}", "input 'input' has shape"),
+    "name": ("compile {model} -o {out} --calibration {name.npz}", "input 'input' is missing"),
+    "empty": ("compile {model} -o {out} --calibration {empty.npz}", "empty"),
+    "pickles": ("compile {model} -o {out} --calibration {object.npz}", "object.npz"),
+    "no zip": ("compile {model} -o {out} --calibration {text.npz}", "text.npz"),
+    "run cut": ("run {cut.intc} --inputs {data} --outputs {out}", "truncated"),
+    "run onnx": ("run {model} --inputs {data} --outputs {out}", "not an intc artifact"),
+    "run nan": ("run {artifact} --inputs {nan.npz} --outputs {out}", "NaN"),
+    "run shape": ("run {artifact} --inputs {shape.npz} --outputs {out}", "has shape"),
+    "run name": ("run {artifact} --inputs {name.npz} --outputs {out}", "'pixels' is not an input"),
+    "run more": ("run {artifact} --inputs {more.npz} --outputs {out}", "'more' is not an input"),
+    "run empty": ("run {artifact} --inputs {empty.npz} --outputs {out}", "no samples"),
+    "run pickles": ("run {artifact} --inputs {object.npz} --outputs {out}", "object.npz: not a readable"),
+    "run nothing": ("run {artifact} --inputs none.npz --outputs {out}", "none.npz: no such file"),
+    "run threads": ("run {artifact} --inputs {data} --outputs {out} --threads 0", "threads=0"),
+    "verify name": ("verify {artifact} --data {name.npz}", "input 'input' is missing"),
+    "verify model": (
+        "verify {artifact} --data {data} --model {broken.onnx}",
+        "broken.onnx: onnxruntime cannot",
+    ),
+    "bench engine": ("bench {artifact} --vs {model} --engines mxnet", "engine 'mxnet'"),
+    "bench size": ("bench {artifact} --size seq=3", "size 'seq' is not a symbol"),
+    "inspect pass": ("inspect {model} --after x", "no pass 'x'"),
+    "inspect artifact pass": ("inspect {artifact} --after fuse_linear", "--after needs the ONNX file"),
+    "info": ("info none.intc", "none.intc: no such file"),
+    "usage": ("run {artifact}", "--inputs"),
+    "command": ("fly", "invalid choice"),
+    "nothing": ("", "COMMAND"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_status_2(bad: dict[str, Path], tmp_path: Path, case: str) -> None:
+    command, message = BAD[case]
+    for name, path in {**bad, "out": tmp_path / "out"}.items():
+        command = command.replace(f"{{{name}}}", str(path))
+    done = run(*command.split(), status=2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("info", "none.intc", "--debug", status=2)
+    assert "Traceback" in done.stderr
