@@ -1,4 +1,4 @@
-"""Builds single kernels behind a ``main`` and calls them on numpy arrays, for the tests of the hot kernels."""
+"""Builds single kernels behind a ``main`` and calls them on numpy arrays."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.isa import ISAS, Isa
 from intc.codegen.targets import TARGETS, host_features, native
+from intc.codegen.tir_pipeline import KERNELS
 
 Call = Callable[..., None]
 CANARY = 64
@@ -48,8 +49,8 @@ def compile_kernel(
 ) -> Any:
     """The compiled module whose ``main`` calls ``kernel``; names without a dtype are int32 numbers.
 
-    With ``parallel`` threads, ``main`` splits the tasks [begin, end) over a ``T.parallel`` loop, and ``scratch`` holds
-    ``parallel`` areas of the number of bytes given by one more, last argument.
+    With ``parallel`` threads, ``main`` splits the tasks [begin, end) over a ``T.parallel`` loop, and
+    ``scratch`` holds ``parallel`` areas of the number of bytes given by one more, last argument.
     """
     variable = tvm.ir.GlobalVar(
         str(kernel.attrs["global_symbol"]) if "global_symbol" in kernel.attrs else "kernel"
@@ -71,7 +72,7 @@ def compile_kernel(
                     T.evaluate(T._call_global(variable, *inner.values()))
     main = builder.get().with_attr("global_symbol", "main")
     module = tvm.IRModule({variable: kernel, tvm.ir.GlobalVar("main"): main})
-    return tvm.compile(module, target=(target or native()).tvm(), tir_pipeline="tirx")
+    return tvm.compile(module, target=(target or native()).tvm(), tir_pipeline=KERNELS)
 
 
 def call(module: Any, *arguments: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -86,10 +87,10 @@ class Case:
         masks, strides = self._mask(mask, sk)
         tasks = attention_tasks(self.spec, b, sq)
         cuts = [*range(0, tasks, split or tasks), tasks]
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in pairwise(cuts):
             call(
-                self.module, x, (y, width), (y, 2 * width), *masks, *self.params, out, scratch, sq, sk, *strides,
-                begin, end, *([area] if self.parallel else []),
+                self.module, x, (y, width), (y, 2 * width), *masks, *self.params, out, scratch,
+                sq, sk, *strides, begin, end, *([area] if self.parallel else []),
             )  # fmt: skip
         assert intact(out)
         assert intact(scratch)

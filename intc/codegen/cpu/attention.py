@@ -17,7 +17,7 @@ from tvm.tirx.script.builder import ir as T
 from intc.codegen.cpu.epilogue import Requantize
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.probabilities import RowSoftmax
-from intc.codegen.cpu.tile import as_a, as_b, emit_pack_rows, emit_store, emit_tile, for_row_tiles
+from intc.codegen.cpu.tile import Output, as_a, as_b, emit_pack_rows, emit_store, emit_tile, for_row_tiles
 from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, shuffle
 from intc.errors import CodegenError
 
@@ -246,21 +246,11 @@ class _Attention:
             def start(vector: int) -> Any:
                 return self.words[ramp(lay.start + column + vector * isa.lanes, isa.lanes)]
 
-            def tile(size: int, first: Any) -> None:
-                emit_tile(
-                    isa,
-                    size,
-                    self.words,
-                    lay.q + first * lay.q_stride,
-                    lay.q_stride,
-                    self.b,
-                    b_base,
-                    lay.words,
-                    start,
-                    self.words,
-                    lay.scores + first * lay.keys + column,
-                    lay.keys,
-                )
+            def tile(size: int, first: Any, _: Any) -> None:
+                a_base = T.Bind(lay.q + first * lay.q_stride)
+                to, stride = T.Bind(lay.scores + first * lay.keys + column), lay.keys
+                a, words = self.words, lay.words
+                emit_tile(isa, size, a, a_base, lay.q_stride, self.b, b_base, words, start, a, to, stride)
 
             for_row_tiles(isa, count, tile)
 
@@ -278,43 +268,26 @@ class _Attention:
         parameters = {"m0": self.at["m"], "e0": self.at["e"]}
         full = spec.head_dim // isa.columns
 
+        def zero(_: int) -> Any:
+            return const(0, isa.lanes)
+
         def emit(panel: Any, valid: int) -> None:
             column = T.Bind(panel * isa.columns)
             b_base = T.Bind((lay.v + column * lay.value_words) * (4 // isa.b_bytes))
 
-            def tile(size: int, first: Any) -> None:
-                emit_tile(
-                    isa,
-                    size,
-                    self.words,
-                    lay.p + first * lay.p_stride,
-                    lay.p_stride,
-                    self.b,
-                    b_base,
-                    lay.value_words,
-                    lambda _: const(0, isa.lanes),
-                    self.words,
-                    lay.acc,
-                    isa.columns,
-                )
-                for at in range(0, valid, isa.epilogue):
-                    channel = T.Bind(head * spec.head_dim + column + at)
-                    out = T.Bind((batch * self.sq + row + first) * spec.out_stride + channel)
-                    emit_store(
-                        isa,
-                        (spec.output,),
-                        parameters,
-                        self.words,
-                        lay.acc + at,
-                        self.at["out"],
-                        "int8",
-                        size,
-                        min(isa.epilogue, valid - at),
-                        channel,
-                        place=lambda r, out=out: out + r * spec.out_stride,  # type: ignore[misc]
-                    )
+            def tile(size: int, first: Any, r: Any) -> None:
+                a, a_base = self.words, T.Bind(lay.p + first * lay.p_stride)
+                to, words = T.Bind(lay.acc + r * isa.columns), lay.value_words
+                emit_tile(isa, size, a, a_base, lay.p_stride, self.b, b_base, words, zero, a, to, isa.columns)
 
-            for_row_tiles(isa, count, tile)
+            def after(first: Any, size: Any) -> None:
+                channel = T.Bind(head * spec.head_dim + column)
+                base = T.Bind((batch * self.sq + row + first) * spec.out_stride + channel)
+                stages, out = (spec.output,), self.at["out"]
+                to = Output(stages, parameters, out, "int8", channel, lambda r: base + r * spec.out_stride)
+                emit_store(isa, self.words, lay.acc, size, valid, to)
+
+            for_row_tiles(isa, count, tile, after)
 
         if full:
             with T.serial(0, full) as whole:

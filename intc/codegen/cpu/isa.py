@@ -1,9 +1,9 @@
-"""The instruction sets that a CPU kernel can be generated for, reduced to what a register tile needs to know.
+"""The instruction sets that a CPU kernel can be generated for, reduced to what a register tile needs.
 
-One dot step of a tile multiplies, for each of ``lanes`` columns, ``group`` consecutive values of a row of A with as many
-of a column of B, and adds the sum to an int32 lane: ``vpdpbusd`` (4 x u8*s8) or ``vpmaddwd`` (2 x s16*s16). Both fill
-exactly 32 bits per lane, so every instruction set shares one operand layout, counted in 32-bit words. ``vpmaddubsw`` is
-never used: it saturates.
+One dot step of a tile multiplies, for each of ``lanes`` columns, ``group`` consecutive values of a row of A
+with as many of a column of B, and adds the sum to an int32 lane: ``vpdpbusd`` (4 x u8*s8) or ``vpmaddwd``
+(2 x s16*s16). Both fill exactly 32 bits per lane, so every instruction set shares one operand layout, counted
+in 32-bit words. ``vpmaddubsw`` is never used: it saturates.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _INTRINSIC: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Isa:
-    """``rows x (vectors * lanes)`` is the register tile; ``a_dtype``/``b_dtype`` are the packed operands' elements.
+    """``rows x (vectors * lanes)`` is the register tile; ``a_dtype``, ``b_dtype`` are packed elements.
 
     ``epilogue`` is the vector width (int32 lanes) of element-wise code, a divisor of the tile's columns.
     ``even_odd`` selects 64-bit products on even and odd lanes (x86 ``pmuldq``) instead of plain widening.
@@ -68,7 +68,7 @@ class Isa:
         return replace(self, name=f"{self.name}-generic", dot="generic")
 
     def emit_dot(self, acc: Any, a_word: Any, b: Any) -> Any:
-        """``acc + dot`` as int32 x lanes; ``a_word`` one int32 scalar of packed A, ``b`` lanes*group elements of B."""
+        """``acc + dot`` as int32 x lanes: one int32 word of packed A, ``lanes * group`` elements of B."""
         n, lanes = self.lanes * self.group, self.lanes
         if self.dot == "generic":
             a_group = T.reinterpret(f"{self.a_dtype}x{self.group}", a_word)
@@ -96,6 +96,6 @@ class Isa:
 AVX512_VNNI: Final = Isa("avx512-vnni", "vpdpbusd.512", 16, 4, "uint8", "int8", 6, 4, 16)
 AVX512: Final = Isa("avx512", "vpmaddwd.512", 16, 2, "int16", "int16", 6, 4, 16)
 AVX2: Final = Isa("avx2", "vpmaddwd.256", 8, 2, "int16", "int16", 6, 2, 16)
-SSE4: Final = Isa("sse4", "vpmaddwd.128", 4, 2, "int16", "int16", 6, 2, 8)
+SSE4: Final = Isa("sse4", "vpmaddwd.128", 4, 2, "int16", "int16", 4, 2, 8)
 PORTABLE: Final = Isa("portable", "generic", 4, 2, "int16", "int16", 4, 2, 8, even_odd=False)
 ISAS: Final[dict[str, Isa]] = {isa.name: isa for isa in (AVX512_VNNI, AVX512, AVX2, SSE4, PORTABLE)}

@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.epilogue import Residual, Stage, stage_arguments
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.tile import as_a, emit_pack_rows, emit_store, emit_tile, for_row_tiles
+from intc.codegen.cpu.tile import Output, as_a, emit_pack_rows, emit_store, emit_tile, for_row_tiles
 from intc.codegen.cpu.vector import buffer, pointer, ramp
 from intc.errors import CodegenError
 
@@ -196,42 +196,27 @@ class _Linear:
         def start(v: int) -> Any:
             return self.bias[ramp(column + v * isa.lanes, isa.lanes)]
 
-        def tile(size: int, row: Any) -> None:
+        def tile(size: int, row: Any, r: Any) -> None:
+            a_base, out_base = T.Bind(row * self.stride), T.Bind(r * isa.columns + self.acc_base)
+            a, words = self.words, isa.words(self.spec.k)
             emit_tile(
-                isa,
-                size,
-                self.words,
-                row * self.stride,
-                self.stride,
-                self.w,
-                b_base,
-                isa.words(self.spec.k),
-                start,
-                self.words,
-                self.acc_base,
-                isa.columns,
+                isa, size, a, a_base, self.stride, self.w, b_base, words, start, a, out_base, isa.columns
             )
-            for at in range(0, valid, isa.epilogue):
-                self._store(size, first + row, column, at, min(isa.epilogue, valid - at))
 
-        for_row_tiles(isa, count, tile)
+        def after(row: Any, size: Any) -> None:
+            spec, top = self.spec, T.Bind(first + row)
+            to = Output(
+                spec.stages,
+                self.extra,
+                self.out,
+                spec.out_dtype,
+                column,
+                place=lambda r: (top + r) * self.out_stride + column,
+                beside=lambda r: (top + r) * spec.n + column,
+            )
+            emit_store(isa, self.words, self.acc_base, size, valid, to)
 
-    def _store(self, size: int, row: Any, column: Any, at: int, valid: int) -> None:
-        """Stages and stores of ``size`` rows by ``valid`` columns from ``column + at``."""
-        emit_store(
-            self.isa,
-            self.spec.stages,
-            self.extra,
-            self.words,
-            self.acc_base + at,
-            self.out,
-            self.spec.out_dtype,
-            size,
-            valid,
-            T.Bind(column + at),
-            place=lambda r: (row + r) * self.out_stride + column + at,
-            beside=lambda r: (row + r) * self.spec.n + column + at,
-        )
+        for_row_tiles(isa, count, tile, after)
 
 
 def linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> tir.PrimFunc:

@@ -8,6 +8,7 @@ panels of ``isa.columns`` columns, each ``[words][columns][group]`` elements. Ac
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import tvm.tirx as tir
@@ -62,16 +63,30 @@ def emit_tile(
             T.buffer_store(out, acc[r][v][whole], [ramp(out_base + r * out_stride + v * lanes, lanes)])
 
 
-def for_row_tiles(isa: Isa, rows: Any, body: Callable[[int, Any], None]) -> None:
-    """Cover rows [0, rows) with tiles: ``body(tile_rows, first_row)`` for full tiles, then pairs, then single
-    rows.
+def for_row_tiles(
+    isa: Isa,
+    rows: Any,
+    tile: Callable[[int, Any, Any], None],
+    after: Callable[[Any, Any], None] | None = None,
+) -> None:
+    """Cover rows [0, rows): ``tile(size, row, r)`` computes ``size`` rows from ``row``, the r-th of its tile.
+
+    A last tile that is not full is computed in pairs and single rows. ``after(first, count)`` follows each
+    tile, ``count`` being a number at run time, so that its code exists once.
     """
-    done: Any = 0
-    for size in (isa.rows, 2, 1):
-        count = T.Bind(tir.floordiv(rows - done, size)) if size > 1 else T.Bind(rows - done)
-        with T.serial(0, count) as i:
-            body(size, T.Bind(done + i * size))
-        done = T.Bind(done + count * size)
+    with T.serial(0, tir.floordiv(rows + (isa.rows - 1), isa.rows)) as i:
+        first = T.Bind(i * isa.rows)
+        count = T.Bind(tir.Min(rows - first, tir.IntImm("int32", isa.rows)))
+        with T.If(count == isa.rows):
+            with T.Then():
+                tile(isa.rows, first, tir.IntImm("int32", 0))
+            with T.Else():
+                with T.serial(0, tir.floordiv(count, 2)) as pair:
+                    tile(2, T.Bind(first + pair * 2), T.Bind(pair * 2))
+                with T.If(tir.floormod(count, 2) == 1), T.Then():
+                    tile(1, T.Bind(first + count - 1), T.Bind(count - 1))
+        if after is not None:
+            after(first, count)
 
 
 def emit_pack_rows(
@@ -125,34 +140,41 @@ def as_b(isa: Isa) -> Convert:
     return lambda value, lanes: T.cast(value, typed(isa.b_dtype, lanes)) if isa.b_dtype != "int8" else value
 
 
-def emit_store(
-    isa: Isa,
-    stages: tuple[Stage, ...],
-    parameters: dict[str, Any],
-    acc: Any,
-    acc_base: Any,
-    out: Any,
-    dtype: str,
-    rows: int,
-    valid: int,
-    channel: Any,
-    place: Place,
-    beside: Place | None = None,
-) -> None:
-    """The epilogue over ``rows`` rows by ``valid`` <= ``isa.epilogue`` columns, first channel ``channel``.
-
-    Row r lies at ``acc_base + r * isa.columns`` in the accumulators, ``place(r)`` in ``out``, ``beside(r)``
-    in residuals.
+@dataclass(frozen=True)
+class Output:
+    """Where a tile's results go: the stages on the way, ``place(r)`` the index of row r in ``out`` (of
+    ``dtype``), ``beside(r)`` the same in residuals, ``channel`` the index of the first column's parameters.
     """
+
+    stages: tuple[Stage, ...]
+    parameters: dict[str, Any]
+    out: Any
+    dtype: str
+    channel: Any
+    place: Place
+    beside: Place | None = None
+
+
+def emit_store(isa: Isa, acc: Any, acc_base: Any, rows: Any, valid: int, to: Output) -> None:
+    """The epilogue of ``rows`` rows by ``valid`` columns of accumulators, which lie as tiles do."""
     lanes = isa.epilogue
-    epilogue = Epilogue(stages, parameters, channel, lanes, isa.even_odd)
-    edge = stack(lanes, dtype) if valid < lanes else None
+    if valid >= lanes:
+        with T.serial(0, valid // lanes) as step:
+            _store_vectors(isa, acc, acc_base, rows, T.Bind(step * lanes), lanes, to)
+    if valid % lanes:
+        _store_vectors(isa, acc, acc_base, rows, valid // lanes * lanes, valid % lanes, to)
+
+
+def _store_vectors(isa: Isa, acc: Any, acc_base: Any, rows: Any, at: Any, valid: int, to: Output) -> None:
+    """One vector of every row, from column ``at``; of its lanes, ``valid`` exist in the output."""
+    lanes = isa.epilogue
+    epilogue = Epilogue(to.stages, to.parameters, T.Bind(to.channel + at), lanes, isa.even_odd)
+    edge = stack(lanes, to.dtype) if valid < lanes else None
     with T.serial(0, rows) as r:
-        at = T.Bind(place(r))
 
         def residual(buf: Any, kind: str) -> Vec:
-            assert beside is not None
-            source = T.Bind(beside(r))
+            assert to.beside is not None
+            source = T.Bind(to.beside(r) + at)
             if edge is None:
                 return load(buf, source, lanes, kind)
             copy = stack(lanes, kind)
@@ -160,10 +182,11 @@ def emit_store(
                 T.buffer_store(copy, buf[source + i] if i < valid else tir.IntImm(kind, 0), [i])
             return load(copy, 0, lanes, kind)
 
-        value = epilogue(load(acc, acc_base + r * isa.columns, lanes, "int32"), residual)
+        place = T.Bind(to.place(r) + at)
+        value = epilogue(load(acc, acc_base + r * isa.columns + at, lanes, "int32"), residual)
         if edge is None:
-            store(out, at, value, dtype)
+            store(to.out, place, value, to.dtype)
         else:
-            store(edge, 0, value, dtype)
+            store(edge, 0, value, to.dtype)
             for i in range(valid):
-                T.buffer_store(out, edge[i], [at + i])
+                T.buffer_store(to.out, edge[i], [place + i])
