@@ -120,11 +120,12 @@ class Session:
 
     def _call(self, inputs: list[Array], outputs: list[Array], env: Mapping[str, int]) -> None:
         key = tuple(env.values())
-        if key not in self._arena_sizes:
-            if len(self._arena_sizes) >= KEPT_SIZES:
-                self._arena_sizes.clear()
-            self._arena_sizes[key] = self.arena_bytes(env)
-        arena = self._take_arena(self._arena_sizes[key])
+        nbytes = self._arena_sizes.get(key)
+        if nbytes is None:
+            nbytes = self.arena_bytes(env)
+            if len(self._arena_sizes) < KEPT_SIZES:
+                self._arena_sizes[key] = nbytes
+        arena = self._take_arena(nbytes)
         addresses = (_address(a) for a in (self._constants, arena, *inputs, *outputs))
         try:
             sizes = (env[s] for s in self.manifest.symbols)
