@@ -13,11 +13,13 @@ from intc.frontend.symbolic import (
     Imported,
     Index,
     IndexTuple,
+    as_index,
     dims_of,
     gather_axes,
     require_equal,
 )
 from intc.ir.dims import Dim, Poly, broadcast, exact_div, product
+from intc.ir.op import Array
 from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
 
 
@@ -165,6 +167,9 @@ def _gather(call: Call) -> list[Imported]:
             return [reshape_to(call, one, shape, True)]
         if isinstance(size, int) and indices.size and (indices.min() < -size or indices.max() >= size):
             raise GraphError(f"an index lies outside the {size} entries")
+        part = _constant_range(call, data, axis, indices)
+        if part is not None:
+            return [part]
         if isinstance(size, int):
             known = call.ctx.builder.constant(
                 f"{call.node.output[0]}.indices", np.asarray(indices % size, np.int64)
@@ -173,12 +178,28 @@ def _gather(call: Call) -> list[Imported]:
     return [call.emit(Gather(axis), data, call.x(1))]
 
 
+def _constant_range(call: Call, data: str, axis: int, indices: Array) -> str | None:
+    """:func:`_gather_range` for constant positions, or None where they are no range of ``data``."""
+    index = as_index(indices)
+    if index is None:
+        return None
+    last = index.offset + sum((s * (d - 1) for s, d in zip(index.steps, index.shape, strict=True)), 0)
+    room = call.shape(data)[axis]
+    if not isinstance(room, int) or not isinstance(last, int) or last >= room or int(indices.min()) < 0:
+        return None
+    try:
+        return _gather_range(call, data, axis, index)
+    except GraphError:
+        return None
+
+
 def _gather_range(call: Call, data: str, axis: int, index: Index) -> str:
     """Positions that are ranges select a slice, or a whole flattened tensor rearranged."""
     size = call.shape(data)[axis]
     moving = [a for a, s in enumerate(index.steps) if s != 0]
-    if len(moving) == 1 and index.steps[moving[0]] == 1:
-        a = moving[0]
+    single = not moving and product(index.shape) == 1
+    if single or (len(moving) == 1 and index.steps[moving[0]] == 1):
+        a = 0 if single else moving[0]
         part = data
         if index.offset != 0 or index.shape[a] != size:
             part = call.emit(Slice(axis, index.offset, index.offset + index.shape[a]), data, last=False)
@@ -208,12 +229,17 @@ def _select(call: Call, data: str, parts: Sequence[Index]) -> str:
     if used != sorted(used):
         data = call.emit(Transpose(tuple(used)), data, last=False)
     flat = [1 if k < 0 else d for k, d in zip(source, shape, strict=True)]
-    return reshape_to(call, data, flat, True)
+    part = reshape_to(call, data, flat, True)
+    return part if tuple(flat) == tuple(shape) else call.emit(Expand(tuple(shape)), part)
 
 
 def _gather_nd(call: Call) -> list[Imported]:
     index = call.inputs[1]
     data = call.x(0)
+    if isinstance(index, np.ndarray) and index.ndim > 1:
+        parts = [as_index(index[..., k]) for k in range(index.shape[-1])]
+        known = tuple(part for part in parts if part is not None)
+        index = IndexTuple(known) if len(known) == len(parts) else index
     if not isinstance(index, IndexTuple) or len(index.parts) != len(call.shape(data)):
         raise GraphError("only whole coordinates made of index ranges are supported")
     return [_select(call, data, index.parts)]

@@ -24,6 +24,7 @@ from intc.frontend.symbolic import (
     IndexTuple,
     NanTest,
     Splat,
+    as_index,
     dims_of,
     fold_index,
     fold_symbolic,
@@ -223,6 +224,8 @@ class Importer:
             if op == "Slice" and arrays[0] is not None and not is_symbolic(arrays[0]):
                 positions = slice_positions(arrays)
                 return None if positions is None else [positions]
+            if op == "Expand" and arrays[0] is not None and (index := as_index(arrays[0])) is not None:
+                return [fold_index(op, [index, arrays[1]], attributes)]
             result = fold_symbolic(op, arrays, attributes)
             return None if result is None else [tidy(result)]
         return self._compute(node, arrays)

@@ -155,6 +155,7 @@ def slice_positions(inputs: Sequence[Array | None]) -> Index | None:
 
 def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """The result of a node on index tensors and known scalars, or None where it has no affine form."""
+    inputs = [(as_index(x) or x) if isinstance(x, np.ndarray) and x.ndim > 1 else x for x in inputs]
     first = next(x for x in inputs if isinstance(x, Index | IndexTuple))
     if op in ("Cast", "Identity"):
         return first
@@ -183,6 +184,23 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
     return None
 
 
+def as_index(array: Array) -> Index | None:
+    """Integers or sizes that are an affine function of their position, as an index tensor."""
+    if array.dtype.kind not in "iuO" or array.ndim == 0 or array.size == 0:
+        return None
+    values = array.astype(object)
+    offset = as_dim(values.flat[0])
+    steps: list[Dim] = []
+    for axis, size in enumerate(array.shape):
+        second = tuple(1 if a == axis else 0 for a in range(array.ndim))
+        steps.append(as_dim(values[second]) - offset if size > 1 else 0)
+    affine: Array = np.full(array.shape, offset, object)
+    grid: tuple[Array, ...] = np.indices(array.shape, sparse=True)
+    for step, part in zip(steps, grid, strict=True):
+        affine = affine + part.astype(object) * step
+    return Index(array.shape, tuple(steps), offset) if np.array_equal(affine, values) else None
+
+
 def _broadcast(index: Index, shape: Shape) -> Index:
     pad = len(shape) - len(index.shape)
     have, steps = (1,) * pad + tuple(index.shape), (0,) * pad + tuple(index.steps)
@@ -191,11 +209,7 @@ def _broadcast(index: Index, shape: Shape) -> Index:
 
 def _combine(op: str, a: Any, b: Any) -> Any:
     if op == "Max":  # exporters take it only for its broadcast shape
-        return (
-            Splat(broadcast(a.shape, b.shape), None)
-            if isinstance(a, Index) and isinstance(b, Index)
-            else None
-        )
+        return Splat(broadcast(a.shape, b.shape), None)
     if isinstance(b, Index) and not isinstance(a, Index):
         a, b = b, a
     if isinstance(b, Index):
@@ -232,6 +246,8 @@ def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, 
         if len(moving) == 1:
             require_equal(shape[moving[0]], data[k])
         if len(moving) != 1 or part.steps[moving[0]] != 1 or part.offset != 0 or shape[moving[0]] != data[k]:
+            raise GraphError("the gathered positions are not plain index ranges")
+        if source[moving[0]] >= 0:
             raise GraphError("the gathered positions are not plain index ranges")
         source[moving[0]] = k
     return shape, tuple(source)
