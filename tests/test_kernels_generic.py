@@ -24,7 +24,7 @@ from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
 from intc.ops.reduce import ReduceSum
 from intc.ops.requantize import Clip, Requantize
-from intc.ops.shift import Shiftmax, ShiftGelu, ShiftLayerNorm, ShiftSigmoid, ShiftTanh
+from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
 from tests.native import check_op
 
@@ -65,7 +65,12 @@ def multipliers(channels: int | tuple[int, ...]) -> tuple[Array, Array]:
 
 def requantize_cases() -> list[Case]:
     cases = []
-    for x in (t((B, S, 5), "int32", -(2**31) + 1), t((5,), "int16"), t((B, 5), "uint8"), t((2, 5), "int64", -9, 2**31 - 1)):
+    for x in (
+        t((B, S, 5), "int32", -(2**31) + 1),
+        t((5,), "int16"),
+        t((B, 5), "uint8"),
+        t((2, 5), "int64", -9, 2**31 - 1),
+    ):
         for shape in ((), (1,), (5,)):
             m, e = multipliers(shape)
             cases.append(Case(Requantize(-128, 127, "int8"), (x, np.asarray(m), np.asarray(e))))
@@ -100,7 +105,9 @@ def layer_norm_cases() -> list[Case]:
                 op = ShiftLayerNorm(1 if x_hi == 1 else 12345, e, -127, 127, "int8")
                 cases.append(Case(op, (t((B, S, channels), "int16", -x_hi, x_hi), g, b)))
     g, b = ints(-(2**20), 2**20, (24,), np.int32), ints(-(2**50), 2**50, (24,), np.int64)
-    cases.append(Case(ShiftLayerNorm(1, 36, -32767, 32767, "int16"), (t((B, 24), "int16", -32767, 32767), g, b)))
+    cases.append(
+        Case(ShiftLayerNorm(1, 36, -32767, 32767, "int16"), (t((B, 24), "int16", -32767, 32767), g, b))
+    )
     cases.append(Case(ShiftLayerNorm(2**60, 36, 0, 255, "uint8"), (t((B, 24), "int16", -9, 9), g, b)))
     return cases
 
@@ -118,7 +125,10 @@ def elementwise_cases() -> list[Case]:
         Case(Sub(), (a, t((), "int8"))),
         Case(Mul(), (t((B, 4), "int16"), t((1, 4), "int8"))),
         Case(Mul(), (t((B, S, 4), "int32", -(2**23), 2**23), ints(-127, 127, (4,), np.int8))),
-        *(Case(op, (t((B, S), "int16", -2, 2), t((S,), "int64", -2, 2))) for op in (Equal(), Less(), LessOrEqual())),
+        *(
+            Case(op, (t((B, S), "int16", -2, 2), t((S,), "int64", -2, 2)))
+            for op in (Equal(), Less(), LessOrEqual())
+        ),
         *(Case(op, (flags, row)) for op in (And(), Or(), Equal())),
         Case(Not(), (flags,)),
         *(Case(Cast(d), (t((B, S), "int32", -100, 100),)) for d in ("int8", "int16", "int64", "bool")),
@@ -142,7 +152,10 @@ def movement_cases() -> list[Case]:
     return [
         Case(Reshape((B * S, 2, 3)), (x,)),
         Case(Reshape((3, 2)), (ints(-5, 5, (1, 1, 6), np.int8),)),
-        *(Case(Transpose(p), (t((B, S, 2, 3), "int16"),)) for p in ((0, 2, 1, 3), (3, 2, 1, 0), (0, 1, 2, 3), (1, 0, 3, 2))),
+        *(
+            Case(Transpose(p), (t((B, S, 2, 3), "int16"),))
+            for p in ((0, 2, 1, 3), (3, 2, 1, 0), (0, 1, 2, 3), (1, 0, 3, 2))
+        ),
         Case(Slice(2, 1, 4), (x,)),
         Case(Slice(1, 0, 1), (x,)),
         Case(Slice(1, 1, S), (x,)),
@@ -205,9 +218,15 @@ def linear_cases() -> list[Case]:
 
 def attention_case(heads: int, dim: int, shared: bool, mask: tuple[Dim, ...] | None, keys: Dim = S) -> Case:
     width = heads * dim
-    op = Attention(heads, dim, 0, width if shared else 3, 2 * width if shared else 1, 2**30 + 77, 38, -127, 127)
+    op = Attention(
+        heads, dim, 0, width if shared else 3, 2 * width if shared else 1, 2**30 + 77, 38, -127, 127
+    )
     q = t((B, S, 3 * width), "int8", -127, 127)
-    k, v = (q, q) if shared else (t((B, keys, width + 3), "int8", -127, 127), t((B, keys, width + 2), "int8", -127, 127))
+    k, v = (
+        (q, q)
+        if shared
+        else (t((B, keys, width + 3), "int8", -127, 127), t((B, keys, width + 2), "int8", -127, 127))
+    )
     mo, eo = ints(2**30, 2**31 - 1, (width,), np.int32), ints(38, 40, (width,), np.int32)
     return Case(op, (q, k, v, mo, eo, *([t(mask, "bool")] if mask else [])), {"batch": 2, "seq": 29})
 
@@ -223,7 +242,11 @@ def attention_cases() -> list[Case]:
 
 
 def family_cases() -> list[Case]:
-    scores, small, key_mask = t((B, 2, S, S), "int32", -90000, 90000), t((B, 2, S, S), "int8"), t((B, 1, 1, S), "bool")
+    scores, small, key_mask = (
+        t((B, 2, S, S), "int32", -90000, 90000),
+        t((B, 2, S, S), "int8"),
+        t((B, 1, 1, S), "bool"),
+    )
     table = LutSoftmax.table(1 / 20)
     bias = ints(-(2**29), 2**29, (48,), np.int32)
     rows = t((B, S, 48), "int16", -32768, 32767)

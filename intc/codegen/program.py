@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -179,8 +179,9 @@ class Program:
         scalars: Sequence[tuple[str, int]] = (),
         scratch: Sequence[tuple[str, str, Dim]] = (),
         source: str = "",
+        layouts: Mapping[str, Layout] | None = None,
     ) -> None:
-        """Append a stage of our standard form.
+        """Append a stage of our standard form; ``layouts`` gives graph constants in another order.
 
         Pointers are ``x0, x1, ..`` (inputs), ``y`` (output), then ``scratch`` as (name, element type,
         elements); scalars are passed at run time, so that ``key`` need not hold them. Shapes and element
@@ -195,7 +196,11 @@ class Program:
         pointers += [(name, dtype) for name, dtype, _ in scratch]
         key = (key, shapes, tuple(n for n, _ in scalars), tuple(scratch))
         kernel = self.kernel(stem, key, lambda: define(pointers, [n for n, _ in scalars], sizes, body))
-        args: list[Arg] = [*(self.operand(x) for x in inputs), ValueArg(output)]
+        special = layouts or {}
+        args: list[Arg] = [
+            self.graph_constant(x, special[x]) if x in special else self.operand(x) for x in inputs
+        ]
+        args.append(ValueArg(output))
         args += [ScratchArg(count * np.dtype(dtype).itemsize) for _, dtype, count in scratch]
         args += [IntArg(v) for _, v in scalars]
         args += [SizeArg(symbol(s)) for s in sizes]

@@ -77,7 +77,9 @@ class Multipliers:
 
 
 def common_form(stage: Requantize, shifts: Array, x: tuple[int, int]) -> tuple[Requantize, Array]:
-    """The same requantisation with its pre-shift raised to a common value where x allows, so that layers share kernels."""
+    """The same requantisation with its pre-shift raised to a common value where x allows, so that layers
+    share kernels.
+    """
     if stage.exact64 or stage.clamp:
         return stage, shifts
     for pre in COMMON_PRE_SHIFTS:

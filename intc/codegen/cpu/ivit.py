@@ -41,7 +41,9 @@ def lower_shiftmax(program: Program, node: Node) -> None:
         with T.serial(0, length) as i:
             store(frame.buffers["y"], T.shift_right(weights[i] * factor, int64(32 - op.bits)), to + i)
 
-    softmax_rows(program, node, op.bits, weight, write, (("x0", op.x0), ("n", op.n)), node.inputs[1:], dtype="int64")
+    softmax_rows(
+        program, node, op.bits, weight, write, (("x0", op.x0), ("n", op.n)), node.inputs[1:], dtype="int64"
+    )
 
 
 def lower_shift_gelu(program: Program, node: Node) -> None:

@@ -4,16 +4,21 @@ element.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import tvm.tirx as tir
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.expr_algebra import wide
-from intc.codegen.kernel import Expr, Frame, bit_length, local, store
-from intc.codegen.program import Program
+from intc.codegen.cpu.isa import ISAS
+from intc.codegen.cpu.vector import Multiplier, Vec, const, load, ramp, typed
+from intc.codegen.cpu.vector import store as store_vector
+from intc.codegen.kernel import Expr, Frame, bit_length, int64, local, store
+from intc.codegen.program import Layout, Program
 from intc.ir.dims import product
 from intc.ir.graph import Node
 from intc.ops.shift import ShiftLayerNorm
 
-# the seed is at most twice the root: relative errors 1, 1/4, 2**-5.3, 2**-11.6, 2**-24, 2**-49
 NEWTON_STEPS = 6
 
 
@@ -31,35 +36,121 @@ def integer_sqrt(value: Expr) -> Expr:
 def lower_shift_layer_norm(program: Program, node: Node) -> None:
     op = node.op
     assert isinstance(op, ShiftLayerNorm)
-    shape = program.type(node.inputs[0]).shape
-    channels = shape[-1]
+    channels, isa = program.type(node.inputs[0]).shape[-1], ISAS[program.target.level]
     assert isinstance(channels, int)
+    lanes, bias = isa.epilogue, node.inputs[2]
+    scalars = (("eps_q", op.eps_q), ("e", op.e))
+    whole = channels % lanes == 0 and isa.even_odd and bias in program.graph.constants
+    body = _vector_rows(program, node, lanes) if whole else _scalar_rows(program, node)
+    pairs = Layout((0,), (channels // lanes, lanes // 2, 2), (0, 2, 1), "int64") if whole else None
+    program.generic(
+        op.name,
+        (op.lo, op.hi, whole),
+        node.inputs,
+        node.output,
+        body,
+        scalars=scalars,
+        source=node.source,
+        layouts={bias: pairs} if pairs else None,
+    )
+
+
+def _deviation(frame: Frame, total: Expr, squares: Expr, channels: int) -> tuple[Expr, Expr]:
+    """The bit length of the root ``sd`` of the spread, and ``F = (2**(30 + bits) - 1) // sd``."""
+    deviation = integer_sqrt(T.bind(squares * channels - total * total + frame.scalars["eps_q"]))
+    bits = T.bind(bit_length(deviation))
+    return bits, T.bind(T.truncdiv(T.shift_left(int64(1), bits + 30) - 1, deviation))
+
+
+def _scalar_rows(program: Program, node: Node) -> Callable[[Frame], None]:
+    """Rows in the words of ``evaluate``, one element at a time."""
+    op, shape = node.op, program.type(node.inputs[0]).shape
+    channels = shape[-1]
+    assert isinstance(op, ShiftLayerNorm) and isinstance(channels, int)
 
     def body(frame: Frame) -> None:
         x, g, b, y = (frame.buffers[n] for n in ("x0", "x1", "x2", "y"))
         sums = local("int64", 2)
-        zero, one = T.IntImm("int64", 0), T.IntImm("int64", 1)
         with frame.share(product(shape[:-1])) as row:
             base = T.bind(row * channels)
-            T.buffer_store(sums, zero, [0])
-            T.buffer_store(sums, zero, [1])
+            for k in range(2):
+                T.buffer_store(sums, int64(0), [k])
             with T.serial(0, channels) as i:
                 value = T.bind(T.cast(x[base + i], "int32"))
                 T.buffer_store(sums, sums[0] + wide(value), [0])
                 T.buffer_store(sums, sums[1] + wide(value * value), [1])
             total = T.bind(sums[0])
-            deviation = integer_sqrt(T.bind(sums[1] * channels - total * total + frame.scalars["eps_q"]))
-            nb = T.bind(bit_length(deviation))
-            factor = T.bind(T.truncdiv(T.shift_left(one, nb + 30) - 1, deviation))
-            half, shift = T.bind(T.shift_left(one, nb + 9)), T.bind(nb + 10)
-            e = frame.scalars["e"]
+            bits, factor = _deviation(frame, total, sums[1], channels)
+            half, shift = T.bind(T.shift_left(int64(1), bits + 9)), T.bind(bits + 10)
             with T.serial(0, channels) as i:
                 d = wide(x[base + i]) * channels - total
                 z = T.bind(T.shift_right(d * factor + half, shift))
-                value = T.shift_right(z * wide(g[i]) + b[i], e)
-                store(y, T.min(T.max(value, T.IntImm("int64", op.lo)), T.IntImm("int64", op.hi)), base + i)
+                value = T.shift_right(z * wide(g[i]) + b[i], frame.scalars["e"])
+                store(y, T.min(T.max(value, int64(op.lo)), int64(op.hi)), base + i)
 
-    scalars = (("eps_q", op.eps_q), ("e", op.e))
-    program.generic(
-        op.name, (op.lo, op.hi), node.inputs, node.output, body, scalars=scalars, source=node.source
-    )
+    return body
+
+
+def _vector_rows(program: Program, node: Node, lanes: int) -> Callable[[Frame], None]:
+    """The same rows ``lanes`` channels at a time; ``b`` holds each block's even channels, then its odd ones.
+
+    Both shifts are by 32 bits or more, so only the high halves of the 64-bit products on even and odd lanes are kept:
+    ``(d * F + half) >> (10 + bits)`` with d shifted left first by what is missing to 32. That fits 32 bits, because
+    ``|d| <= sqrt(C) * 2**bits``.
+    """
+    op, shape = node.op, program.type(node.inputs[0]).shape
+    channels = shape[-1]
+    assert isinstance(op, ShiftLayerNorm) and isinstance(channels, int)
+    count = lanes // 2
+
+    def every(value: Expr) -> Vec:
+        return Vec(tir.Broadcast(T.cast(value, "int32"), lanes), lanes)
+
+    def body(frame: Frame) -> None:
+        x, g, b, y = (frame.buffers[n] for n in ("x0", "x1", "x2", "y"))
+        sums = [local("int32", lanes) for _ in range(3)]
+        totals = local("int64", 2)
+        all_lanes = ramp(0, lanes)
+        e_high = every(frame.scalars["e"] - 32)
+        with frame.share(product(shape[:-1])) as row:
+            base = T.bind(row * channels)
+            for part in sums:
+                T.buffer_store(part, const(0, lanes), [all_lanes])
+            with T.serial(0, channels // lanes) as i:
+                value = load(x, base + i * lanes, lanes, "int16")
+                square = value * value
+                # a sum of C <= 2**15 halves of squares stays below 2**31
+                for part, term in zip(sums, (value, square & 0xFFFF, square >> 16), strict=True):
+                    T.buffer_store(part, part[all_lanes] + term.expr, [all_lanes])
+            for k in range(2):
+                T.buffer_store(totals, int64(0), [k])
+            with T.serial(0, lanes) as i:
+                T.buffer_store(totals, totals[0] + wide(sums[0][i]), [0])
+                T.buffer_store(totals, totals[1] + wide(sums[1][i]) + wide(sums[2][i]) * 65536, [1])
+            total = T.bind(totals[0])
+            bits, factor = _deviation(frame, total, totals[1], channels)
+            left, right = (T.bind(T.max(v, int64(0))) for v in (22 - bits, bits - 22))
+            half = T.bind(tir.Broadcast(T.shift_left(int64(1), bits + 9 + left), count))
+            mean, up, down = every(total), every(left), every(right)
+            scale = Multiplier(every(factor), True)
+            with T.serial(0, channels // lanes) as i:
+                at = T.bind(i * lanes)
+                d = (load(x, base + at, lanes, "int16") * channels - mean) << up
+                z = _high(scale, d, half, half) >> down
+                gain = Multiplier(load(g, at, lanes, "int32"), True)
+                even, odd = (b[ramp(at + k * count, count)] for k in range(2))
+                value = (_high(gain, z, even, odd) >> e_high).clip(op.lo, op.hi)
+                store_vector(y, base + at, value, op.dtype)
+
+    return body
+
+
+def _high(factor: Multiplier, x: Vec, even: Expr, odd: Expr) -> Vec:
+    """``(x * factor + addend) >> 32`` with the int64 addends of the even and of the odd lanes."""
+    x_even, x_odd = factor._split(x)
+    lanes = x.lanes // 2
+    low = T.bind(x_even * factor.even + even)
+    high = T.bind(x_odd * factor.odd + odd)
+    low = T.bitwise_and(T.shift_right(low, const(32, lanes, "int64")), const(0xFFFFFFFF, lanes, "int64"))
+    high = T.bitwise_and(high, const(-(1 << 32), lanes, "int64"))
+    return Vec(T.reinterpret(typed("int32", x.lanes), T.bitwise_or(low, high)), x.lanes)

@@ -114,7 +114,9 @@ def normalise(frame: Frame, weights: Expr, length: Expr, total: Expr, to: Expr, 
     safe = T.bind(T.max(total, T.IntImm("int64", 1)))
     nb = T.bind(T.max(bit_length(safe), T.IntImm("int64", 16)))
     one = T.IntImm("int64", 1)
-    factor = T.bind(T.Select(total > 0, T.truncdiv(T.shift_left(one, nb + 15) - 1, safe), T.IntImm("int64", 0)))
+    # Where the total is 0 all weights are, and the quotients with them. (A Select on the total would let the
+    # simplifier see through the guard in its taken branch, and both branches of a Select are evaluated.)
+    factor = T.bind(T.truncdiv(T.shift_left(one, nb + 15) - 1, safe))
     shift, top = (nb + 7, 255) if bits == 8 else (nb, 32767)
     shift = T.bind(shift)
     half = T.bind(T.shift_left(one, shift - 1))
