@@ -1,4 +1,4 @@
-"""Small ONNX models written with onnx.parser, and their results by onnxruntime."""
+"""Small ONNX models written with onnx.parser, their results by onnxruntime, and their canonical graphs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from intc.frontend import import_onnx
 from intc.ir.graph import Graph
+from intc.ir.verify import verify
+from intc.passes.fold_constants import FoldConstants
+from intc.passes.fold_input_normalisation import FoldInputNormalisation
+from intc.passes.recover_gelu import RecoverGelu
+from intc.passes.recover_layer_norm import RecoverLayerNorm
+from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 
 Feeds = dict[str, NDArray[np.generic]]
+PASSES = (
+    FoldConstants(),
+    RecoverLayerNorm(),
+    RecoverGelu(),
+    RecoverSoftmaxMask(),
+    FoldInputNormalisation(),
+)
+RNG = np.random.default_rng(5)
 
 
 def model(
@@ -45,3 +60,21 @@ def operators(graph: Graph) -> dict[str, int]:
     for node in graph.nodes:
         counts[node.op.name] = counts.get(node.op.name, 0) + 1
     return counts
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def canonical(proto: onnx.ModelProto, feeds: Feeds, tolerance: float = 2e-5) -> Graph:
+    """The canonical graph of ``proto``, after checking it and the imported graph against onnxruntime."""
+    graph = import_onnx(proto)
+    want = expected(proto, feeds)
+    for step in (None, *PASSES):
+        graph = step.run(graph) if step else graph
+        verify(graph)
+        for a, b in zip(want, graph.evaluate(feeds), strict=True):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(b, a, rtol=1e-4, atol=tolerance)
+    assert graph.outputs == [o.name for o in proto.graph.output]
+    return graph

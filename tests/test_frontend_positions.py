@@ -1,0 +1,97 @@
+"""Import of index arithmetic: positions that exporters compute become slices, reshapes and transposes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from intc.frontend import import_onnx
+from intc.passes.simplify_movement import SimplifyMovement
+from tests.onnx_models import PASSES, Feeds, canonical, expected, floats, model, operators
+
+POSITIONS = {
+    "GatherND": "rb = Range(zero, b, one) rs = Range(zero, s, one)"
+    " bu = Unsqueeze(rb, a123) su = Unsqueeze(rs, a012) m = Max(bu, su) d = Shape(m)"
+    " be = Expand(bu, d) se = Expand(su, d) bt = Unsqueeze(be, last)"
+    " st = Unsqueeze(se, last) i = Concat<axis=-1>(bt, st) k = GatherND(keep, i)",
+    "Gather of the flattened mask": "rb = Range(zero, b, one) rs = Range(zero, s, one)"
+    " bu = Unsqueeze(rb, a123) su = Unsqueeze(rs, a012) bm = Mul(bu, s) i = Add(su, bm)"
+    " f = Flatten<axis=2>(keep) g = Gather(f, i)"
+    " d = Shape(i) k = Reshape(g, d)",
+}
+
+
+@pytest.mark.parametrize("sizes", [None, (2, "seq"), ("batch", 5), (2, 5), (1, "seq"), (1, 5)])
+@pytest.mark.parametrize("form", POSITIONS)
+def test_spelt_out_mask_positions(form: str, sizes: tuple[int | str, int | str] | None) -> None:
+    """Exporters index the mask by ranges over batch and keys; the result is the mask reshaped."""
+    body = "keep = Cast<to=9>(mask) z = Shape(mask) b = Gather(z, zero) s = Gather(z, one) " + POSITIONS[form]
+    body += " a = Where(k, fzero, inf) t = Add(x, a) y = Softmax(t)"
+    weights = {
+        "zero": np.int64(0),
+        "one": np.int64(1),
+        "a123": np.array([1, 2, 3]),
+        "a012": np.array([0, 1, 2]),
+        "last": np.array([-1]),
+        "fzero": np.float32(0),
+        "inf": np.float32(-np.inf),
+    }
+    inputs = "float[batch, 2, seq, seq] x, int64[batch, seq] mask"
+    proto = model(body, inputs, "float[batch, 2, seq, seq] y", weights)
+    given = None if sizes is None else {"mask": sizes, "x": (sizes[0], 2, sizes[1], sizes[1])}
+    graph = import_onnx(proto, given)
+    for step in (*PASSES, SimplifyMovement()):
+        graph = step.run(graph)
+    assert operators(graph) == {"cast": 1, "reshape": 1, "softmax": 1}
+    feeds: Feeds = {"x": floats(2, 2, 5, 5), "mask": np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]])}
+    if sizes is not None and sizes[0] == 1:
+        feeds = {k: v[:1] for k, v in feeds.items()}
+    np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-6)
+
+
+def test_attention_spelt_by_either_exporter_is_one_graph() -> None:
+    """Keys transposed as one permutation, or flattened over heads and transposed as matrices."""
+    split = "r = Reshape(x, heads) q = Transpose<perm=[0, 2, 1, 3]>(r) "
+    legacy = split + "k = Transpose<perm=[0, 2, 3, 1]>(r) s = MatMul(q, k) y = Softmax(s)"
+    dynamo = (
+        split + "f = Reshape(q, merged) g = Transpose<perm=[0, 2, 1]>(f) d = Shape(q) b = Gather(d, first)"
+    )
+    dynamo += (
+        " h = Gather(d, second) w = Gather(d, third) l = Gather(d, fourth) t = Concat<axis=0>(b, h, l, w)"
+    )
+    dynamo += " k = Reshape(g, t) s = MatMul(q, k) y = Softmax(s)"
+    weights = {"heads": np.array([0, 0, 2, 4]), "merged": np.array([-1, 5, 4])}
+    weights |= {n: np.array([i]) for i, n in enumerate(("first", "second", "third", "fourth"))}
+    counts = []
+    for body in (legacy, dynamo):
+        used = {k: v for k, v in weights.items() if k in body}
+        proto = model(body, "float[batch, 5, 8] x", "float[batch, 2, 5, 5] y", used)
+        graph = SimplifyMovement().run(canonical(proto, {"x": floats(2, 5, 8)}))
+        counts.append(operators(graph))
+    assert counts[0] == counts[1] == {"reshape": 1, "transpose": 2, "matmul": 1, "softmax": 1}
+
+
+@pytest.mark.parametrize(
+    ("indices", "left"),
+    [
+        ([2, 3], {"slice": 1}),
+        ([0, 1, 2, 3, 4], {}),
+        ([[0, 1], [2, 3]], {"gather": 1}),
+        ([0, 0], {"gather": 1}),
+        ([2], {"slice": 1}),
+        ([[4]], {"slice": 1, "reshape": 1}),
+        ([4, 3], {"gather": 1}),
+        ([-1, 0], {"gather": 1}),
+        ([[1, 1], [2, 2]], {"slice": 1, "reshape": 1, "expand": 1}),
+    ],
+)
+def test_constant_positions(indices: list[object], left: dict[str, int]) -> None:
+    """Positions in order are a slice; all others are looked up."""
+    shape = ", ".join(["batch", *(str(n) for n in np.shape(indices)), "3"])
+    proto = model(
+        "g = Gather<axis=1>(x, i) y = Relu(g)",
+        "float[batch, 5, 3] x",
+        f"float[{shape}] y",
+        {"i": np.array(indices)},
+    )
+    assert operators(canonical(proto, {"x": floats(2, 5, 3)})) == {**left, "relu": 1}
