@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from intc.errors import FeedError, GraphError
 from intc.ir import dims
 from intc.ir.op import Array, Op
 from intc.ir.types import TensorType, type_of_array
+
+Scale: TypeAlias = float | tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Value:
 
     name: str
     type: TensorType
-    scale: float | tuple[float, ...] | None = None
+    scale: Scale = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ class Builder:
         self.graph.inputs.append(name)
         return name
 
-    def constant(self, stem: str, array: Array, scale: float | tuple[float, ...] | None = None) -> str:
+    def constant(self, stem: str, array: Array, scale: Scale = None) -> str:
         array = np.ascontiguousarray(array)
         name = self.fresh(stem)
         self._define(Value(name, type_of_array(array), scale))
@@ -192,7 +195,7 @@ class Builder:
         *inputs: str,
         name: str = "",
         source: str = "",
-        scale: float | tuple[float, ...] | None = None,
+        scale: Scale = None,
     ) -> str:
         """Append ``op`` on ``inputs`` and return the output's name (``name`` where it is free)."""
         if len(inputs) not in op.arity:

@@ -14,13 +14,13 @@ import numpy as np
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ops.conv import Conv
-from intc.ops.elementwise import Add, Div, Mul, Sub
+from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
 from intc.passes.rewrite import rewrite
 
 
 @dataclass(frozen=True)
 class FoldInputNormalisation:
-    """Only chains that start at a graph input and end in an ungrouped convolution with constant weights."""
+    """Chains from a graph input (or its cast from integers) to an ungrouped convolution of constant weights."""
 
     name: str = "fold_input_normalisation"
 
@@ -36,7 +36,9 @@ class FoldInputNormalisation:
                 return None
             channels = graph.constants[node.inputs[1]].shape[1]
             x, factor, shift = _affine(graph, producers, node.inputs[0], channels)
-            if x not in graph.inputs or x == node.inputs[0] or (np.any(shift) and any(node.op.pads)):
+            cast = producers.get(x)
+            first = cast.inputs[0] if cast is not None and isinstance(cast.op, Cast) else x
+            if first not in graph.inputs or x == node.inputs[0] or (np.any(shift) and any(node.op.pads)):
                 return None
             weight = graph.constants[node.inputs[1]].astype(np.float64)
             bias = graph.constants[node.inputs[2]].astype(np.float64) if len(node.inputs) == 3 else 0.0

@@ -13,6 +13,8 @@ from intc.calibration.observers import Calibrator, Statistics
 from intc.errors import UsageError
 from intc.ir.graph import Graph
 from intc.passes.base import Pass, Snapshot
+from intc.passes.fold_constants import FoldConstants
+from intc.passes.fold_input_normalisation import FoldInputNormalisation
 from intc.passes.fuse_attention import FuseAttention
 from intc.passes.fuse_linear import FuseLinear
 from intc.passes.integer.families import FAMILIES
@@ -26,9 +28,11 @@ from intc.passes.simplify_movement import SimplifyMovement
 from intc.passes.split_projections import SplitProjections
 
 CANONICALISE: tuple[Pass, ...] = (
+    FoldConstants(),
     RecoverLayerNorm(),
     RecoverGelu(),
     RecoverSoftmaxMask(),
+    FoldInputNormalisation(),
     SplitProjections(),
     LowerConv(),
     SimplifyMovement(),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from intc.ir.dims import Shape, product
-from intc.ir.graph import Builder, Graph, Node, rebuild
+from intc.ir.graph import Builder, Graph, Node, Scale, rebuild
 from intc.ops.movement import Reshape, Transpose
 
 
@@ -23,9 +23,9 @@ class SimplifyMovement:
     def run(self, graph: Graph) -> Graph:
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
             if isinstance(node.op, Reshape):
-                return _reshape(b, node, inputs[0])
+                return _reshape(b, node, inputs[0], graph.values[node.output].scale)
             if isinstance(node.op, Transpose):
-                return _transpose(b, node, inputs[0])
+                return _transpose(b, node, inputs[0], graph.values[node.output].scale)
             return None
 
         return rebuild(graph, visit)
@@ -35,7 +35,7 @@ def _producer(b: Builder, name: str) -> Node | None:
     return next((n for n in reversed(b.graph.nodes) if n.output == name), None)
 
 
-def _reshape(b: Builder, node: Node, x: str) -> str | None:
+def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str | None:
     assert isinstance(node.op, Reshape)
     inner = _producer(b, x)
     if inner is not None and isinstance(inner.op, Reshape):
@@ -59,12 +59,11 @@ def _reshape(b: Builder, node: Node, x: str) -> str | None:
             before = _producer(b, base)
             if before is not None and isinstance(before.op, Transpose):
                 base, perm = before.inputs[0], tuple(before.op.perm[i] for i in perm)
-            return b.emit(Transpose(perm), base, name=node.output, source=node.source)
-    scale = b.graph.values[node.inputs[0]].scale if node.inputs[0] in b.graph.values else None
+            return b.emit(Transpose(perm), base, name=node.output, source=node.source, scale=scale)
     return b.emit(Reshape(shape), x, name=node.output, source=node.source, scale=scale)
 
 
-def _transpose(b: Builder, node: Node, x: str) -> str | None:
+def _transpose(b: Builder, node: Node, x: str, scale: Scale) -> str | None:
     assert isinstance(node.op, Transpose)
     perm = tuple(node.op.perm)
     inner = _producer(b, x)
@@ -83,8 +82,8 @@ def _transpose(b: Builder, node: Node, x: str) -> str | None:
                 base = source.inputs[0]
                 if b.graph.type(base).shape == regrouped:
                     return base
-                return b.emit(Reshape(regrouped), base, name=node.output, source=node.source)
-    return b.emit(Transpose(perm), x, name=node.output, source=node.source)
+                return b.emit(Reshape(regrouped), base, name=node.output, source=node.source, scale=scale)
+    return b.emit(Transpose(perm), x, name=node.output, source=node.source, scale=scale)
 
 
 def _runs(coarse: Shape, fine: Shape) -> list[list[int]] | None:

@@ -15,7 +15,7 @@ from intc.errors import QuantizationError
 from intc.ir.dims import Poly
 from intc.ir.graph import Node
 from intc.ir.op import Array
-from intc.ops.elementwise import Add, Div, Mul, Relu, Sigmoid, Sub, Tanh
+from intc.ops.elementwise import Add, Cast, Div, Mul, Relu, Sigmoid, Sub, Tanh
 from intc.ops.gelu import Gelu
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
@@ -269,7 +269,13 @@ def reduce_mean(context: Context, node: Node) -> Form:
     )
 
 
+def cast(context: Context, node: Node) -> Form:
+    """Integers read as numbers: the same integers at scale 1."""
+    return Form(context.forms.integer(node.inputs[0]), np.asarray(1.0))
+
+
 RULES: dict[type, Rule] = {
+    Cast: cast,
     MatMul: matmul,
     Add: add,
     Sub: add,
