@@ -97,6 +97,13 @@ def local(dtype: str, size: int = 1) -> Any:
     return T.alloc_buffer((size,), dtype, scope="global", layout=None)
 
 
+def opaque(value: Expr) -> Expr:
+    """An int64 ``value`` by way of memory: TVM's simplifier, exponential in chains of variables, stops here."""
+    cell = local("int64")
+    T.buffer_store(cell, value, [0])
+    return T.bind(cell[0])
+
+
 def bit_length(value: Expr) -> Expr:
     """The number of bits of a positive int64."""
     return T.cast(64 - T.cast(T.clz(value), "int64"), "int64")

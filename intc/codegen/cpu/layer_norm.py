@@ -13,7 +13,7 @@ from intc.codegen.cpu.expr_algebra import wide
 from intc.codegen.cpu.isa import ISAS
 from intc.codegen.cpu.vector import Multiplier, Vec, const, load, ramp, typed
 from intc.codegen.cpu.vector import store as store_vector
-from intc.codegen.kernel import Expr, Frame, bit_length, int64, local, store
+from intc.codegen.kernel import Expr, Frame, bit_length, int64, local, opaque, store
 from intc.codegen.program import Layout, Program
 from intc.ir.dims import product
 from intc.ir.graph import Node
@@ -26,11 +26,11 @@ def integer_sqrt(value: Expr) -> Expr:
     """Floor of the square root of an int64 ``value`` in [1, 2**62), by Newton steps from a power of two above
     it.
     """
-    one = T.IntImm("int64", 1)
-    root = T.bind(T.shift_left(one, T.shift_right(bit_length(value) + 1, one)))
-    for _ in range(NEWTON_STEPS):
-        root = T.bind(T.shift_right(root + T.truncdiv(value, root), one))
-    return T.bind(root - T.cast(root * root > value, "int64"))
+    root = local("int64")
+    T.buffer_store(root, T.shift_left(int64(1), T.shift_right(bit_length(value) + 1, int64(1))), [0])
+    with T.serial(0, NEWTON_STEPS):
+        T.buffer_store(root, T.shift_right(root[0] + T.truncdiv(value, root[0]), int64(1)), [0])
+    return opaque(root[0] - T.cast(root[0] * root[0] > value, "int64"))
 
 
 def lower_shift_layer_norm(program: Program, node: Node) -> None:
@@ -57,9 +57,9 @@ def lower_shift_layer_norm(program: Program, node: Node) -> None:
 
 def _deviation(frame: Frame, total: Expr, squares: Expr, channels: int) -> tuple[Expr, Expr]:
     """The bit length of the root ``sd`` of the spread, and ``F = (2**(30 + bits) - 1) // sd``."""
-    deviation = integer_sqrt(T.bind(squares * channels - total * total + frame.scalars["eps_q"]))
-    bits = T.bind(bit_length(deviation))
-    return bits, T.bind(T.truncdiv(T.shift_left(int64(1), bits + 30) - 1, deviation))
+    deviation = integer_sqrt(opaque(squares * channels - total * total + frame.scalars["eps_q"]))
+    bits = opaque(bit_length(deviation))
+    return bits, opaque(T.truncdiv(T.shift_left(int64(1), bits + 30) - 1, deviation))
 
 
 def _scalar_rows(program: Program, node: Node) -> Callable[[Frame], None]:
@@ -129,7 +129,7 @@ def _vector_rows(program: Program, node: Node, lanes: int) -> Callable[[Frame], 
                 T.buffer_store(totals, totals[1] + wide(sums[1][i]) + wide(sums[2][i]) * 65536, [1])
             total = T.bind(totals[0])
             bits, factor = _deviation(frame, total, totals[1], channels)
-            left, right = (T.bind(T.max(v, int64(0))) for v in (22 - bits, bits - 22))
+            left, right = (opaque(T.max(v, int64(0))) for v in (22 - bits, bits - 22))
             half = T.bind(tir.Broadcast(T.shift_left(int64(1), bits + 9 + left), count))
             mean, up, down = every(total), every(left), every(right)
             scale = Multiplier(every(factor), True)
