@@ -248,6 +248,7 @@ def test_peak_runs() -> None:
     isa = ISAS[native().level]
     module = compile_kernel(peak(isa), ("data", "iterations"), {"data": "int32"})
     data = aligned(np.zeros(CHAINS * isa.lanes, np.int32))
+    assert not any("(%rsp" in line for line in inner_loop(assembly(module), isa.dot.partition(".")[0]))
     call(module, data, 10)
     assert np.all(data == 0)
     assert intact(data)

@@ -7,7 +7,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.vector import buffer, const, pointer, ramp, stack
+from intc.codegen.cpu.vector import buffer, const, pointer, ramp, register
 
 CHAINS = 12
 
@@ -30,16 +30,16 @@ def peak(isa: Isa, name: str = "peak") -> tir.PrimFunc:
             address = pointer("data", "int32")
             iterations = T.arg("iterations", T.int32())
             data = buffer(address, "int32")
-            acc = [stack(lanes, "int32") for _ in range(CHAINS)]
+            acc = [register(lanes) for _ in range(CHAINS)]
             for i, chain in enumerate(acc):
-                T.buffer_store(chain, data[ramp(i * lanes, lanes)], [ramp(0, lanes)])
+                T.buffer_store(chain, data[ramp(i * lanes, lanes)], [0])
             b = T.Bind(T.reinterpret(f"{isa.b_dtype}x{packed}", const(0x01020304, lanes)))
             with T.serial(0, iterations):
                 # each dot reads its own accumulator, so that none is hoisted out of the loop
                 for chain in acc:
-                    value = T.Bind(chain[ramp(0, lanes)])
+                    value = T.Bind(chain[0])
                     a = T.reinterpret(f"{isa.a_dtype}x{packed}", value)
-                    T.buffer_store(chain, isa.emit_dot_vector(value, a, b), [ramp(0, lanes)])
+                    T.buffer_store(chain, isa.emit_dot_vector(value, a, b), [0])
             for i, chain in enumerate(acc):
-                T.buffer_store(data, chain[ramp(0, lanes)], [ramp(i * lanes, lanes)])
+                T.buffer_store(data, chain[0], [ramp(i * lanes, lanes)])
     return builder.get()

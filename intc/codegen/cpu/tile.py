@@ -16,7 +16,7 @@ from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.epilogue import Epilogue, Stage
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.vector import Vec, const, load, ramp, stack, store, typed
+from intc.codegen.cpu.vector import Vec, const, load, ramp, register, stack, store, typed
 
 Start: TypeAlias = Callable[[int], Any]
 Place: TypeAlias = Callable[[Any], Any]
@@ -43,12 +43,11 @@ def emit_tile(
     ``words`` is even.
     """
     lanes, vectors, step = isa.lanes, isa.vectors, isa.lanes * isa.group
-    acc = [[stack(lanes, "int32") for _ in range(vectors)] for _ in range(rows)]
-    whole = ramp(0, lanes)
+    acc = [[register(lanes) for _ in range(vectors)] for _ in range(rows)]
     for v in range(vectors):
         initial = T.Bind(start(v))
         for r in range(rows):
-            T.buffer_store(acc[r][v], initial, [whole])
+            T.buffer_store(acc[r][v], initial, [0])
     with T.serial(0, tir.floordiv(words, 2) if not isinstance(words, int) else words // 2) as pair:
         for u in range(2):
             word = pair * 2 + u
@@ -57,10 +56,10 @@ def emit_tile(
             for r in range(rows):
                 a_word = T.Bind(a[a_base + r * a_stride + word])
                 for v in range(vectors):
-                    T.buffer_store(acc[r][v], isa.emit_dot(acc[r][v][whole], a_word, b_v[v]), [whole])
+                    T.buffer_store(acc[r][v], isa.emit_dot(acc[r][v][0], a_word, b_v[v]), [0])
     for r in range(rows):
         for v in range(vectors):
-            T.buffer_store(out, acc[r][v][whole], [ramp(out_base + r * out_stride + v * lanes, lanes)])
+            T.buffer_store(out, acc[r][v][0], [ramp(out_base + r * out_stride + v * lanes, lanes)])
 
 
 def for_row_tiles(

@@ -34,8 +34,13 @@ def buffer(pointer: Any, dtype: str) -> Any:
 
 
 def stack(elements: int, dtype: str) -> Any:
-    """A buffer on the stack (below 1 KiB), promoted to registers when every index is constant."""
+    """A buffer on the stack, of less than 1 KiB (beyond that TVM would allocate it on the heap)."""
     return T.alloc_buffer((elements,), dtype, scope="global", layout=None)
+
+
+def register(lanes: int) -> Any:
+    """One int32 vector on the stack, element 0 of its buffer, which LLVM keeps in a register."""
+    return stack(1, typed("int32", lanes))
 
 
 def pointer(name: str, dtype: str) -> Any:
