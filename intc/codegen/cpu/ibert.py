@@ -30,7 +30,7 @@ def lower_softmax(program: Program, node: Node) -> None:
         return T.min(T.shift_right(rounded, shift), int64(WEIGHT_MAX))
 
     def write(frame: Frame, weights: Expr, length: Expr, total: Expr, to: Expr) -> None:
-        factor = T.bind(T.Select(total > 0, T.truncdiv(int64(2**32), T.max(total, int64(1))), int64(0)))
+        factor = T.bind(T.if_then_else(total > 0, T.truncdiv(int64(2**32), T.max(total, int64(1))), int64(0)))
         with T.serial(0, length) as i:
             p = T.shift_right(wide(weights[i]) * factor, int64(24))
             store(frame.buffers["y"], T.min(p, int64(255)), to + i)

@@ -26,7 +26,7 @@ def shift_exp(x: Expr, x0: Expr, n: Expr) -> Expr:
 def reciprocal(total: Expr) -> Expr:
     """``fl((2**31-1) / total)`` with the sum cut at 2**31 - 1; 0 where it is 0."""
     cut = T.bind(T.min(total, int64(SUM_MAX)))
-    return T.bind(T.Select(cut > 0, T.truncdiv(int64(SUM_MAX), T.max(cut, int64(1))), int64(0)))
+    return T.bind(T.if_then_else(cut > 0, T.truncdiv(int64(SUM_MAX), T.max(cut, int64(1))), int64(0)))
 
 
 def lower_shiftmax(program: Program, node: Node) -> None:
@@ -74,10 +74,11 @@ def lower_shift_gelu(program: Program, node: Node) -> None:
 
 def lower_layer_norm(program: Program, node: Node) -> None:
     def root_of(squares: Expr, _shift: Expr) -> Expr:
-        root: Expr = int64(NEWTON_START)
-        for _ in range(NEWTON_STEPS):
-            root = T.bind(T.shift_right(root + T.truncdiv(squares, root), int64(1)))
-        return T.truncdiv(int64(SUM_MAX), root)
+        root = local("int64")
+        T.buffer_store(root, int64(NEWTON_START), [0])
+        with T.serial(0, NEWTON_STEPS):
+            T.buffer_store(root, T.shift_right(root[0] + T.truncdiv(squares, root[0]), int64(1)), [0])
+        return T.truncdiv(int64(SUM_MAX), root[0])
 
     centred_norm(program, node, root_of, 0)
 
