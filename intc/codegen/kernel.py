@@ -98,7 +98,9 @@ def local(dtype: str, size: int = 1) -> Any:
 
 
 def opaque(value: Expr) -> Expr:
-    """An int64 ``value`` by way of memory: TVM's simplifier, exponential in chains of variables, stops here."""
+    """An int64 ``value`` by way of memory: TVM's simplifier, exponential in chains of variables, stops
+    here.
+    """
     cell = local("int64")
     T.buffer_store(cell, value, [0])
     return T.bind(cell[0])

@@ -84,8 +84,8 @@ def lower_layer_norm(program: Program, node: Node) -> None:
 
 
 def centred_norm(program: Program, node: Node, factor_of: Callable[[Expr, Expr], Expr], shift: int) -> None:
-    """Append rows of ``min((y * factor) >> 1, 2**30) + b``, y = x - mean rounded half to even, with the factor computed
-    from the int64 sum of ``(y >> shift)**2``."""
+    """Append rows of ``min((y * factor) >> 1, 2**30) + b``, y = x - mean rounded half to even, with the
+    factor computed from the int64 sum of ``(y >> shift)**2``."""
     shape = program.type(node.inputs[0]).shape
     channels = shape[-1]
     assert isinstance(channels, int)

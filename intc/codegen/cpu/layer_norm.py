@@ -94,9 +94,9 @@ def _scalar_rows(program: Program, node: Node) -> Callable[[Frame], None]:
 def _vector_rows(program: Program, node: Node, lanes: int) -> Callable[[Frame], None]:
     """The same rows ``lanes`` channels at a time; ``b`` holds each block's even channels, then its odd ones.
 
-    Both shifts are by 32 bits or more, so only the high halves of the 64-bit products on even and odd lanes are kept:
-    ``(d * F + half) >> (10 + bits)`` with d shifted left first by what is missing to 32. That fits 32 bits, because
-    ``|d| <= sqrt(C) * 2**bits``.
+    Both shifts are by 32 bits or more, so only the high halves of the 64-bit products on even and odd lanes
+    are kept: ``(d * F + half) >> (10 + bits)`` with d shifted left first by what is missing to 32. That fits
+    32 bits, because ``|d| <= sqrt(C) * 2**bits``.
     """
     op, shape = node.op, program.type(node.inputs[0]).shape
     channels = shape[-1]

@@ -56,8 +56,10 @@ def softmax_rows(
     tables: tuple[str, ...] = (),
     dtype: str = "int32",
 ) -> None:
-    """Append rows of: ``weight`` (of type ``dtype``) of each kept element's int64 distance from the row maximum; ``write``
-    (scratch row, length, int64 total, position of the row) stores the result. Inputs are x, tables, mask."""
+    """Append rows of: ``weight`` (of type ``dtype``) of each kept element's int64 distance from the row
+    maximum; ``write`` (scratch row, length, int64 total, position of the row) stores the result. Inputs are
+    x, tables, mask.
+    """
     shape = program.type(node.inputs[0]).shape
     lead, length = shape[:-1], shape[-1]
     views = [View(tuple(row_major(shape)[:-1]))]
