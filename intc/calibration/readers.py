@@ -33,7 +33,7 @@ def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterato
     if feeds is None:
         raise CalibrationError(
             "no calibration data: pass calibration=<.npz path, dict or iterable of feeds> "
-            "(--calibration NPZ), or ask for calibration='random' by name, knowing that its ranges are invented"
+            "(--calibration NPZ), or ask for calibration='random' by name, knowing that it invents ranges"
         )
     if isinstance(feeds, str | Path) and str(feeds) == RANDOM:
         yield from _random(graph)
