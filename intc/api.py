@@ -133,6 +133,7 @@ class Module:
                 for name, public in zip(self.prepared.outputs, self.output_names, strict=True)
             ),
             symbols=self.lowered.symbols,
+            limits=tuple((str(size), largest) for size, largest in self.prepared.limits().items()),
             target=self.lowered.target.name,
             features=tuple(self.lowered.features),
             program=Program("main", _sizes(self.lowered.slots), _sizes(self.lowered.scratch), packed),

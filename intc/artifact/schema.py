@@ -70,11 +70,15 @@ class Program:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that the runtime knows of an artifact; ``members`` maps every other member to (size, SHA-256)."""
+    """All that the runtime knows of an artifact; ``members`` maps every other member to (size, SHA-256).
+
+    ``limits`` holds the largest value of symbolic sizes, such as the length of the position table.
+    """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     symbols: tuple[str, ...]
+    limits: tuple[tuple[Size, int], ...]
     target: str
     features: tuple[str, ...]
     program: Program
@@ -165,6 +169,7 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         inputs=tuple(_port(p, symbols) for p in body["inputs"]),
         outputs=tuple(_port(p, symbols) for p in body["outputs"]),
         symbols=symbols,
+        limits=tuple((_size(size, symbols), _count(largest)) for size, largest in body["limits"]),
         target=_text(body["target"]),
         features=tuple(_text(f) for f in body["features"]),
         program=Program(

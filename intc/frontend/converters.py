@@ -32,6 +32,11 @@ MICROSOFT: dict[str, Converter] = {
 DOMAINS: dict[str, dict[str, Converter]] = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": MICROSOFT}
 
 
+def exists(node: onnx.NodeProto) -> bool:
+    """Whether the operator has a converter."""
+    return node.op_type in DOMAINS.get(node.domain, {})
+
+
 def convert(
     ctx: Importer,
     node: onnx.NodeProto,

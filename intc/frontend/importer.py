@@ -40,6 +40,7 @@ from intc.ir.types import DTYPES, TensorType, type_of_array
 from intc.ops.elementwise import Cast
 from intc.ops.movement import Expand, Reshape
 
+FOLDED = ("Constant", "Shape", "ConstantOfShape", "Range")  # computed while importing, never converted
 OLDEST_OPSET = 13
 ELEMENT: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -164,6 +165,8 @@ class Importer:
     def _node(self, node: onnx.NodeProto) -> None:
         label = node.name or next((o for o in node.output if o), node.op_type)
         if any(x in self.failed for x in node.input):
+            if not converters.exists(node) and node.op_type not in FOLDED:
+                self._refuse(node, label, "the operator is not supported")
             self.failed.update(node.output)
             return
         missing = [x for x in node.input if x and x not in self.env]

@@ -72,6 +72,14 @@ class Graph:
         """The symbols that the input shapes bind, in order."""
         return dims.symbols(d for name in self.inputs for d in self.type(name).shape)
 
+    def limits(self) -> dict[dims.Dim, int]:
+        """The largest value of each symbolic size that some operator or proof puts a bound on."""
+        out: dict[dims.Dim, int] = {dims.symbol(name): dims.SYMBOL_MAX for name in self.symbols()}
+        for node in self.nodes:
+            for size, largest in node.op.limits(*(self.type(x) for x in node.inputs)):
+                out[size] = min(largest, out.get(size, largest))
+        return out
+
     def bind(self, feeds: Mapping[str, Array]) -> dict[str, int]:
         """The size of every symbol, solved from the shapes of ``feeds``; FeedError names the input that
         disagrees.
@@ -92,6 +100,9 @@ class Graph:
                     raise FeedError(
                         f"input '{name}' has shape {list(got)}: {dim} is {env[str(dim)]} elsewhere"
                     )
+        for size, largest in self.limits().items():
+            if dims.evaluate(size, env) > largest:
+                raise FeedError(f"{size} is {dims.evaluate(size, env)}; the model takes at most {largest}")
         return env
 
     def run(

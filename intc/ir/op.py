@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+from intc.ir.dims import Dim
 from intc.ir.types import TensorType
 
 Array = NDArray[Any]
@@ -31,6 +32,10 @@ class Op:
     def infer(self, *types: TensorType) -> TensorType:
         """The output type, interval included; GraphError when the inputs do not fit."""
         raise NotImplementedError
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        """``(size, largest)`` pairs that symbolic sizes must keep for this operator to have a meaning."""
+        return []
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         """The exact result (of the inferred dtype); ``sizes`` binds the symbols of dims in attributes."""

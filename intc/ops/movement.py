@@ -63,6 +63,10 @@ class Slice(Op):
     step: int = 1
     name: ClassVar[str] = "slice"
 
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        size = types[0].shape[self.axis]
+        return [(self.stop, size)] if isinstance(size, int) and not isinstance(self.stop, int) else []
+
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]
         if not 0 <= self.axis < x.rank or self.step == 0:

@@ -20,7 +20,7 @@ from intc.passes.rewrite import rewrite
 
 @dataclass(frozen=True)
 class FoldInputNormalisation:
-    """Chains from a graph input (or its cast from integers) to an ungrouped convolution of constant weights."""
+    """Chains from a graph input (or its cast from integers) to an plain convolution with constant weights."""
 
     name: str = "fold_input_normalisation"
 

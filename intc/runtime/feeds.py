@@ -43,6 +43,13 @@ def bind(ports: Sequence[Port], arrays: Mapping[str, Array]) -> dict[str, int]:
     return env
 
 
+def check_limits(limits: Sequence[tuple[Size, int]], env: Mapping[str, int]) -> None:
+    """FeedError naming the size that is beyond what the model was compiled for."""
+    for size, largest in limits:
+        if size_value(size, env) > largest:
+            raise FeedError(f"{size} is {size_value(size, env)}; the model takes at most {largest}")
+
+
 def _fits(want: Size, got: int, env: dict[str, int]) -> bool:
     return want == got if isinstance(want, int) else env.setdefault(want, got) == got
 

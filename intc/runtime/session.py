@@ -107,6 +107,7 @@ class Session:
         feeding.check_names(self.manifest.inputs, feeds)
         arrays = {p.name: np.asarray(feeds[p.name]) for p in self.manifest.inputs}
         env = feeding.bind(self.manifest.inputs, arrays)
+        feeding.check_limits(self.manifest.limits, env)
         inputs = [feeding.integers(p, arrays[p.name]) for p in self.manifest.inputs]
         outputs = [aligned_like(feeding.shape_of(p, env), p.dtype) for p in ports]
         self._call(inputs, outputs, env)
