@@ -1,4 +1,4 @@
-"""A whole encoder through every stage: the fused graph, the kernels and the artifact give the reference's bits."""
+"""A whole encoder through every stage: fused graph, kernels and artifact give the reference's bits."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_family_is_integer_and_fusion_keeps_its_bits(
         feeds = tiny_feeds(batch, length)
         got = integer.graph.evaluate(feeds)[0]
         assert np.array_equal(got, prepared.graph.evaluate(feeds)[0])
-        # the published families clip or approximate more: they are parity modes, shift and lut are for accuracy
+        # ivit and ibert are parity modes for models trained with them; shift and lut are for accuracy
         assert sqnr(reference(feeds), got) > (20 if family in ("shift", "lut") else 3), family
 
 

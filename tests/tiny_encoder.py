@@ -1,4 +1,4 @@
-"""A two-layer BERT-like encoder as an exporter writes it: decomposed GELU, additive mask, symbolic batch and length."""
+"""A two-layer BERT-like encoder as an exporter writes it: decomposed GELU, additive mask, symbolic sizes."""
 
 from __future__ import annotations
 
