@@ -218,7 +218,7 @@ def test_any_cut_of_the_tasks_and_threads(isa: Isa) -> None:
     k, n = 70, 300
     w, bias = weights(rng, k, n)
     case = Case(isa, LinearSpec(k, n), w, bias, [], parallel=3)
-    for rows in (1, 100, 250):
+    for rows in (0, 1, 100, 250):
         x = rng.integers(-128, 128, (rows, k)).astype(np.int8)
         want = product(x, w, bias)
         for split in (0, 1, 4):

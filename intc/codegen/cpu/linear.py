@@ -108,16 +108,13 @@ def linear_scratch_bytes(spec: LinearSpec, isa: Isa) -> int:
 def _even_block(rows: Any, spec: LinearSpec, isa: Isa) -> Any:
     """Rows of each block when ``rows`` rows are cut evenly into whole tiles (an int or a TIR expression)."""
     most = block_rows(spec, isa)
-    blocks = (rows + (most - 1)) // most
-    if isinstance(rows, int):
-        blocks = max(blocks, 1)
-    else:
-        blocks = tir.Max(blocks, tir.IntImm("int32", 1))
-    return (rows + (blocks * isa.rows - 1)) // (blocks * isa.rows) * isa.rows
+    some = max(rows, 1) if isinstance(rows, int) else tir.Max(rows, tir.IntImm("int32", 1))
+    tiles = (some + (most - 1)) // most * isa.rows
+    return (some + (tiles - 1)) // tiles * isa.rows
 
 
 def linear_tasks(spec: LinearSpec, isa: Isa, rows: Any) -> Any:
-    """The number of tasks for ``rows`` >= 1 rows, an int or an int32 TIR expression as ``rows`` is."""
+    """The number of tasks for ``rows`` rows, an int or an int32 TIR expression as ``rows`` is."""
     block = _even_block(rows, spec, isa)
     return (rows + (block - 1)) // block * column_blocks(spec, isa)
 
