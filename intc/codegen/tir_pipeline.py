@@ -23,7 +23,8 @@ def _kernel_pipeline() -> Any:
     @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
     def run(module: Any, _context: Any) -> Any:
         passes = [
-            tirx.transform.StmtSimplify(),  # before anything else: LLVM vectorises the indices it leaves far better
+            # before anything else: LLVM vectorises the indices it leaves far better
+            tirx.transform.StmtSimplify(),
             tirx.transform.FlattenBuffer(),
             tirx.transform.NarrowDataType(32),
             tirx.transform.VectorizeLoop(True),
