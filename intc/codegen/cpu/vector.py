@@ -151,7 +151,10 @@ class Multiplier:
         self.m, self.even_odd, self.lanes = m, even_odd, m.lanes
         if even_odd:
             self.half = f"int64x{m.lanes // 2}"
-            self.even, self.odd = self._split(m)
+            # ashr(shl(_, 32), 32) is what LLVM moves next to the product, to see that 32 bits suffice
+            high = [i | 1 for i in range(m.lanes)]
+            self.even = self._split(m)[0]
+            self.odd = self._split(Vec(shuffle([m.expr], high), m.lanes))[0]
 
     def _shift(self, value: Any, bits: int, left: bool) -> Any:
         by = const(bits, self.lanes // 2, "int64")
