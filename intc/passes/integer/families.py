@@ -7,8 +7,9 @@ form.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, Sh
 from intc.ops.table import Table
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
 
+Norm: TypeAlias = Callable[[Forms, Node, int, Array], Form]
 LOG2_E: Final = Fraction(1.4426950408889634)
 PROBABILITY_SCALE: Final = np.float64(2.0**-8)
 
@@ -131,28 +133,17 @@ def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
     return _emit(forms, node, op, (x.name, *consts), scale)
 
 
-def ivit_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
-    """The published form, then a requantisation to the wanted scale."""
-    assert isinstance(node.op, LayerNorm)
-    x = forms.quantised(node.inputs[0], 16)
-    gamma, beta = _affine(forms, node)
-    op, bias, out_scale = IvitLayerNorm.from_affine(gamma, beta)
-    b = forms.builder.constant(f"{node.output}.b", bias)
-    return _rescaled(forms, node, _emit(forms, node, op, (x.name, b), out_scale), bits, scale)
+def published_layer_norm(op_class: type[IvitLayerNorm] | type[IbertLayerNorm]) -> Norm:
+    """The published form of ``op_class``, then a requantisation to the wanted scale."""
 
+    def run(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
+        x = forms.quantised(node.inputs[0], 16)
+        op, bias, out_scale = op_class.from_affine(*_affine(forms, node))
+        b = forms.builder.constant(f"{node.output}.b", bias)
+        forms.base[node.output] = _emit(forms, node, op, (x.name, b), out_scale)
+        return forms.quantised(node.output, bits, scale)
 
-def ibert_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
-    assert isinstance(node.op, LayerNorm)
-    x = forms.quantised(node.inputs[0], 16)
-    gamma, beta = _affine(forms, node)
-    op, bias, out_scale = IbertLayerNorm.from_affine(gamma, beta)
-    b = forms.builder.constant(f"{node.output}.b", bias)
-    return _rescaled(forms, node, _emit(forms, node, op, (x.name, b), out_scale), bits, scale)
-
-
-def _rescaled(forms: Forms, node: Node, form: Form, bits: int, scale: Array) -> Form:
-    forms.base[node.output] = form
-    return forms.quantised(node.output, bits, scale)
+    return run
 
 
 def _affine(forms: Forms, node: Node) -> tuple[Array, Array]:
@@ -188,8 +179,8 @@ SOFTMAX = {"shift": shiftmax, "ivit": ivit_softmax, "ibert": ibert_softmax, "lut
 GELU = {"shift": shift_gelu, "ivit": ivit_gelu, "ibert": ibert_gelu, "lut": table_gelu}
 LAYER_NORM = {
     "shift": shift_layer_norm,
-    "ivit": ivit_layer_norm,
-    "ibert": ibert_layer_norm,
+    "ivit": published_layer_norm(IvitLayerNorm),
+    "ibert": published_layer_norm(IbertLayerNorm),
     "lut": shift_layer_norm,
 }
 TANH = {"shift": shift_tanh, "ivit": shift_tanh, "ibert": shift_tanh, "lut": table_tanh}
