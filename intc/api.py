@@ -82,7 +82,7 @@ def compile(
     tell("generate code")
     provenance = {
         "model": path.name,
-        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "model_sha256": _file_digest(path),
         "approximation": approximation,
         "bits": bits,
         "calibrator": calibrator,
@@ -163,6 +163,12 @@ class Module:
         from intc.ir.display import graph_html
 
         return graph_html(self.graph)
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def certificate(graph: Graph) -> dict[str, Any]:
