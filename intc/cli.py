@@ -216,6 +216,7 @@ def compile_command(args: argparse.Namespace) -> int:
         )
         tell("write the artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
+        module.passes = None  # the float weights are not needed any more
         module.save(output)
     if args.calibration == "random":
         print("intc: warning: ranges come from random data; results will not be accurate", file=sys.stderr)
