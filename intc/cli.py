@@ -133,7 +133,11 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", default="8", help="8 (the only width of this version)")
     parser.add_argument("--calibrator", default="minmax", help="minmax or percentile (default: minmax)")
     parser.add_argument(
-        "--input", action="append", default=[], metavar="NAME=SHAPE", help="fix an input's shape: ids=1,128"
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=SHAPE",
+        help="fix a shape, ids=1,128, or type, image=uint8",
     )
     parser.add_argument(
         "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
@@ -331,11 +335,14 @@ def progress() -> Iterator[Tell]:
 
 
 def _input_override(text: str) -> tuple[str, Any]:
-    name, _, shape = text.partition("=")
-    try:
-        return name, tuple(int(d) if d.isdigit() else d for d in shape.split(",") if d)
-    except ValueError:
-        raise UsageError(f"--input {text}: expected NAME=SIZE,SIZE,..") from None
+    """``NAME=SIZE,SIZE,..`` or ``NAME=uint8``, an element type."""
+    from intc.ir.types import DTYPES
+
+    name, separator, given = text.partition("=")
+    sizes = tuple(int(d) if d.isdigit() else d for d in given.split(",") if d)
+    if not name or not separator or not sizes:
+        raise UsageError(f"--input {text}: expected NAME=SIZE,SIZE,.. or NAME=TYPE")
+    return name, given if given in DTYPES else sizes
 
 
 def _print(args: argparse.Namespace, result: dict[str, Any], text: str) -> int:

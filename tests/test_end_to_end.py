@@ -166,3 +166,34 @@ def test_percentile_calibration_clips_outliers(model_file: Path) -> None:
     feeds = tiny_feeds(8, 16)
     module = intc.compile(model_file, calibration=feeds, calibrator="percentile")
     assert sqnr(reference(feeds), module.run(None, feeds)[0]) > 15
+
+
+def test_byte_images_with_the_normalisation_inside(tmp_path: Path) -> None:
+    """``(x / 255 - mean) / std`` before the first convolution folds into it; the kernels read the bytes."""
+    rng = np.random.default_rng(4)
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    camera (float[batch,3,16,16] image) => (float[batch,8,4,4] features) {
+        unit = Div(image, full)
+        centred = Sub(unit, mean)
+        normal = Div(centred, std)
+        features = Conv <kernel_shape = [4, 4], strides = [4, 4]> (normal, w, b)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    weights = {
+        "full": np.float32(255),
+        "mean": np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 3, 1, 1),
+        "std": np.array([0.229, 0.224, 0.225], np.float32).reshape(1, 3, 1, 1),
+        "w": (0.1 * rng.standard_normal((8, 3, 4, 4))).astype(np.float32),
+        "b": rng.standard_normal(8).astype(np.float32),
+    }
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items())
+    path = tmp_path / "camera.onnx"
+    onnx.save(proto, path)
+    images = rng.integers(0, 256, (8, 3, 16, 16)).astype(np.uint8)
+    module = intc.compile(path, calibration={"image": images}, inputs={"image": "uint8"})
+    assert module.graph.type("image").dtype == "uint8"
+    assert [n.op.name for n in module.prepared.nodes][:2] == ["im2col", "linear"]
+    (got,) = module.run(None, {"image": images})
+    assert np.array_equal(got, module.graph.evaluate({"image": images})[0])
+    wanted = onnxruntime.InferenceSession(path).run(None, {"image": images.astype(np.float32)})[0]
+    assert sqnr(wanted, got) > 35
