@@ -11,7 +11,7 @@ from intc.errors import GraphError, QuantizationError, UnsupportedModel
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.types import TensorType
 from intc.ops.movement import Gather
-from intc.passes.integer.forms import Form, Forms, as_scale
+from intc.passes.integer.forms import Form, Forms
 from intc.passes.integer.rules import RULES, Context
 
 OUTPUT_BITS = 16
@@ -116,6 +116,4 @@ def _input(forms: Forms, name: str, indexed: dict[str, int]) -> None:
 def _output(forms: Forms, name: str) -> str:
     if not forms.source.type(name).is_float:
         return forms.base[name].name
-    form = forms.quantised(name, OUTPUT_BITS)
-    assert as_scale(form.scale)
-    return form.name
+    return forms.quantised(name, OUTPUT_BITS).name

@@ -42,12 +42,11 @@ class Context:
     def constant(self, value: str) -> Array | None:
         return self.forms.source.constants.get(value)
 
-    def consumers(self, value: str) -> list[Node]:
-        """The consumers of ``value`` seen through data movement; a graph output counts as no consumer."""
-        out: list[Node] = []
-        for node in self.users[value]:
-            out += self.consumers(node.output) if isinstance(node.op, MOVEMENT) else [node]
-        return out
+    def product_weights(self, value: str) -> list[Array]:
+        """The constant weights [C, N] of every product that reads ``value`` as its left operand."""
+        users = (n for n in self.users[value] if isinstance(n.op, MatMul) and n.inputs[0] == value)
+        weights = (self.constant(n.inputs[1]) for n in users)
+        return [w for w in weights if w is not None and w.ndim == 2]
 
 
 Rule = Callable[[Context, Node], Form]
@@ -82,16 +81,12 @@ def linear_input(context: Context, value: str) -> Form:
     exact.
     """
     forms = context.forms
-    users = context.users[value]
-    weights = [
-        context.constant(n.inputs[1]) for n in users if isinstance(n.op, MatMul) and n.inputs[0] == value
-    ]
-    constant = [w for w in weights if w is not None and w.ndim == 2]
+    weights = context.product_weights(value)
     node = forms.nodes.get(value)
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
     stats = forms.stats.get(value)
-    if movable and constant and stats is not None and stats.channels.size == constant[0].shape[0]:
-        return forms.quantised(value, 8, channel_scales(stats.channels, constant, 8))
+    if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
+        return forms.quantised(value, 8, channel_scales(stats.channels, weights, 8))
     return forms.as_is(value, 8, 8)
 
 
@@ -112,31 +107,34 @@ def add(context: Context, node: Node) -> Form:
         left, right = right, left
     constant = context.constant(right)
     base = context.forms.base.get(left)
-    shape = context.forms.source.type(node.output).shape
     if (
         constant is not None
         and base is not None
         and _is_bias(constant, base, context)
-        and _same_rank(context, left, node)
+        and _same_shape(context, left, node)
     ):
-        return _biased(context, node, base, sign * constant.astype(np.float64), shape)
+        return _biased(context, node, base, sign * constant.astype(np.float64))
     return _sum(context, node, left, right, sign)
 
 
 def _is_bias(constant: Array, base: Form, context: Context) -> bool:
     type_ = context.forms.builder.graph.type(base.name)
-    vector = constant.size in (1, constant.shape[-1] if constant.ndim else 1)
-    return type_.dtype == "int32" and (vector or base.per_tensor)
+    return type_.dtype == "int32" and (_is_vector(constant) or base.per_tensor)
 
 
-def _same_rank(context: Context, left: str, node: Node) -> bool:
+def _is_vector(constant: Array) -> bool:
+    """One number, or one per index of the last axis."""
+    return constant.size in (1, constant.shape[-1] if constant.ndim else 1)
+
+
+def _same_shape(context: Context, left: str, node: Node) -> bool:
     return context.forms.source.type(left).shape == context.forms.source.type(node.output).shape
 
 
-def _biased(context: Context, node: Node, base: Form, constant: Array, shape: object) -> Form:
+def _biased(context: Context, node: Node, base: Form, constant: Array) -> Form:
     """A constant added in the 32-bit accumulator at its own scale."""
     b = context.forms.builder
-    if constant.size in (1, constant.shape[-1] if constant.ndim else 1):
+    if _is_vector(constant):
         constant = np.broadcast_to(constant.ravel(), base.scale.shape or constant.ravel().shape)
     integers = np.rint(constant / base.scale)
     limit = 2**31 - 1 - b.graph.type(base.name).magnitude
@@ -209,17 +207,12 @@ def sigmoid(context: Context, node: Node) -> Form:
 def layer_norm(context: Context, node: Node) -> Form:
     """Eight bits straight from the norm where only products read it, else sixteen."""
     forms, users = context.forms, context.users[node.output]
-    weights = [
-        context.constant(n.inputs[1])
-        for n in users
-        if isinstance(n.op, MatMul) and n.inputs[0] == node.output
-    ]
-    known = [w for w in weights if w is not None and w.ndim == 2]
+    weights = context.product_weights(node.output)
     make = families.LAYER_NORM[context.family]
-    only_products = bool(users) and len(known) == len(users) and node.output not in forms.source.outputs
+    only_products = bool(users) and len(weights) == len(users) and node.output not in forms.source.outputs
     stats = forms.stats.get(node.output)
     if only_products and stats is not None:
-        return make(forms, node, 8, channel_scales(stats.channels, known, 8))
+        return make(forms, node, 8, channel_scales(stats.channels, weights, 8))
     return make(forms, node, 16, forms.scale_for(node.output, 16))
 
 
