@@ -22,6 +22,7 @@ from intc.ops.rows import (
     check_scores,
     exact_scale,
     normalised_bias,
+    normalised_type,
     round_mean,
 )
 
@@ -192,10 +193,7 @@ class IbertLayerNorm(Op):
         check_layer_norm(self.name, x, b)
         if not 0 <= self.shift <= 15:
             raise GraphError(f"{self.name} cannot shift by {self.shift}; 0 to 15 bits")
-        lo, hi = -(2**30) + b.interval[0], 2**30 + b.interval[1]
-        if lo < -(2**31) or hi >= 2**31:
-            raise QuantizationError(f"{self.name}: the result can reach [{lo}, {hi}], beyond 32 bits")
-        return TensorType(x.shape, "int32", lo, hi)
+        return normalised_type(self.name, x, b, 2**30)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x, b = (a.astype(np.int64) for a in arrays)

@@ -23,6 +23,7 @@ from intc.ops.rows import (
     check_scores,
     exact_scale,
     normalised_bias,
+    normalised_type,
     round_mean,
 )
 
@@ -185,10 +186,7 @@ class IvitLayerNorm(Op):
         x, b = types
         check_layer_norm(self.name, x, b)
         # k never falls below isqrt(sum y**2) >= |y|, so |y * F| <= 2**31 - 1.
-        lo, hi = -(2**30) + b.interval[0], 2**30 - 1 + b.interval[1]
-        if lo < -(2**31) or hi >= 2**31:
-            raise QuantizationError(f"{self.name}: the result can reach [{lo}, {hi}], beyond 32 bits")
-        return TensorType(x.shape, "int32", lo, hi)
+        return normalised_type(self.name, x, b, 2**30 - 1)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x, b = (a.astype(np.int64) for a in arrays)

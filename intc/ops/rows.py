@@ -71,6 +71,14 @@ def check_layer_norm(name: str, x: TensorType, b: TensorType) -> int:
     return channels
 
 
+def normalised_type(name: str, x: TensorType, b: TensorType, highest: int) -> TensorType:
+    """int32 rows of a value in [-2**30, highest] plus the bias; QuantizationError beyond 32 bits."""
+    lo, hi = -(2**30) + b.interval[0], highest + b.interval[1]
+    if lo < -(2**31) or hi >= 2**31:
+        raise QuantizationError(f"{name}: the result can reach [{lo}, {hi}], beyond 32 bits")
+    return TensorType(x.shape, "int32", lo, hi)
+
+
 def normalised_bias(gamma: Array, beta: Array) -> tuple[Array, Array]:
     """``fl((beta/gamma) * 2**30 / sqrt(C))`` as int32 [C]; scales ``gamma * sqrt(C) / 2**30``, signed.
 
