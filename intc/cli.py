@@ -177,6 +177,11 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="real inputs (default: random ones)")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long to measure (default: 6)")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also the time of every stage: GMAC/s, share of peak, bytes moved",
+    )
     parser.add_argument("--no-peak", action="store_true", help="do not measure this core's peak")
 
 
@@ -293,7 +298,9 @@ def bench_command(args: argparse.Namespace) -> int:
             raise UsageError(f"--size {text}: expected SYMBOL=N with N >= 1")
         sizes[name] = int(number)
     engines = [e for e in args.engines.split(",") if e]
-    options = Options(args.threads, args.batch, sizes, args.vs, engines, args.seconds, not args.no_peak)
+    options = Options(
+        args.threads, args.batch, sizes, args.vs, engines, args.seconds, not args.no_peak, args.profile
+    )
     with progress() as tell:
         tell(f"measure for {args.seconds:g} s")
         result = bench(args.artifact, options, read_npz(args.inputs) if args.inputs else None)

@@ -109,7 +109,7 @@ def test_equal_kernels_are_emitted_once() -> None:
         value = builder.emit(Clip(-900 + 0 * i, 900, "int32"), value)
     builder.output(value)
     lowered = check_graph(builder.finish(), {"batch": 2})
-    assert len(lowered.stages) == 12 and len({kernel for kernel, _ in lowered.stages}) == 1
+    assert len(lowered.stages) == 12 and len({kernel for kernel, _, _ in lowered.stages}) == 1
 
 
 def test_refusals_name_their_cause() -> None:

@@ -26,7 +26,7 @@ class Lowered:
 
     The library's ``main`` takes addresses of ``constants``, arena, each input, each output, then int32: each
     of ``symbols`` and the number of tasks. All addresses are 64-byte aligned. The arena needs
-    :meth:`arena_bytes`.
+    :meth:`arena_bytes`. ``stages`` are (kernel, ONNX node, value written) in order.
     """
 
     target: Target
@@ -38,7 +38,7 @@ class Lowered:
     symbols: tuple[str, ...]
     slots: tuple[Dim, ...]
     scratch: tuple[Dim, ...]
-    stages: tuple[tuple[str, str], ...]
+    stages: tuple[tuple[str, str, str], ...]
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -58,8 +58,11 @@ class Lowered:
         return arena_bytes(self.slots, self.scratch, tasks, sizes)
 
 
-def lower(graph: Graph, target: str | Target = "native") -> Lowered:
-    """Compile ``graph`` (integers only, fused or not); CodegenError names the node that has no kernel."""
+def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False) -> Lowered:
+    """Compile ``graph`` (integers only, fused or not); CodegenError names the node that has no kernel.
+
+    With ``ticks``, ``main`` takes one more address, of ``len(stages) + 1`` int64 cycle counts.
+    """
     resolved = resolve(target) if isinstance(target, str) else target
     program = Program(graph, resolved)
     for name, value in graph.values.items():
@@ -72,7 +75,7 @@ def lower(graph: Graph, target: str | Target = "native") -> Lowered:
     scratch = {a.size for s in program.stages for a in s.args if isinstance(a, ScratchArg)}
     return Lowered(
         resolved,
-        build_library(program, memory, roots),
+        build_library(program, memory, roots, ticks),
         tuple(program.constants),
         tuple(constant_offsets(program)),
         tuple(graph.inputs),
@@ -80,7 +83,7 @@ def lower(graph: Graph, target: str | Target = "native") -> Lowered:
         tuple(graph.symbols()),
         tuple(memory.slots),
         tuple(sorted(scratch, key=str)),
-        tuple((s.kernel, s.source) for s in program.stages),
+        tuple((s.kernel, s.source, s.writes[0]) for s in program.stages),
     )
 
 
@@ -124,7 +127,7 @@ def plan_memory(program: Program, roots: Mapping[str, str]) -> Plan:
     return plan([Step(held(s.reads), held(s.writes)) for s in program.stages], sizes)
 
 
-def build_library(program: Program, memory: Plan, roots: Mapping[str, str]) -> bytes:
+def build_library(program: Program, memory: Plan, roots: Mapping[str, str], ticks: bool = False) -> bytes:
     """The bytes of the shared library."""
     import tvm
 
@@ -132,7 +135,7 @@ def build_library(program: Program, memory: Plan, roots: Mapping[str, str]) -> b
 
     names = {name: tvm.ir.GlobalVar(name) for name in program.kernels}
     functions = {names[name]: function for name, function in program.kernels.items()}
-    main = build_main(program, memory, roots, names).with_attr("global_symbol", "main")
+    main = build_main(program, memory, roots, names, ticks).with_attr("global_symbol", "main")
     functions[tvm.ir.GlobalVar("main")] = main
     executable = build(functions, program.target.tvm())
     with tempfile.TemporaryDirectory() as folder:

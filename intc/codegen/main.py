@@ -3,13 +3,15 @@
 ``main(constants, arena, inputs.., outputs.., symbols.., tasks)``: raw 64-byte aligned addresses, then int32
 sizes. With ``tasks == 1`` everything runs in the calling thread; otherwise one parallel region covers the
 network, each stage is split into ``tasks`` shares and a barrier follows each stage. The result does not
-depend on ``tasks``.
+depend on ``tasks``. With ``ticks`` (for profiles) one more pointer takes int64 cycle counts: entry i + 1 is
+the time at which task 0 finished stage i.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.ir import Call, GlobalVar
 from tvm.script.ir_builder import IRBuilder
@@ -58,9 +60,16 @@ class _Places:
     arena: Expr
     scratch_base: Expr
 
+    ticks: Any = None
+
     def call(self, kernel: GlobalVar, stage: Stage, task: Expr, tasks: Expr) -> None:
         """Emit the call of ``stage``'s kernel for one task."""
         T.evaluate(Call(kernel, [self._arg(a, task, tasks) for a in stage.args]))
+
+    def tick(self, number: int) -> None:
+        """Record the cycle count as entry ``number``, where asked for."""
+        if self.ticks is not None:
+            T.buffer_store(self.ticks, T.call_llvm_intrin("int64", "llvm.readcyclecounter"), [number])
 
     def _arg(self, arg: Arg, task: Expr, tasks: Expr) -> Expr:
         match arg:
@@ -86,7 +95,11 @@ class _Places:
 
 
 def build_main(
-    program: Program, plan: Plan, roots: Mapping[str, str], kernels: Mapping[str, GlobalVar]
+    program: Program,
+    plan: Plan,
+    roots: Mapping[str, str],
+    kernels: Mapping[str, GlobalVar],
+    ticks: bool = False,
 ) -> PrimFunc:
     """``main`` for ``program``; ``roots`` maps a value to the planned value, input or output that holds its
     data.
@@ -102,6 +115,7 @@ def build_main(
             }
             symbols = {s: T.arg(f"size_{s}", T.int32()) for s in graph.symbols()}
             tasks = T.arg("tasks", T.int32())
+            counts = T.arg("ticks", T.handle("int64")) if ticks else None
             offset: Expr = T.int64(0)
             slots = []
             for size in plan.slots:
@@ -113,14 +127,22 @@ def build_main(
                 entry = program.graph_constant(name).entry
                 pointers[name] = T.bind(T.handle_add_byte_offset(constants, T.int64(offsets[entry])))
             places = _Places(roots, symbols, pointers, constants, offsets, arena, offset)
+            if counts is not None:
+                size = (len(program.stages) + 1,)
+                places.ticks = T.decl_buffer(size, "int64", data=counts, layout=None)
+            places.tick(0)
             with T.If(tasks == 1):
                 with T.Then():
-                    for stage in program.stages:
+                    for i, stage in enumerate(program.stages):
                         places.call(kernels[stage.kernel], stage, 0, 1)
+                        places.tick(i + 1)
                 with T.Else(), T.attr(0, "pragma_parallel_launch_point", 1):
-                    for stage in program.stages:
+                    for i, stage in enumerate(program.stages):
                         with T.attr(0, "pragma_parallel_barrier_when_finish", 1), T.parallel(tasks) as task:
                             places.call(kernels[stage.kernel], stage, task, tasks)
+                            if ticks:
+                                with T.If(task == 0), T.Then():
+                                    places.tick(i + 1)
     return builder.get()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -13,9 +13,8 @@ import numpy as np
 
 from intc.artifact.schema import Manifest
 from intc.errors import UsageError
-from intc.ir.dims import evaluate_shape
-from intc.ir.graph import Graph
 from intc.report.data import Feeds, random_feeds
+from intc.report.macs import count_macs
 from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
 from intc.runtime import Session
@@ -28,7 +27,8 @@ ROUND_SECONDS: Final = 0.03  # each engine runs about this long in every round
 
 @dataclass(frozen=True)
 class Options:
-    """``engines`` run beside intc where ``model`` is given; ``sizes`` binds symbols; ``seconds`` in all."""
+    """``engines`` run beside intc where ``model`` is given; ``sizes`` binds symbols; ``seconds`` in all;
+    ``profile`` adds the time of every stage."""
 
     threads: int = 1
     batch: int = 1
@@ -37,6 +37,7 @@ class Options:
     engines: Sequence[str] = ("onnxruntime",)
     seconds: float = 6.0
     peak: bool = True
+    profile: bool = False
 
 
 def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict[str, Any]:
@@ -63,6 +64,11 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
     result["speedup"] = {name: statistics.median(t) / own for name, t in times.items() if name != "intc"}
     if options.peak:
         result["peak"] = _share_of_peak(manifest.target, macs / own / 1e9, options.threads)
+    if options.profile:
+        from intc.report.profile import profile
+
+        stages = profile(path, feeds, options.threads, options.seconds / 2)
+        result["profile"] = [asdict(stage) for stage in stages]
     if data is not None and "onnxruntime" in engines:
         result["error"] = _errors(manifest, engines)
     return result
@@ -103,19 +109,6 @@ def _repeats(run: Engine) -> int:
     start = time.perf_counter()
     run()
     return max(1, min(1000, int(ROUND_SECONDS / (time.perf_counter() - start))))
-
-
-def count_macs(graph: Graph, sizes: Mapping[str, int]) -> int:
-    """Multiply-accumulates of all matrix products at these sizes."""
-    total = 0
-    for node in graph.nodes:
-        shapes = [evaluate_shape(graph.type(n).shape, sizes) for n in (*node.inputs, node.output)]
-        if node.op.name == "attention":
-            (batch, rows, width), keys = shapes[-1], shapes[1][1]
-            total += 2 * batch * rows * keys * width
-        elif node.op.name in ("linear", "matmul"):
-            total += int(np.prod(shapes[-1])) * shapes[0][-1]
-    return total
 
 
 def _summary(times: list[float], macs: int) -> dict[str, float]:

@@ -61,9 +61,39 @@ def bench_text(result: Mapping[str, Any]) -> str:
         lines.append(
             f"  {peak['share']:.0%} of the measured peak, {peak['core_gmac_per_s']:.0f} GMAC/s a core"
         )
+    if "profile" in result:
+        lines.append(
+            profile_text(result["profile"], peak["core_gmac_per_s"] * result["threads"] if peak else None)
+        )
     for name, numbers in result.get("error", {}).items():
         lines.append(f"  {name} against onnxruntime: {fidelity_text(numbers)}")
     return "\n".join(lines)
+
+
+def profile_text(stages: Sequence[Mapping[str, Any]], peak: float | None) -> str:
+    """The roofline table: one line for each kernel, the costliest first; ``peak`` in GMAC/s."""
+    total = sum(stage["seconds"] for stage in stages)
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for stage in stages:
+        groups.setdefault(stage["kernel"], []).append(stage)
+    rows = [["kernel", "stages", "ms", "share", "GMAC/s", "of peak", "MB", "GB/s", "such as"]]
+    for kernel, members in sorted(groups.items(), key=lambda g: -sum(s["seconds"] for s in g[1])):
+        seconds, macs, moved = (sum(s[key] for s in members) for key in ("seconds", "macs", "bytes"))
+        speed = macs / seconds / 1e9
+        rows.append(
+            [
+                kernel,
+                str(len(members)),
+                f"{seconds * 1e3:.3f}",
+                f"{seconds / total:.1%}",
+                f"{speed:.1f}" if macs else "",
+                f"{speed / peak:.0%}" if macs and peak else "",
+                f"{moved / 1e6:.2f}",
+                f"{moved / seconds / 1e9:.1f}",
+                members[0]["node"],
+            ]
+        )
+    return f"  stages: {total * 1e3:.3f} ms\n" + table(rows)
 
 
 def info_text(result: Mapping[str, Any]) -> str:

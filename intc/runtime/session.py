@@ -130,11 +130,15 @@ class Session:
         addresses = (_address(a) for a in (self._constants, arena, *inputs, *outputs))
         try:
             sizes = (env[s] for s in self.manifest.symbols)
-            native.call(self._main, (*addresses, *sizes, self.threads), self.threads)
+            native.call(self._main, (*addresses, *sizes, self.threads, *self._arguments()), self.threads)
         finally:
             with self._lock:
                 if len(self._arenas) < KEPT_ARENAS:
                     self._arenas.append(arena)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """Further arguments of the library's entry; profiles have one."""
+        return ()
 
     def arena_bytes(self, env: Mapping[str, int]) -> int:
         """The bytes of working memory that one run takes at these sizes."""

@@ -1,0 +1,90 @@
+"""``intc bench --profile``: where an inference spends its time, stage by stage, against the core's peak.
+
+The artifact's graph is compiled once more with a cycle counter read after every stage; the kernels are the
+same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from intc.api import Module
+from intc.codegen.lower import Lowered, lower
+from intc.codegen.program import nbytes
+from intc.ir.dims import evaluate
+from intc.ir.graph import Graph, Node
+from intc.ir.op import Array
+from intc.report.data import Feeds
+from intc.report.macs import node_macs
+from intc.report.reading import read_graph
+from intc.runtime import Session
+from intc.runtime.native import aligned_like
+
+WARM_UP: Final = 2
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One stage: its median time, multiply-accumulates and the bytes of its operands and result."""
+
+    kernel: str
+    node: str
+    output: str
+    seconds: float
+    macs: int
+    bytes: int
+
+
+class _Counted(Session):
+    """A session of a library with cycle counts; ``ticks`` are those of the last run."""
+
+    ticks: Array
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (ctypes.c_void_p(self.ticks.ctypes.data),)
+
+
+def profile(path: str | Path, feeds: Feeds, threads: int, seconds: float) -> list[StageTime]:
+    """The stages in order. With several threads a stage's time ends when the first of them has finished."""
+    manifest, graph = read_graph(path)
+    lowered = lower(graph, manifest.target, ticks=True)
+    with tempfile.TemporaryDirectory(prefix="intc-") as folder:
+        file = Path(folder) / "profile.intc"
+        names = tuple(p.name for p in manifest.outputs)
+        Module(graph, graph, lowered, names, dict(manifest.provenance)).save(file)
+        session = _Counted(file, threads=threads)
+    session.ticks = aligned_like((len(lowered.stages) + 1,), "int64")
+    rounds: list[Array] = []
+    for _ in range(WARM_UP):
+        session.run(None, feeds)
+    first, start = int(session.ticks[-1]), time.perf_counter()
+    while time.perf_counter() < start + seconds or len(rounds) < 3:
+        session.run(None, feeds)
+        rounds.append(np.diff(session.ticks))
+    rate = (time.perf_counter() - start) / (int(session.ticks[-1]) - first)
+    return _stages(graph, lowered, np.median(rounds, axis=0) * rate, graph.bind(feeds))
+
+
+def _stages(graph: Graph, lowered: Lowered, times: Array, sizes: Mapping[str, int]) -> list[StageTime]:
+    nodes = graph.producers()
+    found = []
+    for (kernel, source, output), seconds in zip(lowered.stages, times, strict=True):
+        node = nodes.get(output)  # None: a copy to a graph output
+        macs = node_macs(graph, node, sizes) if node else 0
+        moved = _moved(graph, node, sizes) if node else 0
+        found.append(StageTime(kernel, source or output, output, float(seconds), macs, moved))
+    return found
+
+
+def _moved(graph: Graph, node: Node, sizes: Mapping[str, int]) -> int:
+    """Bytes of all operands, each counted once, and of the result."""
+    names = dict.fromkeys((*node.inputs, node.output))
+    return sum(int(evaluate(nbytes(graph.type(n)), sizes)) for n in names)
