@@ -58,7 +58,7 @@ class Case:
         self.isa, self.spec, self.parallel = isa, spec, parallel
         dtypes = {
             "x": spec.x_dtype,
-            "w": isa.b_dtype,
+            "w": "int8",
             "bias": "int32",
             "out": spec.out_dtype,
             "scratch": "int32",
@@ -236,7 +236,7 @@ def test_any_cut_of_the_tasks_and_threads(isa: Isa) -> None:
 )
 def test_inner_loop_keeps_its_accumulators_in_registers(target: str, isa: Isa, instruction: str) -> None:
     spec = LinearSpec(128, 128)
-    dtypes = {"x": "int8", "w": isa.b_dtype, "bias": "int32", "out": "int32", "scratch": "int32"}
+    dtypes = {"x": "int8", "w": "int8", "bias": "int32", "out": "int32", "scratch": "int32"}
     text = assembly(compile_kernel(linear(spec, isa), linear_arguments(spec), dtypes, resolve(target)))
     loop = inner_loop(text, instruction)
     assert sum(instruction in line for line in loop) == 2 * isa.rows * isa.vectors

@@ -128,8 +128,7 @@ def build_main(
                 pointers[name] = T.bind(T.handle_add_byte_offset(constants, T.int64(offsets[entry])))
             places = _Places(roots, symbols, pointers, constants, offsets, arena, offset)
             if counts is not None:
-                size = (len(program.stages) + 1,)
-                places.ticks = T.decl_buffer(size, "int64", data=counts, layout=None)
+                places.ticks = T.decl_buffer((len(program.stages) + 1,), "int64", data=counts, layout=None)
             places.tick(0)
             with T.If(tasks == 1):
                 with T.Then():

@@ -246,7 +246,7 @@ class _Attention:
             def start(vector: int) -> Any:
                 return self.words[ramp(lay.start + column + vector * isa.lanes, isa.lanes)]
 
-            def tile(size: int, first: Any, _: Any) -> None:
+            def tile(size: int, first: Any) -> None:
                 a_base = T.Bind(lay.q + first * lay.q_stride)
                 to, stride = T.Bind(lay.scores + first * lay.keys + column), lay.keys
                 a, words = self.words, lay.words
@@ -275,9 +275,9 @@ class _Attention:
             column = T.Bind(panel * isa.columns)
             b_base = T.Bind((lay.v + column * lay.value_words) * (4 // isa.b_bytes))
 
-            def tile(size: int, first: Any, r: Any) -> None:
+            def tile(size: int, first: Any) -> None:
                 a, a_base = self.words, T.Bind(lay.p + first * lay.p_stride)
-                to, words = T.Bind(lay.acc + r * isa.columns), lay.value_words
+                to, words = lay.acc, lay.value_words
                 emit_tile(isa, size, a, a_base, lay.p_stride, self.b, b_base, words, zero, a, to, isa.columns)
 
             def after(first: Any, size: Any) -> None:

@@ -49,7 +49,7 @@ def weight_layout(k: int, n: int, isa: Isa) -> Layout:
     rows = words * isa.group
     pad = (rows - k, padded(n, isa) - n)
     panels = (words, isa.group, padded(n, isa) // isa.columns, isa.columns)
-    return Layout(pad, panels, (2, 0, 3, 1), isa.b_dtype)
+    return Layout(pad, panels, (2, 0, 3, 1), "int8")
 
 
 class Multipliers:

@@ -17,11 +17,12 @@ from tvm.tirx.script.builder import ir as T
 from intc.codegen.cpu.epilogue import Residual, Stage, stage_arguments
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.tile import Output, as_a, emit_pack_rows, emit_store, emit_tile, for_row_tiles
-from intc.codegen.cpu.vector import buffer, pointer, ramp
+from intc.codegen.cpu.vector import buffer, pointer, prefetch, ramp, typed
 from intc.errors import CodegenError
 
-BLOCK_BYTES: Final = 160 * 1024  # packed rows of one block: most of a 256 KiB second-level cache
-BLOCK_ROWS: Final = 96
+BLOCK_BYTES: Final = 640 * 1024  # packed rows of one block; beyond it, panels are better read twice
+BLOCK_ROWS: Final = 204  # enough to make what is done once a panel negligible
+LINE: Final = 64  # bytes that one prefetch brings
 TASK_COLUMNS: Final = 128
 
 
@@ -67,16 +68,14 @@ def pad_channels(values: NDArray[Any], isa: Isa, fill: int = 0) -> NDArray[np.in
 
 def pack_linear(
     w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Weights [K, N] in panel order as bytes, and the padded int32 bias with the offset of unsigned rows
-    folded in.
-    """
+) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    """Weights [K, N] in panel order, and the padded int32 bias with the offset of unsigned rows folded in."""
     k, n = w.shape
     words, columns = isa.words(k), isa.columns
     full = np.zeros((words * isa.group, padded(n, isa)), np.int8)
     full[:k, :n] = w
     panels = full.reshape(words, isa.group, -1, columns).transpose(2, 0, 3, 1)
-    packed = np.ascontiguousarray(panels.astype(isa.b_dtype)).reshape(-1).view(np.uint8)
+    packed = np.ascontiguousarray(panels).reshape(-1)
     start = np.zeros(padded(n, isa), np.int64)
     start[:n] = np.asarray(bias, np.int64)
     if isa.unsigned_a and x_dtype == "int8":
@@ -101,8 +100,15 @@ def column_blocks(spec: LinearSpec, isa: Isa) -> int:
 
 
 def linear_scratch_bytes(spec: LinearSpec, isa: Isa) -> int:
-    """Bytes of scratch memory that one thread needs: a packed row block and one tile of accumulators."""
-    return 4 * (block_rows(spec, isa) * _stride(spec, isa) + isa.rows * isa.columns)
+    """Bytes of scratch memory that one thread needs: a packed row block, one tile of accumulators and, where
+    the dot takes wider elements than weights are stored in, one widened panel.
+    """
+    panel = isa.words(spec.k) * isa.columns if _widens(isa) else 0
+    return 4 * (block_rows(spec, isa) * _stride(spec, isa) + isa.rows * isa.columns + panel)
+
+
+def _widens(isa: Isa) -> bool:
+    return isa.b_dtype != "int8"
 
 
 def _even_block(rows: Any, spec: LinearSpec, isa: Isa) -> Any:
@@ -132,21 +138,24 @@ class _Linear:
         self.spec, self.isa = spec, isa
         self.stride = _stride(spec, isa)
         self.acc_base = block_rows(spec, isa) * self.stride
+        self.panel_base = self.acc_base + isa.rows * isa.columns
+        self.panel_elements = isa.words(spec.k) * isa.columns * isa.group
         self.x_stride, self.out_stride = spec.x_stride or spec.k, spec.out_stride or spec.n
 
     def emit(self, name: str) -> None:
         spec, isa = self.spec, self.isa
         T.func_name(name)
-        x, w = pointer("x", spec.x_dtype), pointer("w", isa.b_dtype)
+        x, w = pointer("x", spec.x_dtype), pointer("w", "int8")
         bias = pointer("bias", "int32")
         extra = {n: (pointer(n, dtype), dtype) for n, dtype in stage_arguments(spec.stages)}
         out, scratch = pointer("out", spec.out_dtype), pointer("scratch", "int32")
         rows, begin, end = (T.arg(n, T.int32()) for n in ("rows", "begin", "end"))
-        self.x, self.w, self.bias = buffer(x, spec.x_dtype), buffer(w, isa.b_dtype), buffer(bias, "int32")
+        self.x, self.w, self.bias = buffer(x, spec.x_dtype), buffer(w, "int8"), buffer(bias, "int32")
         self.extra = {n: buffer(p, dtype) for n, (p, dtype) in extra.items()}
         self.out = buffer(out, spec.out_dtype)
         self.words = buffer(scratch, "int32")
         self.elements = buffer(scratch, isa.a_dtype)
+        self.wide = buffer(scratch, isa.b_dtype)
         blocks = column_blocks(spec, isa)
         block = T.Bind(_even_block(rows, spec, isa))
         with T.serial(begin, end) as task:
@@ -185,23 +194,30 @@ class _Linear:
                 self._panel(tir.IntImm("int32", full), first, count, n - full * isa.columns)
 
     def _panel(self, panel: Any, first: Any, count: Any, valid: int) -> None:
-        """One panel of B under every row tile of the block; ``valid`` of its columns exist."""
-        isa = self.isa
+        """One panel of B under every row tile of the block; ``valid`` of its columns exist.
+
+        Meanwhile the next panel is fetched into the second-level cache, a share behind every tile.
+        """
+        isa, elements = self.isa, self.panel_elements
         column = T.Bind(panel * isa.columns)
-        b_base = T.Bind(panel * (isa.words(self.spec.k) * isa.columns * isa.group))
+        b, b_base = self.w, T.Bind(panel * elements)
+        lines = T.Bind(tir.floordiv(elements, LINE * tir.floordiv(count + (isa.rows - 1), isa.rows)) + 1)
+        if _widens(isa):
+            b, b_base = self.wide, self._widen(b_base)
 
         def start(v: int) -> Any:
             return self.bias[ramp(column + v * isa.lanes, isa.lanes)]
 
-        def tile(size: int, row: Any, r: Any) -> None:
-            a_base, out_base = T.Bind(row * self.stride), T.Bind(r * isa.columns + self.acc_base)
-            a, words = self.words, isa.words(self.spec.k)
-            emit_tile(
-                isa, size, a, a_base, self.stride, self.w, b_base, words, start, a, out_base, isa.columns
-            )
+        def tile(size: int, row: Any) -> None:
+            a, a_base, words = self.words, T.Bind(row * self.stride), isa.words(self.spec.k)
+            to, stride = self.acc_base, self.stride
+            emit_tile(isa, size, a, a_base, stride, b, b_base, words, start, a, to, isa.columns)
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)
+            ahead = T.Bind((panel + 1) * elements + tir.floordiv(row, isa.rows) * lines * LINE)
+            with T.serial(0, lines) as line:
+                prefetch(self.w, ahead + line * LINE)
             to = Output(
                 spec.stages,
                 self.extra,
@@ -214,6 +230,15 @@ class _Linear:
             emit_store(isa, self.words, self.acc_base, size, valid, to)
 
         for_row_tiles(isa, count, tile, after)
+
+    def _widen(self, source: Any) -> Any:
+        """The panel at ``source`` converted into scratch; its place there, in elements."""
+        isa, chunk = self.isa, self.isa.columns * self.isa.group
+        to = self.panel_base * isa.group
+        with T.serial(0, self.panel_elements // chunk) as i:
+            value = T.cast(self.w[ramp(source + i * chunk, chunk)], typed(isa.b_dtype, chunk))
+            T.buffer_store(self.wide, value, [ramp(to + i * chunk, chunk)])
+        return tir.IntImm("int32", to)
 
 
 def linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> tir.PrimFunc:

@@ -65,25 +65,24 @@ def emit_tile(
 def for_row_tiles(
     isa: Isa,
     rows: Any,
-    tile: Callable[[int, Any, Any], None],
+    tile: Callable[[int, Any], None],
     after: Callable[[Any, Any], None] | None = None,
 ) -> None:
-    """Cover rows [0, rows): ``tile(size, row, r)`` computes ``size`` rows from ``row``, the r-th of its tile.
+    """Cover rows [0, rows): ``tile(size, row)`` computes ``size`` rows from ``row``.
 
-    A last tile that is not full is computed in pairs and single rows. ``after(first, count)`` follows each
-    tile, ``count`` being a number at run time, so that its code exists once.
+    The last tile has code for every size that it can have. ``after(first, count)`` follows each tile,
+    ``count`` being a number at run time, so that its code exists once.
     """
     with T.serial(0, tir.floordiv(rows + (isa.rows - 1), isa.rows)) as i:
         first = T.Bind(i * isa.rows)
         count = T.Bind(tir.Min(rows - first, tir.IntImm("int32", isa.rows)))
         with T.If(count == isa.rows):
             with T.Then():
-                tile(isa.rows, first, tir.IntImm("int32", 0))
+                tile(isa.rows, first)
             with T.Else():
-                with T.serial(0, tir.floordiv(count, 2)) as pair:
-                    tile(2, T.Bind(first + pair * 2), T.Bind(pair * 2))
-                with T.If(tir.floormod(count, 2) == 1), T.Then():
-                    tile(1, T.Bind(first + count - 1), T.Bind(count - 1))
+                for size in range(1, isa.rows):
+                    with T.If(count == size), T.Then():
+                        tile(size, first)
         if after is not None:
             after(first, count)
 

@@ -48,6 +48,13 @@ def pointer(name: str, dtype: str) -> Any:
     return T.arg(name, T.handle(dtype))
 
 
+def prefetch(buf: Any, index: Any) -> None:
+    """Bring the cache line of ``buf[index]`` into the second-level cache; any address is safe."""
+    read, second_level, data = (tir.IntImm("int32", v) for v in (0, 2, 1))
+    address = T.address_of(buf[index])
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, second_level, data))
+
+
 class Vec:
     """An int32 vector (or scalar, ``lanes`` 1) with the operators that scalar formulas use."""
 
