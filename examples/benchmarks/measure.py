@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import OVERHEAD, Array, batch_of, case_of
+from cases import OVERHEAD, batch_of, case_of
 from peers import ENGINES, OWN, Unavailable, one_by_one, rebuilt
 
 from intc.errors import IntcError
 from intc.report.bench import count_macs, interleave, native_call, summary
 
-PAUSE = 0.02  # seconds between engines: longer than any of their thread pools spins
+STEP = 0.02  # seconds; an engine's threads are asleep when they do next to nothing for so long
+LONGEST_WAIT = 2.0  # seconds
 WORKING = 0.1  # a thread counts as working from this share of the busiest thread's processor time
 
 
@@ -104,9 +106,9 @@ def compare(
     runs = {e: partial(ENGINES[e].load(path, threads, feeds), feeds) for e, path in paths.items()}
     used = {}
     for engine, run in runs.items():
-        time.sleep(PAUSE)
+        settle()
         used[engine] = working_threads(run)
-    times = interleave(runs, seconds * len(runs), PAUSE)
+    times = interleave(runs, seconds * len(runs), settle)
     return {e: {**summary(t, macs), "threads_used": used[e]} for e, t in times.items()}
 
 
@@ -138,13 +140,11 @@ def scale(
 def overhead(path: Path, threads: int, seconds: float) -> dict[str, Any]:
     """The same inference of a tiny model by the bare native call and by `session.run`."""
     from intc.runtime import load
+    from intc.runtime.feeds import integers
 
     feeds = batch_of(case_of(OVERHEAD).samples(None).held_out, 1)
     session = load(path, threads=threads)
-    ports = session.manifest.inputs
-    from intc.runtime.feeds import integers
-
-    whole = {p.name: integers(p, feeds[p.name]) for p in ports}
+    whole = {p.name: integers(p, feeds[p.name]) for p in session.manifest.inputs}
     ways = {
         "native call": native_call(session, feeds),
         "session.run, integers": partial(session.run, None, whole, raw=True),
@@ -174,6 +174,23 @@ def working_threads(run: Callable[[], object], seconds: float = 0.3) -> int | No
         run()
     spent = [now - before.get(thread, 0) for thread, now in _thread_times().items()]
     return sum(t >= WORKING * max(spent) for t in spent) if spent and max(spent) > 0 else None
+
+
+def settle() -> None:
+    """Wait until no other thread of this process computes.
+
+    Idle workers of a thread pool spin before they sleep, some for a good part of a second, on a core that the
+    next engine would want.
+    """
+    end = time.perf_counter() + LONGEST_WAIT
+    own, before = str(threading.get_native_id()), _thread_times()
+    while time.perf_counter() < end:
+        time.sleep(STEP)
+        now = _thread_times()
+        spent = sum(t - before.get(thread, 0) for thread, t in now.items() if thread != own)
+        if spent < WORKING * STEP * 1e9:
+            return
+        before = now
 
 
 def _thread_times() -> dict[str, int]:

@@ -23,8 +23,17 @@ import measure
 from cases import CASES, OVERHEAD, case_of
 from measure import Failed, isolated
 from peers import ENGINES, OWN, REFERENCE, Unavailable
-from report import FORMAT, choose, markdown, model_markdown, numbers, overhead_markdown, with_ratios
-from report import write_json, write_markdown  # fmt: skip
+from report import (  # fmt: skip
+    FORMAT,
+    choose,
+    markdown,
+    model_markdown,
+    numbers,
+    overhead_markdown,
+    with_ratios,
+    write_json,
+    write_markdown,
+)
 
 import intc
 from intc.cli import Parser, Tell, progress
@@ -60,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", default="1,8,32", help="batches for the table of intc by batch")
     p.add_argument("--lengths", default="16,64,128,256,512", help="lengths for the table of intc by length")
     p.add_argument("--seconds", type=float, default=5.0, help="of measurement, an engine or size (default 5)")
-    p.add_argument("--folder", type=Path, default=HERE / "build", help="exports and peers' models are kept here")
+    p.add_argument(
+        "--folder", type=Path, default=HERE / "build", help="exports and peers' models are kept here"
+    )
     p.add_argument("--fresh", action="store_true", help="export and quantise again, whatever is kept")
     p.add_argument("--json", type=Path, metavar="FILE", help="default: results.json in the folder")
     p.add_argument("--markdown", type=Path, metavar="FILE", help="default: results.md in the folder")
@@ -191,7 +202,9 @@ def prepare_engines(
     return {engine: prepared[engine] for engine in plan.engines if engine in prepared}
 
 
-def measure_scaling(plan: Plan, name: str, path: Path, peak: float | None, tell: Tell) -> list[dict[str, Any]]:
+def measure_scaling(
+    plan: Plan, name: str, path: Path, peak: float | None, tell: Tell
+) -> list[dict[str, Any]]:
     """intc by batch at the model's own length, and, for a text model, by length at batch 1."""
     own = case_of(name).length
     series = {"batch": [(batch, own) for batch in plan.batches]}

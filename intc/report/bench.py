@@ -89,11 +89,13 @@ def bind_sizes(manifest: Manifest, options: Options) -> dict[str, int]:
     return {s: sizes.get(s, options.batch if s == leading else DEFAULT_SIZE) for s in manifest.symbols}
 
 
-def interleave(engines: Mapping[str, Engine], seconds: float, pause: float = 0.0) -> dict[str, list[float]]:
+def interleave(
+    engines: Mapping[str, Engine], seconds: float, between: Callable[[], object] | None = None
+) -> dict[str, list[float]]:
     """Seconds an inference of every engine, one number a round; engines take turns, in alternating order.
 
-    Before its turn an engine waits ``pause`` seconds, in which the threads of the one before stop spinning,
-    and then makes one call that is not timed; without a pause neither happens.
+    ``between`` is called before every turn, for instance to wait until the threads of the engine before are
+    asleep; the turn then begins with one call that is not timed.
     """
     repeats = {name: _repeats(run) for name, run in engines.items()}
     times: dict[str, list[float]] = {name: [] for name in engines}
@@ -101,8 +103,8 @@ def interleave(engines: Mapping[str, Engine], seconds: float, pause: float = 0.0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[order[0]]) < 3:
         for name in order:
-            if pause:
-                time.sleep(pause)
+            if between:
+                between()
                 engines[name]()
             start = time.perf_counter()
             for _ in range(repeats[name]):
