@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ sys.path.append(str(SUITE))
 
 import report  # noqa: E402
 from cases import CASES, batch_of  # noqa: E402
+from measure import Failed, isolated  # noqa: E402
 from peers import ENGINES, Engine, Unavailable, rebuilt  # noqa: E402
 
 
@@ -213,3 +215,13 @@ def test_the_native_call_gives_the_session_s_integers(artifact: Path) -> None:
     run = native_call(session, feeds)
     for _ in range(2):
         np.testing.assert_array_equal(run()[0], session.run(None, feeds, raw=True)[0])
+
+
+def test_a_crash_stays_in_its_process(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with pytest.raises(Failed, match=r"its process died.*log\.txt"):
+        isolated(log, os._exit, 3)
+    with pytest.raises(Failed, match="ValueError: invalid literal"):
+        isolated(log, int, "x")
+    assert "Traceback" in log.read_text()
+    assert isolated(log, max, 1, 2) == 2
