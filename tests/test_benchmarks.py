@@ -99,6 +99,11 @@ def test_failures_and_wrong_thread_counts_are_told() -> None:
     changed["overhead"] = {"reason": "no compiler"}
     text = report.markdown(changed)
     assert "- intc: 1 of 2 threads worked" in text
+    assert "not comparable" not in text
+    changed["models"]["tiny"]["runs"][0]["engines"]["openvino-int8"]["on_cpu"] = 0.02
+    assert "not comparable, the machine was busy; time on a processor: openvino-int8 2%" in report.markdown(
+        changed
+    )
     for reason in ("its process died", "export: no disk", "no compiler"):
         assert f"Not measured: {reason}" in text
 

@@ -108,8 +108,26 @@ def compare(
     for engine, run in runs.items():
         settle()
         used[engine] = working_threads(run)
-    times = interleave(runs, seconds * len(runs), settle)
-    return {e: {**summary(t, macs), "threads_used": used[e]} for e, t in times.items()}
+    clocks = {engine: Clock(run) for engine, run in runs.items()}
+    times = interleave(clocks, seconds * len(runs), settle)
+    return {
+        e: {**summary(t, macs), "threads_used": used[e], "on_cpu": clocks[e].processor / clocks[e].wall}
+        for e, t in times.items()
+    }
+
+
+class Clock:
+    """`run`, with the seconds of all its calls by the wall and on processors, all threads together."""
+
+    def __init__(self, run: Callable[[], list[Any]]) -> None:
+        self.run, self.wall, self.processor = run, 0.0, 0.0
+
+    def __call__(self) -> list[Any]:
+        wall, processor = time.perf_counter(), time.process_time()
+        outputs = self.run()
+        self.wall += time.perf_counter() - wall
+        self.processor += time.process_time() - processor
+        return outputs
 
 
 def scale(

@@ -156,7 +156,7 @@ def _static_build(onnx: Path, calibration: Feeds, folder: Path) -> None:
             return next(self.samples, None)
 
     prepared = folder / "prepared.onnx"
-    quant_pre_process(onnx, prepared)
+    quant_pre_process(onnx, prepared, skip_symbolic_shape=True)  # which fails on some BERT exports
     quantize_static(
         prepared, folder / "model.onnx", Reader(), quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, **STATIC,

@@ -18,6 +18,7 @@ from intc.errors import UsageError
 
 OWN, REFERENCE = "intc", "onnxruntime-fp32"
 FORMAT = 1
+BUSY = 0.9  # an engine that had less than this of one processor waited for other programs
 Result = dict[str, Any]
 
 
@@ -169,7 +170,12 @@ def _thread_notes(run: Result) -> list[str]:
         for e, t in run["engines"].items()
         if t.get("threads_used") not in (None, run["threads"])
     }
-    return [f"- {engine}: {used} of {_threads(run['threads'])} worked\n" for engine, used in odd.items()]
+    notes = [f"- {engine}: {used} of {_threads(run['threads'])} worked\n" for engine, used in odd.items()]
+    starved = {e: t["on_cpu"] for e, t in run["engines"].items() if t.get("on_cpu", 1.0) < BUSY}
+    if starved:
+        shares = ", ".join(f"{engine} {share:.0%}" for engine, share in starved.items())
+        notes.append(f"- not comparable, the machine was busy; time on a processor: {shares}\n")
+    return notes
 
 
 def _scaling(rows: Sequence[Result]) -> list[str]:

@@ -167,6 +167,7 @@ def openvino_model(
     model = core.read_model(str(path))
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
     config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    config["ENABLE_CPU_PINNING"] = False  # a pinned thread waits where its core is taken and another is free
     if precision:
         config["INFERENCE_PRECISION_HINT"] = precision
     request = core.compile_model(model, "CPU", config).create_infer_request()
