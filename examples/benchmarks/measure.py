@@ -20,7 +20,8 @@ from cases import OVERHEAD, batch_of, case_of
 from peers import ENGINES, OWN, Unavailable, one_by_one, rebuilt
 
 from intc.errors import IntcError
-from intc.report.bench import count_macs, interleave, native_call, summary
+from intc.report.bench import interleave, native_call, summary
+from intc.report.macs import count_macs
 
 STEP = 0.02  # seconds; an engine's threads are asleep when they do next to nothing for so long
 LONGEST_WAIT = 2.0  # seconds

@@ -180,7 +180,7 @@ def native_call(session: Session, feeds: Feeds) -> Engine:
     inputs = [feeding.integers(p, feeds[p.name]) for p in session.manifest.inputs]
     outputs = [aligned_like(feeding.shape_of(p, env), p.dtype) for p in session.manifest.outputs]
     buffers = [aligned(session.arena_bytes(env)), *inputs, *outputs]  # addresses alone keep nothing alive
-    arguments = session.arguments(buffers, env)
+    arguments = session.call_arguments(buffers, env)
 
     def run() -> list[Any]:
         call(session.entry, arguments, session.threads)

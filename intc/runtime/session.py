@@ -128,7 +128,7 @@ class Session:
                 self._arena_sizes[key] = nbytes
         arena = self._take_arena(nbytes)
         try:
-            native.call(self.entry, self.arguments((arena, *inputs, *outputs), env), self.threads)
+            native.call(self.entry, self.call_arguments((arena, *inputs, *outputs), env), self.threads)
         finally:
             with self._lock:
                 if len(self._arenas) < KEPT_ARENAS:
@@ -138,7 +138,7 @@ class Session:
         """Further arguments of the library's entry; profiles have one."""
         return ()
 
-    def arguments(self, buffers: Sequence[Array], env: Mapping[str, int]) -> tuple[Any, ...]:
+    def call_arguments(self, buffers: Sequence[Array], env: Mapping[str, int]) -> tuple[Any, ...]:
         """What :attr:`entry` is called with; ``buffers`` are the arena, the inputs and the outputs."""
         addresses = (_address(a) for a in (self._constants, *buffers))
         return (*addresses, *(env[s] for s in self.manifest.symbols), self.threads, *self._arguments())
