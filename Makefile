@@ -37,8 +37,9 @@ format: $(STAMP)  ## rewrite the sources in the project's format
 notebook: $(STAMP)  ## execute examples/notebooks/quickstart.ipynb in place
 	$(BIN)/jupyter-execute --inplace examples/notebooks/quickstart.ipynb
 
-bench: demo  ## the demo, then its artifact timed against ONNX Runtime on this machine
-	$(BIN)/intc bench examples/digits/digits_vit.intc --vs examples/digits/digits_vit.onnx
+bench:  ## time intc against other engines (needs the extras [bench,examples]; installs nothing)
+	@test -x $(BIN)/python || { echo "no $(VENV): run make setup, then $(BIN)/pip install -e '.[bench,examples]'" >&2; exit 2; }
+	@$(BIN)/python examples/benchmarks/run.py
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

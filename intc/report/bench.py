@@ -18,6 +18,8 @@ from intc.report.macs import count_macs
 from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
 from intc.runtime import Session
+from intc.runtime import feeds as feeding
+from intc.runtime.native import aligned, aligned_like, call
 
 Engine: TypeAlias = Callable[[], list[Any]]
 ENGINES: Final = ("onnxruntime", "openvino")
@@ -58,7 +60,7 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
         "threads": options.threads,
         "sizes": dict(sizes),
         "gmac": macs / 1e9,
-        "engines": {name: _summary(t, macs) for name, t in times.items()},
+        "engines": {name: summary(t, macs) for name, t in times.items()},
     }
     own = statistics.median(times["intc"])
     result["speedup"] = {name: statistics.median(t) / own for name, t in times.items() if name != "intc"}
@@ -87,14 +89,23 @@ def bind_sizes(manifest: Manifest, options: Options) -> dict[str, int]:
     return {s: sizes.get(s, options.batch if s == leading else DEFAULT_SIZE) for s in manifest.symbols}
 
 
-def interleave(engines: Mapping[str, Engine], seconds: float) -> dict[str, list[float]]:
-    """Seconds an inference of every engine, one number a round; engines take turns, in alternating order."""
+def interleave(
+    engines: Mapping[str, Engine], seconds: float, between: Callable[[], object] | None = None
+) -> dict[str, list[float]]:
+    """Seconds an inference of every engine, one number a round; engines take turns, in alternating order.
+
+    ``between`` is called before every turn, for instance to wait until the threads of the engine before are
+    asleep; the turn then begins with one call that is not timed.
+    """
     repeats = {name: _repeats(run) for name, run in engines.items()}
     times: dict[str, list[float]] = {name: [] for name in engines}
     order = list(engines)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[order[0]]) < 3:
         for name in order:
+            if between:
+                between()
+                engines[name]()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 engines[name]()
@@ -111,7 +122,8 @@ def _repeats(run: Engine) -> int:
     return max(1, min(1000, int(ROUND_SECONDS / (time.perf_counter() - start))))
 
 
-def _summary(times: list[float], macs: int) -> dict[str, float]:
+def summary(times: Sequence[float], macs: int) -> dict[str, float]:
+    """Median, quartiles and best in ms, the number of rounds, and GMAC/s at the median."""
     low, middle, high = (float(q) for q in np.quantile(times, (0.25, 0.5, 0.75)))
     return {
         "median_ms": middle * 1e3,
@@ -132,21 +144,49 @@ def _float_engines(options: Options, feeds: Feeds) -> dict[str, Engine]:
             model = Reference(options.model, options.threads)
             engines[name] = lambda model=model: model.run(feeds)  # type: ignore[misc]
         elif name == "openvino":
-            engines[name] = _openvino(options, feeds)
+            compiled = openvino_model(options.model, options.threads, feeds)
+            engines[name] = lambda compiled=compiled: compiled(feeds)  # type: ignore[misc]
         else:
             raise UsageError(f"engine '{name}' is not one of {', '.join(ENGINES)}")
     return engines
 
 
-def _openvino(options: Options, feeds: Feeds) -> Engine:
+def openvino_model(
+    path: str | Path, threads: int, feeds: Feeds, precision: str | None = "f32"
+) -> Callable[[Feeds], list[Any]]:
+    """The model in OpenVINO on the CPU, its shapes fixed to those of ``feeds``, one stream.
+
+    ``precision`` is that of its float operators (None: OpenVINO chooses, bf16 where the CPU has it).
+    Raises UsageError where openvino is not installed.
+    """
     try:
         import openvino
     except ImportError:
         raise UsageError("engine 'openvino' is not installed; pip install openvino") from None
-    config = {"INFERENCE_NUM_THREADS": options.threads, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(str(options.model), "CPU", config)
-    request = compiled.create_infer_request()
-    return lambda: list(request.infer(feeds).values())
+    core = openvino.Core()
+    model = core.read_model(str(path))
+    model.reshape({name: list(array.shape) for name, array in feeds.items()})
+    config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    config["ENABLE_CPU_PINNING"] = False  # a pinned thread waits where its core is taken and another is free
+    if precision:
+        config["INFERENCE_PRECISION_HINT"] = precision
+    request = core.compile_model(model, "CPU", config).create_infer_request()
+    return lambda given: [np.array(a) for a in request.infer(given, share_inputs=True).values()]
+
+
+def native_call(session: Session, feeds: Feeds) -> Engine:
+    """Only the native call of ``session.run(None, feeds)``: integers, buffers and addresses are ready."""
+    env = feeding.bind(session.manifest.inputs, feeds)
+    inputs = [feeding.integers(p, feeds[p.name]) for p in session.manifest.inputs]
+    outputs = [aligned_like(feeding.shape_of(p, env), p.dtype) for p in session.manifest.outputs]
+    buffers = [aligned(session.arena_bytes(env)), *inputs, *outputs]  # addresses alone keep nothing alive
+    arguments = session.call_arguments(buffers, env)
+
+    def run() -> list[Any]:
+        call(session.entry, arguments, session.threads)
+        return buffers[-len(outputs) :]
+
+    return run
 
 
 def _share_of_peak(target: str, gmac_per_s: float, threads: int) -> dict[str, float] | None:

@@ -80,7 +80,7 @@ class Session:
         weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
         self._constants = _pack(self.path, self.manifest.program.constants, weights)
         code = container.member(self.manifest.kernels)
-        self._main = native.load_kernels(self.path, code, self.manifest.program.entry)
+        self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
         self._arenas: list[Array] = []
         self._arena_sizes: dict[tuple[int, ...], int] = {}
         self._lock = threading.Lock()
@@ -127,10 +127,8 @@ class Session:
             if len(self._arena_sizes) < KEPT_SIZES:
                 self._arena_sizes[key] = nbytes
         arena = self._take_arena(nbytes)
-        addresses = (_address(a) for a in (self._constants, arena, *inputs, *outputs))
         try:
-            sizes = (env[s] for s in self.manifest.symbols)
-            native.call(self._main, (*addresses, *sizes, self.threads, *self._arguments()), self.threads)
+            native.call(self.entry, self.call_arguments((arena, *inputs, *outputs), env), self.threads)
         finally:
             with self._lock:
                 if len(self._arenas) < KEPT_ARENAS:
@@ -139,6 +137,11 @@ class Session:
     def _arguments(self) -> tuple[Any, ...]:
         """Further arguments of the library's entry; profiles have one."""
         return ()
+
+    def call_arguments(self, buffers: Sequence[Array], env: Mapping[str, int]) -> tuple[Any, ...]:
+        """What :attr:`entry` is called with; ``buffers`` are the arena, the inputs and the outputs."""
+        addresses = (_address(a) for a in (self._constants, *buffers))
+        return (*addresses, *(env[s] for s in self.manifest.symbols), self.threads, *self._arguments())
 
     def arena_bytes(self, env: Mapping[str, int]) -> int:
         """The bytes of working memory that one run takes at these sizes."""
