@@ -39,7 +39,8 @@ FORMS = {
     "tril of true, complement": SIZES
     + "e = ConstantOfShape<value=bool[1] {1}>(z) t = Trilu<upper=0>(e) n = Not(t) p = Where(n, inf, x)",
     "tril of integers": SIZES
-    + "e = ConstantOfShape<value=int64[1] {1}>(z) t = Trilu<upper=0>(e) b = Cast<to=9>(t) p = Where(b, x, inf)",
+    + "e = ConstantOfShape<value=int64[1] {1}>(z) t = Trilu<upper=0>(e) b = Cast<to=9>(t)"
+    " p = Where(b, x, inf)",
     "1 - tril, times least": SIZES
     + "e = Expand(one, z) t = Trilu<upper=0>(e) i = Sub(one, t) a = Mul(i, least) p = Add(a, x)",
     "slice of a bool buffer": SIZES + "b = Slice(buffer, begin, z, a01) p = Where(b, x, least)",
@@ -72,7 +73,9 @@ def test_every_spelling_is_one_bool_mask(form: str, length: str | int) -> None:
 
 
 def test_a_triangle_that_masks_by_a_small_number_stays_a_sum() -> None:
-    body = SIZES + "e = ConstantOfShape<value=float[1] {-3}>(z) a = Trilu(e, next) p = Add(x, a) y = Softmax(p)"
+    body = (
+        SIZES + "e = ConstantOfShape<value=float[1] {-3}>(z) a = Trilu(e, next) p = Add(x, a) y = Softmax(p)"
+    )
     shape = "float[batch, 1, seq, seq]"
     used = {name: value for name, value in WEIGHTS.items() if name in body}
     graph = canonical(model(body, f"{shape} x", f"{shape} y", used), {"x": floats(2, 1, 4, 4)})

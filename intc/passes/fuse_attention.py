@@ -41,7 +41,7 @@ class FuseAttention:
 
 
 def _of_rank_4(b: Builder, mask: str) -> str:
-    """A mask that broadcasts to [B, H, Sq, Sk] with all its axes, since rank 2 means [B, Sk] to the kernel."""
+    """``mask``, which broadcasts to [B, H, Sq, Sk], with all axes: rank 2 means [B, Sk] to the operator."""
     shape = b.graph.type(mask).shape
     full = (1,) * (4 - len(shape)) + tuple(shape)
     return mask if len(shape) == 4 else b.emit(Reshape(full), mask, name=f"{mask}.rank4")
