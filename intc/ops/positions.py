@@ -15,7 +15,10 @@ from intc.ir.types import TensorType
 
 @dataclass(frozen=True)
 class Positions(Op):
-    """``out[i0, i1, ..] = offset + sum(steps[a] * i_a)`` over ``shape``, int64; it has no inputs."""
+    """``out[i0, i1, ..] = offset + sum(steps[a] * i_a)`` over ``shape``, int64; it has no inputs.
+
+    GraphError where known positions do not fit 32 bits.
+    """
 
     shape: Shape
     steps: Shape
@@ -32,7 +35,11 @@ class Positions(Op):
             if not isinstance(reach, int) or not isinstance(lo, int) or not isinstance(hi, int):
                 return TensorType(self.shape, "int64")
             lo, hi = lo + min(reach, 0), hi + max(reach, 0)
-        return TensorType(self.shape, "int64", *((lo, hi) if isinstance(lo, int) else ()))  # type: ignore[arg-type]
+        if not isinstance(lo, int) or not isinstance(hi, int):
+            return TensorType(self.shape, "int64")
+        if max(-lo, hi) >= 2**31:
+            raise GraphError(f"positions from {lo} to {hi} exceed 32 bits")
+        return TensorType(self.shape, "int64", lo, hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         out: Array = np.full(evaluate_shape(self.shape, sizes), evaluate(self.offset, sizes), np.int64)
