@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,45 @@ def test_causal_attention_kernels(form: str, tmp_path: Path) -> None:
         assert np.array_equal(y, module.graph.evaluate(feeds)[0])
         (wanted,) = expected(proto, feeds)
         assert np.abs(y - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_gpt2_of_either_exporter(attention: str, dynamo: bool, tmp_path: Path) -> None:
+    """Positions compared, joined with a padding mask: one mask for all layers."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    if dynamo:
+        pytest.importorskip("onnxscript")
+    sizes = {"vocab_size": 40, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    config = transformers.GPT2Config(**sizes, attn_implementation=attention, use_cache=False)
+    gpt2 = transformers.GPT2LMHeadModel(config)
+
+    class Logits(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = gpt2
+
+        def forward(self, ids: object, keys: object) -> object:
+            return self.model(input_ids=ids, attention_mask=keys, use_cache=False).logits
+
+    path, names, ids = tmp_path / "gpt2.onnx", ["ids", "keys"], torch.ones(2, 8, dtype=torch.int64)
+    symbols = {0: "batch", 1: "seq"}
+    if dynamo:
+        dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq", max=32)}
+        shapes = {"opset_version": 18, "verbose": False, "dynamic_shapes": (dims, dims)}
+    else:
+        shapes = {"opset_version": 17, "dynamic_axes": dict.fromkeys((*names, "logits"), symbols)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Logits().eval(), (ids, ids.clone()), str(path), dynamo=dynamo, input_names=names,
+            output_names=["logits"], **shapes,
+        )  # fmt: skip
+    rng = np.random.default_rng(0)
+    keys = np.array([[1] * 6, [1] * 4 + [0] * 2, [1] * 5 + [0]])
+    graph = canonical(onnx.load(path), {"ids": rng.integers(0, 40, (3, 6)), "keys": keys})
+    softmax = [node for node in graph.nodes if node.op.name == "softmax"]
+    assert len(softmax) == 2
+    assert len({node.inputs[1] for node in softmax}) == 1
+    assert operators(graph)["less_or_equal"] == 1

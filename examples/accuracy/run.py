@@ -110,6 +110,8 @@ def _cell(measure: str, cell: dict[str, Any]) -> str:
     if "error" in cell:
         return "failed"
     value = cell[measure]
+    if value is None:
+        return "exact"
     if measure == "accuracy" or measure.startswith("same class"):
         return f"{value:.2%}"
     return f"{value:.1f}" if measure.endswith("dB") else f"{value:.4f}"

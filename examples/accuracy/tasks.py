@@ -15,7 +15,7 @@ from engines import Array, Feeds
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent
-Score = Callable[[Array, Array], dict[str, float]]
+Score = Callable[[Array, Array], dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def minilm(cache: Path) -> Task:
     parts = split()
     calibration, inputs = (tokenise([e.text for e in part]) for part in (parts.calibration, parts.evaluation))
 
-    def score(found: Array, reference: Array) -> dict[str, float]:
+    def score(found: Array, reference: Array) -> dict[str, float | None]:
         mask = inputs["attention_mask"]
-        return accuracy(pool(reference, mask), pool(found, mask))
+        return {**accuracy(pool(reference, mask), pool(found, mask))}
 
     return Task(model, calibration, inputs, score)
 
@@ -72,7 +72,7 @@ def characters(cache: Path) -> Task:
     test = test[texts.spread(len(test), 512)]
     calibration = {"input_ids": train[texts.spread(len(train), 128)][:, :-1]}
 
-    def score(found: Array, reference: Array) -> dict[str, float]:
+    def score(found: Array, reference: Array) -> dict[str, float | None]:
         return {"perplexity": texts.perplexity(found, test[:, 1:])}
 
     return Task(HERE / "characters.onnx", calibration, {"input_ids": test[:, :-1]}, score)
@@ -120,7 +120,7 @@ def _path(example: str) -> None:
 
 
 def _accuracy(labels: Array) -> Score:
-    def score(found: Array, reference: Array) -> dict[str, float]:
+    def score(found: Array, reference: Array) -> dict[str, float | None]:
         classes = found.argmax(-1)
         same = classes == reference.argmax(-1)
         return {"accuracy": float((classes == labels).mean()), "same class as fp32": float(same.mean())}
@@ -128,8 +128,8 @@ def _accuracy(labels: Array) -> Score:
     return score
 
 
-def _sqnr(found: Array, reference: Array) -> dict[str, float]:
-    """10 log10 of signal over noise; infinite where nothing differs."""
+def _sqnr(found: Array, reference: Array) -> dict[str, float | None]:
+    """10 log10 of signal over noise; None where nothing differs."""
     noise = float(((found.astype(np.float64) - reference) ** 2).sum())
     signal = float((reference.astype(np.float64) ** 2).sum())
-    return {"SQNR of logits, dB": float(10 * np.log10(signal / noise)) if noise else float("inf")}
+    return {"SQNR of logits, dB": float(10 * np.log10(signal / noise)) if noise else None}

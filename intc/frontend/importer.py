@@ -33,7 +33,7 @@ from intc.frontend.symbolic import (
     substitute,
     tidy,
 )
-from intc.ir.dims import Dim, broadcast, evaluate_shape, symbol
+from intc.ir.dims import Dim, as_dim, broadcast, evaluate_shape, symbol
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
@@ -349,7 +349,7 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
         return np.arange(start, stop, step)
     if step != 1:
         raise GraphError("a range with a symbolic bound must have step 1")
-    return Index((stop - start,), (1,), start)
+    return Index((as_dim(stop - start),), (1,), as_dim(start))
 
 
 def _fold_splat(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> list[Imported] | None:
