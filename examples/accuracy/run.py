@@ -121,8 +121,9 @@ def _versions() -> dict[str, str]:
     import intc
 
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(intc.__file__).parent, capture_output=True,
+        text=True, check=False,
+    ).stdout.strip()  # fmt: skip
     model = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
     return {
         "intc": f"{intc.__version__} ({commit or 'no commit'})",
