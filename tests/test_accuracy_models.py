@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 import intc
-from examples.accuracy import outliers, texts
+from examples.accuracy import outliers, run, texts
 from tests.onnx_models import expected, floats, model
 
 FOLDER = Path(texts.__file__).parent
@@ -96,3 +96,10 @@ def test_a_norm_that_no_matrix_reads_gets_no_outliers() -> None:
     before = proto.SerializeToString()
     assert outliers.inject(proto) == 0
     assert proto.SerializeToString() == before
+
+
+def test_the_table_shows_failures_and_exact_results() -> None:
+    cells = {"fp32": {"SQNR of logits, dB": None}, "a": {"SQNR of logits, dB": 22.54}, "b": {"error": "no"}}
+    rows = [{"model": "m", "cells": cells}]
+    text = run.markdown({"engines": ["fp32", "a", "b"], "rows": rows, "versions": {"intc": "1"}})
+    assert text.splitlines()[2:] == ["| m | SQNR of logits, dB | exact | 22.5 | failed |", "", "intc 1"]
