@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format notebook bench clean
+.PHONY: help setup demo test check format notebook bench accuracy clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ notebook: $(STAMP)  ## execute examples/notebooks/quickstart.ipynb in place
 bench:  ## time intc against other engines (needs the extras [bench,examples]; installs nothing)
 	@test -x $(BIN)/python || { echo "no $(VENV): run make setup, then $(BIN)/pip install -e '.[bench,examples]'" >&2; exit 2; }
 	@$(BIN)/python examples/benchmarks/run.py
+
+accuracy: $(STAMP)  ## accuracy against other int8 engines; needs `pip install -e ".[bench,examples]"`
+	$(BIN)/python examples/accuracy/run.py
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

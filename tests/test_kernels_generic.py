@@ -22,6 +22,7 @@ from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.lut import LutSoftmax
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
+from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceSum
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
@@ -171,6 +172,8 @@ def movement_cases() -> list[Case]:
         Case(Gather(2), (x, t((), "int32", -6, 5))),
         Case(Expand((B, S, 6)), (t((S, 1), "int16"),)),
         Case(Expand((B, S)), (t((), "bool"),)),
+        Case(Positions((S, 1), (1, 0), B), ()),
+        Case(Positions((B, 3, S), (S, -1, 2), 5), ()),
         Case(Im2col((4, 4), (4, 4)), (t((B, 3, 8, 12), "int8"),)),
         Case(Im2col((3, 2), (2, 1), (1, 0, 2, 1), (1, 2)), (t((B, 2, 7, 6), "uint8", 1, 255),)),
         Case(ReduceSum((1,), False), (t((B, 9, S), "int16"),)),

@@ -180,8 +180,10 @@ class Program:
         scratch: Sequence[tuple[str, str, Dim]] = (),
         source: str = "",
         layouts: Mapping[str, Layout] | None = None,
+        dims: Sequence[Dim] = (),
     ) -> None:
-        """Append a stage of our standard form; ``layouts`` gives graph constants in another order.
+        """Append a stage of our standard form; ``layouts`` gives graph constants in another order;
+        ``dims`` are sizes that ``body`` needs beside those of the shapes.
 
         Pointers are ``x0, x1, ..`` (inputs), ``y`` (output), then ``scratch`` as (name, element type,
         elements); scalars are passed at run time, so that ``key`` need not hold them. Shapes and element
@@ -191,7 +193,7 @@ class Program:
         types = [self.type(x) for x in (*inputs, output if output in self.graph.values else inputs[0])]
         names = (*(f"x{i}" for i in range(len(inputs))), "y")
         shapes = tuple((t.shape, t.dtype) for t in types)
-        sizes = symbols([d for t in types for d in t.shape] + [s[2] for s in scratch])
+        sizes = symbols([d for t in types for d in t.shape] + [s[2] for s in scratch] + [*dims])
         pointers = [(n, storage(t.dtype)) for n, t in zip(names, types, strict=True)]
         pointers += [(name, dtype) for name, dtype, _ in scratch]
         key = (key, shapes, tuple(n for n, _ in scalars), tuple(scratch))

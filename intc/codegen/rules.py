@@ -21,6 +21,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "concat": movement.lower_concat,
     "gather": movement.lower_gather,
     "expand": movement.lower_expand,
+    "positions": movement.lower_positions,
     "im2col": movement.lower_im2col,
     "matmul": matmul.lower_matmul,
     "reduce_sum": matmul.lower_reduce_sum,

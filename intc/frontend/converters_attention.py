@@ -13,7 +13,7 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters_movement import reshape_to, triangle
 from intc.frontend.converters_nn import gelu, normalised
 from intc.frontend.symbolic import Imported
 from intc.ops import elementwise as ew
@@ -70,11 +70,7 @@ def _key_mask(call: Call, i: int) -> str | None:
 
 
 def _causal(call: Call, q: str, k: str) -> str:
-    rows, columns = call.shape(q)[2], call.shape(k)[2]
-    if not isinstance(rows, int) or not isinstance(columns, int):
-        raise GraphError("causal attention needs a fixed sequence length")
-    keep = np.tril(np.ones((rows, columns), np.bool_))
-    return call.ctx.builder.constant(f"{call.node.output[0]}.causal", keep)
+    return triangle(call, call.shape(q)[2], call.shape(k)[2])
 
 
 def _refuse_inputs(call: Call, allowed: Sequence[int]) -> None:

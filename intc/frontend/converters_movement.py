@@ -18,8 +18,9 @@ from intc.frontend.symbolic import (
     gather_axes,
     require_equal,
 )
-from intc.ir.dims import Dim, Poly, broadcast, exact_div, product
+from intc.ir.dims import Dim, Poly, as_dim, broadcast, exact_div, product
 from intc.ir.op import Array
+from intc.ops.elementwise import And, LessOrEqual, Where
 from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
 
 
@@ -245,6 +246,33 @@ def _gather_nd(call: Call) -> list[Imported]:
     return [_select(call, data, index.parts)]
 
 
+def triangle(call: Call, rows: Dim, columns: Dim, k: Dim = 0, upper: bool = False) -> str:
+    """bool [rows, columns], true where ``column <= row + k`` (``upper``: ``row + k <= column``)."""
+    row, column = Index((rows, 1), (1, 0), k), Index((1, columns), (0, 1))
+    order = (row, column) if upper else (column, row)
+
+    def emit() -> str:
+        return call.emit(LessOrEqual(), *(call.ctx.live(i, "positions") for i in order), last=False)
+
+    return call.ctx.once((LessOrEqual, order), emit)
+
+
+def _trilu(call: Call) -> list[Imported]:
+    """``where(triangle, x, 0)`` on the last two axes."""
+    x = call.inputs[0]
+    assert x is not None
+    shape = call.ctx.shape_of(x)
+    call.refuse(len(shape) < 2, "a triangle needs two axes")
+    k = as_dim(call.known(1, "the diagonal").ravel()[0]) if call.has(1) else 0
+    keep = triangle(call, shape[-2], shape[-1], k, bool(call.attributes.get("upper", 1)))
+    value = call.x()
+    dtype = call.ctx.builder.graph.type(value).dtype
+    if dtype == "bool":
+        return [call.emit(And(), keep, value)]
+    zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, dtype))
+    return [call.emit(Where(), keep, value, zero)]
+
+
 CONVERTERS: dict[str, Converter] = {
     "Reshape": _reshape,
     "Flatten": _flatten,
@@ -257,4 +285,5 @@ CONVERTERS: dict[str, Converter] = {
     "Expand": _expand,
     "Gather": _gather,
     "GatherND": _gather_nd,
+    "Trilu": _trilu,
 }

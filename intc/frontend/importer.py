@@ -5,7 +5,7 @@ Every node that cannot be converted is collected; one :class:`UnsupportedModel` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,13 @@ from intc.frontend.symbolic import (
     substitute,
     tidy,
 )
-from intc.ir.dims import Dim, broadcast, evaluate_shape, symbol
+from intc.ir.dims import Dim, as_dim, broadcast, evaluate_shape, symbol
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
 from intc.ops.elementwise import Cast
 from intc.ops.movement import Expand, Reshape
+from intc.ops.positions import Positions
 
 FOLDED = ("Constant", "Shape", "ConstantOfShape", "Range")  # computed while importing, never converted
 OLDEST_OPSET = 13
@@ -92,6 +93,7 @@ class Importer:
         self.problems: list[tuple[str, str, str]] = []
         self.failed: set[str] = set()
         self.constants: dict[int, str] = {}
+        self.computed: dict[object, str] = {}  # masks and positions, each emitted once
 
     def run(self) -> Graph:
         """Build the graph; start over with fewer symbols whenever an operator forces sizes to be equal."""
@@ -259,14 +261,23 @@ class Importer:
         if isinstance(value, Splat) and value.value is not None:
             scalar = self.builder.constant(stem, _storable(np.asarray(value.value)))
             return self.builder.emit(Expand(value.shape), scalar, name=stem)
+        if isinstance(value, Index):
+            op = Positions(value.shape, value.steps, value.offset)
+            return self.once(value, lambda: self.builder.emit(op, name=stem))
         if not isinstance(value, np.ndarray):
-            raise GraphError("a computed index or NaN test is used as data")
+            raise GraphError("a coordinate or NaN test is used as data")
         if is_symbolic(value):
             raise GraphError("a symbolic size is used as data")
         key = id(value)
         if key not in self.constants:
             self.constants[key] = self.builder.constant(stem, _storable(value))
         return self.constants[key]
+
+    def once(self, key: object, emit: Callable[[], str]) -> str:
+        """The value that stands for ``key``, emitted on first use."""
+        if key not in self.computed:
+            self.computed[key] = emit()
+        return self.computed[key]
 
     def type_of(self, value: Imported) -> TensorType:
         return (
@@ -338,7 +349,7 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
         return np.arange(start, stop, step)
     if step != 1:
         raise GraphError("a range with a symbolic bound must have step 1")
-    return Index((stop - start,), (1,), start)
+    return Index((as_dim(stop - start),), (1,), as_dim(start))
 
 
 def _fold_splat(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> list[Imported] | None:

@@ -15,6 +15,7 @@ from intc.ops import (
     lut,
     matmul,
     movement,
+    positions,
     reduce,
     requantize,
     shift,
@@ -26,6 +27,7 @@ OPS: dict[str, type[Op]] = {
     op.name: op
     for module in (
         movement,
+        positions,
         elementwise,
         matmul,
         conv,

@@ -33,10 +33,18 @@ class FuseAttention:
             if found is None:
                 return None
             op, operands = found
+            operands[5:] = [_of_rank_4(b, x) for x in operands[5:]]
             scale = graph.values[node.output].scale
             return b.emit(op, *operands, name=node.output, source=node.source, scale=scale)
 
         return rebuild(graph, visit)
+
+
+def _of_rank_4(b: Builder, mask: str) -> str:
+    """``mask``, which broadcasts to [B, H, Sq, Sk], with all axes: rank 2 means [B, Sk] to the operator."""
+    shape = b.graph.type(mask).shape
+    full = (1,) * (4 - len(shape)) + tuple(shape)
+    return mask if len(shape) == 4 else b.emit(Reshape(full), mask, name=f"{mask}.rank4")
 
 
 def _split(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> tuple[str, int, int] | None:
@@ -78,4 +86,6 @@ def _match(graph: Graph, uses: Uses, merge: Node) -> tuple[Attention, list[str]]
         return None
     op = Attention(heads, dim, 0, 0, 0, weights.op.m, weights.op.e, narrow.op.lo, narrow.op.hi)
     mask = list(weights.inputs[1:])
+    if any(graph.type(x).shape[-1:] != graph.type(scores.output).shape[-1:] for x in mask):
+        return None  # a mask of whole rows
     return op, [q[0], k[0], v[0], narrow.inputs[1], narrow.inputs[2], *mask]

@@ -18,7 +18,7 @@ from intc.errors import GraphError
 from intc.ir.dims import broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, And, Cast, Mul, Not, Sub, Where
+from intc.ops.elementwise import Add, And, Cast, Equal, Mul, Not, Sub, Where
 from intc.ops.movement import Expand, Reshape, Slice, Transpose
 from intc.ops.softmax import Softmax
 from intc.passes.rewrite import constant_of, rewrite, scalar_of
@@ -163,6 +163,15 @@ class _Masks:
         if node is not None and isinstance(node.op, Sub):
             one = scalar_of(self.graph, self.producers, node.inputs[0]) == 1
             return self._not(self.truth(node.inputs[1])) if one else None
+        if node is not None and isinstance(node.op, Equal):
+            for other, x in (node.inputs, node.inputs[::-1]):
+                if scalar_of(self.graph, self.producers, other) == 0:
+                    return self._not(self.truth(x)) or ("value", value)
+        if node is not None and isinstance(node.op, Where):
+            chosen = [scalar_of(self.graph, self.producers, x) for x in node.inputs[1:]]
+            if chosen in ([1, 0], [0, 1]):
+                keep = self.truth(node.inputs[0])
+                return keep if chosen[0] else self._not(keep)
         if type_.dtype == "bool":
             return ("value", value)
         return None if type_.is_float else ("nonzero", value)
@@ -195,7 +204,9 @@ class _Masks:
         if kind == "nonzero":
             return b.emit(Cast("bool"), names[str(first)], name=f"{first}.keep")
         if kind == "not":
-            return b.emit(Not(), self.emit(b, names, first), name="mask.not")  # type: ignore[arg-type]
+            kept = self.emit(b, names, first)  # type: ignore[arg-type]
+            known = b.graph.constants.get(kept)
+            return b.emit(Not(), kept, name="mask.not") if known is None else b.constant("mask.not", ~known)
         if kind == "and":
             return b.emit(And(), *(self.emit(b, names, k) for k in keep[1:]), name="mask.and")  # type: ignore[arg-type]
         assert isinstance(first, Op)

@@ -11,6 +11,7 @@ from intc.ir.dims import Dim, Shape, product
 from intc.ir.graph import Node
 from intc.ops.im2col import Im2col
 from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
+from intc.ops.positions import Positions
 
 
 def copy(
@@ -94,6 +95,18 @@ def lower_gather(program: Program, node: Node) -> None:
                 store(y, x[base + i], start + i)
 
     program.generic("gather", op, node.inputs, node.output, body, source=node.source)
+
+
+def lower_positions(program: Program, node: Node) -> None:
+    """The positions of a strided view are the numbers themselves."""
+    op = node.op
+    assert isinstance(op, Positions)
+    views = (View(op.steps, op.offset), View(row_major(op.shape)))
+
+    def body(frame: Frame) -> None:
+        loop(frame, op.shape, views, lambda at: store(frame.buffers["y"], at[0], at[1]))
+
+    program.generic("positions", op, [], node.output, body, source=node.source, dims=(*op.steps, op.offset))
 
 
 def lower_im2col(program: Program, node: Node) -> None:
