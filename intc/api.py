@@ -45,7 +45,7 @@ def compile(
     calibration: Feeds | None = None,
     target: str = "native",
     *,
-    approximation: str = "shift",
+    approximation: str = "auto",
     bits: int = 8,
     calibrator: str = "minmax",
     inputs: Mapping[str, Any] | None = None,

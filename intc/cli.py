@@ -129,7 +129,9 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni"
     )
-    parser.add_argument("--approximation", default="shift", help="shift, ivit, ibert or lut (default: shift)")
+    parser.add_argument(
+        "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"
+    )
     parser.add_argument("--bits", default="8", help="8 (the only width of this version)")
     parser.add_argument("--calibrator", default="minmax", help="minmax or percentile (default: minmax)")
     parser.add_argument(

@@ -24,6 +24,7 @@ from intc.ops import (
     lut,
     matmul,
     movement,
+    poly,
     positions,
     reduce,
     requantize,
@@ -103,6 +104,7 @@ CASES: tuple[Case, ...] = (
         (X16, t("int32", 4), t("int64", 4, lo=-(2**61), hi=2**61)),
     ),
     Case(shift.ShiftGelu(10), (X16,)),
+    *(Case(poly.PolyGelu(f, kind), (X16,)) for f, kind in ((4, "none"), (11, "tanh"), (12, "quick"))),
     Case(shift.ShiftTanh(11), (X16,)),
     Case(shift.ShiftSigmoid(11), (X16,)),
     Case(table.Table("int16"), (X8, t("int16", 256, lo=-5, hi=999))),
@@ -207,6 +209,16 @@ def pointwise_error(make: Callable[[int], Op], fracs: range, function: Callable[
     return worst
 
 
+def poly_gelu_error() -> float:
+    x, worst = np.arange(-32767, 32768), 0.0
+    for frac in (11, 12):
+        for kind in ("none", "tanh"):
+            want = gelu.Gelu(kind).evaluate((x / 2.0**frac).astype(np.float32), sizes={})
+            got = poly.PolyGelu(frac, kind).evaluate(x, sizes={}) / 2.0**frac
+            worst = max(worst, float(np.abs(got - want).max()))
+    return worst
+
+
 def logistic(x: Array) -> Array:
     return np.asarray(0.5 * (1.0 + np.tanh(x / 2.0)))
 
@@ -277,6 +289,7 @@ BOUNDS: dict[str, Callable[[], float]] = {
     "shiftmax": shiftmax_error,
     "shift_layer_norm": shift_norm_error,
     "shift_gelu": lambda: pointwise_error(shift.ShiftGelu, range(11, 15), gelu_of),
+    "poly_gelu": poly_gelu_error,
     "shift_tanh": lambda: pointwise_error(shift.ShiftTanh, range(5, 16), np.tanh),
     "shift_sigmoid": lambda: pointwise_error(shift.ShiftSigmoid, range(4, 16), logistic),
     "ivit_shiftmax": ivit_softmax_error,

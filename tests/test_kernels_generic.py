@@ -22,6 +22,7 @@ from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.lut import LutSoftmax
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
+from intc.ops.poly import PolyGelu
 from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceSum
 from intc.ops.requantize import Clip, Requantize
@@ -44,6 +45,9 @@ class Case:
     op: Op
     inputs: tuple[TensorType | Array, ...]
     sizes: dict[str, int] = field(default_factory=lambda: {"batch": 3, "seq": 7})
+
+
+POLY = ((4, "none"), (8, "tanh"), (12, "none"), (12, "quick"))
 
 
 def t(shape: tuple[Dim, ...], dtype: Any, lo: int | None = None, hi: int | None = None) -> TensorType:
@@ -139,6 +143,7 @@ def elementwise_cases() -> list[Case]:
         Case(Clip(-128, 127, "int8"), (a,)),
         Case(Clip(0, 200, "uint8"), (t((B,), "int16"),)),
         Case(Clip(-5, 2**31 - 1, "int32"), (wide,)),
+        *(Case(PolyGelu(f, k), (t((B, S, 4096), "int16", -32767, 32767),)) for f, k in POLY),
         *(Case(ShiftGelu(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (4, 8, 10, 11, 12, 13, 14)),
         *(Case(ShiftTanh(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (5, 9, 12, 15)),
         *(Case(ShiftSigmoid(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (4, 9, 12, 15)),
@@ -198,8 +203,9 @@ def linear_case(x: TensorType, n: int, op: Linear, spread: tuple[int, int] = (36
     inputs: list[Any] = [x, ints(-127, 127, (k, n), np.int8), ints(-(10**6), 10**6, (n,), np.int32)]
     if not op.raw:
         inputs += [ints(2**30, 2**31 - 1, (n,), np.int32), ints(*spread, (n,), np.int32)]
-    if op.gelu_frac >= 0:
-        inputs += [ints(2**30, 2**31 - 1, (n,), np.int32), ints(46, 52, (n,), np.int32)]
+    if op.gelu:
+        m, e = ((2**30, 2**31 - 1), (46, 52)) if op.gelu in ("shift", "tanh") else ((32, 2**15 - 1), (15, 15))
+        inputs += [ints(*m, (n,), np.int32), ints(*e, (n,), np.int32)]
     if op.residual:
         inputs += [t((*x.shape[:-1], n), "int16", -32767, 32767)]
         inputs += [ints(2**30, 2**31 - 1, (1,), np.int32), ints(29, 33, (1,), np.int32)]
@@ -213,7 +219,12 @@ def linear_cases() -> list[Case]:
         linear_case(u, 17, Linear(0, 255, "uint8")),
         linear_case(x, 1, Linear(-32767, 32767, "int16")),
         linear_case(u, 50, Linear(-(2**31), 2**31 - 1, "int32", raw=True)),
-        linear_case(x, 31, Linear(-127, 127, "int8", gelu_frac=11)),
+        linear_case(x, 31, Linear(-127, 127, "int8", gelu="shift", frac=11)),
+        *(
+            linear_case(x, 33, Linear(-127, 127, "int8", gelu=k, frac=f))
+            for k, f in (("none", 12), ("quick", 9))
+        ),
+        linear_case(x, 40, Linear(-32767, 32767, "int16", gelu="tanh", frac=11)),
         linear_case(x, 48, Linear(-32767, 32767, "int16", residual=True)),
         linear_case(x, 24, Linear(-127, 127, "int8"), (1, 62)),
     ]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from intc.errors import QuantizationError
 from intc.ops import scalar
+from intc.ops.gelu import Gelu
 from intc.ops.integer_math import bit_length, isqrt
 from intc.ops.intervals import Interval, Intervals
 from intc.ops.scalar import EXACT
@@ -64,7 +65,23 @@ def test_tanh_over_all_int16(frac: int) -> None:
     assert np.abs(y / 2**15 - np.tanh(INT16 / 2.0**frac)).max() <= 1.5e-3
 
 
+@pytest.mark.parametrize("kind", scalar.POLY_GELU)
+@pytest.mark.parametrize("frac", range(4, 13))
+def test_poly_gelu_over_all_int16(kind: str, frac: int) -> None:
+    y = scalar.poly_gelu(EXACT, INT16, frac, kind) / 2.0**frac  # the assumed ranges are asserted inside
+    want = Gelu(kind).evaluate((INT16 / 2.0**frac).astype(np.float32), sizes={})
+    assert np.abs(y - want).max() <= (14e-4 if kind == "quick" else 2.2e-4) + 0.51 * 2.0**-frac
+
+
 # ---------------------------------------------------------------- proofs
+
+
+@pytest.mark.parametrize("kind", scalar.POLY_GELU)
+@pytest.mark.parametrize("frac", range(4, 13))
+def test_poly_gelu_stays_within_16_bits(kind: str, frac: int) -> None:
+    proven = scalar.poly_gelu(Intervals(16), Interval(-32767, 24000, 16), frac, kind)
+    actual = scalar.poly_gelu(EXACT, np.arange(-32767, 24001), frac, kind)
+    assert proven.lo <= actual.min() <= actual.max() <= proven.hi
 
 
 @pytest.mark.parametrize("frac", GELU_FRACS)

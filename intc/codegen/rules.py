@@ -28,6 +28,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "requantize": elementwise.lower_requantize,
     "clip": elementwise.lower_clip,
     "shift_gelu": elementwise.lower_fixed_point,
+    "poly_gelu": elementwise.lower_poly_gelu,
     "shift_tanh": elementwise.lower_fixed_point,
     "shift_sigmoid": elementwise.lower_fixed_point,
     "table": elementwise.lower_table,

@@ -6,8 +6,9 @@ same order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,19 +22,27 @@ from intc.ops.shift import Shiftmax
 WIDE: int = 2**30 - 1  # branches of a residual sum are clipped to +-WIDE, so that their sum fits 32 bits
 
 
+def activation(gelu: str, frac: int) -> Callable[[Any, Any], Any]:
+    """The scalar formula of a ``linear``'s GELU, over an algebra and values in Q``frac``."""
+    if gelu == "shift":
+        return lambda ns, x: scalar.gelu(ns, x, frac)
+    return lambda ns, x: scalar.poly_gelu(ns, x, frac, gelu)
+
+
 @dataclass(frozen=True)
 class Linear(Op):
     """``x @ w + bias`` with its epilogue: requantise, GELU and residual sum in registers.
 
-    Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if
-    ``gelu_frac >= 0``: m2, e2 [N]; if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi];
-    ``raw`` gives the int32 sums.
+    Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if there is a
+    ``gelu`` ("shift", or a kind of PolyGelu, in Q``frac``): m2, e2 [N]; if ``residual``: r int16 [.., N],
+    mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
     """
 
     lo: int
     hi: int
     dtype: DType
-    gelu_frac: int = -1
+    gelu: str = ""
+    frac: int = 0
     residual: bool = False
     raw: bool = False
     name: ClassVar[str] = "linear"
@@ -41,7 +50,7 @@ class Linear(Op):
 
     def expected_inputs(self) -> int:
         """How many inputs these attributes call for."""
-        return 3 if self.raw else 5 + 2 * (self.gelu_frac >= 0) + 3 * self.residual
+        return 3 if self.raw else 5 + 2 * bool(self.gelu) + 3 * self.residual
 
     def infer(self, *types: TensorType) -> TensorType:
         if len(types) != self.expected_inputs():
@@ -70,10 +79,10 @@ class Linear(Op):
             return acc.astype(np.int32)
         ns = scalar.EXACT
         m, e = arrays[3].astype(np.int64), arrays[4].astype(np.int64)
-        if self.gelu_frac >= 0:
+        if self.gelu:
             fixed = scalar.requantize(ns, acc, m, e, -32767, 32767)
             m, e = arrays[5].astype(np.int64), arrays[6].astype(np.int64)
-            acc = scalar.gelu(ns, fixed, self.gelu_frac)
+            acc = activation(self.gelu, self.frac)(ns, fixed)
         if not self.residual:
             return np.asarray(scalar.requantize(ns, acc, m, e, self.lo, self.hi), self.dtype)
         r, mr, er = (a.astype(np.int64) for a in arrays[-3:])

@@ -162,6 +162,12 @@ class Intervals:
             low = max(low, 0)
         return self.interval(low, max(left.hi, right.hi))
 
+    def mulhrs(self, a: Operand, b: Operand) -> Interval:
+        """The product itself may take 32 bits: the instruction keeps it."""
+        x, y = self._lift(a), self._lift(b)
+        ends = [(i * j + 16384) >> 15 for i, j in product((x.lo, x.hi), (y.lo, y.hi))]
+        return self.interval(min(ends), max(ends))
+
     def assume(self, value: Operand, lo: int, hi: int) -> Interval:
         """``value`` cut to ``[lo, hi]``: what the formula's author proved by an exhaustive test."""
         v = self._lift(value)

@@ -24,12 +24,24 @@ GELU_CUBIC_Q15: Final = 3373  # 0.044715 * 2*sqrt(2/pi)*log2(e) * 2**15
 RECIPROCAL_SEED_Q15: Final = 47745  # 1.45706 * 2**15: the minimax intercept for slope -1/2
 
 
+# gelu(x) = max(x, 0) - g(|x|): minimax polynomials of 2**scale * g(t) in Q15 over v = 2t / 2**span - 1 as
+# (span, scale, coefficients from the highest power); worst errors 0.00020, 0.00019 and 0.0012.
+POLY_GELU: Final[dict[str, tuple[int, int, tuple[int, ...]]]] = {
+    "none": (2, 1, (-5352, 3830, 15666, -21351, 935, 14540, -11245, 2972)),
+    "tanh": (2, 1, (-5178, 3813, 15238, -21314, 1291, 14525, -11348, 2966)),
+    "quick": (3, -1, (-5868, -1754, 19301, -4663, -13269, 5585, 413, 731, -577, 82)),
+}
+
+
 class Algebra(Protocol):
     """What a formula may use beside integer operators."""
 
     def where(self, condition: Any, a: Any, b: Any) -> Any: ...
     def minimum(self, a: Any, b: Any) -> Any: ...
     def maximum(self, a: Any, b: Any) -> Any: ...
+    def mulhrs(self, a: Any, b: Any) -> Any:
+        """``(a*b + 2**14) >> 15``: the rounded product of two 16-bit values, one in Q15."""
+
     def assume(self, value: Any, lo: int, hi: int) -> Any:
         """``value``, known (and exhaustively tested) to lie in [lo, hi]."""
 
@@ -45,6 +57,9 @@ class Exact:
 
     def maximum(self, a: Any, b: Any) -> Any:
         return np.maximum(a, b)
+
+    def mulhrs(self, a: Any, b: Any) -> Any:
+        return (a * b + 16384) >> 15
 
     def assume(self, value: Any, lo: int, hi: int) -> Any:
         assert np.all((value >= lo) & (value <= hi)), (lo, hi)
@@ -101,6 +116,23 @@ def gelu(ns: Algebra, x: Any, frac: int) -> Any:
     inner = GELU_LINEAR_Q11 + ((square * GELU_CUBIC_Q15) >> 13)  # Q11
     sigma = sigmoid_neg_exponent(ns, (a * inner) >> 8)
     return x * ns.where(x >= 0, sigma, 32768 - sigma)
+
+
+def poly_gelu(ns: Algebra, x: Any, frac: int, kind: str) -> Any:
+    """GELU of x in Q``frac`` (int16, 4 <= frac <= 12), in Q``frac``; ``kind`` is a key of ``POLY_GELU``.
+
+    ``max(x, 0) - g(|x|)`` with g = t * (1 - sigma(t)), which is bounded, and tiny beyond 2**span, where it is
+    cut. Every intermediate fits 16 bits, so that a vector register holds twice as many lanes as in 32.
+    """
+    span, scale, coefficients = POLY_GELU[kind]
+    limit = (1 << (frac + span)) - 1
+    bounded = ns.minimum(ns.maximum(x, -limit), limit)
+    magnitude = ns.maximum(bounded, 0 - bounded)
+    v = (magnitude - (1 << (frac + span - 1))) << (16 - span - frac)  # Q15
+    g = ns.mulhrs(v, coefficients[0]) + coefficients[1]
+    for c in coefficients[2:]:
+        g = ns.assume(ns.mulhrs(g, v), -32767 - min(c, 0), 32767 - max(c, 0)) + c
+    return ns.maximum(x, 0) - ns.maximum(ns.mulhrs(g, 1 << (frac - scale)), 0)
 
 
 def sigmoid(ns: Algebra, x: Any, frac: int) -> Any:

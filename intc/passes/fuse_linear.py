@@ -1,7 +1,7 @@
 """Phase 5: a constant-weight product and everything behind it up to the next stored tensor become one
 ``linear``.
 
-``requantize(matmul(x, w) + bias)``, with GELU: ``requantize(shift_gelu(requantize(...)))``, with a residual:
+``requantize(matmul(x, w) + bias)``, with GELU: ``requantize(gelu(requantize(...)))``, with a residual:
 ``clip(requantize(...) + requantize(r))``. Each value inside must have no other reader.
 """
 
@@ -16,6 +16,7 @@ from intc.ir.op import Array
 from intc.ops.elementwise import Add
 from intc.ops.fused import WIDE, Linear
 from intc.ops.matmul import MatMul
+from intc.ops.poly import PolyGelu
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.shift import ShiftGelu
 from intc.passes.match import Uses
@@ -142,15 +143,21 @@ def _plain(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
 def _gelu(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     assert isinstance(node.op, Requantize)
     x, m2, e2 = node.inputs
-    gelu = uses.only(x, ShiftGelu)
+    gelu = uses.only(x, ShiftGelu) or uses.only(x, PolyGelu)
     inner = uses.only(gelu.inputs[0], Requantize) if gelu else None
     found = _product(graph, uses, inner.inputs[0]) if inner else None
     if gelu is None or inner is None or found is None:
         return None
-    assert isinstance(gelu.op, ShiftGelu) and isinstance(inner.op, Requantize)
+    assert isinstance(gelu.op, ShiftGelu | PolyGelu) and isinstance(inner.op, Requantize)
     if (inner.op.lo, inner.op.hi) != (-32767, 32767):
         return None
-    op = Linear(node.op.lo, node.op.hi, node.op.dtype, gelu_frac=gelu.op.frac)
+    op = Linear(
+        node.op.lo,
+        node.op.hi,
+        node.op.dtype,
+        gelu=gelu.op.kind if isinstance(gelu.op, PolyGelu) else "shift",
+        frac=gelu.op.frac,
+    )
     inside = (x, gelu.inputs[0], *found[1])
     return node.output, Plan(op, found[0], (inner.inputs[1], inner.inputs[2], m2, e2), inside)
 

@@ -19,14 +19,14 @@ OUTPUT_BITS = 16
 
 @dataclass(frozen=True)
 class Integerise:
-    """``family``: shift, ivit, ibert or lut; ``stats``: what calibration saw of every float value.
+    """``family``: auto, shift, ivit, ibert or lut; ``stats``: what calibration saw of every float value.
 
     Float inputs become int8 (per tensor), float outputs int16 with one scale, so that integer logits can be
     compared. UnsupportedModel lists every node that has no integer form, all at once.
     """
 
     stats: dict[str, Statistics] = field(repr=False)
-    family: str = "shift"
+    family: str = "auto"
     calibrator: Calibrator = "minmax"
     name: str = "integerise"
 

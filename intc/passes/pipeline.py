@@ -85,7 +85,7 @@ def canonicalise(graph: Graph, on_pass: OnPass | None = None) -> Pipeline:
 def integerise(
     pipeline: Pipeline,
     stats: dict[str, Statistics],
-    family: str = "shift",
+    family: str = "auto",
     calibrator: Calibrator = "minmax",
     on_pass: OnPass | None = None,
 ) -> Pipeline:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -48,8 +48,8 @@ class _Counted(Session):
 
     ticks: Array
 
-    def _arguments(self) -> tuple[Any, ...]:
-        return (ctypes.c_void_p(self.ticks.ctypes.data),)
+    def call_arguments(self, buffers: Sequence[Array], env: Mapping[str, int]) -> tuple[Any, ...]:
+        return (*super().call_arguments(buffers, env), ctypes.c_void_p(self.ticks.ctypes.data))
 
 
 def profile(path: str | Path, feeds: Feeds, threads: int, seconds: float) -> list[StageTime]:

@@ -134,14 +134,10 @@ class Session:
                 if len(self._arenas) < KEPT_ARENAS:
                     self._arenas.append(arena)
 
-    def _arguments(self) -> tuple[Any, ...]:
-        """Further arguments of the library's entry; profiles have one."""
-        return ()
-
     def call_arguments(self, buffers: Sequence[Array], env: Mapping[str, int]) -> tuple[Any, ...]:
         """What :attr:`entry` is called with; ``buffers`` are the arena, the inputs and the outputs."""
         addresses = (_address(a) for a in (self._constants, *buffers))
-        return (*addresses, *(env[s] for s in self.manifest.symbols), self.threads, *self._arguments())
+        return (*addresses, *(env[s] for s in self.manifest.symbols), self.threads)
 
     def arena_bytes(self, env: Mapping[str, int]) -> int:
         """The bytes of working memory that one run takes at these sizes."""

@@ -14,6 +14,7 @@ from intc.codegen.kernel import Expr, Frame, store
 from intc.codegen.program import Program
 from intc.ir.graph import Node
 from intc.ops import scalar
+from intc.ops.poly import PolyGelu
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.shift import ShiftGelu, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
@@ -69,6 +70,12 @@ def lower_fixed_point(program: Program, node: Node) -> None:
     assert isinstance(op, ShiftGelu | ShiftTanh | ShiftSigmoid)
     function: Any = {ShiftGelu: scalar.gelu, ShiftTanh: scalar.tanh, ShiftSigmoid: scalar.sigmoid}[type(op)]
     pointwise(program, node, op, lambda x: function(EXPR, int32(x), op.frac))
+
+
+def lower_poly_gelu(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, PolyGelu)
+    pointwise(program, node, op, lambda x: scalar.poly_gelu(EXPR, int32(x), op.frac, op.kind))
 
 
 def lower_table(program: Program, node: Node) -> None:

@@ -5,16 +5,17 @@ additions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import tvm.tirx as tir
 from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu.vector import TIR, Multiplier, Vec, const, load, load_broadcast, typed
+from intc.codegen.cpu.isa import Isa
+from intc.codegen.cpu.vector import Multiplier, Vec, const, load, load_broadcast, ramp, typed
 from intc.errors import CodegenError
-from intc.ops import scalar
+from intc.ops.fused import activation
 
 Ints: TypeAlias = NDArray[Any]
 FAST_EXPONENT: Final = 33  # from here the rounding half lies in the high 32 bits of the product
@@ -26,7 +27,8 @@ class Requantize:
     :func:`plan_requantize`.
 
     The multiplier arrays hold ``e + pre``: x is shifted left by ``pre`` first. ``clamp`` limits x to what
-    that shift can take, which the clip makes exact. ``exact64`` is the general path for everything else.
+    that shift can take, which the clip makes exact. ``exact64`` is the general path for everything else, and
+    ``narrow`` the one for int16 values whose e is 15: m is int16 and the product takes 16-bit lanes.
     """
 
     lo: int
@@ -35,14 +37,20 @@ class Requantize:
     pre: int = 0
     clamp: bool = False
     exact64: bool = False
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """A function of :mod:`intc.ops.scalar` on int16 values in Q``frac``."""
+    """The GELU of a ``linear`` on int16 values in Q``frac``: "shift" gives int32, the others int16."""
 
-    function: Literal["gelu", "sigmoid", "tanh"]
+    gelu: str
     frac: int
+
+    @property
+    def lanes(self) -> str:
+        """The element type that it takes and gives."""
+        return "int32" if self.gelu == "shift" else "int16"
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,10 @@ def plan_requantize(
     if np.any((e < 1) | (e > 62)) or np.any(np.abs(m) >= 2**31):
         raise CodegenError("requantisation needs 1 <= e <= 62 and |m| < 2**31; renormalise the multiplier")
     per_channel = m.size > 1
+    if x_lo >= -32768 and x_hi <= 32767 and np.all(e >= 15) and np.all(m % (1 << (e - 15)) == 0):
+        small = m >> (e - 15)
+        if np.all(np.abs(small) < 2**15):
+            return Requantize(lo, hi, per_channel=m.size > 1, narrow=True), small.astype(np.int16), e
     m, e = _normalise(m, e)
     pre = max(0, FAST_EXPONENT - int(e.min()))
     form = Requantize(lo, hi, per_channel, exact64=True)
@@ -104,24 +116,28 @@ def _normalise(m: Ints, e: Ints) -> tuple[Ints, Ints]:
 class Prepared:
     """The multipliers of one :class:`Requantize` for a run of columns, in registers."""
 
-    def __init__(self, stage: Requantize, m: Vec, e: Vec, even_odd: bool) -> None:
-        self.stage, self.m, self.e = stage, m, e
-        if not stage.exact64:
-            self.multiplier = Multiplier(m, even_odd)
+    def __init__(self, stage: Requantize, m: Vec, e: Vec, isa: Isa) -> None:
+        self.stage, self.m, self.e, self.isa = stage, m, e, isa
+        if not stage.exact64 and not stage.narrow:
+            self.multiplier = Multiplier(m, isa.even_odd)
             self.shift = e - 32
             one = Vec(const(1, m.lanes), m.lanes)
             self.half = one << (e - FAST_EXPONENT)
 
-    def __call__(self, x: Vec) -> Vec:
+    def __call__(self, x: Vec, dtype: str = "int32") -> Vec:
+        """The requantised ``x`` as ``dtype``, which holds [lo, hi]."""
         stage = self.stage
+        if stage.narrow:
+            return self.isa.algebra.mulhrs(x.cast("int16"), self.m).saturated(stage.lo, stage.hi, dtype)
+        x = x.cast("int32")
         if stage.exact64:
-            return self._exact64(x)
+            return self._exact64(x).cast(dtype)
         if stage.clamp:
             bound = (1 << (31 - stage.pre)) - 1
             x = x.clip(-bound, bound)
         if stage.pre:
             x = x << stage.pre
-        return ((self.multiplier.high(x) + self.half) >> self.shift).clip(stage.lo, stage.hi)
+        return ((self.multiplier.high(x) + self.half) >> self.shift).saturated(stage.lo, stage.hi, dtype)
 
     def _exact64(self, x: Vec) -> Vec:
         wide = typed("int64", x.lanes)
@@ -133,13 +149,16 @@ class Prepared:
         return Vec(T.cast(tir.Min(tir.Max(y, lo), hi), typed("int32", x.lanes)), x.lanes)
 
 
-def prepare(stage: Requantize, m: Any, e: Any, column: Any, lanes: int, even_odd: bool) -> Prepared:
-    """Load the multipliers of columns ``column ...`` from the int32 buffers ``m`` and ``e``."""
-    if stage.per_channel:
+def prepare(stage: Requantize, m: Any, e: Any, column: Any, lanes: int, isa: Isa) -> Prepared:
+    """Load the multipliers of columns ``column ...`` from the buffers ``m`` and (not if ``narrow``) ``e``."""
+    if stage.narrow:
+        factor = m[ramp(column, lanes)] if stage.per_channel else tir.Broadcast(m[0], lanes)
+        pair = Vec(factor, lanes, "int16"), Vec(const(15, lanes), lanes)
+    elif stage.per_channel:
         pair = load(m, column, lanes, "int32"), load(e, column, lanes, "int32")
     else:
         pair = load_broadcast(m, 0, lanes), load_broadcast(e, 0, lanes)
-    return Prepared(stage, *pair, even_odd)
+    return Prepared(stage, *pair, isa)
 
 
 def stage_arguments(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
@@ -151,37 +170,44 @@ def stage_arguments(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
             names.append((f"residual{i}", stage.dtype))
             scaled = stage.requantize or stage
         if isinstance(scaled, Requantize):
-            names += [(f"m{i}", "int32"), (f"e{i}", "int32")]
+            names += [(f"m{i}", "int16")] if scaled.narrow else [(f"m{i}", "int32"), (f"e{i}", "int32")]
     return names
 
 
 class Epilogue:
-    """The stages over ``lanes`` columns from ``column``, with everything that does not depend on the row
-    loaded.
+    """The stages over ``lanes`` columns from ``column`` up to elements of ``dtype``; what does not depend on
+    the row is loaded once.
     """
 
     def __init__(
-        self, stages: tuple[Stage, ...], buffers: dict[str, Any], column: Any, lanes: int, even_odd: bool
+        self,
+        stages: tuple[Stage, ...],
+        buffers: dict[str, Any],
+        column: Any,
+        lanes: int,
+        isa: Isa,
+        dtype: str,
     ) -> None:
-        self.stages, self.buffers, self.lanes = stages, buffers, lanes
+        self.stages, self.buffers, self.lanes, self.isa = stages, buffers, lanes, isa
+        self.kinds = [s.lanes if isinstance(s, Pointwise) else "int32" for s in stages[1:]] + [dtype]
         self.prepared: dict[int, Prepared] = {}
         for i, stage in enumerate(stages):
             scaled = stage.requantize if isinstance(stage, Residual) else stage
             if isinstance(scaled, Requantize):
-                m, e = buffers[f"m{i}"], buffers[f"e{i}"]
-                self.prepared[i] = prepare(scaled, m, e, column, lanes, even_odd)
+                m, e = buffers[f"m{i}"], buffers.get(f"e{i}")
+                self.prepared[i] = prepare(scaled, m, e, column, lanes, isa)
 
     def __call__(self, acc: Vec, residual_at: Any) -> Vec:
         """The stages on one row; ``residual_at(buffer, dtype)`` loads the residual's lanes as int32."""
         value = acc
-        for i, stage in enumerate(self.stages):
+        for i, (stage, kind) in enumerate(zip(self.stages, self.kinds, strict=False)):
             if isinstance(stage, Requantize):
-                value = self.prepared[i](value)
+                value = self.prepared[i](value, kind)
             elif isinstance(stage, Pointwise):
-                value = getattr(scalar, stage.function)(TIR, value, stage.frac)
+                value = activation(stage.gelu, stage.frac)(self.isa.algebra, value)
             else:
                 other = residual_at(self.buffers[f"residual{i}"], stage.dtype)
                 if i in self.prepared:
                     other = self.prepared[i](other)
-                value = (value + other).clip(stage.lo, stage.hi)
+                value = (value + other).saturated(stage.lo, stage.hi, kind)
         return value

@@ -23,6 +23,9 @@ class ExprAlgebra:
     def maximum(self, a: Any, b: Any) -> Any:
         return T.bind(T.max(a, b))
 
+    def mulhrs(self, a: Any, b: Any) -> Any:
+        return T.bind(T.shift_right(a * b + 16384, T.IntImm("int32", 15)))
+
     def assume(self, value: Any, lo: int, hi: int) -> Any:
         return T.bind(value)
 

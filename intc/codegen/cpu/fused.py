@@ -68,6 +68,9 @@ class Multipliers:
             if name not in constants:
                 raise CodegenError(f"multiplier '{name}' must be a constant")
         stage, factors, shifts = plan_requantize(constants[m], constants[e], lo, hi, *x)
+        if stage.narrow:
+            self.args.append(self.program.constant(pad_channels(factors, self.isa)))
+            return stage
         stage, shifts = common_form(stage, shifts, x)
         fill = int(shifts.reshape(-1)[0])
         for values, rest in ((factors, 0), (shifts, fill)):
@@ -128,10 +131,11 @@ def _stages(program: Program, node: Node, factors: Multipliers, bound: int) -> t
     stages: list[Stage] = []
     last = (-WIDE, WIDE) if op.residual else (op.lo, op.hi)
     interval = (-bound, bound)
-    if op.gelu_frac >= 0:
+    if op.gelu:
         stages.append(factors.requantize(inputs[0], inputs[1], -32767, 32767, interval))
-        stages.append(Pointwise("gelu", op.gelu_frac))
-        inputs, interval = inputs[2:], (-(32767 << 15), 32767 << 15)
+        stages.append(Pointwise(op.gelu, op.frac))
+        reach = 32767 << 15 if op.gelu == "shift" else 32767
+        inputs, interval = inputs[2:], (-reach, reach)
     stages.append(factors.requantize(inputs[0], inputs[1], *last, interval))
     if op.residual:
         r_type = program.type(inputs[2])

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import tvm.tirx as tir
 from tvm.tirx.script.builder import ir as T
 
+from intc.codegen.cpu.vector import TIR, X86, TirAlgebra
 from intc.errors import CodegenError
 
 Dot = Literal["vpdpbusd.512", "vpmaddwd.512", "vpmaddwd.256", "vpmaddwd.128", "generic"]
@@ -53,6 +54,11 @@ class Isa:
     def unsigned_a(self) -> bool:
         """Whether A must be unsigned, so that int8 activations carry an offset of 128."""
         return self.a_dtype == "uint8"
+
+    @property
+    def algebra(self) -> TirAlgebra:
+        """What scalar formulas are made of on this instruction set."""
+        return TIR if self.dot == "generic" else X86
 
     @property
     def b_bytes(self) -> int:

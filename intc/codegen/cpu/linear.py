@@ -54,14 +54,14 @@ def padded(n: int, isa: Isa) -> int:
     return -(-n // isa.columns) * isa.columns
 
 
-def pad_channels(values: NDArray[Any], isa: Isa, fill: int = 0) -> NDArray[np.int32]:
-    """A per-channel array as the kernel reads it: int32, padded to whole register tiles; one element stays
-    one.
+def pad_channels(values: NDArray[Any], isa: Isa, fill: int = 0) -> NDArray[Any]:
+    """A per-channel array as the kernel reads it: int16 or int32, padded to whole register tiles; one element
+    stays one.
     """
-    flat = np.asarray(values, np.int32).reshape(-1)
+    flat = np.asarray(values, np.int16 if values.dtype == np.int16 else np.int32).reshape(-1)
     if flat.size == 1:
         return flat
-    out = np.full(padded(flat.size, isa), fill, np.int32)
+    out = np.full(padded(flat.size, isa), fill, flat.dtype)
     out[: flat.size] = flat
     return out
 

@@ -166,7 +166,7 @@ def emit_store(isa: Isa, acc: Any, acc_base: Any, rows: Any, valid: int, to: Out
 def _store_vectors(isa: Isa, acc: Any, acc_base: Any, rows: Any, at: Any, valid: int, to: Output) -> None:
     """One vector of every row, from column ``at``; of its lanes, ``valid`` exist in the output."""
     lanes = isa.epilogue
-    epilogue = Epilogue(to.stages, to.parameters, T.Bind(to.channel + at), lanes, isa.even_odd)
+    epilogue = Epilogue(to.stages, to.parameters, T.Bind(to.channel + at), lanes, isa, to.dtype)
     edge = stack(lanes, to.dtype) if valid < lanes else None
     with T.serial(0, rows) as r:
 

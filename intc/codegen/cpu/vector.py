@@ -56,48 +56,52 @@ def prefetch(buf: Any, index: Any) -> None:
 
 
 class Vec:
-    """An int32 vector (or scalar, ``lanes`` 1) with the operators that scalar formulas use."""
+    """An int32, int16 or int8 vector (or scalar, ``lanes`` 1) with the operators that scalar formulas use."""
 
-    __slots__ = ("expr", "lanes")
+    __slots__ = ("dtype", "expr", "lanes")
 
-    def __init__(self, expr: Any, lanes: int) -> None:
+    def __init__(self, expr: Any, lanes: int, dtype: str = "int32") -> None:
         self.expr = T.Bind(expr)
         self.lanes = lanes
+        self.dtype = dtype
 
     def _of(self, other: Any) -> Any:
         if isinstance(other, Vec):
             return other.expr
-        return const(int(other), self.lanes)
+        return const(int(other), self.lanes, self.dtype)
+
+    def _make(self, expr: Any) -> Vec:
+        return Vec(expr, self.lanes, self.dtype)
 
     def __add__(self, other: Any) -> Vec:
-        return Vec(self.expr + self._of(other), self.lanes)
+        return self._make(self.expr + self._of(other))
 
     def __radd__(self, other: Any) -> Vec:
-        return Vec(self._of(other) + self.expr, self.lanes)
+        return self._make(self._of(other) + self.expr)
 
     def __sub__(self, other: Any) -> Vec:
-        return Vec(self.expr - self._of(other), self.lanes)
+        return self._make(self.expr - self._of(other))
 
     def __rsub__(self, other: Any) -> Vec:
-        return Vec(self._of(other) - self.expr, self.lanes)
+        return self._make(self._of(other) - self.expr)
 
     def __mul__(self, other: Any) -> Vec:
-        return Vec(self.expr * self._of(other), self.lanes)
+        return self._make(self.expr * self._of(other))
 
     def __rmul__(self, other: Any) -> Vec:
-        return Vec(self._of(other) * self.expr, self.lanes)
+        return self._make(self._of(other) * self.expr)
 
     def __lshift__(self, other: Any) -> Vec:
-        return Vec(T.shift_left(self.expr, self._of(other)), self.lanes)
+        return self._make(T.shift_left(self.expr, self._of(other)))
 
     def __rshift__(self, other: Any) -> Vec:
-        return Vec(T.shift_right(self.expr, self._of(other)), self.lanes)
+        return self._make(T.shift_right(self.expr, self._of(other)))
 
     def __and__(self, other: Any) -> Vec:
-        return Vec(T.bitwise_and(self.expr, self._of(other)), self.lanes)
+        return self._make(T.bitwise_and(self.expr, self._of(other)))
 
     def __or__(self, other: Any) -> Vec:
-        return Vec(T.bitwise_or(self.expr, self._of(other)), self.lanes)
+        return self._make(T.bitwise_or(self.expr, self._of(other)))
 
     def __ge__(self, other: Any) -> Any:
         return tir.GE(self.expr, self._of(other))
@@ -106,26 +110,64 @@ class Vec:
         """The value limited to [lo, hi]."""
         return TIR.minimum(TIR.maximum(self, lo), hi)
 
+    def cast(self, dtype: str) -> Vec:
+        """The same numbers as elements of ``dtype``, which must hold them."""
+        if dtype == self.dtype:
+            return self
+        return Vec(T.cast(self.expr, typed(dtype, self.lanes)), self.lanes, dtype)
+
+    def saturated(self, lo: int, hi: int, dtype: str) -> Vec:
+        """The value limited to [lo, hi], as ``dtype``.
+
+        Limited to all of ``dtype`` first, which LLVM turns into saturating packs; the rest is narrow work.
+        """
+        if dtype not in ("int8", "int16") or dtype == self.dtype:
+            return self.clip(lo, hi).cast(dtype)
+        end = 127 if dtype == "int8" else 32767
+        value = self.clip(-end - 1, end).cast(dtype)
+        value = TIR.maximum(value, lo) if lo > -end - 1 else value
+        return TIR.minimum(value, hi) if hi < end else value
+
 
 class TirAlgebra:
     """The algebra of :mod:`intc.ops.scalar` over :class:`Vec`: the life of a formula as kernel code."""
 
     def where(self, condition: Any, a: Any, b: Any) -> Vec:
         some = a if isinstance(a, Vec) else b
-        return Vec(tir.Select(condition, some._of(a), some._of(b)), some.lanes)
+        return some._make(tir.Select(condition, some._of(a), some._of(b)))
 
     def minimum(self, a: Any, b: Any) -> Vec:
         some = a if isinstance(a, Vec) else b
-        return Vec(tir.Min(some._of(a), some._of(b)), some.lanes)
+        return some._make(tir.Min(some._of(a), some._of(b)))
 
     def maximum(self, a: Any, b: Any) -> Vec:
         some = a if isinstance(a, Vec) else b
-        return Vec(tir.Max(some._of(a), some._of(b)), some.lanes)
+        return some._make(tir.Max(some._of(a), some._of(b)))
+
+    def mulhrs(self, a: Vec, b: Any) -> Vec:
+        wide = typed("int32", a.lanes)
+        product = T.cast(a.expr, wide) * T.cast(a._of(b), wide) + const(16384, a.lanes)
+        return a._make(T.cast(T.shift_right(product, const(15, a.lanes)), typed(a.dtype, a.lanes)))
 
     def assume(self, value: Vec, lo: int, hi: int) -> Vec:
         return value
 
 
+class X86Algebra(TirAlgebra):
+    """The same with the instruction for rounded products of int16 lanes (SSSE3, AVX2, AVX-512BW)."""
+
+    def mulhrs(self, a: Vec, b: Any) -> Vec:
+        if a.dtype != "int16" or a.lanes not in _MULHRS:
+            return super().mulhrs(a, b)
+        return a._make(T.call_llvm_pure_intrin(typed("int16", a.lanes), _MULHRS[a.lanes], a.expr, a._of(b)))
+
+
+_MULHRS = {
+    8: "llvm.x86.ssse3.pmul.hr.sw.128",
+    16: "llvm.x86.avx2.pmul.hr.sw",
+    32: "llvm.x86.avx512.pmul.hr.sw.512",
+}
+X86 = X86Algebra()
 TIR = TirAlgebra()
 
 
@@ -142,8 +184,7 @@ def load_broadcast(buf: Any, index: Any, lanes: int) -> Vec:
 
 def store(buf: Any, base: Any, value: Vec, dtype: str) -> None:
     """Narrow ``value`` to ``dtype`` (it must fit) and store it at ``base``."""
-    expr = value.expr if dtype == "int32" else T.cast(value.expr, typed(dtype, value.lanes))
-    T.buffer_store(buf, expr, [ramp(base, value.lanes)])
+    T.buffer_store(buf, value.cast(dtype).expr, [ramp(base, value.lanes)])
 
 
 def shuffle(vectors: list[Any], indices: list[int]) -> Any:

@@ -17,10 +17,12 @@ from intc.errors import QuantizationError
 from intc.ir.graph import Node
 from intc.ir.op import Array, Op
 from intc.ops.dyadic import dyadic
+from intc.ops.gelu import Gelu
 from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
 from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.lut import LutSoftmax
+from intc.ops.poly import PolyGelu
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
@@ -66,6 +68,12 @@ def lut_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
 def shift_gelu(forms: Forms, node: Node) -> Form:
     x, frac = fixed_point(forms, node.inputs[0], 4, 12)
     return _emit(forms, node, ShiftGelu(frac), (x.name,), np.float64(2.0 ** -(frac + 15)))
+
+
+def poly_gelu(forms: Forms, node: Node) -> Form:
+    assert isinstance(node.op, Gelu)
+    x, frac = fixed_point(forms, node.inputs[0], 4, 12)
+    return _emit(forms, node, PolyGelu(frac, node.op.approximate), (x.name,), np.float64(2.0**-frac))
 
 
 def ivit_gelu(forms: Forms, node: Node) -> Form:
@@ -175,13 +183,20 @@ def _emit(forms: Forms, node: Node, op: Op, inputs: tuple[str, ...], scale: Arra
     return Form(name, np.asarray(scale, np.float64))
 
 
-SOFTMAX = {"shift": shiftmax, "ivit": ivit_softmax, "ibert": ibert_softmax, "lut": lut_softmax}
-GELU = {"shift": shift_gelu, "ivit": ivit_gelu, "ibert": ibert_gelu, "lut": table_gelu}
+SOFTMAX = {
+    "auto": shiftmax,
+    "shift": shiftmax,
+    "ivit": ivit_softmax,
+    "ibert": ibert_softmax,
+    "lut": lut_softmax,
+}
+GELU = {"auto": poly_gelu, "shift": shift_gelu, "ivit": ivit_gelu, "ibert": ibert_gelu, "lut": table_gelu}
 LAYER_NORM = {
+    "auto": shift_layer_norm,
     "shift": shift_layer_norm,
     "ivit": published_layer_norm(IvitLayerNorm),
     "ibert": published_layer_norm(IbertLayerNorm),
     "lut": shift_layer_norm,
 }
-TANH = {"shift": shift_tanh, "ivit": shift_tanh, "ibert": shift_tanh, "lut": table_tanh}
+TANH = {"auto": shift_tanh, "shift": shift_tanh, "ivit": shift_tanh, "ibert": shift_tanh, "lut": table_tanh}
 FAMILIES: Final[tuple[str, ...]] = tuple(SOFTMAX)

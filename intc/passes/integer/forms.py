@@ -27,6 +27,8 @@ from intc.ops.requantize import Requantize
 LIMIT: dict[int, int] = {8: 127, 16: 32767, 32: WIDE}
 DTYPE: dict[int, DType] = {8: "int8", 16: "int16", 32: "int32"}
 
+GRID_MIN = 32  # a coarser grid would waste more than 3 % of the range
+
 
 @dataclass(frozen=True)
 class Form:
@@ -76,6 +78,18 @@ class Forms:
         if key not in self.cache:
             self.cache[key] = self._quantise(value, bits, wanted)
         return self.cache[key]
+
+    def on_grid(self, value: str, scale: Array) -> Array:
+        """The smallest scales at or above ``scale`` that int16 integers of ``value`` reach by m / 2**15.
+
+        Such a requantisation takes 16-bit lanes. Where it does not apply, ``scale`` itself.
+        """
+        base = self.base.get(value)
+        if base is None or not base.per_tensor or self.builder.graph.type(base.name).dtype != "int16":
+            return scale
+        m = np.floor(base.scale / scale * 2**15)
+        usable = np.all((m >= GRID_MIN) & (m < 2**15))
+        return np.asarray(base.scale * 2**15 / m) if usable else scale
 
     def as_is(self, value: str, widest: int, bits: int) -> Form:
         """The base form where it is an integer of at most ``widest`` bits with one scale, else

@@ -86,7 +86,7 @@ def linear_input(context: Context, value: str) -> Form:
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
     stats = forms.stats.get(value)
     if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
-        return forms.quantised(value, 8, channel_scales(stats.channels, weights, 8))
+        return forms.quantised(value, 8, forms.on_grid(value, channel_scales(stats.channels, weights, 8)))
     return forms.as_is(value, 8, 8)
 
 
