@@ -28,6 +28,7 @@ from intc.ops import (
     positions,
     reduce,
     requantize,
+    row_softmax,
     shift,
     softmax,
     table,
@@ -98,6 +99,9 @@ CASES: tuple[Case, ...] = (
     Case(requantize.Requantize(-127, 127, "int8"), (t("int32", 2, 3, 4, lo=-(2**31) + 1), M, E)),
     Case(requantize.Clip(-100, 90, "int8"), (X16,)),
     Case(shift.Shiftmax(2**31 - 1, 20, 8), (SCORES, BOOL)),
+    Case(row_softmax.ShiftWeights(2**15 - 1, 9), (SCORES, BOOL)),
+    Case(row_softmax.ShiftWeights(20000, -3), (SCORES,)),
+    Case(row_softmax.NormaliseRows(), (t("int32", 2, 3, 5, lo=-(2**20), hi=2**20), t("uint8", 2, 3, 9))),
     Case(shift.Shiftmax(2**30, 35, 16), (SCORES,)),
     Case(
         shift.ShiftLayerNorm(9, 46, -127, 127, "int8"),
@@ -123,7 +127,7 @@ CASES: tuple[Case, ...] = (
         (X8, t("int8", 4, 5), t("int32", 5, lo=-9, hi=9), *(2 * (t("int32", 5, lo=1, hi=62),))),
     ),
     Case(
-        fused.Attention(2, 4, 0, 8, 16, 2**30, 24, -127, 127),
+        fused.Attention(2, 4, 0, 8, 16, 20000, 2, -127, 127),
         (QKV, QKV, QKV, t("int32", 1, lo=2**30), t("int32", 1, lo=30, hi=40)),
     ),
 )
@@ -174,6 +178,30 @@ def shiftmax_error() -> float:
         return lambda x: op.evaluate(x, sizes={}) / 256.0
 
     return worst_softmax(build, (2.0**-12, 3e-3, 0.05, 1.0), 32767)
+
+
+def shift_weights_error() -> float:
+    """Relative to the largest weight; the row maximum is exact."""
+    rng, worst = np.random.default_rng(3), 0.0
+    for s in (2.0**-24, 2.0**-12, 3e-3, 0.05, 1.0, 40.0):
+        op = row_softmax.ShiftWeights(*row_softmax.octave_factor(Fraction(s)))
+        for x in scores(rng, 32767):
+            exact = 2.0 ** ((x - x.max(axis=-1, keepdims=True)) * s)
+            worst = max(worst, float(np.abs(op.evaluate(x, sizes={}) / 255.0 - exact).max()))
+    return worst
+
+
+def normalise_rows_error() -> float:
+    rng, worst = np.random.default_rng(4), 0.0
+    for length in (1, 2, 197, 30000):
+        weights = rng.integers(0, 256, (40, length)).astype(np.uint8)
+        weights[:, 0] = 255
+        values = rng.integers(-127, 128, (length, 16))
+        context = (weights.astype(np.int64) @ values).astype(np.int32)
+        z = row_softmax.NormaliseRows().evaluate(context, weights, sizes={})
+        exact = context / weights.sum(axis=-1, keepdims=True, dtype=np.int64) * 256
+        worst = max(worst, float(np.abs(z - exact).max()))
+    return worst
 
 
 def ivit_softmax_error() -> float:
@@ -287,6 +315,8 @@ def requantize_error() -> float:
 BOUNDS: dict[str, Callable[[], float]] = {
     "requantize": requantize_error,
     "shiftmax": shiftmax_error,
+    "shift_weights": shift_weights_error,
+    "normalise_rows": normalise_rows_error,
     "shift_layer_norm": shift_norm_error,
     "shift_gelu": lambda: pointwise_error(shift.ShiftGelu, range(11, 15), gelu_of),
     "poly_gelu": poly_gelu_error,

@@ -17,33 +17,37 @@ from intc.codegen.cpu.attention import (
     attention_scratch_bytes,
     attention_tasks,
 )
-from intc.codegen.cpu.epilogue import plan_requantize
+from intc.codegen.cpu.epilogue import plan_requantize, stage_arguments
+from intc.codegen.cpu.fused import VALUES_BEYOND
 from intc.codegen.cpu.isa import ISAS, Isa
-from intc.codegen.cpu.probabilities import OCTAVES, score_parameters
+from intc.codegen.cpu.probabilities import score_parameters
 from intc.codegen.targets import native
 from intc.ops import scalar
 from tests.kernel_calls import aligned, call, compile_kernel, host_isas, intact
 
 ISA_PARAMS = [pytest.param(isa, id=isa.name) for isa in host_isas() if isa.name != "avx512-generic"]
-DTYPES = {"score": "int32", "m": "int32", "e": "int32", "scratch": "int32"}
+DTYPES = {"score": "int32", "scratch": "int32"}
 
 
-def shiftmax(x: NDArray[np.int64], m: int, e: int, keep: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The definition, row by row in Python integers; 8-bit probabilities."""
-    out = np.zeros_like(x)
+def contexts(
+    x: NDArray[np.int64], v: NDArray[np.int64], m: int, shift: int, keep: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """The definition, row by row in Python integers: weights, their product with v, the division, in Q8."""
+    out = np.zeros((*x.shape[:-1], v.shape[-1]), object)
     for at in np.ndindex(*x.shape[:-1]):
         kept = np.flatnonzero(keep[at])
         if not kept.size:
             continue
-        row = x[at][kept].astype(object)
-        t = np.minimum(((row.max() - row) * m + 2 ** (e - 1)) // 2**e, OCTAVES).astype(np.int64)
-        weights = scalar.exp2_neg(scalar.EXACT, t).astype(object)
+        distance = x[at][kept].max() - x[at][kept]
+        bounded = scalar.bounded_distance(scalar.EXACT, distance, shift)
+        weights = ((scalar.exp2_weight(scalar.EXACT, bounded, m) + 64) >> 7).astype(object)
         total = int(weights.sum())
         bits = total.bit_length()
-        factor = (2 ** (15 + bits) - 1) // total
-        out[at][kept] = np.minimum((weights * factor + 2 ** (6 + bits)) // 2 ** (7 + bits), 255).astype(
-            np.int64
-        )
+        factor = (2 ** (30 + bits) - 1) // total
+        for c in range(v.shape[-1]):
+            context = int((weights * v[at[:-1]][kept, c].astype(object)).sum())
+            moved = context << 23 - bits if bits <= 23 else context >> bits - 23
+            out[(*at, c)] = min(max((((moved * factor) >> 32) + 4096) >> 13, -32767), 32767)
     return out
 
 
@@ -55,8 +59,9 @@ class Case:
     heads: int
     dim: int
     masked: bool = False
-    m: int = 1_500_000_000
-    e: int = 26
+    m: int = 23456
+    shift: int = 4
+    narrow: bool = False
     per_channel: bool = False
     parallel: int = 0
 
@@ -64,15 +69,24 @@ class Case:
         rng = np.random.default_rng(self.dim)
         width = self.heads * self.dim
         count = width if self.per_channel else 1
-        self.mo, self.eo = rng.integers(2**30, 2**31, count), rng.integers(37, 39, count)
-        form, m, e = plan_requantize(self.mo, self.eo, -128, 127)
-        pad = (0, 16 if self.per_channel else 0)
-        self.params = [aligned(a) for a in (score_parameters(self.m, self.e), np.pad(m, pad), np.pad(e, pad))]
+        self.mo, self.eo = rng.integers(2**30, 2**31, count), rng.integers(36, 38, count)
+        if self.narrow:
+            self.mo, self.eo = rng.integers(100, 600, count), np.full(count, 15)
+        form, m, e = plan_requantize(self.mo, self.eo, -128, 127, -32767, 32767)
+        pad = (0, VALUES_BEYOND if self.per_channel else 0)
+        factors = (m,) if form.narrow else (m, e)
+        assert form.narrow == self.narrow
+        self.params = [
+            aligned(score_parameters(self.m, self.shift)),
+            *(aligned(np.pad(a, pad)) for a in factors),
+        ]
+        left = self.shift < 0
         self.spec = AttentionSpec(
-            self.heads, self.dim, 3 * width, 3 * width, 3 * width, width, form, self.masked
+            self.heads, self.dim, 3 * width, 3 * width, 3 * width, width, form, self.masked, left
         )
         names = attention_arguments(self.spec)
-        dtypes = {n: DTYPES.get(n, "int8") for n in names[: names.index("sq")]}
+        kinds = {**DTYPES, **dict(stage_arguments((form,)))}
+        dtypes = {n: kinds.get(n, "int8") for n in names[: names.index("sq")]}
         self.module = compile_kernel(attention(self.spec, self.isa), names, dtypes, parallel=self.parallel)
 
     def check(
@@ -118,8 +132,8 @@ class Case:
             return np.swapaxes(used.reshape(*a.shape[:2], self.heads, self.dim), 1, 2)
 
         scores = split(q, 0) @ np.swapaxes(split(kv, width), -1, -2)
-        context = shiftmax(scores, self.m, self.e, keep) @ split(kv, 2 * width)
-        flat = np.swapaxes(context, 1, 2).reshape(q.shape[0], q.shape[1], width).astype(object)
+        context = contexts(scores, split(kv, 2 * width), self.m, self.shift, keep)
+        flat = np.swapaxes(context, 1, 2).reshape(q.shape[0], q.shape[1], width)
         mo, eo = self.mo.astype(object), self.eo.astype(object)
         return np.clip((flat * mo + 2 ** (eo - 1)) // 2**eo, -128, 127).astype(np.int64)
 
@@ -132,7 +146,7 @@ def tokens(rng: np.random.Generator, *shape: int, spread: int = 128) -> NDArray[
 @pytest.mark.parametrize(("heads", "dim"), [(2, 32), (1, 21)])
 def test_shapes(isa: Isa, heads: int, dim: int) -> None:
     rng = np.random.default_rng(dim)
-    case = Case(isa, heads, dim, per_channel=dim == 21)
+    case = Case(isa, heads, dim, per_channel=dim == 21, narrow=dim == 32)
     width = 3 * heads * dim
     for batch, sq, sk in ((1, 1, 1), (2, 13, 13), (1, 3, 50), (1, 100, 7)):
         q, kv = tokens(rng, batch, sq, width, spread=20), tokens(rng, batch, sk, width, spread=20)
@@ -168,11 +182,11 @@ def test_ends_of_the_interval(isa: Isa) -> None:
 
 
 def test_long_rows_and_score_scales() -> None:
-    """600 equal keys push every probability to the rounding edge; scales from vanishing to saturating."""
+    """Many keys, and scales from vanishing to saturating, to both sides."""
     isa, dim = ISAS[native().level], 16
     rng = np.random.default_rng(4)
-    for m, e in ((0, 30), (2**30, 62), (2**31 - 1, 33), (3, 5), (2**31 - 1, 20), (2**31 - 1, 1)):
-        case = Case(isa, 1, dim, m=m, e=e)
+    for m, shift in ((0, 0), (2**14, 31), (2**15 - 1, 8), (3, 0), (2**15 - 1, -3), (2**15 - 1, -14)):
+        case = Case(isa, 1, dim, m=m, shift=shift)
         for length in (1, 40, 600):
             case.check(tokens(rng, 1, 3, 3 * dim), tokens(rng, 1, length, 3 * dim))
 

@@ -26,6 +26,7 @@ from intc.ops.poly import PolyGelu
 from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceSum
 from intc.ops.requantize import Clip, Requantize
+from intc.ops.row_softmax import NormaliseRows, ShiftWeights
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
 from tests.native import check_op
@@ -95,6 +96,17 @@ def shiftmax_cases() -> list[Case]:
             scores = t((B, 2, S, S), "int32", -300000, 300000)
             cases.append(Case(Shiftmax(2**30 + 999, 33, bits), (scores, t(mask, "bool"))))
         cases.append(Case(Shiftmax(2**30 + 1, 35, bits), (t((2, 197), "int32", -90000, 90000),)))
+    return cases
+
+
+def row_softmax_cases() -> list[Case]:
+    masks: list[tuple[Dim, ...]] = [(B, 1, 1, S), (1, 1, S, S), (B, 2, S, S), (S,), (B, 1, S, 1)]
+    wide, scores = (t((B, 2, S, S), "int32", -r, r - 1) for r in (2**30, 300000))
+    cases = [Case(ShiftWeights(m, s), (wide,)) for m, s in ((0, 0), (2**15 - 1, 20), (16384, -14), (3, 31))]
+    cases += [Case(ShiftWeights(30000, 5), (scores, t(mask, "bool"))) for mask in masks]
+    context = t((B, 2, S, 16), "int32", -(10**7), 10**7)
+    cases.append(Case(NormaliseRows(), (context, t((B, 2, S, 9), "uint8"))))
+    cases.append(Case(NormaliseRows(), (t((B, 7), "int32", -(2**31) + 1), t((B, S), "uint8", 0, 1))))
     return cases
 
 
@@ -233,7 +245,15 @@ def linear_cases() -> list[Case]:
 def attention_case(heads: int, dim: int, shared: bool, mask: tuple[Dim, ...] | None, keys: Dim = S) -> Case:
     width = heads * dim
     op = Attention(
-        heads, dim, 0, width if shared else 3, 2 * width if shared else 1, 2**30 + 77, 38, -127, 127
+        heads,
+        dim,
+        0,
+        width if shared else 3,
+        2 * width if shared else 1,
+        20077,
+        3 - 5 * (dim == 5),
+        -127,
+        127,
     )
     q = t((B, S, 3 * width), "int8", -127, 127)
     k, v = (
@@ -241,7 +261,9 @@ def attention_case(heads: int, dim: int, shared: bool, mask: tuple[Dim, ...] | N
         if shared
         else (t((B, keys, width + 3), "int8", -127, 127), t((B, keys, width + 2), "int8", -127, 127))
     )
-    mo, eo = ints(2**30, 2**31 - 1, (width,), np.int32), ints(38, 40, (width,), np.int32)
+    exact = dim == 16  # multipliers over 2**15: in 16-bit lanes
+    mo = ints(64, 400, (width,), np.int32) if exact else ints(2**30, 2**31 - 1, (width,), np.int32)
+    eo = ints(15, 15, (width,), np.int32) if exact else ints(37, 39, (width,), np.int32)
     return Case(op, (q, k, v, mo, eo, *([t(mask, "bool")] if mask else [])), {"batch": 2, "seq": 29})
 
 
@@ -288,6 +310,7 @@ def family_cases() -> list[Case]:
 GROUPS: dict[str, Callable[[], list[Case]]] = {
     "requantize": requantize_cases,
     "shiftmax": shiftmax_cases,
+    "row_softmax": row_softmax_cases,
     "layer_norm": layer_norm_cases,
     "elementwise": elementwise_cases,
     "movement": movement_cases,

@@ -45,6 +45,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "where": elementwise.lower_where,
     "shiftmax": softmax.lower_shiftmax,
     "shift_layer_norm": layer_norm.lower_shift_layer_norm,
+    "shift_weights": softmax.lower_shift_weights,
+    "normalise_rows": softmax.lower_normalise_rows,
     "lut_softmax": softmax.lower_lut_softmax,
     "ivit_shiftmax": ivit.lower_shiftmax,
     "ivit_shift_gelu": ivit.lower_shift_gelu,

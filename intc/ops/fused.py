@@ -17,7 +17,7 @@ from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import DType, TensorType
 from intc.ops import scalar
 from intc.ops.matmul import exact_matmul
-from intc.ops.shift import Shiftmax
+from intc.ops.row_softmax import NormaliseRows, ShiftWeights
 
 WIDE: int = 2**30 - 1  # branches of a residual sum are clipped to +-WIDE, so that their sum fits 32 bits
 
@@ -92,11 +92,11 @@ class Linear(Op):
 
 @dataclass(frozen=True)
 class Attention(Op):
-    """Scaled dot-product attention of all heads: Q K^T, Shiftmax (8-bit probabilities), P V, requantise.
+    """Scaled dot-product attention of all heads: Q K^T, ShiftWeights, times V, NormaliseRows, requantise.
 
     Inputs: q [B, Sq, *], k and v [B, Sk, *] int8, of which the columns ``offset .. offset + heads*head_dim``
     are used (they may be one tensor); mo, eo [1] or [heads*head_dim]; optionally a bool mask, [B, Sk] over
-    keys or broadcastable to [B, heads, Sq, Sk], True = keep. ``m, e`` turn score units into Q15 octaves.
+    keys or broadcastable to [B, heads, Sq, Sk], True = keep. ``m, shift`` are those of ShiftWeights.
     Output int8 [B, Sq, heads*head_dim].
     """
 
@@ -106,7 +106,7 @@ class Attention(Op):
     k_offset: int
     v_offset: int
     m: int
-    e: int
+    shift: int
     lo: int
     hi: int
     name: ClassVar[str] = "attention"
@@ -132,8 +132,9 @@ class Attention(Op):
         )
         scores = exact_matmul(q, np.swapaxes(k, -1, -2)).astype(np.int32)  # B H Sq Sk
         masks = [a[:, None, None, :] if a.ndim == 2 else a for a in arrays[5:]]
-        p = Shiftmax(self.m, self.e, 8).evaluate(scores, *masks, sizes=sizes)
-        context = np.swapaxes(exact_matmul(p, v), 1, 2)  # B Sq H D
+        weights = ShiftWeights(self.m, self.shift).evaluate(scores, *masks, sizes=sizes)
+        context = NormaliseRows().evaluate(exact_matmul(weights, v), weights, sizes=sizes).astype(np.int64)
+        context = np.swapaxes(context, 1, 2)  # B Sq H D
         context = context.reshape(*context.shape[:2], -1)
         mo, eo = arrays[3].astype(np.int64), arrays[4].astype(np.int64)
         return np.asarray(scalar.requantize(scalar.EXACT, context, mo, eo, self.lo, self.hi), np.int8)

@@ -17,6 +17,8 @@ import numpy as np
 EXP2_A_Q15: Final = 21951
 EXP2_B_Q15: Final = EXP2_A_Q15 - 16384
 OCTAVES_MAX: Final = 31
+WEIGHT_ONE: Final = 255 << 7  # the largest softmax weight: rounded to 8 bits it is 255
+WEIGHT_A_Q15: Final = 21865  # EXP2_A_Q15 * 255 / 256
 # gelu(x) ~ x * sigmoid(2*sqrt(2/pi) * (x + 0.044715 x^3)); times log2(e), since the exponential is base 2.
 GELU_LINEAR_Q11: Final = 4715  # 2*sqrt(2/pi)*log2(e) * 2**11
 GELU_CUBIC_Q15: Final = 3373  # 0.044715 * 2*sqrt(2/pi)*log2(e) * 2**15
@@ -83,6 +85,24 @@ def exp2_neg(ns: Algebra, t: Any) -> Any:
     r = t & 32767
     p = 32768 - ((r * (EXP2_A_Q15 - ((EXP2_B_Q15 * r) >> 15))) >> 15)
     return ns.assume(p, 16384, 32768) >> ns.minimum(t >> 15, OCTAVES_MAX)
+
+
+def bounded_distance(ns: Algebra, distance: Any, shift: int) -> Any:
+    """``distance >> shift`` for an int32 >= 0, at most 32767; a negative shift goes left."""
+    if shift < 0:
+        return ns.minimum(distance, 32767 >> -shift) << -shift
+    return ns.minimum(distance >> shift, 32767)
+
+
+def exp2_weight(ns: Algebra, distance: Any, m: Any) -> Any:
+    """``32640 * 2**-t`` with ``t = min(distance * m / 2**15, 2**14 - 1)`` Q10 octaves: 255 in Q7 at t = 0.
+
+    0 <= distance, m < 2**15; every intermediate fits 16 bits. A shift, and the parabola of :func:`exp2_neg`.
+    """
+    t = ns.minimum(ns.mulhrs(distance, m), 16383)
+    r = (t & 1023) << 5  # Q15
+    p = WEIGHT_ONE - ns.mulhrs(r, WEIGHT_A_Q15 - ns.mulhrs(r, WEIGHT_A_Q15 - WEIGHT_ONE // 2))
+    return ns.assume(p, 0, WEIGHT_ONE) >> (t >> 10)
 
 
 def reciprocal_1_2(ns: Algebra, d: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Phase 5: ``reshape(transpose(requantize(shiftmax(q @ k^T) @ v)))`` over split heads becomes one
-``attention``.
+"""Phase 5: ``reshape(transpose(requantize(normalise_rows(w @ v, w))))`` over split heads becomes one
+``attention``, where ``w = shift_weights(q @ k^T)``.
 
 The split ``reshape -> transpose`` of q, k and v and the merge of the result are absorbed: the kernel reads
-and writes token-major rows. A score bias, 16-bit probabilities or other layouts stay as they are.
+and writes token-major rows. A score bias or other layouts stay as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from intc.ops.fused import Attention
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Reshape, Transpose
 from intc.ops.requantize import Requantize
-from intc.ops.shift import Shiftmax
+from intc.ops.row_softmax import NormaliseRows, ShiftWeights
 from intc.passes.match import Uses
 
 HEADS_FIRST = (0, 2, 1, 3)
@@ -67,24 +67,27 @@ def _match(graph: Graph, uses: Uses, merge: Node) -> tuple[Attention, list[str]]
         return None
     moved = uses.only(merge.inputs[0], Transpose)
     narrow = uses.only(moved.inputs[0], Requantize) if moved and tuple(moved.op.perm) == HEADS_FIRST else None  # type: ignore[attr-defined]
-    context = uses.only(narrow.inputs[0], MatMul) if narrow else None
-    weights = uses.only(context.inputs[0], Shiftmax) if context else None
+    rows = uses.only(narrow.inputs[0], NormaliseRows) if narrow else None
+    context = uses.only(rows.inputs[0], MatMul) if rows else None
+    weights = uses.producer(context.inputs[0], ShiftWeights) if context else None
     scores = uses.only(weights.inputs[0], MatMul) if weights else None
-    if narrow is None or context is None or weights is None or scores is None:
+    if narrow is None or rows is None or context is None or weights is None or scores is None:
         return None
-    assert isinstance(narrow.op, Requantize) and isinstance(weights.op, Shiftmax)
+    if rows.inputs[1] != weights.output or len(uses.users[weights.output]) != 2:
+        return None
+    assert isinstance(narrow.op, Requantize) and isinstance(weights.op, ShiftWeights)
     q = _split(graph, uses, scores.inputs[0], HEADS_FIRST)
     k = _split(graph, uses, scores.inputs[1], KEYS_LAST)
     v = _split(graph, uses, context.inputs[1], HEADS_FIRST)
     if q is None or k is None or v is None or not q[1:] == k[1:] == v[1:]:
         return None
     heads, dim = q[1:]
-    if weights.op.bits != 8 or narrow.op.dtype != "int8" or graph.constants[narrow.inputs[1]].size != 1:
+    if narrow.op.dtype != "int8" or graph.constants[narrow.inputs[1]].size != 1:
         return None
     out = graph.type(merge.output).shape
     if out[:2] != graph.type(q[0]).shape[:2] or out[2] != heads * dim:
         return None
-    op = Attention(heads, dim, 0, 0, 0, weights.op.m, weights.op.e, narrow.op.lo, narrow.op.hi)
+    op = Attention(heads, dim, 0, 0, 0, weights.op.m, weights.op.shift, narrow.op.lo, narrow.op.hi)
     mask = list(weights.inputs[1:])
     if any(graph.type(x).shape[-1:] != graph.type(scores.output).shape[-1:] for x in mask):
         return None  # a mask of whole rows

@@ -1,5 +1,5 @@
-"""``attention``: Q K^T, Shiftmax, P V and requantisation of one head at a time, all in one thread's scratch
-memory.
+"""``attention``: Q K^T, softmax weights, times V, division by their sums and requantisation of one head at a
+time, all in one thread's scratch memory.
 
 The task space is batch x heads x query chunks, chunks fastest. A range of tasks packs the keys and values of
 each head once.
@@ -14,9 +14,9 @@ import tvm.tirx as tir
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu.epilogue import Requantize
+from intc.codegen.cpu.epilogue import Normalise, Requantize, stage_arguments
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.probabilities import RowSoftmax
+from intc.codegen.cpu.probabilities import RowWeights, row_factor
 from intc.codegen.cpu.tile import Output, as_a, as_b, emit_pack_rows, emit_store, emit_tile, for_row_tiles
 from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, shuffle
 from intc.errors import CodegenError
@@ -31,8 +31,8 @@ class AttentionSpec:
 
     q [B, Sq, *], k and v [B, Sk, *] are int8 rows with the given strides (elements between tokens), head h in
     columns ``h * head_dim``; the pointers include the column offset of head 0. The output has ``out_stride``.
-    ``mask`` adds an 8-bit mask (nonzero keeps) of strides given at run time. ``output`` turns the int32
-    context into int8.
+    ``mask`` adds an 8-bit mask (nonzero keeps) of strides given at run time. ``output`` turns the normalised
+    context (Q8) into int8. ``left``: score distances are shifted left.
     """
 
     heads: int
@@ -43,6 +43,7 @@ class AttentionSpec:
     out_stride: int
     output: Requantize
     mask: bool = False
+    left: bool = False
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.head_dim < 1:
@@ -86,7 +87,8 @@ class _Layout:
         self.scores = self.p + self.p_stride * BLOCK_ROWS
         self.mask = self.scores + self.keys * BLOCK_ROWS
         self.acc = self.mask + self.keys // 4
-        self.total = self.acc + self.value.rows * self.value.columns
+        self.factors = self.acc + self.value.rows * self.value.columns  # three words a row
+        self.total = self.factors + 3 * BLOCK_ROWS
 
 
 def attention_scratch_bytes(spec: AttentionSpec, isa: Isa, sk: Any) -> Any:
@@ -104,8 +106,9 @@ def attention_arguments(spec: AttentionSpec) -> tuple[str, ...]:
     :func:`intc.codegen.cpu.probabilities.score_parameters`.
     """
     mask = ("mask",) if spec.mask else ()
+    factors = tuple(name for name, _ in stage_arguments((spec.output,)))
     strides = ("mask_batch", "mask_head", "mask_row") if spec.mask else ()
-    return ("q", "k", "v", *mask, "score", "m", "e", "out", "scratch", "sq", "sk", *strides, "begin", "end")
+    return ("q", "k", "v", *mask, "score", *factors, "out", "scratch", "sq", "sk", *strides, "begin", "end")
 
 
 class _Attention:
@@ -116,7 +119,7 @@ class _Attention:
 
     def emit(self, name: str) -> None:
         spec, isa = self.spec, self.isa
-        dtypes = {"score": "int32", "m": "int32", "e": "int32", "scratch": "int32"}
+        dtypes = {"score": "int32", "scratch": "int32", **dict(stage_arguments((spec.output,)))}
         names = attention_arguments(spec)
         pointers = names[: names.index("sq")]
         T.func_name(name)
@@ -130,7 +133,7 @@ class _Attention:
         self.sq, self.sk = self.sizes["sq"], self.sizes["sk"]
         self.lay = _Layout(spec, isa, self.sk)
         chunks = T.Bind((self.sq + (CHUNK_ROWS - 1)) // CHUNK_ROWS)
-        softmax = RowSoftmax(isa, self.at["score"], self.sk)
+        softmax = RowWeights(isa, self.at["score"], self.sk, spec.left)
         with T.serial(self.sizes["begin"], self.sizes["end"]) as task:
             chunk = T.Bind(tir.floormod(task, chunks))
             index = T.Bind(tir.floordiv(task, chunks))
@@ -211,7 +214,7 @@ class _Attention:
                     parts = [v[ramp(row + c, width)] for row in rows]
                     T.buffer_store(self.words, _woven(parts, width), [ramp(at + (c - column), width)])
 
-    def _block(self, softmax: RowSoftmax, batch: Any, head: Any, row: Any, count: Any) -> None:
+    def _block(self, softmax: RowWeights, batch: Any, head: Any, row: Any, count: Any) -> None:
         """``count`` query rows from ``row``: scores, probabilities, context."""
         spec, isa, lay, g = self.spec, self.isa, self.lay, self.isa.group
         base = T.Bind((batch * self.sq + row) * spec.q_stride + head * spec.head_dim)
@@ -234,7 +237,10 @@ class _Attention:
             if spec.mask:
                 self._load_mask(batch, head, row + r)
                 mask = (self.bytes, lay.mask * 4)
-            softmax.emit(self.words, lay.scores + r * lay.keys, self.a, (lay.p + r * lay.p_stride) * g, mask)
+            scores, p = lay.scores + r * lay.keys, (lay.p + r * lay.p_stride) * g
+            total = softmax.emit(self.words, scores, self.a, p, mask)
+            for i, factor in enumerate(row_factor(T.Bind(T.cast(total, "int64")))):
+                T.buffer_store(self.words, T.cast(factor, "int32"), [lay.factors + r * 3 + i])
         self._context(batch, head, row, count)
 
     def _scores(self, count: Any) -> None:
@@ -265,7 +271,8 @@ class _Attention:
 
     def _context(self, batch: Any, head: Any, row: Any, count: Any) -> None:
         spec, isa, lay = self.spec, self.lay.value, self.lay
-        parameters = {"m0": self.at["m"], "e0": self.at["e"]}
+        stages = (Normalise(), spec.output)
+        parameters = {f"{name[0]}1": self.at[name] for name, _ in stage_arguments((spec.output,))}
         full = spec.head_dim // isa.columns
 
         def zero(_: int) -> Any:
@@ -283,8 +290,16 @@ class _Attention:
             def after(first: Any, size: Any) -> None:
                 channel = T.Bind(head * spec.head_dim + column)
                 base = T.Bind((batch * self.sq + row + first) * spec.out_stride + channel)
-                stages, out = (spec.output,), self.at["out"]
-                to = Output(stages, parameters, out, "int8", channel, lambda r: base + r * spec.out_stride)
+
+                def factors(r: Any) -> tuple[Any, Any, Any]:
+                    at = T.Bind(lay.factors + (first + r) * 3)
+                    a, b, c = (T.Bind(self.words[at + i]) for i in range(3))
+                    return a, b, c
+
+                def place(r: Any) -> Any:
+                    return base + r * spec.out_stride
+
+                to = Output(stages, parameters, self.at["out"], "int8", channel, place, factors=factors)
                 emit_store(isa, self.words, lay.acc, size, valid, to)
 
             for_row_tiles(isa, count, tile, after)

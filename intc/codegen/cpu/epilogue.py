@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.isa import Isa
+from intc.codegen.cpu.probabilities import normalised_row
 from intc.codegen.cpu.vector import Multiplier, Vec, const, load, load_broadcast, ramp, typed
 from intc.errors import CodegenError
 from intc.ops.fused import activation
@@ -65,7 +66,12 @@ class Residual:
     requantize: Requantize | None = None
 
 
-Stage: TypeAlias = Requantize | Pointwise | Residual
+@dataclass(frozen=True)
+class Normalise:
+    """NormaliseRows: int32 context to int16 by factors of its row."""
+
+
+Stage: TypeAlias = Requantize | Pointwise | Residual | Normalise
 
 
 def plan_requantize(
@@ -197,14 +203,19 @@ class Epilogue:
                 m, e = buffers[f"m{i}"], buffers.get(f"e{i}")
                 self.prepared[i] = prepare(scaled, m, e, column, lanes, isa)
 
-    def __call__(self, acc: Vec, residual_at: Any) -> Vec:
-        """The stages on one row; ``residual_at(buffer, dtype)`` loads the residual's lanes as int32."""
+    def __call__(self, acc: Vec, residual_at: Any, factors: tuple[Any, Any, Any] | None = None) -> Vec:
+        """The stages on one row; ``residual_at(buffer, dtype)`` loads the residual's lanes as int32,
+        ``factors`` are those of the row for :func:`intc.codegen.cpu.probabilities.normalised_row`.
+        """
         value = acc
         for i, (stage, kind) in enumerate(zip(self.stages, self.kinds, strict=False)):
             if isinstance(stage, Requantize):
                 value = self.prepared[i](value, kind)
             elif isinstance(stage, Pointwise):
                 value = activation(stage.gelu, stage.frac)(self.isa.algebra, value)
+            elif isinstance(stage, Normalise):
+                assert factors is not None
+                value = normalised_row(value, *factors, self.isa)
             else:
                 other = residual_at(self.buffers[f"residual{i}"], stage.dtype)
                 if i in self.prepared:

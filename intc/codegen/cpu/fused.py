@@ -69,7 +69,7 @@ class Multipliers:
                 raise CodegenError(f"multiplier '{name}' must be a constant")
         stage, factors, shifts = plan_requantize(constants[m], constants[e], lo, hi, *x)
         if stage.narrow:
-            self.args.append(self.program.constant(pad_channels(factors, self.isa)))
+            self.args.append(self.program.constant(np.pad(pad_channels(factors, self.isa), (0, beyond))))
             return stage
         stage, shifts = common_form(stage, shifts, x)
         fill = int(shifts.reshape(-1)[0])
@@ -152,13 +152,15 @@ def lower_attention(program: Program, node: Node) -> None:
     batch, sq, _ = program.type(q).shape
     sk = program.type(k).shape[1]
     factors = Multipliers(program, isa)
-    bound = sk * 255 * program.type(v).magnitude if isinstance(sk, int) else 2**31 - 1
-    output = factors.requantize(node.inputs[3], node.inputs[4], op.lo, op.hi, (-bound, bound), VALUES_BEYOND)
+    context = (-32767, 32767)
+    output = factors.requantize(node.inputs[3], node.inputs[4], op.lo, op.hi, context, VALUES_BEYOND)
     widths = [program.type(x).shape[-1] for x in (q, k, v)]
     q_stride, k_stride, v_stride = (w for w in widths if isinstance(w, int))
     masked = len(node.inputs) == 6
     width = op.heads * op.head_dim
-    spec = AttentionSpec(op.heads, op.head_dim, q_stride, k_stride, v_stride, width, output, masked)
+    spec = AttentionSpec(
+        op.heads, op.head_dim, q_stride, k_stride, v_stride, width, output, masked, op.shift < 0
+    )
     kernel = program.kernel("attention", (spec, isa), lambda: attention(spec, isa))
     args: list[Arg] = [ValueArg(x, o) for x, o in ((q, op.q_offset), (k, op.k_offset), (v, op.v_offset))]
     strides: list[Arg] = []
@@ -166,7 +168,7 @@ def lower_attention(program: Program, node: Node) -> None:
         mask = node.inputs[5]
         args.append(program.operand(mask))
         strides = [SizeArg(s) for s in mask_strides(program.type(mask).shape, (batch, op.heads, sq, sk))]
-    args += [program.constant(score_parameters(op.m, op.e)), *factors.args, ValueArg(node.output)]
+    args += [program.constant(score_parameters(op.m, op.shift)), *factors.args, ValueArg(node.output)]
     args += [ScratchArg(attention_scratch(spec, isa, sk)), SizeArg(sq), SizeArg(sk), *strides]
 
     def count(size: Any) -> Any:

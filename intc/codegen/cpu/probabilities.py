@@ -1,6 +1,4 @@
-"""Shiftmax of one row in registers: scores in, weights in place, 8-bit probabilities out as packed rows of
-A.
-"""
+"""ShiftWeights of one row in registers: scores in, 8-bit weights out as packed A; and NormaliseRows."""
 
 from __future__ import annotations
 
@@ -11,41 +9,49 @@ import tvm.tirx as tir
 from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu.epilogue import FAST_EXPONENT, plan_requantize
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.vector import TIR, Multiplier, Vec, const, load, ramp, stack, store, typed
+from intc.codegen.cpu.vector import TIR, Multiplier, Vec, const, load, ramp, shuffle, stack
+from intc.codegen.kernel import bit_length, int64
 from intc.ops import scalar
 
-OCTAVES: Final = 2**20 - 1  # exponents are capped here: 2**-32 is 0 in Q15
 LOWEST: Final = -(2**31)
 
 
-def score_parameters(m: int, e: int) -> NDArray[np.int32]:
-    """``(m, e, pre, bound)`` that :class:`RowSoftmax` reads for scores times ``m / 2**e`` in Q15 octaves.
+def score_parameters(m: int, shift: int) -> NDArray[np.int32]:
+    """``(m, |shift|, bound)`` that :class:`RowWeights` reads; ``bound`` limits a distance that goes left."""
+    return np.array([m, abs(shift), 32767 >> max(-shift, 0)], np.int32)
 
-    The distance is limited to ``bound`` and shifted left by ``pre``, so that the exponent reaches 33;
-    whatever the limit changes lies beyond the cap.
+
+def row_factor(total: Any) -> tuple[Any, Any, Any]:
+    """int64 ``(F, left, right)`` of NormaliseRows for an int64 row sum."""
+    safe = T.bind(T.max(total, int64(1)))
+    nb = T.bind(bit_length(safe))
+    factor = T.bind(T.truncdiv(T.shift_left(int64(1), nb + 30) - int64(1), safe))
+    return factor, T.bind(T.max(int64(23) - nb, int64(0))), T.bind(T.max(nb - int64(23), int64(0)))
+
+
+def normalised_row(x: Vec, factor: Any, left: Any, right: Any, isa: Isa) -> Vec:
+    """NormaliseRows of ``lanes`` elements of one row as int16, with the int32 scalars of its row."""
+    every = (Vec(tir.Broadcast(v, x.lanes), x.lanes) for v in (factor, left, right))
+    multiplier, up, down = every
+    moved = (x << up) >> down
+    high = Multiplier(multiplier, isa.even_odd).high(moved)
+    return ((high + 4096) >> 13).saturated(-32767, 32767, "int16")
+
+
+class RowWeights:
+    """Weights of rows of ``length`` int32 scores; whole vectors are read and written, zeros beyond the row.
+
+    ``left``: whether distances are shifted left, where one unit of score is many octaves.
     """
-    if m >> e > OCTAVES:
-        m, e = 2**30, 9  # one score unit reaches the cap either way
-    form, ms, es = plan_requantize(np.array(m), np.array(e), 0, OCTAVES, 0, 2**31 - 1)
-    assert not form.exact64
-    bound = (1 << (31 - form.pre)) - 1
-    return np.array([ms[0], es[0], form.pre, bound], np.int32)
 
-
-class RowSoftmax:
-    """Row softmax over ``length`` int32 scores; whole vectors are read and written, the rest of the last one
-    as zeros.
-    """
-
-    def __init__(self, isa: Isa, parameters: Any, length: Any) -> None:
-        self.isa, self.lanes, self.length = isa, isa.epilogue, length
-        self.m, self.e, self.pre, self.bound = (T.Bind(parameters[i]) for i in range(4))
+    def __init__(self, isa: Isa, parameters: Any, length: Any, left: bool) -> None:
+        self.isa, self.lanes, self.left = isa, isa.epilogue, left
+        m, shift, bound = (T.Bind(parameters[i]) for i in range(3))
+        self.m = Vec(tir.Broadcast(T.cast(m, "int16"), self.lanes), self.lanes, "int16")
+        self.shift, self.bound = self._all(shift), self._all(bound)
         self.full = T.Bind(tir.floordiv(length, self.lanes))
         self.tail = T.Bind(tir.floormod(length, self.lanes))
-        self.multiplier = Multiplier(self._all(self.m), isa.even_odd)
-        self.half = self._all(T.shift_left(tir.IntImm("int32", 1), self.e - FAST_EXPONENT))
 
     def _all(self, value: Any) -> Vec:
         return Vec(tir.Broadcast(value, self.lanes), self.lanes)
@@ -67,10 +73,8 @@ class RowSoftmax:
         buf, at = mask
         return tir.NE(buf[ramp(at + base, self.lanes)], const(0, self.lanes, "int8"))
 
-    def emit(self, scores: Any, at: Any, p: Any, p_at: Any, mask: Any) -> None:
-        """One row: scores at ``scores[at]`` become weights, probabilities go to ``p[p_at]`` as elements of
-        packed A.
-        """
+    def emit(self, scores: Any, at: Any, p: Any, p_at: Any, mask: Any) -> Any:
+        """One row: scores at ``scores[at]``, weights to ``p[p_at]`` as packed A; returns their int32 sum."""
         lanes, whole = self.lanes, ramp(0, self.lanes)
         best, total = stack(lanes, "int32"), stack(lanes, "int32")
         T.buffer_store(best, const(LOWEST, lanes), [whole])
@@ -85,51 +89,41 @@ class RowSoftmax:
 
         self._vectors(find_max)
         top = self._all(self._reduce(best, tir.Max))
-        bound, pre, shift = self._all(self.bound), self._all(self.pre), self._all(self.e - 32)
 
         def weigh(base: Any, inside: Any) -> None:
-            x = load(scores, at + base, lanes, "int32")
-            distance = TIR.minimum(TIR.maximum(top - x, 0), bound) << pre
-            t = TIR.minimum((self.multiplier.high(distance) + self.half) >> shift, OCTAVES)
-            weight = scalar.exp2_neg(TIR, t)
+            distance = top - load(scores, at + base, lanes, "int32")
             keep = self._keep(mask, base, inside)
             if keep is not None:
+                distance = TIR.maximum(distance, 0)  # what is not kept may lie above the maximum
+            if self.left:
+                distance = TIR.minimum(distance, self.bound) << self.shift
+            else:
+                distance = distance >> self.shift
+            narrow = distance.saturated(-32768, 32767, "int16")
+            weight = (scalar.exp2_weight(self.isa.algebra, narrow, self.m) + 64) >> 7
+            if keep is not None:
                 weight = TIR.where(keep, weight, 0)
-            store(scores, at + base, weight, "int32")
-            T.buffer_store(total, total[whole] + weight.expr, [whole])
+            T.buffer_store(p, weight.cast(self.isa.a_dtype).expr, [ramp(p_at + base, lanes)])
+            self._add(total, weight)
 
         self._vectors(weigh)
-        factor, half, down = self._reciprocal(self._reduce(total, lambda a, b: a + b))
+        return self._reduce(total, lambda a, b: a + b)
 
-        def normalise(base: Any, inside: Any) -> None:
-            weight = scores[ramp(at + base, lanes)]
-            kind = typed("uint32", lanes)
-            product = T.cast(weight, kind) * tir.Broadcast(factor, lanes) + tir.Broadcast(half, lanes)
-            value = tir.Min(T.shift_right(product, tir.Broadcast(down, lanes)), const(255, lanes, "uint32"))
-            narrow = T.cast(T.cast(value, typed("int32", lanes)), typed(self.isa.a_dtype, lanes))
-            T.buffer_store(p, narrow, [ramp(p_at + base, lanes)])
-
-        self._vectors(normalise)
+    def _add(self, total: Any, weight: Vec) -> None:
+        """Add int16 ``weight`` to the lanes of ``total``: pairs at once where a dot instruction does that."""
+        isa, lanes = self.isa, self.lanes
+        if isa.dot != "generic" and isa.group == 2 and isa.lanes * 2 == lanes:
+            here = ramp(0, isa.lanes)
+            ones = const(1, lanes, "int16")
+            T.buffer_store(total, isa.emit_dot_vector(total[here], weight.expr, ones), [here])
+        else:
+            T.buffer_store(total, total[ramp(0, lanes)] + weight.cast("int32").expr, [ramp(0, lanes)])
 
     def _reduce(self, buf: Any, combine: Any) -> Any:
-        """All lanes of ``buf`` combined pairwise, as a scalar."""
-        values = [T.Bind(buf[i]) for i in range(self.lanes)]
-        while len(values) > 1:
-            values = [T.Bind(combine(a, b)) for a, b in zip(values[::2], values[1::2], strict=True)]
-        return values[0]
-
-    def _reciprocal(self, total: Any) -> tuple[Any, Any, Any]:
-        """uint32 ``(F, half, shift)`` with ``P = (E*F + half) >> shift``; from a sum of 2**24 on, every P is
-        0.
-        """
-        positive = T.Bind(tir.Max(total, tir.IntImm("int32", 1)))
-        bits = T.Bind(tir.Max(32 - T.clz(positive), tir.IntImm("int32", 16)))
-        one = tir.IntImm("int64", 1)
-        factor = T.Bind(
-            T.truncdiv(T.shift_left(one, T.cast(bits + 15, "int64")) - one, T.cast(positive, "int64"))
-        )
-        none = tir.Or(bits > 24, total == 0)
-        small = T.Bind(tir.Select(none, tir.IntImm("uint32", 0), T.cast(factor, "uint32")))
-        shift = T.Bind(T.cast(tir.Min(bits + 7, tir.IntImm("int32", 31)), "uint32"))
-        half = T.Bind(T.shift_left(tir.IntImm("uint32", 1), shift - tir.IntImm("uint32", 1)))
-        return small, half, shift
+        """All lanes of ``buf`` combined, halves with halves, as a scalar."""
+        value, lanes = T.Bind(buf[ramp(0, self.lanes)]), self.lanes
+        while lanes > 1:
+            lanes //= 2
+            halves = (shuffle([value], list(range(at, at + lanes))) for at in (0, lanes))
+            value = T.Bind(combine(*halves))
+        return value

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.expr_algebra import EXPR, wide
+from intc.codegen.cpu.probabilities import row_factor
 from intc.codegen.cpu.strided import View, broadcast_view, row_major, rows
 from intc.codegen.kernel import Expr, Frame, bit_length, local, store
 from intc.codegen.program import Program
 from intc.ir.graph import Node
 from intc.ops import scalar
 from intc.ops.lut import LutSoftmax
+from intc.ops.row_softmax import ShiftWeights
 from intc.ops.shift import EXPONENT_MAX, Shiftmax
 
 LOWEST = -(2**31)
@@ -30,6 +32,45 @@ def lower_shiftmax(program: Program, node: Node) -> None:
         normalise(frame, weights, length, total, to, op.bits)
 
     softmax_rows(program, node, op.bits, weight, write, (("m", op.m), ("e", op.e)), node.inputs[1:])
+
+
+def lower_shift_weights(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ShiftWeights)
+
+    def weight(frame: Frame, distance: Expr) -> Expr:
+        bounded = scalar.bounded_distance(EXPR, distance, op.shift)
+        value = scalar.exp2_weight(EXPR, T.bind(T.cast(bounded, "int32")), T.IntImm("int32", op.m))
+        return T.shift_right(value + 64, T.IntImm("int32", 7))
+
+    def write(frame: Frame, weights: Expr, length: Expr, total: Expr, to: Expr) -> None:
+        with T.serial(0, length) as i:
+            store(frame.buffers["y"], weights[i], to + i)
+
+    softmax_rows(program, node, op, weight, write, (), node.inputs[1:])
+
+
+def lower_normalise_rows(program: Program, node: Node) -> None:
+    """A row of weights summed, its reciprocal taken once, then the row of the context."""
+    context, weights = (program.type(x).shape for x in node.inputs)
+    lead, dim, length = context[:-1], context[-1], weights[-1]
+
+    def body(frame: Frame) -> None:
+        x, w, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
+        total = local("int64")
+        with rows(frame, lead, (View(tuple(row_major(context)[:-1])),)) as (row, (base,)):
+            T.buffer_store(total, T.IntImm("int64", 0), [0])
+            with T.serial(0, frame.dim(length)) as i:
+                T.buffer_store(total, total[0] + wide(w[row * frame.dim(length) + i]), [0])
+            factor, left, right = row_factor(T.bind(total[0]))
+            with T.serial(0, frame.dim(dim)) as i:
+                moved = T.shift_right(T.shift_left(wide(x[base + i]), left), right)
+                high = T.shift_right(moved * factor, T.IntImm("int64", 32)) + 4096
+                value = T.shift_right(high, T.IntImm("int64", 13))
+                bounded = T.min(T.max(value, T.IntImm("int64", -32767)), T.IntImm("int64", 32767))
+                store(y, bounded, base + i)
+
+    program.generic(node.op.name, (), node.inputs, node.output, body, source=node.source)
 
 
 def lower_lut_softmax(program: Program, node: Node) -> None:

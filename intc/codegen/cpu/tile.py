@@ -141,7 +141,8 @@ def as_b(isa: Isa) -> Convert:
 @dataclass(frozen=True)
 class Output:
     """Where a tile's results go: the stages on the way, ``place(r)`` the index of row r in ``out`` (of
-    ``dtype``), ``beside(r)`` the same in residuals, ``channel`` the index of the first column's parameters.
+    ``dtype``), ``beside(r)`` the same in residuals, ``channel`` the index of the first column's parameters,
+    ``factors(r)`` those of a Normalise stage.
     """
 
     stages: tuple[Stage, ...]
@@ -151,6 +152,7 @@ class Output:
     channel: Any
     place: Place
     beside: Place | None = None
+    factors: Callable[[Any], tuple[Any, Any, Any]] | None = None
 
 
 def emit_store(isa: Isa, acc: Any, acc_base: Any, rows: Any, valid: int, to: Output) -> None:
@@ -181,7 +183,8 @@ def _store_vectors(isa: Isa, acc: Any, acc_base: Any, rows: Any, at: Any, valid:
             return load(copy, 0, lanes, kind)
 
         place = T.Bind(to.place(r) + at)
-        value = epilogue(load(acc, acc_base + r * isa.columns + at, lanes, "int32"), residual)
+        acc_row = load(acc, acc_base + r * isa.columns + at, lanes, "int32")
+        value = epilogue(acc_row, residual, to.factors(r) if to.factors else None)
         if edge is None:
             store(to.out, place, value, to.dtype)
         else:

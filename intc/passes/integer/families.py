@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Final, TypeAlias
 
@@ -23,6 +24,7 @@ from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.lut import LutSoftmax
 from intc.ops.poly import PolyGelu
+from intc.ops.row_softmax import ShiftWeights, octave_factor
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
@@ -45,6 +47,13 @@ def shiftmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     scores = forms.as_is(node.inputs[0], 32, 32)
     m, e = dyadic(Fraction(float(scores.scale)) * LOG2_E * 2**15)
     return _emit(forms, node, Shiftmax(m, e, 8), (scores.name, *mask), PROBABILITY_SCALE)
+
+
+def shift_weights(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
+    """Softmax that only weighs values: numerators, to be divided by their sums behind the product."""
+    scores = forms.as_is(node.inputs[0], 32, 32)
+    op = ShiftWeights(*octave_factor(Fraction(float(scores.scale)) * LOG2_E))
+    return replace(_emit(forms, node, op, (scores.name, *mask), np.float64(1.0)), row_sums=True)
 
 
 def ivit_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:

@@ -32,10 +32,14 @@ GRID_MIN = 32  # a coarser grid would waste more than 3 % of the range
 
 @dataclass(frozen=True)
 class Form:
-    """An integer value and its scale: real = integer * scale; shape () or [C] along the last axis."""
+    """An integer value and its scale: real = integer * scale; shape () or [C] along the last axis.
+
+    With ``row_sums`` the real value is, instead, integer / (the sum of its row): softmax weights.
+    """
 
     name: str
     scale: Array
+    row_sums: bool = False
 
     @property
     def per_tensor(self) -> bool:
@@ -74,6 +78,8 @@ class Forms:
         scale).
         """
         wanted = self.scale_for(value, bits) if scale is None else np.asarray(scale, np.float64)
+        if scale is None and bits == 8:
+            wanted = self.on_grid(value, wanted)
         key = (value, bits, wanted.tobytes())
         if key not in self.cache:
             self.cache[key] = self._quantise(value, bits, wanted)
@@ -84,6 +90,12 @@ class Forms:
 
         Such a requantisation takes 16-bit lanes. Where it does not apply, ``scale`` itself.
         """
+        node = self.nodes.get(value)
+        while value not in self.base and node is not None and self.deferred(node):
+            value, factor = self.operand(node)
+            if factor is not None:
+                return scale
+            node = self.nodes.get(value)
         base = self.base.get(value)
         if base is None or not base.per_tensor or self.builder.graph.type(base.name).dtype != "int16":
             return scale

@@ -22,6 +22,7 @@ from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Gather
 from intc.ops.reduce import ReduceMean, ReduceSum
 from intc.ops.requantize import Clip
+from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
 from intc.passes.integer import families
 from intc.passes.integer.equalise import channel_scales
@@ -91,12 +92,15 @@ def linear_input(context: Context, value: str) -> Form:
 
 
 def _product(context: Context, node: Node) -> Form:
-    forms = context.forms
+    forms, b = context.forms, context.forms.builder
     a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
     scale = np.asarray(a.scale * c.scale)
-    name = forms.builder.emit(
-        MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale)
-    )
+    if not a.row_sums:
+        name = b.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
+        return Form(name, scale)
+    total = b.emit(MatMul(), a.name, c.name, name=f"{node.output}.weighted", source=node.source)
+    scale = scale / 2.0**CONTEXT_FRAC
+    name = b.emit(NormaliseRows(), total, a.name, name=node.output, source=node.source, scale=as_scale(scale))
     return Form(name, scale)
 
 
@@ -189,7 +193,17 @@ def softmax(context: Context, node: Node) -> Form:
     if node.op.axis not in (-1, rank - 1):
         raise QuantizationError(f"node '{node.source}' (softmax): only the last axis has an integer form")
     mask = tuple(context.forms.integer(m) for m in node.inputs[1:])
+    if context.family in ("auto", "shift") and _only_weighs(context, node.output):
+        return families.shift_weights(context.forms, node, mask)
     return families.SOFTMAX[context.family](context.forms, node, mask)
+
+
+def _only_weighs(context: Context, value: str) -> bool:
+    """Whether ``value`` is read by nothing but products, as their left operand, with computed values."""
+    users = context.users[value]
+    weighing = (isinstance(n.op, MatMul) and n.inputs[0] == value != n.inputs[1] for n in users)
+    computed = (context.constant(n.inputs[1]) is None for n in users)
+    return bool(users) and all(weighing) and all(computed) and value not in context.forms.source.outputs
 
 
 def gelu(context: Context, node: Node) -> Form:
