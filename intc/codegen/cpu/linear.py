@@ -1,6 +1,6 @@
 """``linear``: int8 or uint8 rows times constant int8 weights, with everything up to the next store fused.
 
-The task space is row blocks times column blocks, columns fastest. A range of tasks packs each row block once.
+The task space is row blocks times panels of columns, panels fastest; a range of tasks packs a row block once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from intc.errors import CodegenError
 BLOCK_BYTES: Final = 640 * 1024  # packed rows of one block; beyond it, panels are better read twice
 BLOCK_ROWS: Final = 204  # enough to make what is done once a panel negligible
 LINE: Final = 64  # bytes that one prefetch brings
-TASK_COLUMNS: Final = 128
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,9 @@ def block_rows(spec: LinearSpec, isa: Isa) -> int:
     return max(1, rows // isa.rows) * isa.rows
 
 
-def column_blocks(spec: LinearSpec, isa: Isa) -> int:
+def panels(spec: LinearSpec, isa: Isa) -> int:
     """Tasks per row block."""
-    return max(1, padded(spec.n, isa) // TASK_COLUMNS)
+    return padded(spec.n, isa) // isa.columns
 
 
 def linear_scratch_bytes(spec: LinearSpec, isa: Isa) -> int:
@@ -122,7 +121,7 @@ def _even_block(rows: Any, spec: LinearSpec, isa: Isa) -> Any:
 def linear_tasks(spec: LinearSpec, isa: Isa, rows: Any) -> Any:
     """The number of tasks for ``rows`` rows, an int or an int32 TIR expression as ``rows`` is."""
     block = _even_block(rows, spec, isa)
-    return (rows + (block - 1)) // block * column_blocks(spec, isa)
+    return (rows + (block - 1)) // block * panels(spec, isa)
 
 
 def linear_arguments(spec: LinearSpec) -> tuple[str, ...]:
@@ -156,42 +155,42 @@ class _Linear:
         self.words = buffer(scratch, "int32")
         self.elements = buffer(scratch, isa.a_dtype)
         self.wide = buffer(scratch, isa.b_dtype)
-        blocks = column_blocks(spec, isa)
         block = T.Bind(_even_block(rows, spec, isa))
+        full, total = spec.n // isa.columns, panels(spec, isa)
         with T.serial(begin, end) as task:
-            row_block = T.Bind(tir.floordiv(task, blocks))
-            column_block = T.Bind(tir.floormod(task, blocks))
+            row_block, panel = T.Bind(tir.floordiv(task, total)), T.Bind(tir.floormod(task, total))
             first = T.Bind(row_block * block)
             count = T.Bind(tir.Min(block, rows - first))
-            with T.If(tir.Or(task == begin, column_block == 0)), T.Then():
-                emit_pack_rows(
-                    self.x,
-                    first * self.x_stride,
-                    self.x_stride,
-                    self.elements,
-                    0,
-                    self.stride * isa.group,
-                    count,
-                    spec.k,
-                    isa.words(spec.k) * isa.group,
-                    isa.a_dtype,
-                    as_a(isa, spec.x_dtype),
-                )
-            self._columns(column_block, first, count)
-
-    def _columns(self, column_block: Any, first: Any, count: Any) -> None:
-        """All panels of one column block."""
-        isa, n = self.isa, self.spec.n
-        panels, blocks = padded(n, isa) // isa.columns, column_blocks(self.spec, isa)
-        full = n // isa.columns
-        lo = T.Bind(tir.floordiv(column_block * panels, blocks))
-        hi = T.Bind(tir.floordiv((column_block + 1) * panels, blocks))
-        if full:
-            with T.serial(lo, tir.Min(hi, tir.IntImm("int32", full))) as panel:
+            with T.If(tir.Or(task == begin, panel == 0)), T.Then():
+                self._pack(first, count)
+            if full == total:
                 self._panel(panel, first, count, isa.columns)
-        if panels > full:
-            with T.If(hi == panels), T.Then():
-                self._panel(tir.IntImm("int32", full), first, count, n - full * isa.columns)
+            elif full == 0:
+                self._panel(panel, first, count, spec.n)
+            else:
+                with T.If(panel < full):
+                    with T.Then():
+                        self._panel(panel, first, count, isa.columns)
+                    with T.Else():
+                        self._panel(panel, first, count, spec.n - full * isa.columns)
+
+    def _pack(self, first: Any, count: Any) -> None:
+        """``count`` rows from ``first`` as packed A in scratch."""
+        isa, k = self.isa, self.spec.k
+        convert = as_a(isa, self.spec.x_dtype)
+        emit_pack_rows(
+            self.x,
+            first * self.x_stride,
+            self.x_stride,
+            self.elements,
+            0,
+            self.stride * isa.group,
+            count,
+            k,
+            isa.words(k) * isa.group,
+            isa.a_dtype,
+            convert,
+        )
 
     def _panel(self, panel: Any, first: Any, count: Any, valid: int) -> None:
         """One panel of B under every row tile of the block; ``valid`` of its columns exist.
