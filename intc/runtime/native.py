@@ -82,6 +82,7 @@ def without_torch() -> Iterator[None]:
 def ffi() -> Any:
     """The ``tvm_ffi`` module, with TVM's runtime library loaded for all libraries that follow."""
     os.environ.setdefault("TVM_BIND_THREADS", "0")  # concurrent callers must not share one core
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")  # idle workers sleep within milliseconds
     with without_torch():
         import tvm_ffi
     ctypes.CDLL(str(_runtime_library()), ctypes.RTLD_GLOBAL)

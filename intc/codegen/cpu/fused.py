@@ -35,7 +35,7 @@ from intc.ops.dyadic import MAX_SHIFT
 from intc.ops.fused import WIDE, Attention, Linear
 
 COMMON_PRE_SHIFTS: Final = (4, 8, 0)
-VALUES_BEYOND: Final = 16  # elements that the attention kernel may read after the last channel's multiplier
+VALUES_BEYOND: Final = 32  # elements that the attention kernel may read after the last channel's multiplier
 
 
 def isa_of(program: Program) -> Isa:

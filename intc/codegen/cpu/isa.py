@@ -99,8 +99,8 @@ class Isa:
         return acc + T.call_llvm_pure_intrin(kind, _INTRINSIC[self.dot], a, b)
 
 
-AVX512_VNNI: Final = Isa("avx512-vnni", "vpdpbusd.512", 16, 4, "uint8", "int8", 6, 4, 16)
-AVX512: Final = Isa("avx512", "vpmaddwd.512", 16, 2, "int16", "int16", 6, 4, 16)
+AVX512_VNNI: Final = Isa("avx512-vnni", "vpdpbusd.512", 16, 4, "uint8", "int8", 6, 4, 32)
+AVX512: Final = Isa("avx512", "vpmaddwd.512", 16, 2, "int16", "int16", 6, 4, 32)
 AVX2: Final = Isa("avx2", "vpmaddwd.256", 8, 2, "int16", "int16", 6, 2, 16)
 SSE4: Final = Isa("sse4", "vpmaddwd.128", 4, 2, "int16", "int16", 4, 2, 8)
 PORTABLE: Final = Isa("portable", "generic", 4, 2, "int16", "int16", 4, 2, 8, even_odd=False)

@@ -38,7 +38,7 @@ def lower_shift_layer_norm(program: Program, node: Node) -> None:
     assert isinstance(op, ShiftLayerNorm)
     channels, isa = program.type(node.inputs[0]).shape[-1], ISAS[program.target.level]
     assert isinstance(channels, int)
-    lanes, bias = isa.epilogue, node.inputs[2]
+    lanes, bias = min(isa.epilogue, 16), node.inputs[2]
     scalars = (("eps_q", op.eps_q), ("e", op.e))
     whole = channels % lanes == 0 and isa.even_odd and bias in program.graph.constants
     body = _vector_rows(program, node, lanes) if whole else _scalar_rows(program, node)
