@@ -48,6 +48,7 @@ def compile(
     approximation: str = "shift",
     bits: int = 8,
     calibrator: str = "minmax",
+    rounding: str = "gptq",
     inputs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     dump_after: str | Sequence[str] = (),
@@ -74,8 +75,8 @@ def compile(
     state = phases.canonicalise(source, tell)
     tell("calibrate")
     feeds = open_feeds(state.graph, calibration)
-    stats = collect(state.graph, feeds, calibrator, lambda n: tell(f"calibrate (batch {n})"))  # type: ignore[arg-type]
-    state = phases.integerise(state, stats, approximation, calibrator, tell)  # type: ignore[arg-type]
+    stats = collect(state.graph, feeds, calibrator, lambda n: tell(f"calibrate (batch {n})"), rounding != "nearest")  # type: ignore[arg-type]
+    state = phases.integerise(state, stats, approximation, calibrator, rounding, tell)  # type: ignore[arg-type]
     integer = state.graph
     state = phases.prepare(state, tell)
     verify(state.graph)

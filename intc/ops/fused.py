@@ -26,7 +26,7 @@ class Linear(Op):
     """``x @ w + bias`` with its epilogue: requantise, GELU and residual sum in registers.
 
     Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if
-    ``gelu_frac >= 0``: m2, e2 [N]; if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi];
+    ``gelu_frac >= 0``: m2, e2 [N]; if ``gelu_offset``, which is added to the GELU: int32 [N]; if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi];
     ``raw`` gives the int32 sums.
     """
 
@@ -36,12 +36,13 @@ class Linear(Op):
     gelu_frac: int = -1
     residual: bool = False
     raw: bool = False
+    gelu_offset: bool = False
     name: ClassVar[str] = "linear"
-    arity: ClassVar[tuple[int, ...]] = (3, 5, 7, 8)
+    arity: ClassVar[tuple[int, ...]] = (3, 5, 7, 8, 10, 11)
 
     def expected_inputs(self) -> int:
         """How many inputs these attributes call for."""
-        return 3 if self.raw else 5 + 2 * (self.gelu_frac >= 0) + 3 * self.residual
+        return 3 if self.raw else 5 + 2 * (self.gelu_frac >= 0) + 3 * self.residual + self.gelu_offset
 
     def infer(self, *types: TensorType) -> TensorType:
         if len(types) != self.expected_inputs():
@@ -74,6 +75,8 @@ class Linear(Op):
             fixed = scalar.requantize(ns, acc, m, e, -32767, 32767)
             m, e = arrays[5].astype(np.int64), arrays[6].astype(np.int64)
             acc = scalar.gelu(ns, fixed, self.gelu_frac)
+            if self.gelu_offset:
+                acc = acc + arrays[7].astype(np.int64)
         if not self.residual:
             return np.asarray(scalar.requantize(ns, acc, m, e, self.lo, self.hi), self.dtype)
         r, mr, er = (a.astype(np.int64) for a in arrays[-3:])

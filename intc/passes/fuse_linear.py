@@ -142,6 +142,11 @@ def _plain(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
 def _gelu(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     assert isinstance(node.op, Requantize)
     x, m2, e2 = node.inputs
+    total = uses.only(x, Add)
+    offset: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    if total is not None and graph.constants.get(total.inputs[1], np.zeros((1, 1))).ndim == 1:
+        offset, after, x = (total.inputs[1],), (x,), total.inputs[0]
     gelu = uses.only(x, ShiftGelu)
     inner = uses.only(gelu.inputs[0], Requantize) if gelu else None
     found = _product(graph, uses, inner.inputs[0]) if inner else None
@@ -150,9 +155,9 @@ def _gelu(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     assert isinstance(gelu.op, ShiftGelu) and isinstance(inner.op, Requantize)
     if (inner.op.lo, inner.op.hi) != (-32767, 32767):
         return None
-    op = Linear(node.op.lo, node.op.hi, node.op.dtype, gelu_frac=gelu.op.frac)
-    inside = (x, gelu.inputs[0], *found[1])
-    return node.output, Plan(op, found[0], (inner.inputs[1], inner.inputs[2], m2, e2), inside)
+    op = Linear(node.op.lo, node.op.hi, node.op.dtype, gelu_frac=gelu.op.frac, gelu_offset=bool(offset))
+    inside = (*after, x, gelu.inputs[0], *found[1])
+    return node.output, Plan(op, found[0], (inner.inputs[1], inner.inputs[2], m2, e2, *offset), inside)
 
 
 def _residual(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:

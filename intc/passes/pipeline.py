@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from intc.calibration.observers import Calibrator, Statistics
+from intc.calibration.histogram import Calibrator
+from intc.calibration.observers import Statistics
 from intc.errors import UsageError
 from intc.ir.graph import Graph
 from intc.passes.base import Pass, Snapshot
+from intc.passes.centre import Centre
 from intc.passes.fold_constants import FoldConstants
 from intc.passes.fold_input_normalisation import FoldInputNormalisation
 from intc.passes.fuse_attention import FuseAttention
 from intc.passes.fuse_linear import FuseLinear
 from intc.passes.integer.families import FAMILIES
+from intc.passes.integer.rounding import ROUNDINGS, Rounding
 from intc.passes.integerise import Integerise
 from intc.passes.lower_conv import LowerConv
 from intc.passes.merge_linears import MergeLinears
@@ -43,7 +46,12 @@ PREPARE: tuple[Pass, ...] = (
     FuseLinear(),
     MergeLinears(),
 )
-PASS_NAMES: tuple[str, ...] = (*(p.name for p in CANONICALISE), "integerise", *(p.name for p in PREPARE))
+PASS_NAMES: tuple[str, ...] = (
+    *(p.name for p in CANONICALISE),
+    "centre",
+    "integerise",
+    *(p.name for p in PREPARE),
+)
 OnPass = Callable[[str], None]
 
 
@@ -87,12 +95,17 @@ def integerise(
     stats: dict[str, Statistics],
     family: str = "shift",
     calibrator: Calibrator = "minmax",
+    rounding: Rounding = "gptq",
     on_pass: OnPass | None = None,
 ) -> Pipeline:
     """Phase 3: the integer graph, whose ``evaluate`` is the exact meaning of the compiled model."""
     if family not in FAMILIES:
         raise UsageError(f"approximation '{family}' is not one of {', '.join(FAMILIES)}")
-    return pipeline.then((Integerise(stats, family, calibrator),), on_pass)
+    if rounding not in ROUNDINGS:
+        raise UsageError(f"rounding '{rounding}' is not one of {', '.join(ROUNDINGS)}")
+    stats = dict(stats)
+    steps = (Centre(stats, gelu=family == "shift"), Integerise(stats, family, calibrator, rounding))
+    return pipeline.then(steps, on_pass)
 
 
 def prepare(pipeline: Pipeline, on_pass: OnPass | None = None) -> Pipeline:

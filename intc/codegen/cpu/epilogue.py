@@ -57,7 +57,12 @@ class Residual:
     requantize: Requantize | None = None
 
 
-Stage: TypeAlias = Requantize | Pointwise | Residual
+@dataclass(frozen=True)
+class Offset:
+    """``x + o`` with ``o`` int32 per channel."""
+
+
+Stage: TypeAlias = Requantize | Pointwise | Residual | Offset
 
 
 def plan_requantize(
@@ -150,6 +155,8 @@ def stage_arguments(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
         if isinstance(stage, Residual):
             names.append((f"residual{i}", stage.dtype))
             scaled = stage.requantize or stage
+        if isinstance(stage, Offset):
+            names.append((f"offset{i}", "int32"))
         if isinstance(scaled, Requantize):
             names += [(f"m{i}", "int32"), (f"e{i}", "int32")]
     return names
@@ -165,8 +172,11 @@ class Epilogue:
     ) -> None:
         self.stages, self.buffers, self.lanes = stages, buffers, lanes
         self.prepared: dict[int, Prepared] = {}
+        self.offsets: dict[int, Vec] = {}
         for i, stage in enumerate(stages):
             scaled = stage.requantize if isinstance(stage, Residual) else stage
+            if isinstance(stage, Offset):
+                self.offsets[i] = load(buffers[f"offset{i}"], column, lanes, "int32")
             if isinstance(scaled, Requantize):
                 m, e = buffers[f"m{i}"], buffers[f"e{i}"]
                 self.prepared[i] = prepare(scaled, m, e, column, lanes, even_odd)
@@ -179,6 +189,8 @@ class Epilogue:
                 value = self.prepared[i](value)
             elif isinstance(stage, Pointwise):
                 value = getattr(scalar, stage.function)(TIR, value, stage.frac)
+            elif isinstance(stage, Offset):
+                value = value + self.offsets[i]
             else:
                 other = residual_at(self.buffers[f"residual{i}"], stage.dtype)
                 if i in self.prepared:

@@ -13,7 +13,7 @@ from intc.codegen.cpu.attention import (
     attention_scratch_bytes,
     attention_tasks,
 )
-from intc.codegen.cpu.epilogue import Pointwise, Requantize, Residual, Stage, plan_requantize
+from intc.codegen.cpu.epilogue import Offset, Pointwise, Requantize, Residual, Stage, plan_requantize
 from intc.codegen.cpu.isa import ISAS, Isa
 from intc.codegen.cpu.linear import (
     LinearSpec,
@@ -132,6 +132,13 @@ def _stages(program: Program, node: Node, factors: Multipliers, bound: int) -> t
         stages.append(factors.requantize(inputs[0], inputs[1], -32767, 32767, interval))
         stages.append(Pointwise("gelu", op.gelu_frac))
         inputs, interval = inputs[2:], (-(32767 << 15), 32767 << 15)
+        if op.gelu_offset:
+            offset = inputs.pop(2)
+            values, type_ = program.graph.constants[offset], program.type(offset)
+            columns = np.append(values, np.int32(0))  # never one element: the kernel reads whole registers
+            factors.args.append(program.constant(pad_channels(columns, factors.isa)))
+            stages.append(Offset())
+            interval = (interval[0] + type_.lo, interval[1] + type_.hi)
     stages.append(factors.requantize(inputs[0], inputs[1], *last, interval))
     if op.residual:
         r_type = program.type(inputs[2])

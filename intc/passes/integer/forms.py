@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intc.calibration.observers import Calibrator, Statistics
+from intc.calibration.histogram import Calibrator
+from intc.calibration.observers import Statistics
 from intc.errors import QuantizationError
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array

@@ -7,7 +7,7 @@ a rule (or data movement) is refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from intc.ops.softmax import Softmax
 from intc.passes.integer import families
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.forms import Form, Forms, as_scale
+from intc.passes.integer.rounding import Rounding, compensated, nearest
 
 WEIGHT_LIMIT = 127
 BIAS_LIMIT = 2**29
@@ -33,11 +34,16 @@ BIAS_LIMIT = 2**29
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may look at: the forms, the family, and the float graph's consumers."""
+    """What a rule may look at: the forms, the family, and the float graph's consumers.
+
+    ``corrections`` holds what the bias behind a product must still gain, by the product's value.
+    """
 
     forms: Forms
     family: str
     users: dict[str, list[Node]]
+    rounding: Rounding = "gptq"
+    corrections: dict[str, Array] = field(default_factory=dict)
 
     def constant(self, value: str) -> Array | None:
         return self.forms.source.constants.get(value)
@@ -60,7 +66,9 @@ def matmul(context: Context, node: Node) -> Form:
 
 
 def _linear(context: Context, node: Node, weight: Array) -> Form:
-    """``acc = x_int @ round(s_x * W / s_w)`` with one weight scale per output channel."""
+    """``acc = x_int @ round(s_x * W / s_w)`` with one weight scale per output channel; the mean error of the
+    output goes to the bias.
+    """
     b = context.forms.builder
     x = linear_input(context, node.inputs[0])
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
@@ -70,10 +78,35 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
         if isinstance(user.op, Add) and bias is not None and bias.size == scale.size:
             scale = np.maximum(scale, np.abs(bias.astype(np.float64).ravel()) / BIAS_LIMIT)
     scale = np.where(scale > 0, scale, np.finfo(np.float32).tiny)
-    integers = np.clip(np.rint(folded / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
-    w = b.constant(f"{node.inputs[1]}.q8", integers)
+    stats = context.forms.stats.get(node.inputs[0])
+    moments = stats.moments if stats is not None else None
+    if context.rounding == "nearest" or moments is None or not moments.rows:
+        integers = nearest(folded, scale, WEIGHT_LIMIT)
+    else:
+        units = np.broadcast_to(x.scale, folded.shape[:1])
+        noise = np.eye(len(folded)) / 12  # of rounding x itself
+        covariance = moments.covariance() / np.outer(units, units) + noise
+        integers = compensated(folded, scale, WEIGHT_LIMIT, covariance)
+    w = b.constant(f"{node.inputs[1]}.q8", integers.astype(np.int8))
     name = b.emit(MatMul(), x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
-    return Form(name, scale)
+    if moments is None or not moments.rows:
+        return Form(name, scale)
+    correction = (folded - integers * scale).T @ (moments.mean / x.scale)
+    if _bias_follows(context, node):
+        context.corrections[node.output] = correction
+        return Form(name, scale)
+    fix = b.constant(f"{node.output}.bias", np.rint(correction / scale).astype(np.int32))
+    total = b.emit(Add(), name, fix, name=node.output, source=node.source, scale=as_scale(scale))
+    return Form(total, scale)
+
+
+def _bias_follows(context: Context, node: Node) -> bool:
+    """Whether the only reader of the product adds a constant vector in the accumulator."""
+    users = context.users[node.output]
+    if len(users) != 1 or type(users[0].op) is not Add or node.output in context.forms.source.outputs:
+        return False
+    constant = next((c for c in map(context.constant, users[0].inputs) if c is not None), None)
+    return constant is not None and _is_vector(constant) and _same_shape(context, node.output, users[0])
 
 
 def linear_input(context: Context, value: str) -> Form:
@@ -86,7 +119,7 @@ def linear_input(context: Context, value: str) -> Form:
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
     stats = forms.stats.get(value)
     if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
-        return forms.quantised(value, 8, channel_scales(stats.channels, weights, 8))
+        return forms.quantised(value, 8, channel_scales(stats.channel_ranges(forms.calibrator), weights, 8))
     return forms.as_is(value, 8, 8)
 
 
@@ -113,7 +146,7 @@ def add(context: Context, node: Node) -> Form:
         and _is_bias(constant, base, context)
         and _same_shape(context, left, node)
     ):
-        return _biased(context, node, base, sign * constant.astype(np.float64))
+        return _biased(context, node, left, base, sign * constant.astype(np.float64))
     return _sum(context, node, left, right, sign)
 
 
@@ -131,11 +164,12 @@ def _same_shape(context: Context, left: str, node: Node) -> bool:
     return context.forms.source.type(left).shape == context.forms.source.type(node.output).shape
 
 
-def _biased(context: Context, node: Node, base: Form, constant: Array) -> Form:
+def _biased(context: Context, node: Node, left: str, base: Form, constant: Array) -> Form:
     """A constant added in the 32-bit accumulator at its own scale."""
     b = context.forms.builder
     if _is_vector(constant):
         constant = np.broadcast_to(constant.ravel(), base.scale.shape or constant.ravel().shape)
+    constant = constant + context.corrections.pop(left, 0.0)
     integers = np.rint(constant / base.scale)
     limit = 2**31 - 1 - b.graph.type(base.name).magnitude
     if np.abs(integers).max(initial=0) > limit:
@@ -212,7 +246,7 @@ def layer_norm(context: Context, node: Node) -> Form:
     only_products = bool(users) and len(weights) == len(users) and node.output not in forms.source.outputs
     stats = forms.stats.get(node.output)
     if only_products and stats is not None:
-        return make(forms, node, 8, channel_scales(stats.channels, weights, 8))
+        return make(forms, node, 8, channel_scales(stats.channel_ranges(forms.calibrator), weights, 8))
     return make(forms, node, 16, forms.scale_for(node.output, 16))
 
 
