@@ -95,15 +95,15 @@ def collect(
     batches: Iterable[Mapping[str, Array]],
     calibrator: Calibrator = "minmax",
     progress: Callable[[int], None] | None = None,
-    moments: bool = False,
+    products: bool = False,
 ) -> dict[str, Statistics]:
     """Run ``graph`` (float) over ``batches`` and return the statistics of every float value it computes or
-    takes, with second ``moments`` of product inputs if asked.
+    takes, with second moments of product inputs if ``products``.
 
     ``progress`` is called with the number of batches done. CalibrationError names the value that turns NaN or
     infinite.
     """
-    observer = Observer(graph, calibrator, moments)
+    observer = Observer(graph, calibrator, products)
     for batch in batches:
         observer.observe(batch)
         if progress:
@@ -114,10 +114,10 @@ def collect(
 class Observer:
     """The running statistics of ``graph``; ``done`` counts the batches in them."""
 
-    def __init__(self, graph: Graph, calibrator: Calibrator, moments: bool) -> None:
+    def __init__(self, graph: Graph, calibrator: Calibrator, products: bool) -> None:
         if calibrator not in CALIBRATORS:
             raise UsageError(f"calibrator '{calibrator}' is not one of {', '.join(CALIBRATORS)}")
-        self.graph, self.calibrator, self.moments = graph, calibrator, moments
+        self.graph, self.calibrator, self.wide = graph, calibrator, products
         self.products = {n.inputs[0] for n in graph.nodes if isinstance(n.op, MatMul) and _weighs(graph, n.inputs[1])}
         self.mask = _key_mask(graph)
         self.stats: dict[str, Statistics] = {}
@@ -129,7 +129,7 @@ class Observer:
         return Statistics(
             tensor=Histogram(BINS) if counted else None,
             channel=Histogram(CHANNEL_BINS) if counted and product else None,
-            moments=Moments() if self.moments and product else None,
+            moments=Moments(self.wide) if product else None,
         )
 
     def observe(self, batch: Mapping[str, Array]) -> None:

@@ -56,17 +56,20 @@ class Forms:
     def __post_init__(self) -> None:
         self.nodes = self.source.producers()
 
-    def range_of(self, value: str) -> float:
-        """The calibrated magnitude of a float value; 1.0 where it is always zero."""
+    def range_of(self, value: str, bits: int = 16) -> float:
+        """The magnitude of a float value to represent in ``bits`` bits; 1.0 where it is always zero.
+
+        The calibrators weigh clipping against 8-bit steps; wider integers hold everything that was seen.
+        """
         if value in self.source.constants:
             return float(np.abs(self.source.constants[value]).max(initial=0.0)) or 1.0
         if value not in self.stats:
             raise QuantizationError(f"value '{value}' was not reached by the calibration data")
-        return self.stats[value].range(self.calibrator) or 1.0
+        return self.stats[value].range(self.calibrator if bits == 8 else "minmax") or 1.0
 
     def scale_for(self, value: str, bits: int) -> Array:
         """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits."""
-        return np.float64(self.range_of(value) / LIMIT[bits])  # type: ignore[return-value]
+        return np.float64(self.range_of(value, bits) / LIMIT[bits])  # type: ignore[return-value]
 
     def quantised(self, value: str, bits: int, scale: Array | None = None) -> Form:
         """``value`` as signed ``bits``-wide integers at ``scale`` (default: its calibrated per-tensor

@@ -79,17 +79,17 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
             scale = np.maximum(scale, np.abs(bias.astype(np.float64).ravel()) / BIAS_LIMIT)
     scale = np.where(scale > 0, scale, np.finfo(np.float32).tiny)
     stats = context.forms.stats.get(node.inputs[0])
-    moments = stats.moments if stats is not None else None
-    if context.rounding == "nearest" or moments is None or not moments.rows:
+    moments = stats.moments if stats is not None and stats.moments and stats.moments.rows else None
+    covariance = moments.covariance() if moments and context.rounding == "gptq" else None
+    if covariance is None:
         integers = nearest(folded, scale, WEIGHT_LIMIT)
     else:
         units = np.broadcast_to(x.scale, folded.shape[:1])
         noise = np.eye(len(folded)) / 12  # of rounding x itself
-        covariance = moments.covariance() / np.outer(units, units) + noise
-        integers = compensated(folded, scale, WEIGHT_LIMIT, covariance)
+        integers = compensated(folded, scale, WEIGHT_LIMIT, covariance / np.outer(units, units) + noise)
     w = b.constant(f"{node.inputs[1]}.q8", integers.astype(np.int8))
     name = b.emit(MatMul(), x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
-    if moments is None or not moments.rows:
+    if moments is None:
         return Form(name, scale)
     correction = (folded - integers * scale).T @ (moments.mean / x.scale)
     if _bias_follows(context, node):
