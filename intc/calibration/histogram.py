@@ -1,7 +1,7 @@
 """Histograms over a stream, and the magnitude that each calibrator reads from them.
 
-Each channel covers ``[-limit, limit)`` with bins of equal width. A value beyond doubles the limit, which merges pairs
-of bins: counts are integers and stay exact.
+Each channel covers ``[-limit, limit)`` with bins of equal width. A value beyond doubles the limit, which
+merges pairs of bins: counts are integers and stay exact.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Second moments of the input of a matrix product: what its output error is measured with.
 
-For rounding error ``D`` of the weights, the mean squared output error is ``tr(D^T H D)`` with
-``H = E[x x^T]``; with the mean error folded into the bias, ``H`` is the covariance. Memory: ``16*K`` bytes for each
-distinct input of ``K`` channels and, where products are wanted, ``4*K^2`` more (up to ``WIDEST`` channels), whatever
-the number of samples. Rows beyond ``ROWS`` of a batch are thinned evenly.
+For rounding error ``D`` of the weights, the mean squared output error is ``tr(D^T H D)`` with ``H = E[x
+x^T]``; with the mean error folded into the bias, ``H`` is the covariance. Memory: ``16*K`` bytes for each
+distinct input of ``K`` channels and, where products are wanted, ``4*K^2`` more (up to ``WIDEST`` channels),
+whatever the number of samples. Rows beyond ``ROWS`` of a batch are thinned evenly.
 """
 
 from __future__ import annotations

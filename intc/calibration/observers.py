@@ -1,8 +1,9 @@
-"""What calibration keeps of a value: ranges, histograms where the calibrator asks, second moments where a constant
-matrix multiplies it; never the activations.
+"""What calibration keeps of a value: ranges, histograms where the calibrator asks, second moments where a
+constant matrix multiplies it; never the activations.
 
-Memory bound, whatever the number of samples, for a value of C channels: ``16*C`` bytes; with a calibrator other than
-minmax ``8*BINS`` more, and ``8*CHANNEL_BINS*C`` for the input of a product; with moments ``4*C^2`` (see there).
+Memory bound, whatever the number of samples, for a value of C channels: ``16*C`` bytes; with a calibrator
+other than minmax ``8*BINS`` more, and ``8*CHANNEL_BINS*C`` for the input of a product; with moments
+``4*C^2`` (see there).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ CHANNEL_BINS = 512
 
 @dataclass
 class Statistics:
-    """One value over all samples; ``low`` and ``high`` are its range per index of the last axis, of one element
-    where that axis is dynamic. ``centre`` is added to every value: see :meth:`shifted`.
+    """One value over all samples; ``low`` and ``high`` are its range per index of the last axis, or of one
+    element where that axis is dynamic. ``centre`` is subtracted from what ``channel`` counted.
     """
 
     low: Array = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -93,7 +94,7 @@ class Statistics:
 def collect(
     graph: Graph,
     batches: Iterable[Mapping[str, Array]],
-    calibrator: Calibrator = "minmax",
+    calibrator: Calibrator = "mse",
     progress: Callable[[int], None] | None = None,
     products: bool = False,
 ) -> dict[str, Statistics]:
@@ -118,7 +119,9 @@ class Observer:
         if calibrator not in CALIBRATORS:
             raise UsageError(f"calibrator '{calibrator}' is not one of {', '.join(CALIBRATORS)}")
         self.graph, self.calibrator, self.wide = graph, calibrator, products
-        self.products = {n.inputs[0] for n in graph.nodes if isinstance(n.op, MatMul) and _weighs(graph, n.inputs[1])}
+        self.products = {
+            n.inputs[0] for n in graph.nodes if isinstance(n.op, MatMul) and _weighs(graph, n.inputs[1])
+        }
         self.mask = _key_mask(graph)
         self.stats: dict[str, Statistics] = {}
         self.done = 0
@@ -140,7 +143,9 @@ class Observer:
             if not value.type.is_float:
                 return
             if not np.isfinite(array.max(initial=0)) or not np.isfinite(array.min(initial=0)):
-                raise CalibrationError(f"value '{value.name}' becomes NaN or infinite on the calibration data")
+                raise CalibrationError(
+                    f"value '{value.name}' becomes NaN or infinite on the calibration data"
+                )
             if value.name not in self.stats:
                 self.stats[value.name] = self.fresh(value.name)
             if kept is not None and array.ndim == 3 and array.shape[:2] == kept.shape:
@@ -163,8 +168,8 @@ def _weighs(graph: Graph, value: str) -> bool:
 
 
 def _key_mask(graph: Graph) -> Graph | None:
-    """The part of ``graph`` that computes the mask of kept tokens [batch, 1, 1, tokens], if every softmax reads
-    the same one: padding, which no other token sees, says nothing about ranges.
+    """The part of ``graph`` that computes the mask of kept tokens [batch, 1, 1, tokens], if every softmax
+    reads the same one: padding, which no other token sees, says nothing about ranges.
     """
     masks = {n.inputs[1:] for n in graph.nodes if isinstance(n.op, Softmax)}
     if len(masks) != 1 or not (mask := masks.pop()):

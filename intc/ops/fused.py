@@ -26,8 +26,8 @@ class Linear(Op):
     """``x @ w + bias`` with its epilogue: requantise, GELU and residual sum in registers.
 
     Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if
-    ``gelu_frac >= 0``: m2, e2 [N]; if ``gelu_offset``, which is added to the GELU: int32 [N]; if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi];
-    ``raw`` gives the int32 sums.
+    ``gelu_frac >= 0``: m2, e2 [N]; if ``gelu_offset``: int32 [N], added to the GELU; if ``residual``:
+    r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
     """
 
     lo: int
@@ -49,6 +49,8 @@ class Linear(Op):
             raise GraphError(
                 f"linear takes {self.expected_inputs()} inputs with these attributes, not {len(types)}"
             )
+        if self.gelu_offset and (self.gelu_frac < 0 or types[7].magnitude > WIDE):
+            raise QuantizationError("linear: an offset needs a GELU before it and at most 30 bits")
         x, w, bias = types[:3]
         if x.shape[-1] != w.shape[0] or w.rank != 2:
             raise GraphError(f"linear cannot multiply {x} by {w}")

@@ -1,8 +1,8 @@
 """The inputs of constant products are centred, so that symmetric integers fit skewed channels too.
 
-``x @ W + b = (x - c) @ W + (b + c @ W)`` for every c per channel, taken as the middle of the calibrated range.
-In a LayerNorm, c folds into beta; a GELU gets one constant sum; a residual sum that reads the same value has c added
-to the bias of its other branch. The function is unchanged up to float rounding.
+``x @ W + b = (x - c) @ W + (b + c @ W)`` for every c per channel, taken as the middle of the calibrated
+range. In a LayerNorm, c folds into beta; a GELU gets one constant sum; a residual sum that reads the same
+value has c added to the bias of its other branch. The function is unchanged up to float rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from intc.passes.match import Uses
 
 @dataclass(frozen=True)
 class Centre:
-    """``stats`` gains the statistics of the values that the pass makes; ``gelu`` says whether GELUs take part."""
+    """``stats`` gains the statistics of the values that the pass makes; ``gelu``: whether GELUs take part."""
 
     stats: dict[str, Statistics] = field(repr=False)
     gelu: bool = True
@@ -111,4 +111,6 @@ def _centred(b: Builder, node: Node, inputs: tuple[str, ...], centre: Array) -> 
         beta = b.constant(f"{name}.beta", (b.graph.constants[inputs[2]] - centre).astype(np.float32))
         return b.emit(node.op, *inputs[:2], beta, name=name, source=node.source)
     y = b.emit(node.op, *inputs, name=node.output, source=node.source)
-    return b.emit(Add(), y, b.constant(f"{name}.offset", (-centre).astype(np.float32)), name=name, source=node.source)
+    return b.emit(
+        Add(), y, b.constant(f"{name}.offset", (-centre).astype(np.float32)), name=name, source=node.source
+    )

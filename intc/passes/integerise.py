@@ -29,7 +29,7 @@ class Integerise:
 
     stats: dict[str, Statistics] = field(repr=False)
     family: str = "shift"
-    calibrator: Calibrator = "minmax"
+    calibrator: Calibrator = "mse"
     rounding: Rounding = "gptq"
     name: str = "integerise"
 

@@ -94,7 +94,7 @@ def integerise(
     pipeline: Pipeline,
     stats: dict[str, Statistics],
     family: str = "shift",
-    calibrator: Calibrator = "minmax",
+    calibrator: Calibrator = "mse",
     rounding: Rounding = "gptq",
     on_pass: OnPass | None = None,
 ) -> Pipeline:

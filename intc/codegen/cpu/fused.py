@@ -134,11 +134,11 @@ def _stages(program: Program, node: Node, factors: Multipliers, bound: int) -> t
         inputs, interval = inputs[2:], (-(32767 << 15), 32767 << 15)
         if op.gelu_offset:
             offset = inputs.pop(2)
-            values, type_ = program.graph.constants[offset], program.type(offset)
+            values = program.graph.constants[offset]
             columns = np.append(values, np.int32(0))  # never one element: the kernel reads whole registers
             factors.args.append(program.constant(pad_channels(columns, factors.isa)))
             stages.append(Offset())
-            interval = (interval[0] + type_.lo, interval[1] + type_.hi)
+            interval = (interval[0] + int(values.min()), interval[1] + int(values.max()))
     stages.append(factors.requantize(inputs[0], inputs[1], *last, interval))
     if op.residual:
         r_type = program.type(inputs[2])

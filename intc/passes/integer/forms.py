@@ -48,7 +48,7 @@ class Forms:
     source: Graph
     builder: Builder
     stats: dict[str, Statistics]
-    calibrator: Calibrator = "minmax"
+    calibrator: Calibrator = "mse"
     base: dict[str, Form] = field(default_factory=dict)
     cache: dict[tuple[object, ...], Form] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)

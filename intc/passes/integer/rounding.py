@@ -1,8 +1,8 @@
 """Integers for the weights of a matrix product, chosen by the error of its output instead of one by one.
 
-GPTQ (Frantar et al. 2022): weights are rounded input channel by input channel, and each channel's rounding error is
-compensated by the channels still free, as the inverse of the input's covariance says. The error measured is
-``tr(D^T H D)`` for ``D = q*s - W``.
+GPTQ (Frantar et al. 2022): weights are rounded input channel by input channel, and each channel's rounding
+error is compensated by the channels still free, as the inverse of the input's covariance says. The error
+measured is ``tr(D^T H D)`` for ``D = q*s - W``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from intc.ir.op import Array
 
 Rounding: TypeAlias = Literal["nearest", "gptq"]
 ROUNDINGS: Final[tuple[str, ...]] = ("nearest", "gptq")
-DAMPING: Final = 0.05  # share of the mean variance added to every channel's: rows are few, held-out data differ
+DAMPING: Final = (
+    0.05  # share of the mean variance added to every channel's: rows are few, held-out data differ
+)
 BLOCK: Final = 64
 
 
