@@ -7,7 +7,7 @@ import pytest
 
 from intc.calibration import collect, open_feeds
 from intc.frontend import import_onnx
-from intc.ir.graph import Graph
+from intc.ir.graph import Graph, dequantize, quantize_feed
 from intc.ops.fused import Linear
 from intc.passes import pipeline
 from intc.passes.centre import Centre
@@ -118,8 +118,10 @@ def test_gptq_is_nearer_to_float_than_nearest_on_other_data() -> None:
     def sample() -> np.ndarray:
         return (rng.standard_normal((2000, 6)) @ mix).astype(np.float32)
 
-    stats, x = collect(state.graph, [{"x": sample()}], products=True), sample()
-    wanted = state.graph.evaluate({"x": x})[0]
+    stats = collect(state.graph, [{"x": sample()}], products=True)
     graphs = [pipeline.integerise(state, stats, rounding=r).graph for r in ("gptq", "nearest")]  # type: ignore[arg-type]
+    port = graphs[0].values["x"]
+    x = quantize_feed(port, sample())  # the same integers for both: what differs is the weights' error
+    wanted = state.graph.evaluate({"x": dequantize(port, x)})[0]
     errors = [float(((g.evaluate({"x": x})[0] - wanted) ** 2).sum()) for g in graphs]
-    assert errors[0] < 0.8 * errors[1]
+    assert errors[0] < 0.5 * errors[1]
