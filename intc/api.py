@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,8 @@ from numpy.typing import ArrayLike
 import intc
 from intc.artifact.schema import Manifest, Packed, Port, Program, Size
 from intc.artifact.writer import write_artifact
-from intc.calibration import collect, open_feeds
+from intc.calibration import Observer, collect, collect_cached, count_batches, open_feeds
+from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
 from intc.codegen.lower import Lowered, lower
 from intc.codegen.program import Constant
@@ -32,6 +34,7 @@ from intc.ir.text import print_graph, side_tensors
 from intc.ir.types import narrowest
 from intc.ir.verify import float_operators, float_values, verify
 from intc.passes import pipeline as phases
+from intc.passes.integer.rounding import ROUNDINGS
 from intc.passes.pipeline import Pipeline
 from intc.report.reading import read_graph
 from intc.runtime.session import Session
@@ -47,7 +50,9 @@ def compile(
     *,
     approximation: str = "auto",
     bits: int = 8,
-    calibrator: str = "minmax",
+    calibrator: str = "mse",
+    rounding: str = "gptq",
+    calibration_cache: str | os.PathLike[str] | None = None,
     inputs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     dump_after: str | Sequence[str] = (),
@@ -56,9 +61,11 @@ def compile(
 
     ``calibration`` is a .npz path, a dict of stacked arrays or an iterable of ``{name: array}``; the ranges
     of all values are taken from it, so it is required (``"random"`` invents data, for trials of speed
-    only). ``inputs`` overrides shapes or types of inputs by name. ``progress`` is told each step; the graph
-    after each pass in ``dump_after`` is kept in ``Module.dumps``. Raises UnsupportedModel (listing every
-    node), CalibrationError, QuantizationError, UsageError.
+    only). ``calibrator`` chooses the 8-bit ranges (minmax, percentile, entropy, mse) and ``rounding`` the
+    integers of the weights (nearest, gptq). ``calibration_cache`` names an .npz file in which statistics are
+    kept and from which they are taken up again. ``inputs`` overrides shapes or types of inputs by name.
+    ``progress`` is told each step; the graph after each pass in ``dump_after`` is kept in ``Module.dumps``.
+    Raises UnsupportedModel (listing every node), CalibrationError, QuantizationError, UsageError.
     """
     if bits != 8:
         raise UsageError(f"bits={bits!r}: this version plans 8-bit weights and activations only; use bits=8")
@@ -73,9 +80,8 @@ def compile(
     source = import_onnx(path, inputs)
     state = phases.canonicalise(source, tell)
     tell("calibrate")
-    feeds = open_feeds(state.graph, calibration)
-    stats = collect(state.graph, feeds, calibrator, lambda n: tell(f"calibrate (batch {n})"))  # type: ignore[arg-type]
-    state = phases.integerise(state, stats, approximation, calibrator, tell)  # type: ignore[arg-type]
+    stats = _calibrate(state.graph, path, calibration, calibrator, rounding, calibration_cache, tell)
+    state = phases.integerise(state, stats, approximation, calibrator, rounding, tell)  # type: ignore[arg-type]
     integer = state.graph
     state = phases.prepare(state, tell)
     verify(state.graph)
@@ -86,11 +92,44 @@ def compile(
         "approximation": approximation,
         "bits": bits,
         "calibrator": calibrator,
+        "rounding": rounding,
         "calibration": "random" if isinstance(calibration, str) and calibration == "random" else "data",
     }
     lowered = lower(state.graph, target)
     dumps = {name: state.after(name) for name in wanted}
     return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps)
+
+
+def _calibrate(
+    graph: Graph,
+    model: Path,
+    feeds: Feeds | None,
+    calibrator: str,
+    rounding: str,
+    cache: str | os.PathLike[str] | None,
+    tell: Progress,
+) -> dict[str, Statistics]:
+    """The statistics of ``graph``, from ``cache`` as far as it holds them."""
+    if rounding not in ROUNDINGS:
+        raise UsageError(f"rounding '{rounding}' is not one of {', '.join(ROUNDINGS)}")
+    total, start = count_batches(graph, feeds), time.monotonic()
+
+    def progress(done: int) -> None:
+        left = (
+            ""
+            if total is None
+            else f" of {total}, {(time.monotonic() - start) / done * (total - done):.0f} s left"
+        )
+        tell(f"calibrate (batch {done}{left})")
+
+    products = rounding != "nearest"
+    batches = open_feeds(graph, feeds)
+    if cache is None:
+        return collect(graph, batches, calibrator, progress, products)  # type: ignore[arg-type]
+    observer = Observer(graph, calibrator, products)  # type: ignore[arg-type]
+    shapes = [str(graph.type(x)) for x in graph.inputs]
+    key = f"{_file_digest(model)} {calibrator} {rounding} {intc.__version__} {shapes}"
+    return collect_cached(observer, batches, cache, key, progress)
 
 
 def open_module(path: str | os.PathLike[str], target: str | None = None) -> Module:

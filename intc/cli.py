@@ -133,7 +133,13 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"
     )
     parser.add_argument("--bits", default="8", help="8 (the only width of this version)")
-    parser.add_argument("--calibrator", default="minmax", help="minmax or percentile (default: minmax)")
+    parser.add_argument(
+        "--calibrator", default="mse", help="8-bit ranges: mse (default), minmax, percentile or entropy"
+    )
+    parser.add_argument("--rounding", default="gptq", help="weights' integers: gptq (default) or nearest")
+    parser.add_argument(
+        "--calibration-cache", metavar="NPZ", type=Path, help="keeps statistics; taken up again if they fit"
+    )
     parser.add_argument(
         "--input",
         action="append",
@@ -221,6 +227,8 @@ def compile_command(args: argparse.Namespace) -> int:
             approximation=args.approximation,
             bits=bits,
             calibrator=args.calibrator,
+            rounding=args.rounding,
+            calibration_cache=args.calibration_cache,
             inputs=dict(_input_override(text) for text in args.input) or None,
             progress=tell,
             dump_after=args.dump_after,

@@ -108,6 +108,7 @@ CASES: tuple[Case, ...] = (
         (X16, t("int32", 4), t("int64", 4, lo=-(2**61), hi=2**61)),
     ),
     Case(shift.ShiftGelu(10), (X16,)),
+    Case(poly.PolyGelu(11), (X16, t("int16", 4, lo=0, hi=9000))),
     *(Case(poly.PolyGelu(f, kind), (X16,)) for f, kind in ((4, "none"), (11, "tanh"), (12, "quick"))),
     Case(shift.ShiftTanh(11), (X16,)),
     Case(shift.ShiftSigmoid(11), (X16,)),

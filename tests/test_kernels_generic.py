@@ -155,6 +155,7 @@ def elementwise_cases() -> list[Case]:
         Case(Clip(-128, 127, "int8"), (a,)),
         Case(Clip(0, 200, "uint8"), (t((B,), "int16"),)),
         Case(Clip(-5, 2**31 - 1, "int32"), (wide,)),
+        Case(PolyGelu(11), (t((B, S, 40), "int16", -32767, 32767), ints(0, 16383, (40,), np.int16))),
         *(Case(PolyGelu(f, k), (t((B, S, 4096), "int16", -32767, 32767),)) for f, k in POLY),
         *(Case(ShiftGelu(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (4, 8, 10, 11, 12, 13, 14)),
         *(Case(ShiftTanh(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (5, 9, 12, 15)),
@@ -215,6 +216,8 @@ def linear_case(x: TensorType, n: int, op: Linear, spread: tuple[int, int] = (36
     inputs: list[Any] = [x, ints(-127, 127, (k, n), np.int8), ints(-(10**6), 10**6, (n,), np.int32)]
     if not op.raw:
         inputs += [ints(2**30, 2**31 - 1, (n,), np.int32), ints(*spread, (n,), np.int32)]
+    if op.centred:
+        inputs += [ints(0, 16383, (n,), np.int16)]
     if op.gelu:
         m, e = ((2**30, 2**31 - 1), (46, 52)) if op.gelu in ("shift", "tanh") else ((32, 2**15 - 1), (15, 15))
         inputs += [ints(*m, (n,), np.int32), ints(*e, (n,), np.int32)]
@@ -237,6 +240,7 @@ def linear_cases() -> list[Case]:
             for k, f in (("none", 12), ("quick", 9))
         ),
         linear_case(x, 40, Linear(-32767, 32767, "int16", gelu="tanh", frac=11)),
+        linear_case(x, 41, Linear(-127, 127, "int8", gelu="none", frac=11, centred=True)),
         linear_case(x, 48, Linear(-32767, 32767, "int16", residual=True)),
         linear_case(x, 24, Linear(-127, 127, "int8"), (1, 62)),
     ]

@@ -1,6 +1,7 @@
 """Calibration: one streaming pass over sample feeds that records the range of every float value."""
 
-from intc.calibration.observers import Statistics, collect
-from intc.calibration.readers import open_feeds
+from intc.calibration.cache import collect_cached
+from intc.calibration.observers import Observer, Statistics, collect
+from intc.calibration.readers import count_batches, open_feeds
 
-__all__ = ["Statistics", "collect", "open_feeds"]
+__all__ = ["Observer", "Statistics", "collect", "collect_cached", "count_batches", "open_feeds"]

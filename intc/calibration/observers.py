@@ -1,110 +1,168 @@
-"""What calibration keeps of a value: its range, its per-channel range and a histogram; never the activations.
+"""What calibration keeps of a value: ranges, histograms where the calibrator asks, second moments where a
+constant matrix multiplies it; never the activations.
 
-Memory bound: for each observed value one float per channel and, when a calibrator needs it, ``BINS`` integer
-counts: at most ``8*C + 8*BINS`` bytes a value, whatever the number of samples.
+Memory bound, whatever the number of samples, for a value of C channels: ``16*C`` bytes; with a calibrator
+other than minmax ``8*BINS`` more, and ``8*CHANNEL_BINS*C`` for the input of a product; with moments
+``4*C^2`` (see there).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from intc.calibration.histogram import CALIBRATORS, Calibrator, Histogram
+from intc.calibration.moments import Moments
 from intc.errors import CalibrationError, UsageError
-from intc.ir.graph import Graph, Value
+from intc.ir.graph import Graph, Value, prune
 from intc.ir.op import Array
+from intc.ops.matmul import MatMul
+from intc.ops.softmax import Softmax
 
-Calibrator: TypeAlias = Literal["minmax", "percentile"]
-CALIBRATORS: tuple[str, ...] = ("minmax", "percentile")
 BINS = 2048
-PERCENTILE = 99.99
+CHANNEL_BINS = 512
 
 
 @dataclass
 class Statistics:
-    """Ranges of one value over all samples; ``channels`` is the largest magnitude per index of the last
-    axis.
+    """One value over all samples; ``low`` and ``high`` are its range per index of the last axis, or of one
+    element where that axis is dynamic.
     """
 
-    lo: float = np.inf
-    hi: float = -np.inf
-    channels: Array = field(default_factory=lambda: np.zeros(0, np.float32))
-    counts: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    limit: float = 0.0  # the histogram covers [0, limit] of |x|
+    low: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    high: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    tensor: Histogram | None = None
+    channel: Histogram | None = None
+    moments: Moments | None = None
+
+    @property
+    def channels(self) -> Array:
+        """The largest magnitude per channel."""
+        return np.asarray(np.maximum(np.abs(self.low), np.abs(self.high)))
 
     @property
     def magnitude(self) -> float:
-        """The largest |x| seen."""
-        return max(abs(self.lo), abs(self.hi))
+        """The largest magnitude seen."""
+        return float(self.channels.max(initial=0.0))
 
-    def update(self, array: Array, histogram: bool) -> None:
-        """Fold in one batch of a finite float array."""
+    def update(self, array: Array) -> None:
+        """Fold in rows [R, C] of finite floats."""
         if array.size == 0:
             return
-        flat = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
-        top, bottom = flat.max(axis=0), flat.min(axis=0)
-        self.lo, self.hi = min(self.lo, float(bottom.min())), max(self.hi, float(top.max()))
-        channels = np.maximum(np.abs(top), np.abs(bottom))
-        if self.channels.size == 0:
-            self.channels = channels
-        elif self.channels.size == channels.size:
-            self.channels = np.maximum(self.channels, channels)
+        top, bottom = array.max(axis=0), array.min(axis=0)
+        if self.low.size == 0:
+            self.low, self.high = bottom, top
+        elif self.low.size == top.size:
+            self.low, self.high = np.minimum(self.low, bottom), np.maximum(self.high, top)
         else:  # the last axis is a dynamic one: no per-channel meaning
-            self.channels = np.full(1, max(float(self.channels.max()), float(channels.max())), np.float32)
-        if histogram:
-            self._count(np.abs(flat))
-
-    def _count(self, magnitudes: Array) -> None:
-        peak = float(magnitudes.max())
-        if self.counts.size == 0:
-            self.counts, self.limit = np.zeros(BINS, np.int64), peak or 1.0
-        while peak > self.limit:  # double the range: pairs of bins merge exactly
-            self.counts = np.concatenate(
-                [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)]
-            )
-            self.limit *= 2
-        bins = np.minimum((magnitudes.ravel() * (BINS / self.limit)).astype(np.int64), BINS - 1)
-        self.counts += np.bincount(bins, minlength=BINS)
+            self.low = np.minimum(self.low.min(), bottom.min()).reshape(1)
+            self.high = np.maximum(self.high.max(), top.max()).reshape(1)
+        if self.tensor is not None:
+            self.tensor.update(array.reshape(-1, 1))
+        if self.channel is not None:
+            self.channel.update(array)
+        if self.moments is not None:
+            self.moments.update(array)
 
     def range(self, calibrator: Calibrator) -> float:
-        """The magnitude to represent: the largest, or the upper edge of the percentile's bin."""
-        if calibrator == "minmax" or self.counts.size == 0:
+        """The magnitude to represent with one scale."""
+        if calibrator == "minmax" or self.tensor is None:
             return self.magnitude
-        covered = np.cumsum(self.counts) / max(int(self.counts.sum()), 1)
-        edge = (int(np.searchsorted(covered, PERCENTILE / 100)) + 1) * self.limit / BINS
-        return min(edge, self.magnitude)
+        return min(float(self.tensor.magnitudes(calibrator)[0]), self.magnitude)
+
+    def channel_ranges(self, calibrator: Calibrator) -> Array:
+        """The magnitude to represent for every channel."""
+        if calibrator == "minmax" or self.channel is None:
+            return self.channels
+        return np.minimum(self.channel.magnitudes(calibrator), self.channels)
 
 
 def collect(
     graph: Graph,
     batches: Iterable[Mapping[str, Array]],
-    calibrator: Calibrator = "minmax",
+    calibrator: Calibrator = "mse",
     progress: Callable[[int], None] | None = None,
+    products: bool = False,
 ) -> dict[str, Statistics]:
     """Run ``graph`` (float) over ``batches`` and return the statistics of every float value it computes or
-    takes.
+    takes, with second moments of product inputs if ``products``.
 
     ``progress`` is called with the number of batches done. CalibrationError names the value that turns NaN or
     infinite.
     """
-    if calibrator not in CALIBRATORS:
-        raise UsageError(f"calibrator '{calibrator}' is not one of {', '.join(CALIBRATORS)}")
-    stats: dict[str, Statistics] = {}
-
-    def observe(value: Value, array: Array) -> None:
-        if not value.type.is_float:
-            return
-        if not np.isfinite(array.max(initial=0)) or not np.isfinite(array.min(initial=0)):
-            raise CalibrationError(f"value '{value.name}' becomes NaN or infinite on the calibration data")
-        stats.setdefault(value.name, Statistics()).update(array, calibrator != "minmax")
-
-    done = 0
-    for done, batch in enumerate(batches, start=1):
-        graph.run(batch, observe)
+    observer = Observer(graph, calibrator, products)
+    for batch in batches:
+        observer.observe(batch)
         if progress:
-            progress(done)
-    if not done:
-        raise CalibrationError("the calibration data is empty")
-    return stats
+            progress(observer.done)
+    return observer.finish()
+
+
+class Observer:
+    """The running statistics of ``graph``; ``done`` counts the batches in them."""
+
+    def __init__(self, graph: Graph, calibrator: Calibrator, products: bool) -> None:
+        if calibrator not in CALIBRATORS:
+            raise UsageError(f"calibrator '{calibrator}' is not one of {', '.join(CALIBRATORS)}")
+        self.graph, self.calibrator, self.wide = graph, calibrator, products
+        self.products = {
+            n.inputs[0] for n in graph.nodes if isinstance(n.op, MatMul) and _weighs(graph, n.inputs[1])
+        }
+        self.mask = _key_mask(graph)
+        self.stats: dict[str, Statistics] = {}
+        self.done = 0
+
+    def fresh(self, name: str) -> Statistics:
+        """Empty statistics of value ``name``."""
+        counted, product = self.calibrator != "minmax", name in self.products
+        return Statistics(
+            tensor=Histogram(BINS) if counted else None,
+            channel=Histogram(CHANNEL_BINS) if counted and product else None,
+            moments=Moments(self.wide) if product else None,
+        )
+
+    def observe(self, batch: Mapping[str, Array]) -> None:
+        """Fold in one batch."""
+        kept = next(iter(self.mask.run(batch).values()))[:, 0, 0] if self.mask is not None else None
+
+        def see(value: Value, array: Array) -> None:
+            if not value.type.is_float:
+                return
+            if not np.isfinite(array.max(initial=0)) or not np.isfinite(array.min(initial=0)):
+                raise CalibrationError(
+                    f"value '{value.name}' becomes NaN or infinite on the calibration data"
+                )
+            if value.name not in self.stats:
+                self.stats[value.name] = self.fresh(value.name)
+            if kept is not None and array.ndim == 3 and array.shape[:2] == kept.shape:
+                array = array[kept]
+            rows = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
+            self.stats[value.name].update(rows)
+
+        self.graph.run(batch, see)
+        self.done += 1
+
+    def finish(self) -> dict[str, Statistics]:
+        """The statistics; CalibrationError where there was no data."""
+        if not self.done:
+            raise CalibrationError("the calibration data is empty")
+        return self.stats
+
+
+def _weighs(graph: Graph, value: str) -> bool:
+    return value in graph.constants and graph.type(value).rank == 2
+
+
+def _key_mask(graph: Graph) -> Graph | None:
+    """The part of ``graph`` that computes the mask of kept tokens [batch, 1, 1, tokens], if every softmax
+    reads the same one: padding, which no other token sees, says nothing about ranges.
+    """
+    masks = {n.inputs[1:] for n in graph.nodes if isinstance(n.op, Softmax)}
+    if len(masks) != 1 or not (mask := masks.pop()):
+        return None
+    type_ = graph.type(mask[0])
+    if type_.rank != 4 or type_.shape[1:3] != (1, 1) or type_.dtype != "bool":
+        return None
+    return prune(replace(graph, outputs=[mask[0]]))

@@ -25,6 +25,19 @@ RANDOM_SAMPLES = 16
 RANDOM_SIZE = 32
 
 
+def count_batches(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> int | None:
+    """How many batches :func:`open_feeds` yields; None where only the end tells."""
+    if isinstance(feeds, str | Path) and str(feeds) == RANDOM:
+        return RANDOM_SAMPLES
+    if not isinstance(feeds, Mapping) or not graph.inputs:
+        return None
+    array = np.asarray(feeds.get(graph.inputs[0], ()))
+    first = graph.type(graph.inputs[0]).shape
+    if not array.ndim or not first or not isinstance(first[0], Poly):
+        return None
+    return -(-len(array) // batch)
+
+
 def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterator[dict[str, Array]]:
     """Checked batches of ``feeds`` for the inputs of ``graph``; ``"random"`` draws standard normal samples.
 

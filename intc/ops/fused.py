@@ -34,8 +34,8 @@ class Linear(Op):
     """``x @ w + bias`` with its epilogue: requantise, GELU and residual sum in registers.
 
     Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if there is a
-    ``gelu`` ("shift", or a kind of PolyGelu, in Q``frac``): m2, e2 [N]; if ``residual``: r int16 [.., N],
-    mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
+    ``gelu`` ("shift", or a kind of PolyGelu, in Q``frac``): c [N] if ``centred``, then m2, e2 [N];
+    if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
     """
 
     lo: int
@@ -43,6 +43,7 @@ class Linear(Op):
     dtype: DType
     gelu: str = ""
     frac: int = 0
+    centred: bool = False
     residual: bool = False
     raw: bool = False
     name: ClassVar[str] = "linear"
@@ -50,7 +51,7 @@ class Linear(Op):
 
     def expected_inputs(self) -> int:
         """How many inputs these attributes call for."""
-        return 3 if self.raw else 5 + 2 * bool(self.gelu) + 3 * self.residual
+        return 3 if self.raw else 5 + 2 * bool(self.gelu) + self.centred + 3 * self.residual
 
     def infer(self, *types: TensorType) -> TensorType:
         if len(types) != self.expected_inputs():
@@ -81,8 +82,10 @@ class Linear(Op):
         m, e = arrays[3].astype(np.int64), arrays[4].astype(np.int64)
         if self.gelu:
             fixed = scalar.requantize(ns, acc, m, e, -32767, 32767)
-            m, e = arrays[5].astype(np.int64), arrays[6].astype(np.int64)
             acc = activation(self.gelu, self.frac)(ns, fixed)
+            if self.centred:
+                acc = acc - arrays[5]
+            m, e = (a.astype(np.int64) for a in arrays[5 + self.centred : 7 + self.centred])
         if not self.residual:
             return np.asarray(scalar.requantize(ns, acc, m, e, self.lo, self.hi), self.dtype)
         r, mr, er = (a.astype(np.int64) for a in arrays[-3:])

@@ -17,14 +17,16 @@ DEEPEST = 0.25  # a GELU is never below -0.171
 
 @dataclass(frozen=True)
 class PolyGelu(Op):
-    """GELU of int16 x in Q``frac`` (4..12), as int16 in Q``frac``.
+    """GELU of int16 x in Q``frac`` (4..12), less an optional constant int16 [C], as int16 in Q``frac``.
 
-    ``kind``: none (erf), tanh (its cubic argument) or quick (``x * sigmoid(1.702 x)``), as in ONNX.
+    A GELU never goes below -0.171: less the middle of its range, it fills signed codes. ``kind``: none (erf),
+    tanh (its cubic argument) or quick (``x * sigmoid(1.702 x)``), as in ONNX.
     """
 
     frac: int
     kind: str = "none"
     name: ClassVar[str] = "poly_gelu"
+    arity: ClassVar[tuple[int, ...]] = (1, 2)
     error_bound: ClassVar[float] = 0.0005  # absolute, for frac >= 11 and kinds none and tanh
 
     def infer(self, *types: TensorType) -> TensorType:
@@ -33,11 +35,18 @@ class PolyGelu(Op):
             raise QuantizationError(f"{self.name} takes values in [-32767, 32767], not {x}")
         if not 4 <= self.frac <= 12 or self.kind not in scalar.POLY_GELU:
             raise GraphError(f"{self.name} cannot use frac={self.frac}, kind='{self.kind}'")
-        return TensorType(x.shape, "int16", -int(DEEPEST * 2**self.frac), max(x.interval[1], 0))
+        lo, hi = -int(DEEPEST * 2**self.frac), max(x.interval[1], 0)
+        if len(types) == 2:
+            if types[1].shape != x.shape[-1:]:
+                raise GraphError(f"{self.name} cannot subtract {types[1]} from {x}")
+            lo, hi = lo - types[1].interval[1], hi - types[1].interval[0]
+            if lo < -32768 or hi > 32767:
+                raise QuantizationError(f"{self.name} less its constant reaches [{lo}, {hi}], beyond 16 bits")
+        return TensorType(x.shape, "int16", lo, hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x = arrays[0].astype(np.int64)
-        return np.asarray(scalar.poly_gelu(scalar.EXACT, x, self.frac, self.kind), np.int16)
+        y = scalar.poly_gelu(scalar.EXACT, arrays[0].astype(np.int64), self.frac, self.kind)
+        return np.asarray(y - arrays[1] if len(arrays) == 2 else y, np.int16)
 
 
 OPS = (PolyGelu,)

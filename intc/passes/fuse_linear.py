@@ -151,15 +151,12 @@ def _gelu(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     assert isinstance(gelu.op, ShiftGelu | PolyGelu) and isinstance(inner.op, Requantize)
     if (inner.op.lo, inner.op.hi) != (-32767, 32767):
         return None
-    op = Linear(
-        node.op.lo,
-        node.op.hi,
-        node.op.dtype,
-        gelu=gelu.op.kind if isinstance(gelu.op, PolyGelu) else "shift",
-        frac=gelu.op.frac,
-    )
+    kind = gelu.op.kind if isinstance(gelu.op, PolyGelu) else "shift"
+    centred = len(gelu.inputs) == 2
+    op = Linear(node.op.lo, node.op.hi, node.op.dtype, gelu=kind, frac=gelu.op.frac, centred=centred)
     inside = (x, gelu.inputs[0], *found[1])
-    return node.output, Plan(op, found[0], (inner.inputs[1], inner.inputs[2], m2, e2), inside)
+    centre = gelu.inputs[1:]
+    return node.output, Plan(op, found[0], (inner.inputs[1], inner.inputs[2], *centre, m2, e2), inside)
 
 
 def _residual(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intc.calibration.observers import Calibrator, Statistics
+from intc.calibration.histogram import Calibrator
+from intc.calibration.observers import Statistics
 from intc.errors import GraphError, QuantizationError, UnsupportedModel
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.types import TensorType
 from intc.ops.movement import Gather
 from intc.passes.integer.forms import Form, Forms
+from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.rules import RULES, Context
 
 OUTPUT_BITS = 16
@@ -27,13 +29,14 @@ class Integerise:
 
     stats: dict[str, Statistics] = field(repr=False)
     family: str = "auto"
-    calibrator: Calibrator = "minmax"
+    calibrator: Calibrator = "mse"
+    rounding: Rounding = "gptq"
     name: str = "integerise"
 
     def run(self, graph: Graph) -> Graph:
         builder = Builder(graph.name)
         forms = Forms(graph, builder, self.stats, self.calibrator)
-        context = Context(forms, self.family, graph.users())
+        context = Context(forms, self.family, graph.users(), self.rounding)
         indexed = _index_ranges(graph)
         for name in graph.inputs:
             _input(forms, name, indexed)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from intc.calibration.observers import Calibrator, Statistics
+from intc.calibration.histogram import Calibrator
+from intc.calibration.observers import Statistics
 from intc.errors import UsageError
 from intc.ir.graph import Graph
 from intc.passes.base import Pass, Snapshot
@@ -18,6 +19,7 @@ from intc.passes.fold_input_normalisation import FoldInputNormalisation
 from intc.passes.fuse_attention import FuseAttention
 from intc.passes.fuse_linear import FuseLinear
 from intc.passes.integer.families import FAMILIES
+from intc.passes.integer.rounding import ROUNDINGS, Rounding
 from intc.passes.integerise import Integerise
 from intc.passes.lower_conv import LowerConv
 from intc.passes.merge_linears import MergeLinears
@@ -86,13 +88,16 @@ def integerise(
     pipeline: Pipeline,
     stats: dict[str, Statistics],
     family: str = "auto",
-    calibrator: Calibrator = "minmax",
+    calibrator: Calibrator = "mse",
+    rounding: Rounding = "gptq",
     on_pass: OnPass | None = None,
 ) -> Pipeline:
     """Phase 3: the integer graph, whose ``evaluate`` is the exact meaning of the compiled model."""
     if family not in FAMILIES:
         raise UsageError(f"approximation '{family}' is not one of {', '.join(FAMILIES)}")
-    return pipeline.then((Integerise(stats, family, calibrator),), on_pass)
+    if rounding not in ROUNDINGS:
+        raise UsageError(f"rounding '{rounding}' is not one of {', '.join(ROUNDINGS)}")
+    return pipeline.then((Integerise(stats, family, calibrator, rounding),), on_pass)
 
 
 def prepare(pipeline: Pipeline, on_pass: OnPass | None = None) -> Pipeline:

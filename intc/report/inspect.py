@@ -51,7 +51,7 @@ def _run_to(source: Graph, after: str, calibration: Feeds | None) -> Snapshot:
         raise UsageError(f"no pass '{after}'; the passes are {', '.join(phases.PASS_NAMES)}")
     state: Pipeline = phases.canonicalise(source)
     if not any(s.name == after for s in state.snapshots):
-        stats = collect(state.graph, open_feeds(state.graph, calibration))
+        stats = collect(state.graph, open_feeds(state.graph, calibration), products=True)
         state = phases.prepare(phases.integerise(state, stats))
     return next(s for s in state.snapshots if s.name == after)
 

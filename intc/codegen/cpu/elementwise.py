@@ -75,7 +75,11 @@ def lower_fixed_point(program: Program, node: Node) -> None:
 def lower_poly_gelu(program: Program, node: Node) -> None:
     op = node.op
     assert isinstance(op, PolyGelu)
-    pointwise(program, node, op, lambda x: scalar.poly_gelu(EXPR, int32(x), op.frac, op.kind))
+
+    def formula(x: Expr, centre: Expr = 0) -> Expr:
+        return scalar.poly_gelu(EXPR, int32(x), op.frac, op.kind) - T.cast(centre, "int32")
+
+    pointwise(program, node, op, formula)
 
 
 def lower_table(program: Program, node: Node) -> None:

@@ -43,10 +43,14 @@ class Requantize:
 
 @dataclass(frozen=True)
 class Pointwise:
-    """The GELU of a ``linear`` on int16 values in Q``frac``: "shift" gives int32, the others int16."""
+    """The GELU of a ``linear`` on int16 values in Q``frac``: "shift" gives int32, the others int16.
+
+    ``centred`` subtracts an int16 constant per channel.
+    """
 
     gelu: str
     frac: int
+    centred: bool = False
 
     @property
     def lanes(self) -> str:
@@ -175,6 +179,8 @@ def stage_arguments(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
         if isinstance(stage, Residual):
             names.append((f"residual{i}", stage.dtype))
             scaled = stage.requantize or stage
+        if isinstance(stage, Pointwise) and stage.centred:
+            names.append((f"c{i}", "int16"))
         if isinstance(scaled, Requantize):
             names += [(f"m{i}", "int16")] if scaled.narrow else [(f"m{i}", "int32"), (f"e{i}", "int32")]
     return names
@@ -197,8 +203,11 @@ class Epilogue:
         self.stages, self.buffers, self.lanes, self.isa = stages, buffers, lanes, isa
         self.kinds = [s.lanes if isinstance(s, Pointwise) else "int32" for s in stages[1:]] + [dtype]
         self.prepared: dict[int, Prepared] = {}
+        self.centres: dict[int, Vec] = {}
         for i, stage in enumerate(stages):
             scaled = stage.requantize if isinstance(stage, Residual) else stage
+            if isinstance(stage, Pointwise) and stage.centred:
+                self.centres[i] = Vec(buffers[f"c{i}"][ramp(column, lanes)], lanes, "int16")
             if isinstance(scaled, Requantize):
                 m, e = buffers[f"m{i}"], buffers.get(f"e{i}")
                 self.prepared[i] = prepare(scaled, m, e, column, lanes, isa)
@@ -213,6 +222,7 @@ class Epilogue:
                 value = self.prepared[i](value, kind)
             elif isinstance(stage, Pointwise):
                 value = activation(stage.gelu, stage.frac)(self.isa.algebra, value)
+                value = value - self.centres[i] if stage.centred else value
             elif isinstance(stage, Normalise):
                 assert factors is not None
                 value = normalised_row(value, *factors, self.isa)

@@ -103,7 +103,7 @@ def lower_linear(program: Program, node: Node) -> None:
     k, n = constants[w].shape
     bound = k * x_type.magnitude * program.type(w).magnitude + program.type(bias).magnitude
     factors = Multipliers(program, isa)
-    stages = () if op.raw else _stages(program, node, factors, bound)
+    stages = () if op.raw else _stages(program, node, factors, bound, isa)
     spec = LinearSpec(k, n, x_type.dtype, stages, out.dtype)
     rows: Dim = product(x_type.shape[:-1])
     kernel = program.kernel("linear", (spec, isa), lambda: linear(spec, isa))
@@ -124,7 +124,7 @@ def lower_linear(program: Program, node: Node) -> None:
     program.add(kernel, args, node.output, node.source)
 
 
-def _stages(program: Program, node: Node, factors: Multipliers, bound: int) -> tuple[Stage, ...]:
+def _stages(program: Program, node: Node, factors: Multipliers, bound: int, isa: Isa) -> tuple[Stage, ...]:
     """The epilogue of a Linear in the order of its ``evaluate``."""
     op, inputs = node.op, list(node.inputs[3:])
     assert isinstance(op, Linear)
@@ -133,9 +133,12 @@ def _stages(program: Program, node: Node, factors: Multipliers, bound: int) -> t
     interval = (-bound, bound)
     if op.gelu:
         stages.append(factors.requantize(inputs[0], inputs[1], -32767, 32767, interval))
-        stages.append(Pointwise(op.gelu, op.frac))
+        stages.append(Pointwise(op.gelu, op.frac, op.centred))
+        if op.centred:
+            centre = program.graph.constants[inputs[2]].astype(np.int16)
+            factors.args.append(program.constant(pad_channels(centre, isa)))
         reach = 32767 << 15 if op.gelu == "shift" else 32767
-        inputs, interval = inputs[2:], (-reach, reach)
+        inputs, interval = inputs[2 + op.centred :], (-reach, reach)
     stages.append(factors.requantize(inputs[0], inputs[1], *last, interval))
     if op.residual:
         r_type = program.type(inputs[2])

@@ -79,10 +79,15 @@ def shift_gelu(forms: Forms, node: Node) -> Form:
     return _emit(forms, node, ShiftGelu(frac), (x.name,), np.float64(2.0 ** -(frac + 15)))
 
 
-def poly_gelu(forms: Forms, node: Node) -> Form:
+def poly_gelu(forms: Forms, node: Node, centre: Array | None = None) -> Form:
     assert isinstance(node.op, Gelu)
     x, frac = fixed_point(forms, node.inputs[0], 4, 12)
-    return _emit(forms, node, PolyGelu(frac, node.op.approximate), (x.name,), np.float64(2.0**-frac))
+    op, scale = PolyGelu(frac, node.op.approximate), np.float64(2.0**-frac)
+    if centre is None:
+        return _emit(forms, node, op, (x.name,), scale)
+    integers = np.clip(np.rint(centre / scale), 0, 16383).astype(np.int16)
+    c = forms.builder.constant(f"{node.output}.centre", integers)
+    return replace(_emit(forms, node, op, (x.name, c), scale), centre=integers * scale)
 
 
 def ivit_gelu(forms: Forms, node: Node) -> Form:

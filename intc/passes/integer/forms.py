@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intc.calibration.observers import Calibrator, Statistics
+from intc.calibration.histogram import Calibrator
+from intc.calibration.observers import Statistics
 from intc.errors import QuantizationError
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
@@ -34,12 +35,14 @@ GRID_MIN = 32  # a coarser grid would waste more than 3 % of the range
 class Form:
     """An integer value and its scale: real = integer * scale; shape () or [C] along the last axis.
 
-    With ``row_sums`` the real value is, instead, integer / (the sum of its row): softmax weights.
+    With ``row_sums`` the real value is, instead, integer / (the sum of its row): softmax weights. With
+    ``centre`` [C] it is integer * scale + centre, which only constant products can read.
     """
 
     name: str
     scale: Array
     row_sums: bool = False
+    centre: Array | None = None
 
     @property
     def per_tensor(self) -> bool:
@@ -53,7 +56,7 @@ class Forms:
     source: Graph
     builder: Builder
     stats: dict[str, Statistics]
-    calibrator: Calibrator = "minmax"
+    calibrator: Calibrator = "mse"
     base: dict[str, Form] = field(default_factory=dict)
     cache: dict[tuple[object, ...], Form] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -61,17 +64,20 @@ class Forms:
     def __post_init__(self) -> None:
         self.nodes = self.source.producers()
 
-    def range_of(self, value: str) -> float:
-        """The calibrated magnitude of a float value; 1.0 where it is always zero."""
+    def range_of(self, value: str, bits: int = 16) -> float:
+        """The magnitude of a float value to represent in ``bits`` bits; 1.0 where it is always zero.
+
+        The calibrators weigh clipping against 8-bit steps; wider integers hold everything that was seen.
+        """
         if value in self.source.constants:
             return float(np.abs(self.source.constants[value]).max(initial=0.0)) or 1.0
         if value not in self.stats:
             raise QuantizationError(f"value '{value}' was not reached by the calibration data")
-        return self.stats[value].range(self.calibrator) or 1.0
+        return self.stats[value].range(self.calibrator if bits == 8 else "minmax") or 1.0
 
     def scale_for(self, value: str, bits: int) -> Array:
         """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits."""
-        return np.float64(self.range_of(value) / LIMIT[bits])  # type: ignore[return-value]
+        return np.float64(self.range_of(value, bits) / LIMIT[bits])  # type: ignore[return-value]
 
     def quantised(self, value: str, bits: int, scale: Array | None = None) -> Form:
         """``value`` as signed ``bits``-wide integers at ``scale`` (default: its calibrated per-tensor

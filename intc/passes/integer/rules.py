@@ -7,10 +7,12 @@ a rule (or data movement) is refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from intc.calibration.histogram import Calibrator
+from intc.calibration.observers import Statistics
 from intc.errors import QuantizationError
 from intc.ir.dims import Poly
 from intc.ir.graph import Node
@@ -27,6 +29,7 @@ from intc.ops.softmax import Softmax
 from intc.passes.integer import families
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.forms import Form, Forms, as_scale
+from intc.passes.integer.rounding import Rounding, compensated, nearest
 
 WEIGHT_LIMIT = 127
 BIAS_LIMIT = 2**29
@@ -34,11 +37,16 @@ BIAS_LIMIT = 2**29
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may look at: the forms, the family, and the float graph's consumers."""
+    """What a rule may look at: the forms, the family, and the float graph's consumers.
+
+    ``corrections`` holds what the bias behind a product must still gain, by the product's value.
+    """
 
     forms: Forms
     family: str
     users: dict[str, list[Node]]
+    rounding: Rounding = "gptq"
+    corrections: dict[str, Array] = field(default_factory=dict)
 
     def constant(self, value: str) -> Array | None:
         return self.forms.source.constants.get(value)
@@ -61,7 +69,9 @@ def matmul(context: Context, node: Node) -> Form:
 
 
 def _linear(context: Context, node: Node, weight: Array) -> Form:
-    """``acc = x_int @ round(s_x * W / s_w)`` with one weight scale per output channel."""
+    """``acc = x_int @ round(s_x * W / s_w)`` with one weight scale per output channel; the mean error of the
+    output goes to the bias.
+    """
     b = context.forms.builder
     x = linear_input(context, node.inputs[0])
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
@@ -71,10 +81,46 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
         if isinstance(user.op, Add) and bias is not None and bias.size == scale.size:
             scale = np.maximum(scale, np.abs(bias.astype(np.float64).ravel()) / BIAS_LIMIT)
     scale = np.where(scale > 0, scale, np.finfo(np.float32).tiny)
-    integers = np.clip(np.rint(folded / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
-    w = b.constant(f"{node.inputs[1]}.q8", integers)
+    stats = context.forms.stats.get(node.inputs[0])
+    moments = stats.moments if stats is not None and stats.moments and stats.moments.rows else None
+    covariance = moments.covariance() if moments and context.rounding == "gptq" else None
+    if covariance is None:
+        integers = nearest(folded, scale, WEIGHT_LIMIT)
+    else:
+        units = np.broadcast_to(x.scale, folded.shape[:1])
+        noise = np.eye(len(folded)) / 12  # of rounding x itself
+        integers = compensated(folded, scale, WEIGHT_LIMIT, covariance / np.outer(units, units) + noise)
+    w = b.constant(f"{node.inputs[1]}.q8", integers.astype(np.int8))
     name = b.emit(MatMul(), x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
-    return Form(name, scale)
+    base = context.forms.base.get(node.inputs[0])
+    centre = base.centre if base is not None and base.centre is not None else np.zeros(1)
+    if moments is None and not centre.any():
+        return Form(name, scale)
+    correction = np.broadcast_to(centre, len(weight)) @ weight.astype(np.float64)
+    if moments is not None:
+        correction = correction + (folded - integers * scale).T @ ((moments.mean - centre) / x.scale)
+    if _bias_follows(context, node):
+        context.corrections[node.output] = correction
+        return Form(name, scale)
+    fix = b.constant(f"{node.output}.bias", np.rint(correction / scale).astype(np.int32))
+    total = b.emit(Add(), name, fix, name=node.output, source=node.source, scale=as_scale(scale))
+    return Form(total, scale)
+
+
+def _bias_follows(context: Context, node: Node) -> bool:
+    """Whether the only reader of the product adds a constant vector in the accumulator."""
+    users = context.users[node.output]
+    if len(users) != 1 or type(users[0].op) is not Add or node.output in context.forms.source.outputs:
+        return False
+    constant = next((c for c in map(context.constant, users[0].inputs) if c is not None), None)
+    return constant is not None and _is_vector(constant) and _same_shape(context, node.output, users[0])
+
+
+def _middle(stats: Statistics, calibrator: Calibrator) -> tuple[Array, Array]:
+    """The middle of each channel's calibrated range and half its width."""
+    limit = stats.channel_ranges(calibrator)
+    low, high = np.maximum(stats.low, -limit), np.minimum(stats.high, limit)
+    return (low + high) / 2, (high - low) / 2
 
 
 def linear_input(context: Context, value: str) -> Form:
@@ -87,7 +133,11 @@ def linear_input(context: Context, value: str) -> Form:
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
     stats = forms.stats.get(value)
     if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
-        return forms.quantised(value, 8, forms.on_grid(value, channel_scales(stats.channels, weights, 8)))
+        ranges = stats.channel_ranges(forms.calibrator)
+        if forms.base[value].centre is not None:
+            ranges = _middle(stats, forms.calibrator)[1]
+        scale = channel_scales(ranges, weights, 8)
+        return forms.quantised(value, 8, forms.on_grid(value, scale))
     return forms.as_is(value, 8, 8)
 
 
@@ -117,7 +167,7 @@ def add(context: Context, node: Node) -> Form:
         and _is_bias(constant, base, context)
         and _same_shape(context, left, node)
     ):
-        return _biased(context, node, base, sign * constant.astype(np.float64))
+        return _biased(context, node, left, base, sign * constant.astype(np.float64))
     return _sum(context, node, left, right, sign)
 
 
@@ -135,11 +185,12 @@ def _same_shape(context: Context, left: str, node: Node) -> bool:
     return context.forms.source.type(left).shape == context.forms.source.type(node.output).shape
 
 
-def _biased(context: Context, node: Node, base: Form, constant: Array) -> Form:
+def _biased(context: Context, node: Node, left: str, base: Form, constant: Array) -> Form:
     """A constant added in the 32-bit accumulator at its own scale."""
     b = context.forms.builder
     if _is_vector(constant):
         constant = np.broadcast_to(constant.ravel(), base.scale.shape or constant.ravel().shape)
+    constant = constant + context.corrections.pop(left, 0.0)
     integers = np.rint(constant / base.scale)
     limit = 2**31 - 1 - b.graph.type(base.name).magnitude
     if np.abs(integers).max(initial=0) > limit:
@@ -207,6 +258,14 @@ def _only_weighs(context: Context, value: str) -> bool:
 
 
 def gelu(context: Context, node: Node) -> Form:
+    """In the default family, less the middle of each channel's range where only constant products read it."""
+    users, forms = context.users[node.output], context.forms
+    only_products = len(context.product_weights(node.output)) == len(users) > 0
+    stats = forms.stats.get(node.output)
+    width = forms.source.type(node.output).shape[-1:]
+    free = node.output not in forms.source.outputs and stats is not None and stats.low.shape == width
+    if context.family == "auto" and only_products and free and stats is not None:
+        return families.poly_gelu(forms, node, _middle(stats, forms.calibrator)[0])
     return families.GELU[context.family](context.forms, node)
 
 
@@ -226,7 +285,7 @@ def layer_norm(context: Context, node: Node) -> Form:
     only_products = bool(users) and len(weights) == len(users) and node.output not in forms.source.outputs
     stats = forms.stats.get(node.output)
     if only_products and stats is not None:
-        return make(forms, node, 8, channel_scales(stats.channels, weights, 8))
+        return make(forms, node, 8, channel_scales(stats.channel_ranges(forms.calibrator), weights, 8))
     return make(forms, node, 16, forms.scale_for(node.output, 16))
 
 

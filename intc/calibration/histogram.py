@@ -1,0 +1,110 @@
+"""Histograms over a stream, and the magnitude that each calibrator reads from them.
+
+Each channel covers ``[-limit, limit)`` with bins of equal width. A value beyond doubles the limit, which
+merges pairs of bins: counts are integers and stay exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from intc.ir.op import Array
+
+Calibrator: TypeAlias = Literal["minmax", "percentile", "entropy", "mse"]
+CALIBRATORS: Final[tuple[str, ...]] = ("minmax", "percentile", "entropy", "mse")
+PERCENTILE: Final = 99.99
+LEVELS: Final = 128  # magnitudes that 8 signed bits represent
+ENTROPY_STEPS: Final = 64
+
+
+@dataclass
+class Histogram:
+    """``counts`` [C, bins] int64 and ``limit`` [C]; ``8*C*(bins + 1)`` bytes."""
+
+    bins: int
+    limit: Array = field(default_factory=lambda: np.zeros(0))
+    counts: Array = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+
+    def update(self, rows: Array) -> None:
+        """Count the values of ``rows`` [R, C]."""
+        rows = rows.astype(np.float64)
+        peak = np.abs(rows).max(axis=0)
+        if self.limit.size == 0:
+            self.limit = np.where(peak > 0, 2.0 ** np.ceil(np.log2(np.maximum(peak, 2.0**-100))), 0.0)
+            self.counts = np.zeros((rows.shape[1], self.bins), np.int64)
+        first = (self.limit == 0) & (peak > 0)  # all zeros so far, all counted in the bin that starts at zero
+        self.limit[first] = 2.0 ** np.ceil(np.log2(np.maximum(peak[first], 2.0**-100)))
+        while np.any(small := peak > self.limit):
+            self.counts[small] = _doubled(self.counts[small])
+            self.limit[small] *= 2
+        width = np.where(self.limit > 0, self.limit, 1.0) * (2 / self.bins)
+        index = np.clip(np.floor(rows / width) + self.bins // 2, 0, self.bins - 1).astype(np.int64)
+        index += np.arange(rows.shape[1]) * self.bins
+        self.counts += np.bincount(index.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
+
+    def magnitudes(self, calibrator: Calibrator) -> Array:
+        """The magnitude [C] to represent."""
+        width = np.where(self.limit > 0, self.limit, 1.0) * (2 / self.bins)
+        half = self.bins // 2
+        folded = self.counts[:, half:] + self.counts[:, :half][:, ::-1]
+        return np.asarray(CHOICES[calibrator](folded) * width)
+
+
+def _doubled(counts: Array) -> Array:
+    """The same counts over twice the range."""
+    rows, bins = counts.shape
+    quarter = np.zeros((rows, bins // 4), np.int64)
+    return np.concatenate([quarter, counts.reshape(rows, -1, 2).sum(axis=2), quarter], axis=1)
+
+
+def _percentile(counts: Array) -> Array:
+    """The upper edge of the bin that holds the percentile."""
+    total = np.maximum(counts.sum(axis=1), 1)
+    return np.asarray((np.cumsum(counts, axis=1) < total[:, None] * (PERCENTILE / 100)).sum(axis=1) + 1.0)
+
+
+def _mse(counts: Array) -> Array:
+    """The edge t with the least ``sum_{x<=t} (t/127)^2 / 12 + sum_{x>t} (x - t)^2``."""
+    edges, middle = np.arange(1, counts.shape[1] + 1.0), np.arange(counts.shape[1]) + 0.5
+    inside = np.cumsum(counts, axis=1).astype(np.float64)
+    beyond = [np.cumsum((counts * middle**p)[:, ::-1], axis=1)[:, ::-1] for p in (0, 1, 2)]
+    n, first, second = (np.pad(b[:, 1:], ((0, 0), (0, 1))) for b in beyond)
+    step = edges / (LEVELS - 1)
+    cost = inside * step**2 / 12 + second - 2 * edges * first + edges**2 * n
+    return np.asarray(edges[cost.argmin(axis=1)])
+
+
+def _entropy(counts: Array) -> Array:
+    """The edge with the least KL divergence of the clipped from the 8-bit distribution."""
+    size = counts.shape[1]
+    if size <= LEVELS:
+        return np.full(len(counts), float(size))
+    edges = np.unique(np.linspace(LEVELS, size, ENTROPY_STEPS).round().astype(int))
+    return np.asarray(edges[np.argmin([divergence(counts, int(edge)) for edge in edges], axis=0)], np.float64)
+
+
+def divergence(counts: Array, edge: int) -> Array:
+    """KL divergence [C] of the counts clipped at bin ``edge`` from the same in ``LEVELS`` equal steps."""
+    kept = counts[:, :edge].astype(np.float64)
+    clipped = kept.copy()
+    clipped[:, -1] += counts[:, edge:].sum(axis=1)
+    level = np.arange(edge) * LEVELS // edge
+    starts = np.searchsorted(level, np.arange(LEVELS))
+    occupied = kept > 0
+    mass, filled = (np.add.reduceat(a, starts, axis=1) for a in (kept, occupied.astype(np.float64)))
+    coarse = np.where(occupied, (mass / np.maximum(filled, 1))[:, level], 0.0)
+    p = clipped / np.maximum(clipped.sum(axis=1, keepdims=True), 1)
+    q = coarse / np.maximum(coarse.sum(axis=1, keepdims=True), 1)
+    ratio = np.where(p > 0, p, 1) / np.maximum(np.where(p > 0, q, 1), 1e-12)
+    return np.asarray((p * np.log(ratio)).sum(axis=1))
+
+
+CHOICES: Final[dict[str, Callable[[Array], Array]]] = {
+    "percentile": _percentile,
+    "mse": _mse,
+    "entropy": _entropy,
+}
