@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intc.calibration.histogram import Calibrator
-from intc.calibration.observers import Statistics
 from intc.errors import QuantizationError
 from intc.ir.dims import Poly
 from intc.ir.graph import Node
@@ -116,11 +114,11 @@ def _bias_follows(context: Context, node: Node) -> bool:
     return constant is not None and _is_vector(constant) and _same_shape(context, node.output, users[0])
 
 
-def _middle(stats: Statistics, calibrator: Calibrator) -> tuple[Array, Array]:
-    """The middle of each channel's calibrated range and half its width."""
-    limit = stats.channel_ranges(calibrator)
-    low, high = np.maximum(stats.low, -limit), np.minimum(stats.high, limit)
-    return (low + high) / 2, (high - low) / 2
+def _codes(context: Context, value: str) -> tuple[Array, Array]:
+    """The lowest real number [C] seen of ``value``, and the highest that its equalised int8 codes reach."""
+    stats, weights = context.forms.stats[value], context.product_weights(value)
+    ranges = stats.channel_ranges(context.forms.calibrator)
+    return np.maximum(stats.low, -ranges), channel_scales(ranges, weights, 8) * 127
 
 
 def linear_input(context: Context, value: str) -> Form:
@@ -133,10 +131,11 @@ def linear_input(context: Context, value: str) -> Form:
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
     stats = forms.stats.get(value)
     if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
-        ranges = stats.channel_ranges(forms.calibrator)
-        if forms.base[value].centre is not None:
-            ranges = _middle(stats, forms.calibrator)[1]
-        scale = channel_scales(ranges, weights, 8)
+        centre = forms.base[value].centre
+        scale = channel_scales(stats.channel_ranges(forms.calibrator), weights, 8)
+        if centre is not None:  # the same highest number with about half the step
+            low, high = _codes(context, value)
+            scale = np.maximum(high - centre, centre - low) / 127
         return forms.quantised(value, 8, forms.on_grid(value, scale))
     return forms.as_is(value, 8, 8)
 
@@ -258,14 +257,15 @@ def _only_weighs(context: Context, value: str) -> bool:
 
 
 def gelu(context: Context, node: Node) -> Form:
-    """In the default family, less the middle of each channel's range where only constant products read it."""
+    """In the default family, less the middle of each channel's codes where only constant products read it."""
     users, forms = context.users[node.output], context.forms
     only_products = len(context.product_weights(node.output)) == len(users) > 0
     stats = forms.stats.get(node.output)
     width = forms.source.type(node.output).shape[-1:]
     free = node.output not in forms.source.outputs and stats is not None and stats.low.shape == width
     if context.family == "auto" and only_products and free and stats is not None:
-        return families.poly_gelu(forms, node, _middle(stats, forms.calibrator)[0])
+        low, high = _codes(context, node.output)
+        return families.poly_gelu(forms, node, (low + high) / 2)
     return families.GELU[context.family](context.forms, node)
 
 
