@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -33,6 +33,9 @@ from intc.ir.types import narrowest
 from intc.ir.verify import float_operators, float_values, verify
 from intc.passes import pipeline as phases
 from intc.passes.pipeline import Pipeline
+from intc.passes.plan import Plan, PlanLike, parse_plan, read_plan
+from intc.planning.planner import Planner, Search, keep_samples
+from intc.planning.target import Predicate, parse_target
 from intc.report.reading import read_graph
 from intc.runtime.session import Session
 
@@ -46,8 +49,10 @@ def compile(
     target: str = "native",
     *,
     approximation: str = "auto",
-    bits: int = 8,
+    bits: PlanLike = 8,
     calibrator: str = "minmax",
+    accuracy_target: str | Predicate | None = None,
+    search: Search | None = None,
     inputs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     dump_after: str | Sequence[str] = (),
@@ -56,12 +61,16 @@ def compile(
 
     ``calibration`` is a .npz path, a dict of stacked arrays or an iterable of ``{name: array}``; the ranges
     of all values are taken from it, so it is required (``"random"`` invents data, for trials of speed
-    only). ``inputs`` overrides shapes or types of inputs by name. ``progress`` is told each step; the graph
+    only). ``bits``: 8, 16 (activations), ``"auto"``, or a plan, as a path, a dict or a :class:`Plan`.
+    ``accuracy_target``: ``"sqnr>=30"``, ``"cosine>=0.998"`` or ``predicate(run)``, where ``run(feeds)`` gives
+    the outputs of a candidate; widths grow until it holds, else AccuracyNotReached. ``search`` limits and
+    steers both (docs/plan.md).
+    ``inputs`` overrides shapes or types of inputs by name. ``progress`` is told each step; the graph
     after each pass in ``dump_after`` is kept in ``Module.dumps``. Raises UnsupportedModel (listing every
     node), CalibrationError, QuantizationError, UsageError.
     """
-    if bits != 8:
-        raise UsageError(f"bits={bits!r}: this version plans 8-bit weights and activations only; use bits=8")
+    plan = None if isinstance(bits, str) and bits == "auto" else read_plan(bits)
+    goal = parse_target(accuracy_target) if isinstance(accuracy_target, str) else accuracy_target
     resolve(target)
     wanted = [dump_after] if isinstance(dump_after, str) else list(dump_after)
     for name in wanted:
@@ -73,9 +82,17 @@ def compile(
     source = import_onnx(path, inputs)
     state = phases.canonicalise(source, tell)
     tell("calibrate")
-    feeds = open_feeds(state.graph, calibration)
+    feeds: Iterable[dict[str, Array]] = open_feeds(state.graph, calibration)
+    samples: list[dict[str, Array]] = []
+    if plan is None or goal is not None:
+        feeds = keep_samples(state.graph, feeds, samples)
     stats = collect(state.graph, feeds, calibrator, lambda n: tell(f"calibrate (batch {n})"))  # type: ignore[arg-type]
-    state = phases.integerise(state, stats, approximation, calibrator, tell)  # type: ignore[arg-type]
+    planned: dict[str, Any] = {}
+    if plan is None or goal is not None:
+        planner = Planner(state.graph, stats, samples, resolve(target), approximation, calibrator, tell)  # type: ignore[arg-type]
+        found = planner.search(plan, search or Search(), goal)
+        plan, planned = found.plan, {"planning": found.report}
+    state = phases.integerise(state, stats, approximation, calibrator, tell, plan)  # type: ignore[arg-type]
     integer = state.graph
     state = phases.prepare(state, tell)
     verify(state.graph)
@@ -84,7 +101,8 @@ def compile(
         "model": path.name,
         "model_sha256": _file_digest(path),
         "approximation": approximation,
-        "bits": bits,
+        "plan": plan.as_json(),
+        **planned,
         "calibrator": calibrator,
         "calibration": "random" if isinstance(calibration, str) and calibration == "random" else "data",
     }
@@ -120,6 +138,11 @@ class Module:
     provenance: dict[str, Any] = field(default_factory=dict)
     passes: Pipeline | None = None
     dumps: dict[str, Graph] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the module was compiled with; of a module made from a graph, the empty one."""
+        return parse_plan(self.provenance.get("plan", {}), "provenance")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artifact; ``path`` is replaced in one step once all is written."""

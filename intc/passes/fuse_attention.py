@@ -82,7 +82,7 @@ def _match(graph: Graph, uses: Uses, merge: Node) -> tuple[Attention, list[str]]
     if q is None or k is None or v is None or not q[1:] == k[1:] == v[1:]:
         return None
     heads, dim = q[1:]
-    if narrow.op.dtype != "int8" or graph.constants[narrow.inputs[1]].size != 1:
+    if narrow.op.dtype not in ("int8", "int16") or graph.constants[narrow.inputs[1]].size != 1:
         return None
     out = graph.type(merge.output).shape
     if out[:2] != graph.type(q[0]).shape[:2] or out[2] != heads * dim:

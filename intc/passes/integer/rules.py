@@ -27,27 +27,34 @@ from intc.ops.softmax import Softmax
 from intc.passes.integer import families
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.forms import Form, Forms, as_scale
+from intc.passes.integer.widths import STRENGTHS, weight_scales
+from intc.passes.plan import BIAS_LIMIT, Resolved
 
 WEIGHT_LIMIT = 127
-BIAS_LIMIT = 2**29
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may look at: the forms, the family, and the float graph's consumers."""
+    """What a rule may look at: the forms, the plan, and the float graph's consumers."""
 
     forms: Forms
-    family: str
+    plan: Resolved
     users: dict[str, list[Node]]
 
     def constant(self, value: str) -> Array | None:
         return self.forms.source.constants.get(value)
 
-    def product_weights(self, value: str) -> list[Array]:
-        """The constant weights [C, N] of every product that reads ``value`` as its left operand."""
+    def products(self, value: str) -> list[tuple[Node, Array]]:
+        """Every product with constant weights [C, N] that reads ``value`` as its left operand."""
         users = (n for n in self.users[value] if isinstance(n.op, MatMul) and n.inputs[0] == value)
-        weights = (self.constant(n.inputs[1]) for n in users)
-        return [w for w in weights if w is not None and w.ndim == 2]
+        found = ((n, self.constant(n.inputs[1])) for n in users)
+        return [(n, w) for n, w in found if w is not None and w.ndim == 2]
+
+    def channel_scales(self, value: str, bits: int) -> Array:
+        """Scales that equalise the channels of ``value`` for all products that read it."""
+        readers = self.products(value)
+        strength = STRENGTHS[bits > 8, min(self.plan.weights(n) for n, _ in readers)]
+        return channel_scales(self.forms.stats[value].channels, [w for _, w in readers], bits, strength)
 
 
 Rule = Callable[[Context, Node], Form]
@@ -63,32 +70,35 @@ def matmul(context: Context, node: Node) -> Form:
 def _linear(context: Context, node: Node, weight: Array) -> Form:
     """``acc = x_int @ round(s_x * W / s_w)`` with one weight scale per output channel."""
     b = context.forms.builder
-    x = linear_input(context, node.inputs[0])
+    bits = context.plan.weights(node)
+    limit = 2 ** (bits - 1) - 1
+    x = linear_input(context, node.inputs[0], context.plan.activations(node, weight.shape[0]))
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
-    scale = np.abs(folded).max(axis=0) / WEIGHT_LIMIT
+    scale = weight_scales(folded, limit)
     for user in context.users[node.output]:  # a bias must fit 32 bits at the same scale
         bias = next((context.constant(v) for v in user.inputs if context.constant(v) is not None), None)
         if isinstance(user.op, Add) and bias is not None and bias.size == scale.size:
             scale = np.maximum(scale, np.abs(bias.astype(np.float64).ravel()) / BIAS_LIMIT)
     scale = np.where(scale > 0, scale, np.finfo(np.float32).tiny)
-    integers = np.clip(np.rint(folded / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
-    w = b.constant(f"{node.inputs[1]}.q8", integers)
+    integers = np.clip(np.rint(folded / scale), -limit, limit).astype(np.int8)
+    w = b.constant(f"{node.inputs[1]}.q{bits}", integers)
     name = b.emit(MatMul(), x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
     return Form(name, scale)
 
 
-def linear_input(context: Context, value: str) -> Form:
-    """``value`` as the 8-bit operand of every constant-weight product that reads it, equalised where that is
-    exact.
+def linear_input(context: Context, value: str, bits: int) -> Form:
+    """``value`` as the ``bits``-wide operand of a constant-weight product, equalised for all products that
+    read it where that is exact.
     """
     forms = context.forms
-    weights = context.product_weights(value)
+    weights = [w for _, w in context.products(value)]
     node = forms.nodes.get(value)
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
     stats = forms.stats.get(value)
     if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
-        return forms.quantised(value, 8, forms.on_grid(value, channel_scales(stats.channels, weights, 8)))
-    return forms.as_is(value, 8, 8)
+        scales = context.channel_scales(value, bits)
+        return forms.quantised(value, bits, forms.on_grid(value, scales) if bits == 8 else scales)
+    return forms.as_is(value, bits, bits)
 
 
 def _product(context: Context, node: Node) -> Form:
@@ -193,9 +203,10 @@ def softmax(context: Context, node: Node) -> Form:
     if node.op.axis not in (-1, rank - 1):
         raise QuantizationError(f"node '{node.source}' (softmax): only the last axis has an integer form")
     mask = tuple(context.forms.integer(m) for m in node.inputs[1:])
-    if context.family in ("auto", "shift") and _only_weighs(context, node.output):
+    family = context.plan.family(node)
+    if family in ("auto", "shift") and _only_weighs(context, node.output):
         return families.shift_weights(context.forms, node, mask)
-    return families.SOFTMAX[context.family](context.forms, node, mask)
+    return families.SOFTMAX[family](context.forms, node, mask)
 
 
 def _only_weighs(context: Context, value: str) -> bool:
@@ -207,11 +218,11 @@ def _only_weighs(context: Context, value: str) -> bool:
 
 
 def gelu(context: Context, node: Node) -> Form:
-    return families.GELU[context.family](context.forms, node)
+    return families.GELU[context.plan.family(node)](context.forms, node)
 
 
 def tanh(context: Context, node: Node) -> Form:
-    return families.TANH[context.family](context.forms, node)
+    return families.TANH[context.plan.family(node)](context.forms, node)
 
 
 def sigmoid(context: Context, node: Node) -> Form:
@@ -219,14 +230,14 @@ def sigmoid(context: Context, node: Node) -> Form:
 
 
 def layer_norm(context: Context, node: Node) -> Form:
-    """Eight bits straight from the norm where only products read it, else sixteen."""
+    """The products' own bits straight from the norm where only products read it, else sixteen."""
     forms, users = context.forms, context.users[node.output]
-    weights = context.product_weights(node.output)
-    make = families.LAYER_NORM[context.family]
-    only_products = bool(users) and len(weights) == len(users) and node.output not in forms.source.outputs
-    stats = forms.stats.get(node.output)
-    if only_products and stats is not None:
-        return make(forms, node, 8, channel_scales(stats.channels, weights, 8))
+    readers = context.products(node.output)
+    make = families.LAYER_NORM[context.plan.family(node)]
+    only_products = bool(users) and len(readers) == len(users) and node.output not in forms.source.outputs
+    if only_products and node.output in forms.stats:
+        bits = max(context.plan.activations(n, w.shape[0]) for n, w in readers)
+        return make(forms, node, bits, context.channel_scales(node.output, bits))
     return make(forms, node, 16, forms.scale_for(node.output, 16))
 
 
