@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -85,6 +86,8 @@ def timed(
         tell(f"latency: kernel {i}/{len(examples)}")
         if isinstance(key[0], str):
             graph, _, feeds = probe.integer(node, choice)
+            values = {name: replace(value, scale=None) for name, value in graph.values.items()}
+            graph = replace(graph, values=values)  # only integers go in and out
         else:
             graph = linear_graph(key)
             wide = graph.type("x").dtype

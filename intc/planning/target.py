@@ -13,6 +13,7 @@ import numpy as np
 from intc.errors import UsageError
 from intc.ir.op import Array
 from intc.planning.sensitivity import relative
+from intc.report.reference import fidelity
 
 Run: TypeAlias = Callable[[Mapping[str, Array]], list[Array]]
 Predicate: TypeAlias = Callable[[Run], bool]
@@ -35,17 +36,10 @@ class Target:
         """The metric of the outputs ``got`` against the float outputs ``wanted``."""
         if self.metric == "sqnr":
             return -10 * math.log10(max(float(np.mean(list(map(relative, wanted, got)))), 1e-30))
-        return float(np.mean([cosine(a, b) for a, b in zip(wanted, got, strict=True)]))
+        return float(np.mean([fidelity(b, a)["cosine_mean"] for a, b in zip(wanted, got, strict=True)]))
 
     def __str__(self) -> str:
         return f"{self.metric}>={self.threshold:g}"
-
-
-def cosine(a: Array, b: Array) -> float:
-    """The mean cosine of corresponding rows along the last axis."""
-    x, y = (v.reshape(-1, v.shape[-1]).astype(np.float64) for v in (a, b))
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    return float(((x * y).sum(axis=1) / np.maximum(norms, 1e-30)).mean())
 
 
 def parse_target(text: str) -> Target:
