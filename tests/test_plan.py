@@ -123,6 +123,14 @@ def test_one_node_changes_alone(state: tuple[pipeline.Pipeline, dict]) -> None:
     assert [n.op.name for n in mixed.nodes].count("attention") == 2
 
 
+def test_four_bit_weights_are_not_merged_into_wider_ones(state: tuple[pipeline.Pipeline, dict]) -> None:
+    query = products(state)[0]
+    graph = prepared(state, Plan({query: Choice(weights=4)}))
+    weights = [graph.constants[n.inputs[1]] for n in graph.nodes if isinstance(n.op, Linear)]
+    narrow = [w.shape for w in weights if np.abs(w).max() <= 7]
+    assert narrow == [(48, 48)] and (48, 96) in [w.shape for w in weights]
+
+
 def test_a_family_for_one_softmax(state: tuple[pipeline.Pipeline, dict]) -> None:
     softmax = next(n.output for n in plannable(state[0].graph) if n.op.name == "softmax")
     names = [n.op.name for n in prepared(state, Plan({softmax: Choice(approximation="lut")})).nodes]

@@ -91,7 +91,8 @@ def _match(graph: Graph, uses: Uses, merge: Node) -> tuple[Attention, list[str]]
     if q is None or k is None or v is None or not q[1:] == k[1:] == v[1:]:
         return None
     heads, dim = q[1:]
-    lo, hi, factors = *graph.type(rows.output).interval, ("", "")  # as it is: 16 bits
+    lo, hi = graph.type(rows.output).interval
+    factors: tuple[str, ...] = ("", "")  # as it is: 16 bits
     if narrow is not None:
         assert isinstance(narrow.op, Requantize)
         lo, hi, factors = narrow.op.lo, narrow.op.hi, narrow.inputs[1:]
