@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intc.api import Module, compile, open_module
+    from intc.passes.plan import Choice, Plan
+    from intc.planning.planner import Search
     from intc.runtime import Session, load
 
 __version__ = "0.1.0"
-__all__ = ["Module", "Session", "__version__", "compile", "load", "open_module"]
+__all__ = ["Choice", "Module", "Plan", "Search", "Session", "__version__", "compile", "load", "open_module"]
 
 _HOMES = {
     "compile": "intc.api",
     "Module": "intc.api",
     "open_module": "intc.api",
+    "Choice": "intc.passes.plan",
+    "Plan": "intc.passes.plan",
+    "Search": "intc.planning.planner",
     "load": "intc.runtime",
     "Session": "intc.runtime",
 }

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -36,6 +36,9 @@ from intc.ir.verify import float_operators, float_values, verify
 from intc.passes import pipeline as phases
 from intc.passes.integer.rounding import ROUNDINGS
 from intc.passes.pipeline import Pipeline
+from intc.passes.plan import Plan, PlanLike, parse_plan, read_plan
+from intc.planning.planner import Planner, Search, keep_samples
+from intc.planning.target import Predicate, parse_target
 from intc.report.reading import read_graph
 from intc.runtime.session import Session
 
@@ -49,10 +52,12 @@ def compile(
     target: str = "native",
     *,
     approximation: str = "auto",
-    bits: int = 8,
+    bits: PlanLike = 8,
     calibrator: str = "mse",
     rounding: str = "gptq",
     calibration_cache: str | os.PathLike[str] | None = None,
+    accuracy_target: str | Predicate | None = None,
+    search: Search | None = None,
     inputs: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     dump_after: str | Sequence[str] = (),
@@ -61,14 +66,18 @@ def compile(
 
     ``calibration`` is a .npz path, a dict of stacked arrays or an iterable of ``{name: array}``; the ranges
     of all values are taken from it, so it is required (``"random"`` invents data, for trials of speed
-    only). ``calibrator`` chooses the 8-bit ranges (minmax, percentile, entropy, mse) and ``rounding`` the
-    integers of the weights (nearest, gptq). ``calibration_cache`` names an .npz file in which statistics are
-    kept and from which they are taken up again. ``inputs`` overrides shapes or types of inputs by name.
-    ``progress`` is told each step; the graph after each pass in ``dump_after`` is kept in ``Module.dumps``.
-    Raises UnsupportedModel (listing every node), CalibrationError, QuantizationError, UsageError.
+    only). ``bits``: 8, 16 (activations), ``"auto"``, or a plan, as a path, a dict or a :class:`Plan`.
+    ``accuracy_target``: ``"sqnr>=30"``, ``"cosine>=0.998"`` or ``predicate(run)``, where ``run(feeds)`` gives
+    the outputs of a candidate; widths grow until it holds, else AccuracyNotReached. ``search`` limits and
+    steers both (docs/plan.md). ``calibrator`` chooses the 8-bit ranges (minmax, percentile, entropy, mse) and
+    ``rounding`` the integers of the weights (nearest, gptq). ``calibration_cache`` names an .npz file in
+    which statistics are kept and from which they are taken up again. ``inputs`` overrides shapes or types of
+    inputs by name. ``progress`` is told each step; the graph after each pass in ``dump_after`` is kept in
+    ``Module.dumps``. Raises UnsupportedModel (listing every node), CalibrationError, QuantizationError,
+    UsageError.
     """
-    if bits != 8:
-        raise UsageError(f"bits={bits!r}: this version plans 8-bit weights and activations only; use bits=8")
+    plan = None if isinstance(bits, str) and bits == "auto" else read_plan(bits)
+    goal = parse_target(accuracy_target) if isinstance(accuracy_target, str) else accuracy_target
     resolve(target)
     wanted = [dump_after] if isinstance(dump_after, str) else list(dump_after)
     for name in wanted:
@@ -80,8 +89,17 @@ def compile(
     source = import_onnx(path, inputs)
     state = phases.canonicalise(source, tell)
     tell("calibrate")
-    stats = _calibrate(state.graph, path, calibration, calibrator, rounding, calibration_cache, tell)
-    state = phases.integerise(state, stats, approximation, calibrator, rounding, tell)  # type: ignore[arg-type]
+    search_wanted = plan is None or goal is not None
+    samples: list[dict[str, Array]] | None = [] if search_wanted else None
+    stats = _calibrate(state.graph, path, calibration, calibrator, rounding, calibration_cache, tell, samples)
+    planned: dict[str, Any] = {}
+    if samples is not None:
+        settings: Any = (approximation, calibrator, rounding, tell)
+        planner = Planner(state.graph, stats, samples, resolve(target), *settings)
+        found = planner.search(plan, search or Search(), goal)
+        plan, planned = found.plan, {"planning": found.report}
+    assert plan is not None
+    state = phases.integerise(state, stats, approximation, calibrator, rounding, tell, plan)  # type: ignore[arg-type]
     integer = state.graph
     state = phases.prepare(state, tell)
     verify(state.graph)
@@ -90,7 +108,8 @@ def compile(
         "model": path.name,
         "model_sha256": _file_digest(path),
         "approximation": approximation,
-        "bits": bits,
+        "plan": plan.as_json(),
+        **planned,
         "calibrator": calibrator,
         "rounding": rounding,
         "calibration": "random" if isinstance(calibration, str) and calibration == "random" else "data",
@@ -108,8 +127,9 @@ def _calibrate(
     rounding: str,
     cache: str | os.PathLike[str] | None,
     tell: Progress,
+    samples: list[dict[str, Array]] | None,
 ) -> dict[str, Statistics]:
-    """The statistics of ``graph``, from ``cache`` as far as it holds them."""
+    """The statistics of ``graph``, from ``cache`` as far as it holds them; ``samples`` takes some feeds."""
     if rounding not in ROUNDINGS:
         raise UsageError(f"rounding '{rounding}' is not one of {', '.join(ROUNDINGS)}")
     total, start = count_batches(graph, feeds), time.monotonic()
@@ -123,7 +143,9 @@ def _calibrate(
         tell(f"calibrate (batch {done}{left})")
 
     products = rounding != "nearest"
-    batches = open_feeds(graph, feeds)
+    batches: Iterable[dict[str, Array]] = open_feeds(graph, feeds)
+    if samples is not None:
+        batches = keep_samples(graph, batches, samples)
     if cache is None:
         return collect(graph, batches, calibrator, progress, products)  # type: ignore[arg-type]
     observer = Observer(graph, calibrator, products)  # type: ignore[arg-type]
@@ -159,6 +181,11 @@ class Module:
     provenance: dict[str, Any] = field(default_factory=dict)
     passes: Pipeline | None = None
     dumps: dict[str, Graph] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that the module was compiled with; of a module made from a graph, the empty one."""
+        return parse_plan(self.provenance.get("plan", {}), "provenance")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artifact; ``path`` is replaced in one step once all is written."""

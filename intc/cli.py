@@ -132,7 +132,24 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"
     )
-    parser.add_argument("--bits", default="8", help="8 (the only width of this version)")
+    parser.add_argument("--bits", default="8", help="8, 16 (activations), auto or a plan file (default: 8)")
+    parser.add_argument(
+        "--accuracy-target", metavar="METRIC>=X", help="widen until sqnr>=30 or cosine>=0.998"
+    )
+    parser.add_argument("--save-plan", type=Path, metavar="JSON", help="write the plan that was compiled")
+    parser.add_argument(
+        "--max-slowdown",
+        type=float,
+        default=1.1,
+        help="latency that auto may spend, times 8 bits (default: 1.1)",
+    )
+    parser.add_argument("--max-bytes", type=_positive, help="bytes that the products' weights may take")
+    parser.add_argument(
+        "--families", default="", help="approximations that auto may choose from, with commas"
+    )
+    parser.add_argument(
+        "--sensitivity", default="output", help="output or local: where noise is measured (default: output)"
+    )
     parser.add_argument(
         "--calibrator", default="mse", help="8-bit ranges: mse (default), minmax, percentile or entropy"
     )
@@ -218,6 +235,7 @@ def compile_command(args: argparse.Namespace) -> int:
         )
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".intc")
+    families = tuple(f for f in args.families.split(",") if f)
     with progress() as tell:
         tell("load the compiler")
         module = intc.compile(
@@ -226,6 +244,8 @@ def compile_command(args: argparse.Namespace) -> int:
             args.target,
             approximation=args.approximation,
             bits=bits,
+            accuracy_target=args.accuracy_target,
+            search=intc.Search(args.max_slowdown, args.max_bytes, families, args.sensitivity),
             calibrator=args.calibrator,
             rounding=args.rounding,
             calibration_cache=args.calibration_cache,
@@ -237,6 +257,8 @@ def compile_command(args: argparse.Namespace) -> int:
         output.parent.mkdir(parents=True, exist_ok=True)
         module.passes = None  # the float weights are not needed any more
         module.save(output)
+        if args.save_plan:
+            module.plan.save(args.save_plan)
     if args.calibration == "random":
         print("intc: warning: ranges come from random data; results will not be accurate", file=sys.stderr)
     dumps = {name: str(graph) for name, graph in module.dumps.items()}
@@ -255,6 +277,8 @@ def compile_command(args: argparse.Namespace) -> int:
         "target": target,
         "nodes": len(module.graph.nodes),
         "fused_nodes": len(module.prepared.nodes),
+        "plan": module.plan.as_json(),
+        "planning": module.provenance.get("planning"),
         "dumps": dumps,
     }
     text = f"{output}: {size:,} bytes for target {target}, {len(module.graph.nodes)} integer nodes"

@@ -74,3 +74,11 @@ class FeedError(IntcError):
 
 class CheckFailed(IntcError):
     """A verification ran to the end and the answer is no."""
+
+
+class AccuracyNotReached(CheckFailed):
+    """No plan meets the accuracy target; ``tried`` holds a row for every plan that was judged."""
+
+    def __init__(self, message: str, tried: list[dict[str, float | str]]) -> None:
+        self.tried = tried
+        super().__init__(message)

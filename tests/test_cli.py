@@ -184,7 +184,7 @@ BAD = {
     "unsupported": ("compile {sin.onnx} -o {out} --calibration random", "node 'wave' (Sin)"),
     "target": ("compile {model} -o {out} --calibration {data} --target z80", "target 'z80'"),
     "approximation": ("compile {model} -o {out} --calibration {data} --approximation x", "approximation 'x'"),
-    "bits": ("compile {model} -o {out} --calibration {data} --bits 4", "bits=4"),
+    "bits": ("compile {model} -o {out} --calibration {data} --bits 4", "bits=4: 8, 16"),
     "calibrator": ("compile {model} -o {out} --calibration {data} --calibrator x", "calibrator 'x'"),
     "dump": ("compile {model} -o {out} --calibration {data} --dump-after x", "no pass 'x'"),
     "nan calibration": ("compile {model} -o {out} --calibration {nan.npz}", "NaN"),

@@ -55,6 +55,7 @@ class Case:
         params: list[Any],
         parallel: int = 0,
     ) -> None:
+        isa = isa.wide() if spec.x_dtype == "int16" else isa
         self.isa, self.spec, self.parallel = isa, spec, parallel
         dtypes = {
             "x": spec.x_dtype,
@@ -65,7 +66,7 @@ class Case:
         }
         dtypes |= dict(stage_arguments(spec.stages))
         self.module = compile_kernel(linear(spec, isa), linear_arguments(spec), dtypes, parallel=parallel)
-        packed, start = pack_linear(w, bias, isa, spec.x_dtype)
+        packed, start = pack_linear(w, bias, isa, spec.x_dtype, spec.w_bits)
         self.fixed = [aligned(packed), aligned(start)]
         self.params = [aligned(pad_channels(p, isa)) if p is not None else None for p in params]
 
@@ -95,7 +96,10 @@ def product(x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.
 
 
 @pytest.mark.parametrize("isa", EVERY_ISA)
-@pytest.mark.parametrize(("x_dtype", "k", "n"), [("int8", 1, 1), ("uint8", 65, 40), ("int8", 131, 200)])
+@pytest.mark.parametrize(
+    ("x_dtype", "k", "n"),
+    [("int8", 1, 1), ("uint8", 65, 40), ("int8", 131, 200), ("int16", 65, 40), ("int16", 200, 131)],
+)
 def test_accumulators(isa: Isa, x_dtype: str, k: int, n: int) -> None:
     rng = np.random.default_rng(k * n)
     w, bias = weights(rng, k, n)
@@ -116,6 +120,39 @@ def test_ends_of_the_interval(isa: Isa) -> None:
         for value in (np.iinfo(x_dtype).min, np.iinfo(x_dtype).max):
             x = np.full((5, k), value, x_dtype)
             assert np.array_equal(case.run(x), product(x, w, np.zeros(n)))
+
+
+@pytest.mark.parametrize("isa", EVERY_ISA)
+@pytest.mark.parametrize(("x_dtype", "k", "n"), [("int8", 131, 200), ("uint8", 65, 40), ("int16", 70, 33)])
+def test_four_bit_weights(isa: Isa, x_dtype: str, k: int, n: int) -> None:
+    rng = np.random.default_rng(k + n)
+    w, bias = rng.integers(-8, 8, (k, n)).astype(np.int8), rng.integers(-(2**20), 2**20, n)
+    w[:, 0], w[:, -1] = -8, 7
+    info = np.iinfo(x_dtype)
+    case = Case(isa, LinearSpec(k, n, x_dtype, w_bits=4), w, bias, [])
+    for rows in (1, 2, 7, 30):
+        x = rng.integers(info.min, info.max + 1, (rows, k)).astype(x_dtype)
+        x[0] = info.min
+        assert np.array_equal(case.run(x), product(x, w, bias))
+
+
+def test_four_bit_weights_take_half_a_byte() -> None:
+    w = np.zeros((384, 128), np.int8)
+    narrow, wide = (pack_linear(w, np.zeros(128), AVX2, "int8", bits)[0] for bits in (4, 8))
+    assert narrow.nbytes == 384 * 128 // 2 == wide.nbytes // 2
+
+
+@pytest.mark.parametrize("isa", EVERY_ISA)
+def test_ends_of_sixteen_bits(isa: Isa) -> None:
+    """The largest sums that 16-bit rows may reach: next to 2**31, with every product of one sign."""
+    k, n = 516, 33
+    w = np.full((k, n), 127, np.int8)
+    w[:, ::2] = -127
+    bias = np.where(w[0] > 0, 1, -1) * (2**31 - 1 - k * 127 * 32767)
+    case = Case(isa, LinearSpec(k, n, "int16"), w, bias, [])
+    for value in (-32767, 32767):
+        x = np.full((5, k), value, np.int16)
+        assert np.array_equal(case.run(x), product(x, w, bias))
 
 
 @pytest.mark.parametrize("isa", ISA_PARAMS)
@@ -242,6 +279,18 @@ def test_inner_loop_keeps_its_accumulators_in_registers(target: str, isa: Isa, i
     assert sum(instruction in line for line in loop) == 2 * isa.rows * isa.vectors
     assert not any("(%rsp" in line for line in loop), "accumulators are spilled"
     assert "pmaddubsw" not in text
+
+
+def test_sixteen_bit_rows_where_the_dot_product_is_of_bytes() -> None:
+    """VNNI: LLVM turns multiply-add pairs and sums into ``vpdpwssd`` where it can."""
+    isa, spec = AVX512_VNNI.wide(), LinearSpec(128, 128, "int16")
+    dtypes = {"x": "int16", "w": "int8", "bias": "int32", "out": "int32", "scratch": "int32"}
+    kernel = compile_kernel(linear(spec, isa), linear_arguments(spec), dtypes, resolve("avx512-vnni"))
+    text = assembly(kernel)
+    assert "vpdpwssd" in text
+    loop = inner_loop(text.replace("vpmaddwd", "vpdpwssd"), "vpdpwssd")  # either form
+    assert sum("vpdpwssd" in line for line in loop) == 2 * isa.rows * isa.vectors
+    assert not any("(%rsp" in line for line in loop), "accumulators are spilled"
 
 
 def test_peak_runs() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from intc.artifact.container import Container
+from intc.artifact.tensors import INT4
 from intc.errors import ArtifactCorrupt, ArtifactVersion
 
 FORMAT: Final = "intc"
@@ -48,7 +49,8 @@ class Port:
 class Packed:
     """One entry of the constants blob: ``tensor`` of the weights, zero-padded, reshaped and transposed.
 
-    Empty ``reshape`` means the tensor as it is; ``dtype`` is that of the packed elements if it is another.
+    Empty ``reshape`` means the tensor as it is; ``dtype`` is that of the packed elements if it is another,
+    ``"int4"`` two values per byte.
     """
 
     tensor: str
@@ -204,7 +206,7 @@ def _packed(spec: dict[str, Any]) -> Packed:
     pad, reshape, perm = (tuple(_count(n) for n in spec[k]) for k in ("pad", "reshape", "perm"))
     if len(reshape) != len(perm) or sorted(perm) != list(range(len(perm))):
         raise ValueError(f"packing of {spec['tensor']!r}")
-    if spec["dtype"] not in ("", *DTYPES):
+    if spec["dtype"] not in ("", INT4, *DTYPES) or (spec["dtype"] == INT4 and not reshape):
         raise ValueError(f"element type {spec['dtype']!r}")
     return Packed(_text(spec["tensor"]), pad, reshape, perm, spec["dtype"])
 

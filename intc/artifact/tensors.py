@@ -1,6 +1,8 @@
 """The ``weights.safetensors`` member, read and written in numpy alone: the runtime needs no library for it.
 
 The writer orders tensors by falling element size behind an aligned header, so that every tensor is aligned.
+Matrices of int8 whose values fit 4 bits are stored two values per byte, as ``U8``; the metadata entry
+``int4`` maps their names to their shapes.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ Array = NDArray[Any]
 MAX_HEADER: Final = 64 * 2**20
 MAX_RANK: Final = 8
 ALIGN: Final = 64
+METADATA: Final = "__metadata__"
+INT4: Final = "int4"
+INT4_FROM: Final = 256  # elements; smaller ones are not worth it
 DTYPES: Final = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -32,13 +37,42 @@ DTYPES: Final = {
 _CODES: Final = {name: code for code, name in DTYPES.items()}
 
 
+def pack_nibbles(array: Array) -> Array:
+    """Values in [-8, 7] two per byte in order, the first in the low half; an odd last byte is filled up."""
+    flat = np.ascontiguousarray(array).reshape(-1).astype(np.uint8) & 15
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    return np.asarray(flat[0::2] | (flat[1::2] << 4), np.uint8)
+
+
+def unpack_nibbles(packed: Array, count: int) -> Array:
+    """The first ``count`` values of :func:`pack_nibbles` as int8."""
+    out = np.empty(2 * packed.size, np.int8)
+    signed = packed.view(np.int8)
+    out[0::2], out[1::2] = (signed << 4) >> 4, signed >> 4
+    return out[:count]
+
+
+def is_int4(array: Array) -> bool:
+    """Whether ``array`` is stored in 4 bits."""
+    return (
+        array.dtype == np.int8
+        and array.ndim == 2
+        and array.size >= INT4_FROM
+        and int(array.min()) >= -8
+        and int(array.max()) <= 7
+    )
+
+
 def encode(tensors: Mapping[str, Array]) -> bytes:
     """The safetensors bytes of ``tensors``."""
-    order = sorted(tensors, key=lambda n: (-tensors[n].dtype.itemsize, n))
-    header: dict[str, object] = {}
+    shapes = {name: list(array.shape) for name, array in tensors.items() if is_int4(array)}
+    stored = {name: pack_nibbles(array) if name in shapes else array for name, array in tensors.items()}
+    order = sorted(stored, key=lambda n: (-stored[n].dtype.itemsize, n))
+    header: dict[str, object] = {METADATA: {INT4: json.dumps(shapes)}} if shapes else {}
     at = 0
     for name in order:
-        array = tensors[name]
+        array = stored[name]
         header[name] = {
             "dtype": _CODES[array.dtype.name],
             "shape": list(array.shape),
@@ -47,7 +81,7 @@ def encode(tensors: Mapping[str, Array]) -> bytes:
         at += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % ALIGN)
-    data = (np.ascontiguousarray(tensors[n]).tobytes() for n in order)
+    data = (np.ascontiguousarray(stored[n]).tobytes() for n in order)
     return b"".join((len(text).to_bytes(8, "little"), text, *data))
 
 
@@ -58,7 +92,8 @@ def decode(data: memoryview, where: str) -> dict[str, Array]:
         raise ArtifactCorrupt(f"{where}: its header claims {length} bytes")
     try:
         header = json.loads(bytes(data[8 : 8 + length]))
-        entries = [(name, *_entry(spec)) for name, spec in header.items() if name != "__metadata__"]
+        entries = [(name, *_entry(spec)) for name, spec in header.items() if name != METADATA]
+        shapes = _int4_shapes(header)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ArtifactCorrupt(f"{where}: its header is damaged") from None
     out: dict[str, Array] = {}
@@ -72,7 +107,19 @@ def decode(data: memoryview, where: str) -> dict[str, Array]:
         end = stop
     if 8 + length + end != len(data):
         raise ArtifactCorrupt(f"{where}: data follows the last tensor")
+    for name, shape in shapes.items():
+        count = math.prod(shape)
+        if name not in out or out[name].dtype != np.uint8 or out[name].shape != (-(-count // 2),):
+            raise ArtifactCorrupt(f"{where}: tensor '{name}' does not hold 4-bit values of its shape")
+        out[name] = unpack_nibbles(out[name], count).reshape(shape)
     return out
+
+
+def _int4_shapes(header: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    shapes = {n: tuple(s) for n, s in json.loads(header.get(METADATA, {}).get(INT4, "{}")).items()}
+    if any(len(s) != 2 or any(type(n) is not int or not 0 <= n < 2**40 for n in s) for s in shapes.values()):
+        raise ValueError
+    return shapes
 
 
 def _entry(spec: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:

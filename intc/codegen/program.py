@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from intc.artifact.tensors import INT4, pack_nibbles
 from intc.codegen.kernel import Frame, PrimFunc, define, storage
 from intc.codegen.targets import Target
 from intc.ir.dims import Dim, product, symbol, symbols
@@ -94,8 +95,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a graph constant becomes kernel-ready: pad with zeros at the ends, reshape, transpose, widen to
-    ``dtype``.
+    """How a graph constant becomes kernel-ready: pad with zeros at the ends, reshape, transpose, convert to
+    ``dtype`` (``"int4"``: two per byte).
     """
 
     pad: tuple[int, ...]
@@ -105,7 +106,8 @@ class Layout:
 
     def apply(self, array: Array) -> Array:
         padded = np.pad(array, [(0, p) for p in self.pad])
-        return np.ascontiguousarray(padded.reshape(self.reshape).transpose(self.perm), self.dtype)
+        ordered = padded.reshape(self.reshape).transpose(self.perm)
+        return pack_nibbles(ordered) if self.dtype == INT4 else np.ascontiguousarray(ordered, self.dtype)
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ def activation(gelu: str, frac: int) -> Callable[[Any, Any], Any]:
 class Linear(Op):
     """``x @ w + bias`` with its epilogue: requantise, GELU and residual sum in registers.
 
-    Inputs: x int8/uint8 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if there is a
-    ``gelu`` ("shift", or a kind of PolyGelu, in Q``frac``): c [N] if ``centred``, then m2, e2 [N];
-    if ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
+    Inputs: x int8/uint8/int16 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if there
+    is a ``gelu`` ("shift", or a kind of PolyGelu, in Q``frac``): c [N] if ``centred``, then m2, e2 [N]; if
+    ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
     """
 
     lo: int
@@ -100,7 +100,7 @@ class Attention(Op):
     Inputs: q [B, Sq, *], k and v [B, Sk, *] int8, of which the columns ``offset .. offset + heads*head_dim``
     are used (they may be one tensor); mo, eo [1] or [heads*head_dim]; optionally a bool mask, [B, Sk] over
     keys or broadcastable to [B, heads, Sq, Sk], True = keep. ``m, shift`` are those of ShiftWeights.
-    Output int8 [B, Sq, heads*head_dim].
+    Output [B, Sq, heads*head_dim] in [lo, hi]: int8, or int16 where 8 bits do not hold that.
     """
 
     heads: int
@@ -115,6 +115,11 @@ class Attention(Op):
     name: ClassVar[str] = "attention"
     arity: ClassVar[tuple[int, ...]] = (5, 6)
 
+    @property
+    def dtype(self) -> DType:
+        """The element type of the output."""
+        return "int8" if self.lo >= -128 and self.hi <= 127 else "int16"
+
     def infer(self, *types: TensorType) -> TensorType:
         q, k, v = types[:3]
         width = self.heads * self.head_dim
@@ -126,7 +131,7 @@ class Attention(Op):
             last = type_.shape[-1]
             if type_.rank != 3 or type_.dtype != "int8" or not isinstance(last, int) or last < offset + width:
                 raise GraphError(f"attention needs {what} as int8 [B, S, >= {offset + width}], not {type_}")
-        return TensorType((q.shape[0], q.shape[1], width), "int8", self.lo, self.hi)
+        return TensorType((q.shape[0], q.shape[1], width), self.dtype, self.lo, self.hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         q, k, v = (
@@ -140,7 +145,7 @@ class Attention(Op):
         context = np.swapaxes(context, 1, 2)  # B Sq H D
         context = context.reshape(*context.shape[:2], -1)
         mo, eo = arrays[3].astype(np.int64), arrays[4].astype(np.int64)
-        return np.asarray(scalar.requantize(scalar.EXACT, context, mo, eo, self.lo, self.hi), np.int8)
+        return np.asarray(scalar.requantize(scalar.EXACT, context, mo, eo, self.lo, self.hi), self.dtype)
 
     def _heads(self, array: Array, offset: int) -> Array:
         """B H S D view of the used columns."""

@@ -1,5 +1,5 @@
 """Phase 5: ``reshape(transpose(requantize(normalise_rows(w @ v, w))))`` over split heads becomes one
-``attention``, where ``w = shift_weights(q @ k^T)``.
+``attention``, where ``w = shift_weights(q @ k^T)``; also without the ``requantize``, which is then by one.
 
 The split ``reshape -> transpose`` of q, k and v and the merge of the result are absorbed: the kernel reads
 and writes token-major rows. A score bias or other layouts stay as they are.
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ops.fused import Attention
 from intc.ops.matmul import MatMul
@@ -17,6 +19,7 @@ from intc.ops.requantize import Requantize
 from intc.ops.row_softmax import NormaliseRows, ShiftWeights
 from intc.passes.match import Uses
 
+IDENTITY = (2**30, 30)  # m and e that multiply by one
 HEADS_FIRST = (0, 2, 1, 3)
 KEYS_LAST = (0, 2, 3, 1)
 
@@ -33,6 +36,10 @@ class FuseAttention:
             if found is None:
                 return None
             op, operands = found
+            if not operands[3]:
+                operands[3:5] = [
+                    b.constant(n, np.array([v], np.int32)) for n, v in zip("me", IDENTITY, strict=True)
+                ]
             operands[5:] = [_of_rank_4(b, x) for x in operands[5:]]
             scale = graph.values[node.output].scale
             return b.emit(op, *operands, name=node.output, source=node.source, scale=scale)
@@ -67,28 +74,35 @@ def _match(graph: Graph, uses: Uses, merge: Node) -> tuple[Attention, list[str]]
         return None
     moved = uses.only(merge.inputs[0], Transpose)
     narrow = uses.only(moved.inputs[0], Requantize) if moved and tuple(moved.op.perm) == HEADS_FIRST else None  # type: ignore[attr-defined]
-    rows = uses.only(narrow.inputs[0], NormaliseRows) if narrow else None
+    whole = narrow is None and moved is not None and tuple(moved.op.perm) == HEADS_FIRST  # type: ignore[attr-defined]
+    source = narrow.inputs[0] if narrow else moved.inputs[0] if moved and whole else ""
+    rows = uses.only(source, NormaliseRows)
     context = uses.only(rows.inputs[0], MatMul) if rows else None
     weights = uses.producer(context.inputs[0], ShiftWeights) if context else None
     scores = uses.only(weights.inputs[0], MatMul) if weights else None
-    if narrow is None or rows is None or context is None or weights is None or scores is None:
+    if rows is None or context is None or weights is None or scores is None:
         return None
     if rows.inputs[1] != weights.output or len(uses.users[weights.output]) != 2:
         return None
-    assert isinstance(narrow.op, Requantize) and isinstance(weights.op, ShiftWeights)
+    assert isinstance(weights.op, ShiftWeights)
     q = _split(graph, uses, scores.inputs[0], HEADS_FIRST)
     k = _split(graph, uses, scores.inputs[1], KEYS_LAST)
     v = _split(graph, uses, context.inputs[1], HEADS_FIRST)
     if q is None or k is None or v is None or not q[1:] == k[1:] == v[1:]:
         return None
     heads, dim = q[1:]
-    if narrow.op.dtype != "int8" or graph.constants[narrow.inputs[1]].size != 1:
-        return None
+    lo, hi = graph.type(rows.output).interval
+    factors: tuple[str, ...] = ("", "")  # as it is: 16 bits
+    if narrow is not None:
+        assert isinstance(narrow.op, Requantize)
+        lo, hi, factors = narrow.op.lo, narrow.op.hi, narrow.inputs[1:]
+        if narrow.op.dtype not in ("int8", "int16") or graph.constants[factors[0]].size != 1:
+            return None
     out = graph.type(merge.output).shape
     if out[:2] != graph.type(q[0]).shape[:2] or out[2] != heads * dim:
         return None
-    op = Attention(heads, dim, 0, 0, 0, weights.op.m, weights.op.shift, narrow.op.lo, narrow.op.hi)
+    op = Attention(heads, dim, 0, 0, 0, weights.op.m, weights.op.shift, lo, hi)
     mask = list(weights.inputs[1:])
     if any(graph.type(x).shape[-1:] != graph.type(scores.output).shape[-1:] for x in mask):
         return None  # a mask of whole rows
-    return op, [q[0], k[0], v[0], narrow.inputs[1], narrow.inputs[2], *mask]
+    return op, [q[0], k[0], v[0], *factors, *mask]

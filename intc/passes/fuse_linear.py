@@ -111,7 +111,7 @@ def _product(graph: Graph, uses: Uses, value: str) -> tuple[Product, tuple[str, 
     if node is None or node.inputs[1] not in graph.constants or graph.type(node.inputs[1]).rank != 2:
         return None
     if (
-        graph.type(node.inputs[0]).dtype not in ("int8", "uint8")
+        graph.type(node.inputs[0]).dtype not in ("int8", "uint8", "int16")
         or graph.type(node.inputs[1]).dtype != "int8"
     ):
         return None

@@ -11,35 +11,39 @@ from intc.calibration.observers import Statistics
 from intc.errors import GraphError, QuantizationError, UnsupportedModel
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.types import TensorType
-from intc.ops.movement import Gather
-from intc.passes.integer.forms import Form, Forms
+from intc.ops.movement import Concat, Gather
+from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.rules import RULES, Context
+from intc.passes.plan import Plan
 
 OUTPUT_BITS = 16
 
 
 @dataclass(frozen=True)
 class Integerise:
-    """``family``: auto, shift, ivit, ibert or lut; ``stats``: what calibration saw of every float value.
+    """``family``: auto, shift, ivit, ibert or lut; ``stats``: what calibration saw of every float value;
+    ``plan``: what differs from 8 bits and ``family``.
 
-    Float inputs become int8 (per tensor), float outputs int16 with one scale, so that integer logits can be
-    compared. UnsupportedModel lists every node that has no integer form, all at once.
+    Float inputs become int8 (per tensor; wider for products that read more bits), float outputs int16 with
+    one scale, so that integer logits can be compared. UnsupportedModel lists every
+    node that has no integer form, all at once.
     """
 
     stats: dict[str, Statistics] = field(repr=False)
     family: str = "auto"
     calibrator: Calibrator = "mse"
     rounding: Rounding = "gptq"
+    plan: Plan = field(default=Plan(), repr=False)
     name: str = "integerise"
 
     def run(self, graph: Graph) -> Graph:
         builder = Builder(graph.name)
         forms = Forms(graph, builder, self.stats, self.calibrator)
-        context = Context(forms, self.family, graph.users(), self.rounding)
+        context = Context(forms, self.plan.resolve(graph, self.family), graph.users(), self.rounding)
         indexed = _index_ranges(graph)
         for name in graph.inputs:
-            _input(forms, name, indexed)
+            _input(context, name, indexed)
         problems: list[tuple[str, str, str]] = []
         for node in graph.nodes:
             self._node(context, node, problems)
@@ -103,17 +107,27 @@ def _index_ranges(graph: Graph) -> dict[str, int]:
     return out
 
 
-def _input(forms: Forms, name: str, indexed: dict[str, int]) -> None:
+def _input(context: Context, name: str, indexed: dict[str, int]) -> None:
+    forms = context.forms
     type_ = forms.source.type(name)
     if type_.is_float:
-        scale = forms.scale_for(name, 8)
-        forms.builder.input(name, TensorType(type_.shape, "int8", -127, 127), float(scale))
+        bits = _reader_bits(context, name)
+        scale = forms.scale_for(name, bits)
+        wanted = TensorType(type_.shape, DTYPE[bits], -LIMIT[bits], LIMIT[bits])
+        forms.builder.input(name, wanted, float(scale))
         forms.base[name] = Form(name, scale)
         return
     if name in indexed:
         type_ = TensorType(type_.shape, type_.dtype, 0, indexed[name] - 1)
     forms.builder.input(name, type_)
     forms.base[name] = Form(name, np.asarray(1.0))
+
+
+def _reader_bits(context: Context, value: str) -> int:
+    """The most bits that a product reads ``value`` with, directly or through data movement."""
+    bits = [context.plan.activations(n, w.shape[0]) for n, w in context.products(value)]
+    moved = [n for n in context.users[value] if context.forms.deferred(n) and not isinstance(n.op, Concat)]
+    return max(8, *bits, *(_reader_bits(context, n.output) for n in moved), 8)
 
 
 def _output(forms: Forms, name: str) -> str:

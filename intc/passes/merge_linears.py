@@ -24,7 +24,7 @@ class MergeLinears:
         groups: dict[str, tuple[Node, ...]] = {}
         for node in graph.nodes:
             if isinstance(node.op, Attention):
-                groups |= _group(uses, node)
+                groups |= _group(graph, uses, node)
         members = {n.output: key for key, nodes in groups.items() for n in nodes}
         merged: dict[str, str] = {}
 
@@ -45,7 +45,7 @@ class MergeLinears:
         return rebuild(graph, visit)
 
 
-def _group(uses: Uses, attention: Node) -> dict[str, tuple[Node, ...]]:
+def _group(graph: Graph, uses: Uses, attention: Node) -> dict[str, tuple[Node, ...]]:
     """The linears behind q, k, v that share their input, keyed by the first one's output."""
     assert isinstance(attention.op, Attention)
     if attention.op.q_offset or attention.op.k_offset or attention.op.v_offset:
@@ -61,7 +61,13 @@ def _group(uses: Uses, attention: Node) -> dict[str, tuple[Node, ...]]:
         ):
             return {}
         found.append(node)
-    same = [n for n in found if n.inputs[0] == found[-1].inputs[0] and n.op == found[-1].op]
+    last = found[-1]
+    narrow = [graph.type(n.inputs[1]).magnitude <= 7 for n in found]  # 4-bit weights stay packed
+    same = [
+        n
+        for n, small in zip(found, narrow, strict=True)
+        if n.inputs[0] == last.inputs[0] and n.op == last.op and small == narrow[-1]
+    ]
     return {same[0].output: tuple(same)} if len(same) > 1 else {}
 
 

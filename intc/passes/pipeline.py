@@ -23,6 +23,7 @@ from intc.passes.integer.rounding import ROUNDINGS, Rounding
 from intc.passes.integerise import Integerise
 from intc.passes.lower_conv import LowerConv
 from intc.passes.merge_linears import MergeLinears
+from intc.passes.plan import Plan
 from intc.passes.recover_gelu import RecoverGelu
 from intc.passes.recover_layer_norm import RecoverLayerNorm
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
@@ -46,6 +47,7 @@ PREPARE: tuple[Pass, ...] = (
     MergeLinears(),
 )
 PASS_NAMES: tuple[str, ...] = (*(p.name for p in CANONICALISE), "integerise", *(p.name for p in PREPARE))
+EVERYWHERE_8 = Plan()
 OnPass = Callable[[str], None]
 
 
@@ -91,13 +93,14 @@ def integerise(
     calibrator: Calibrator = "mse",
     rounding: Rounding = "gptq",
     on_pass: OnPass | None = None,
+    plan: Plan = EVERYWHERE_8,
 ) -> Pipeline:
     """Phase 3: the integer graph, whose ``evaluate`` is the exact meaning of the compiled model."""
     if family not in FAMILIES:
         raise UsageError(f"approximation '{family}' is not one of {', '.join(FAMILIES)}")
     if rounding not in ROUNDINGS:
         raise UsageError(f"rounding '{rounding}' is not one of {', '.join(ROUNDINGS)}")
-    return pipeline.then((Integerise(stats, family, calibrator, rounding),), on_pass)
+    return pipeline.then((Integerise(stats, family, calibrator, rounding, plan),), on_pass)
 
 
 def prepare(pipeline: Pipeline, on_pass: OnPass | None = None) -> Pipeline:

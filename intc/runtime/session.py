@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from intc.artifact import schema, tensors
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest, Packed, Size, size_value
+from intc.artifact.tensors import INT4, pack_nibbles
 from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.runtime import feeds as feeding
 from intc.runtime import native
@@ -189,7 +190,10 @@ def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -
             len(padded) != array.ndim or int(np.prod(entry.reshape, dtype=np.int64)) != count
         ):
             raise ArtifactCorrupt(f"{path}: the packing of tensor '{entry.tensor}' does not fit its shape")
-        sizes.append(count * np.dtype(entry.dtype or array.dtype).itemsize)
+        if entry.dtype == INT4 and (array.dtype != np.int8 or count % 2):
+            raise ArtifactCorrupt(f"{path}: tensor '{entry.tensor}' cannot be packed in 4 bits")
+        item = 1 if entry.dtype == INT4 else np.dtype(entry.dtype or array.dtype).itemsize
+        sizes.append(count * item // (2 if entry.dtype == INT4 else 1))
     blob = aligned(max(sum(map(_round_up, sizes)), ALIGN))
     at = 0
     for entry, size in zip(entries, sizes, strict=True):
@@ -199,13 +203,16 @@ def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -
 
 
 def _pack_one(entry: Packed, array: Array, place: Array) -> None:
-    dtype = np.dtype(entry.dtype or array.dtype)
     if not entry.reshape:
-        place.view(dtype)[:] = array.reshape(-1)
+        place.view(entry.dtype or array.dtype)[:] = array.reshape(-1)
         return
     if any(entry.pad):
         array = np.pad(array, [(0, p) for p in entry.pad])
     ordered: Any = array.reshape(entry.reshape).transpose(entry.perm)
+    if entry.dtype == INT4:
+        place[:] = pack_nibbles(ordered)
+        return
+    dtype = np.dtype(entry.dtype or array.dtype)
     packed = place.view(dtype).reshape(ordered.shape)
     for i in range(ordered.shape[-1]):  # numpy is slow where the innermost axis is short, as it is here
         packed[..., i] = ordered[..., i]

@@ -32,7 +32,7 @@ class AttentionSpec:
     q [B, Sq, *], k and v [B, Sk, *] are int8 rows with the given strides (elements between tokens), head h in
     columns ``h * head_dim``; the pointers include the column offset of head 0. The output has ``out_stride``.
     ``mask`` adds an 8-bit mask (nonzero keeps) of strides given at run time. ``output`` turns the normalised
-    context (Q8) into int8. ``left``: score distances are shifted left.
+    context (Q8) into int8, or int16 where it goes beyond. ``left``: score distances are shifted left.
     """
 
     heads: int
@@ -48,6 +48,11 @@ class AttentionSpec:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.head_dim < 1:
             raise CodegenError(f"attention of {self.heads} heads by {self.head_dim}: both must be positive")
+
+    @property
+    def out_dtype(self) -> str:
+        """The element type of the output."""
+        return "int8" if self.output.lo >= -128 and self.output.hi <= 127 else "int16"
 
 
 def _score_isa(isa: Isa) -> Isa:
@@ -119,7 +124,8 @@ class _Attention:
 
     def emit(self, name: str) -> None:
         spec, isa = self.spec, self.isa
-        dtypes = {"score": "int32", "scratch": "int32", **dict(stage_arguments((spec.output,)))}
+        dtypes = {"score": "int32", "scratch": "int32", "out": spec.out_dtype}
+        dtypes |= dict(stage_arguments((spec.output,)))
         names = attention_arguments(spec)
         pointers = names[: names.index("sq")]
         T.func_name(name)
@@ -299,7 +305,8 @@ class _Attention:
                 def place(r: Any) -> Any:
                     return base + r * spec.out_stride
 
-                to = Output(stages, parameters, self.at["out"], "int8", channel, place, factors=factors)
+                out, kind = self.at["out"], spec.out_dtype
+                to = Output(stages, parameters, out, kind, channel, place, factors=factors)
                 emit_store(isa, self.words, lay.acc, size, valid, to)
 
             for_row_tiles(isa, count, tile, after)

@@ -22,11 +22,11 @@ from intc.codegen.cpu.linear import (
     linear_tasks,
     pack_linear,
     pad_channels,
-    padded,
+    weight_layout,
 )
 from intc.codegen.cpu.probabilities import score_parameters
 from intc.codegen.cpu.strided import broadcast_view
-from intc.codegen.program import Arg, Layout, Program, ScratchArg, ShareArg, SizeArg, ValueArg
+from intc.codegen.program import Arg, Program, ScratchArg, ShareArg, SizeArg, ValueArg
 from intc.errors import CodegenError
 from intc.ir.dims import Dim, Shape, format_shape, product
 from intc.ir.graph import Node
@@ -41,15 +41,6 @@ VALUES_BEYOND: Final = 32  # elements that the attention kernel may read after t
 def isa_of(program: Program) -> Isa:
     """The instruction set of the program's target."""
     return ISAS[program.target.level]
-
-
-def weight_layout(k: int, n: int, isa: Isa) -> Layout:
-    """The packing of ``pack_linear`` as a recipe that the runtime can follow."""
-    words = isa.words(k)
-    rows = words * isa.group
-    pad = (rows - k, padded(n, isa) - n)
-    panels = (words, isa.group, padded(n, isa) // isa.columns, isa.columns)
-    return Layout(pad, panels, (2, 0, 3, 1), "int8")
 
 
 class Multipliers:
@@ -93,9 +84,10 @@ def common_form(stage: Requantize, shifts: Array, x: tuple[int, int]) -> tuple[R
 
 
 def lower_linear(program: Program, node: Node) -> None:
-    op, isa = node.op, isa_of(program)
+    op = node.op
     assert isinstance(op, Linear)
     x, w, bias = node.inputs[:3]
+    isa = isa_of(program).wide() if program.type(x).dtype == "int16" else isa_of(program)
     constants = program.graph.constants
     if w not in constants or bias not in constants:
         raise CodegenError("weights and bias must be constants")
@@ -104,11 +96,12 @@ def lower_linear(program: Program, node: Node) -> None:
     bound = k * x_type.magnitude * program.type(w).magnitude + program.type(bias).magnitude
     factors = Multipliers(program, isa)
     stages = () if op.raw else _stages(program, node, factors, bound, isa)
-    spec = LinearSpec(k, n, x_type.dtype, stages, out.dtype)
+    w_bits = 4 if program.type(w).magnitude <= 7 else 8  # a narrow interval is a narrow type
+    spec = LinearSpec(k, n, x_type.dtype, stages, out.dtype, w_bits=w_bits)
     rows: Dim = product(x_type.shape[:-1])
     kernel = program.kernel("linear", (spec, isa), lambda: linear(spec, isa))
     _, start = pack_linear(constants[w], constants[bias], isa, x_type.dtype)
-    layout = weight_layout(k, n, isa)
+    layout = weight_layout(k, n, isa, w_bits)
 
     def count(size: Any) -> Any:
         return linear_tasks(spec, isa, size[0])

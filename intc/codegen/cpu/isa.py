@@ -69,6 +69,13 @@ class Isa:
         """32-bit words of one packed row of ``k`` elements: ``k`` padded to two dot steps."""
         return -(-k // (2 * self.group)) * 2
 
+    def wide(self) -> Isa:
+        """The form that takes int16 rows: itself, or 16-bit pairs where the dot product is of bytes."""
+        if self.group == 2:
+            return self
+        name, dot = f"{self.name}-wide", "generic" if self.dot == "generic" else "vpmaddwd.512"
+        return replace(self, name=name, dot=dot, group=2, a_dtype="int16", b_dtype="int16")  # type: ignore[arg-type]
+
     def generic(self) -> Isa:
         """The same tile, layout and code with the dot instruction spelled out: runs on any machine."""
         return replace(self, name=f"{self.name}-generic", dot="generic")

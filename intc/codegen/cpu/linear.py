@@ -1,4 +1,5 @@
-"""``linear``: int8 or uint8 rows times constant int8 weights, with everything up to the next store fused.
+"""``linear``: int8, uint8 or int16 rows times constant 8-bit or 4-bit weights, with everything up to the next
+store fused.
 
 The task space is row blocks times panels of columns, panels fastest; a range of tasks packs a row block once.
 """
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from intc.artifact.tensors import INT4
 from intc.codegen.cpu.epilogue import Residual, Stage, stage_arguments
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.tile import Output, as_a, emit_pack_rows, emit_store, emit_tile, for_row_tiles
-from intc.codegen.cpu.vector import buffer, pointer, prefetch, ramp, typed
+from intc.codegen.cpu.vector import buffer, const, pointer, prefetch, ramp, typed
+from intc.codegen.program import Layout
 from intc.errors import CodegenError
 
 BLOCK_BYTES: Final = 640 * 1024  # packed rows of one block; beyond it, panels are better read twice
@@ -30,7 +33,8 @@ class LinearSpec:
     """Shape, types and fused stages of one linear layer; equal specs share a kernel.
 
     ``x`` is [M, k] of ``x_dtype`` with ``x_stride`` elements between rows (0: ``k``), the output [M, n] of
-    ``out_dtype`` with ``out_stride`` (0: ``n``). Without stages the int32 accumulators are stored.
+    ``out_dtype`` with ``out_stride`` (0: ``n``).
+    Without stages the int32 accumulators are stored. ``w_bits`` is 8, or 4 for weights in [-8, 7].
     """
 
     k: int
@@ -40,12 +44,13 @@ class LinearSpec:
     out_dtype: str = "int32"
     x_stride: int = 0
     out_stride: int = 0
+    w_bits: int = 8
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.n < 1:
             raise CodegenError(f"linear of shape [{self.k}, {self.n}]: both must be positive")
-        if self.x_dtype not in ("int8", "uint8"):
-            raise CodegenError(f"linear takes int8 or uint8 rows, not {self.x_dtype}")
+        if self.x_dtype not in ("int8", "uint8", "int16"):
+            raise CodegenError(f"linear takes int8, uint8 or int16 rows, not {self.x_dtype}")
 
 
 def padded(n: int, isa: Isa) -> int:
@@ -65,16 +70,24 @@ def pad_channels(values: NDArray[Any], isa: Isa, fill: int = 0) -> NDArray[Any]:
     return out
 
 
+def weight_layout(k: int, n: int, isa: Isa, w_bits: int) -> Layout:
+    """The packing of weights [K, N] in panels, as a recipe that the runtime can follow.
+
+    Of 4-bit weights, one byte holds the elements at the same place in both words of a pair.
+    """
+    words, group, columns = isa.words(k), isa.group, isa.columns
+    pad, count = (words * group - k, padded(n, isa) - n), padded(n, isa) // columns
+    if w_bits == 4:
+        return Layout(pad, (words // 2, 2, group, count, columns), (3, 0, 4, 2, 1), INT4)
+    return Layout(pad, (words, group, count, columns), (2, 0, 3, 1), "int8")
+
+
 def pack_linear(
-    w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str
-) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str, w_bits: int = 8
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """Weights [K, N] in panel order, and the padded int32 bias with the offset of unsigned rows folded in."""
     k, n = w.shape
-    words, columns = isa.words(k), isa.columns
-    full = np.zeros((words * isa.group, padded(n, isa)), np.int8)
-    full[:k, :n] = w
-    panels = full.reshape(words, isa.group, -1, columns).transpose(2, 0, 3, 1)
-    packed = np.ascontiguousarray(panels).reshape(-1)
+    packed = weight_layout(k, n, isa, w_bits).apply(w).reshape(-1)
     start = np.zeros(padded(n, isa), np.int64)
     start[:n] = np.asarray(bias, np.int64)
     if isa.unsigned_a and x_dtype == "int8":
@@ -102,12 +115,12 @@ def linear_scratch_bytes(spec: LinearSpec, isa: Isa) -> int:
     """Bytes of scratch memory that one thread needs: a packed row block, one tile of accumulators and, where
     the dot takes wider elements than weights are stored in, one widened panel.
     """
-    panel = isa.words(spec.k) * isa.columns if _widens(isa) else 0
+    panel = isa.words(spec.k) * isa.columns if _widens(spec, isa) else 0
     return 4 * (block_rows(spec, isa) * _stride(spec, isa) + isa.rows * isa.columns + panel)
 
 
-def _widens(isa: Isa) -> bool:
-    return isa.b_dtype != "int8"
+def _widens(spec: LinearSpec, isa: Isa) -> bool:
+    return isa.b_dtype != "int8" or spec.w_bits == 4
 
 
 def _even_block(rows: Any, spec: LinearSpec, isa: Isa) -> Any:
@@ -139,6 +152,7 @@ class _Linear:
         self.acc_base = block_rows(spec, isa) * self.stride
         self.panel_base = self.acc_base + isa.rows * isa.columns
         self.panel_elements = isa.words(spec.k) * isa.columns * isa.group
+        self.stored = self.panel_elements * spec.w_bits // 8  # bytes of a panel
         self.x_stride, self.out_stride = spec.x_stride or spec.k, spec.out_stride or spec.n
 
     def emit(self, name: str) -> None:
@@ -197,11 +211,11 @@ class _Linear:
 
         Meanwhile the next panel is fetched into the second-level cache, a share behind every tile.
         """
-        isa, elements = self.isa, self.panel_elements
+        isa = self.isa
         column = T.Bind(panel * isa.columns)
-        b, b_base = self.w, T.Bind(panel * elements)
-        lines = T.Bind(tir.floordiv(elements, LINE * tir.floordiv(count + (isa.rows - 1), isa.rows)) + 1)
-        if _widens(isa):
+        b, b_base = self.w, T.Bind(panel * self.stored)
+        lines = T.Bind(tir.floordiv(self.stored, LINE * tir.floordiv(count + (isa.rows - 1), isa.rows)) + 1)
+        if _widens(self.spec, isa):
             b, b_base = self.wide, self._widen(b_base)
 
         def start(v: int) -> Any:
@@ -214,7 +228,7 @@ class _Linear:
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)
-            ahead = T.Bind((panel + 1) * elements + tir.floordiv(row, isa.rows) * lines * LINE)
+            ahead = T.Bind((panel + 1) * self.stored + tir.floordiv(row, isa.rows) * lines * LINE)
             with T.serial(0, lines) as line:
                 prefetch(self.w, ahead + line * LINE)
             to = Output(
@@ -234,10 +248,21 @@ class _Linear:
         """The panel at ``source`` converted into scratch; its place there, in elements."""
         isa, chunk = self.isa, self.isa.columns * self.isa.group
         to = self.panel_base * isa.group
-        with T.serial(0, self.panel_elements // chunk) as i:
-            value = T.cast(self.w[ramp(source + i * chunk, chunk)], typed(isa.b_dtype, chunk))
-            T.buffer_store(self.wide, value, [ramp(to + i * chunk, chunk)])
+        with T.serial(0, self.stored // chunk) as i:
+            raw = self.w[ramp(source + i * chunk, chunk)]
+            for part, value in enumerate(self._parts(raw, chunk)):
+                wide = T.cast(value, typed(isa.b_dtype, chunk))
+                place = ramp(to + (i * (8 // self.spec.w_bits) + part) * chunk, chunk)
+                T.buffer_store(self.wide, wide, [place])
         return tir.IntImm("int32", to)
+
+    def _parts(self, raw: Any, lanes: int) -> list[Any]:
+        """The values in stored bytes: themselves, or the low and the high four bits of each."""
+        if self.spec.w_bits == 8:
+            return [raw]
+        value, twelve = T.Bind(T.cast(raw, typed("int16", lanes))), const(12, lanes, "int16")
+        low = T.shift_right(T.shift_left(value, twelve), twelve)
+        return [low, T.shift_right(value, const(4, lanes, "int16"))]
 
 
 def linear(spec: LinearSpec, isa: Isa, name: str = "linear") -> tir.PrimFunc:

@@ -121,7 +121,7 @@ def emit_pack_rows(
 
 
 def as_a(isa: Isa, dtype: str) -> Convert:
-    """Turn 8-bit values of ``dtype`` into elements of packed A; int8 is offset by 128 where A is unsigned."""
+    """Turn integers of ``dtype`` into elements of packed A; int8 is offset by 128 where A is unsigned."""
 
     def convert(value: Any, lanes: int) -> Any:
         if not isa.unsigned_a:

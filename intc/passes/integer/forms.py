@@ -25,8 +25,8 @@ from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT, Concat
 from intc.ops.requantize import Requantize
 
-LIMIT: dict[int, int] = {8: 127, 16: 32767, 32: WIDE}
-DTYPE: dict[int, DType] = {8: "int8", 16: "int16", 32: "int32"}
+LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
+DTYPE: dict[int, DType] = {bits: "int8" if bits == 8 else "int16" for bits in range(8, 17)} | {32: "int32"}
 
 GRID_MIN = 32  # a coarser grid would waste more than 3 % of the range
 

@@ -28,20 +28,21 @@ from intc.passes.integer import families
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.forms import Form, Forms, as_scale
 from intc.passes.integer.rounding import Rounding, compensated, nearest
+from intc.passes.integer.widths import STRENGTHS, weight_scales
+from intc.passes.plan import BIAS_LIMIT, Resolved
 
 WEIGHT_LIMIT = 127
-BIAS_LIMIT = 2**29
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a rule may look at: the forms, the family, and the float graph's consumers.
+    """What a rule may look at: the forms, the plan, and the float graph's consumers.
 
     ``corrections`` holds what the bias behind a product must still gain, by the product's value.
     """
 
     forms: Forms
-    family: str
+    plan: Resolved
     users: dict[str, list[Node]]
     rounding: Rounding = "gptq"
     corrections: dict[str, Array] = field(default_factory=dict)
@@ -49,11 +50,18 @@ class Context:
     def constant(self, value: str) -> Array | None:
         return self.forms.source.constants.get(value)
 
-    def product_weights(self, value: str) -> list[Array]:
-        """The constant weights [C, N] of every product that reads ``value`` as its left operand."""
+    def products(self, value: str) -> list[tuple[Node, Array]]:
+        """Every product with constant weights [C, N] that reads ``value`` as its left operand."""
         users = (n for n in self.users[value] if isinstance(n.op, MatMul) and n.inputs[0] == value)
-        weights = (self.constant(n.inputs[1]) for n in users)
-        return [w for w in weights if w is not None and w.ndim == 2]
+        found = ((n, self.constant(n.inputs[1])) for n in users)
+        return [(n, w) for n, w in found if w is not None and w.ndim == 2]
+
+    def channel_scales(self, value: str, bits: int) -> Array:
+        """Scales that equalise the channels of ``value`` for all products that read it."""
+        readers = self.products(value)
+        strength = STRENGTHS[bits > 8, min(self.plan.weights(n) for n, _ in readers)]
+        ranges = self.forms.stats[value].channel_ranges(self.forms.calibrator if bits == 8 else "minmax")
+        return channel_scales(ranges, [w for _, w in readers], bits, strength)
 
 
 Rule = Callable[[Context, Node], Form]
@@ -71,9 +79,11 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     output goes to the bias.
     """
     b = context.forms.builder
-    x = linear_input(context, node.inputs[0])
+    bits = context.plan.weights(node)
+    limit = 2 ** (bits - 1) - 1
+    x = linear_input(context, node.inputs[0], context.plan.activations(node, weight.shape[0]))
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
-    scale = np.abs(folded).max(axis=0) / WEIGHT_LIMIT
+    scale = weight_scales(folded, limit)
     for user in context.users[node.output]:  # a bias must fit 32 bits at the same scale
         bias = next((context.constant(v) for v in user.inputs if context.constant(v) is not None), None)
         if isinstance(user.op, Add) and bias is not None and bias.size == scale.size:
@@ -83,12 +93,12 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     moments = stats.moments if stats is not None and stats.moments and stats.moments.rows else None
     covariance = moments.covariance() if moments and context.rounding == "gptq" else None
     if covariance is None:
-        integers = nearest(folded, scale, WEIGHT_LIMIT)
+        integers = nearest(folded, scale, limit)
     else:
         units = np.broadcast_to(x.scale, folded.shape[:1])
         noise = np.eye(len(folded)) / 12  # of rounding x itself
-        integers = compensated(folded, scale, WEIGHT_LIMIT, covariance / np.outer(units, units) + noise)
-    w = b.constant(f"{node.inputs[1]}.q8", integers.astype(np.int8))
+        integers = compensated(folded, scale, limit, covariance / np.outer(units, units) + noise)
+    w = b.constant(f"{node.inputs[1]}.q{bits}", integers.astype(np.int8))
     name = b.emit(MatMul(), x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
     base = context.forms.base.get(node.inputs[0])
     centre = base.centre if base is not None and base.centre is not None else np.zeros(1)
@@ -116,28 +126,31 @@ def _bias_follows(context: Context, node: Node) -> bool:
 
 def _codes(context: Context, value: str) -> tuple[Array, Array]:
     """The lowest real number [C] seen of ``value``, and the highest that its equalised int8 codes reach."""
-    stats, weights = context.forms.stats[value], context.product_weights(value)
-    ranges = stats.channel_ranges(context.forms.calibrator)
-    return np.maximum(stats.low, -ranges), channel_scales(ranges, weights, 8) * 127
+    low, ranges = (
+        context.forms.stats[value].low,
+        context.forms.stats[value].channel_ranges(context.forms.calibrator),
+    )
+    return np.maximum(low, -ranges), context.channel_scales(value, 8) * 127
 
 
-def linear_input(context: Context, value: str) -> Form:
-    """``value`` as the 8-bit operand of every constant-weight product that reads it, equalised where that is
-    exact.
+def linear_input(context: Context, value: str, bits: int) -> Form:
+    """``value`` as the ``bits``-wide operand of a constant-weight product, equalised for all products that
+    read it where that is exact.
     """
     forms = context.forms
-    weights = context.product_weights(value)
+    weights = [w for _, w in context.products(value)]
     node = forms.nodes.get(value)
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
     stats = forms.stats.get(value)
     if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
-        centre = forms.base[value].centre
-        scale = channel_scales(stats.channel_ranges(forms.calibrator), weights, 8)
+        scales, centre = context.channel_scales(value, bits), forms.base[value].centre
+        if bits != 8:
+            return forms.quantised(value, bits, scales)
         if centre is not None:  # the same highest number with about half the step
             low, high = _codes(context, value)
-            scale = np.maximum(high - centre, centre - low) / 127
-        return forms.quantised(value, 8, forms.on_grid(value, scale))
-    return forms.as_is(value, 8, 8)
+            scales = np.maximum(high - centre, centre - low) / 127
+        return forms.quantised(value, 8, forms.on_grid(value, scales))
+    return forms.as_is(value, bits, bits)
 
 
 def _product(context: Context, node: Node) -> Form:
@@ -243,9 +256,10 @@ def softmax(context: Context, node: Node) -> Form:
     if node.op.axis not in (-1, rank - 1):
         raise QuantizationError(f"node '{node.source}' (softmax): only the last axis has an integer form")
     mask = tuple(context.forms.integer(m) for m in node.inputs[1:])
-    if context.family in ("auto", "shift") and _only_weighs(context, node.output):
+    family = context.plan.family(node)
+    if family in ("auto", "shift") and _only_weighs(context, node.output):
         return families.shift_weights(context.forms, node, mask)
-    return families.SOFTMAX[context.family](context.forms, node, mask)
+    return families.SOFTMAX[family](context.forms, node, mask)
 
 
 def _only_weighs(context: Context, value: str) -> bool:
@@ -259,18 +273,18 @@ def _only_weighs(context: Context, value: str) -> bool:
 def gelu(context: Context, node: Node) -> Form:
     """In the default family, less the middle of each channel's codes where only constant products read it."""
     users, forms = context.users[node.output], context.forms
-    only_products = len(context.product_weights(node.output)) == len(users) > 0
+    only_products = len(context.products(node.output)) == len(users) > 0
     stats = forms.stats.get(node.output)
     width = forms.source.type(node.output).shape[-1:]
     free = node.output not in forms.source.outputs and stats is not None and stats.low.shape == width
-    if context.family == "auto" and only_products and free and stats is not None:
+    if context.plan.family(node) == "auto" and only_products and free and stats is not None:
         low, high = _codes(context, node.output)
         return families.poly_gelu(forms, node, (low + high) / 2)
-    return families.GELU[context.family](context.forms, node)
+    return families.GELU[context.plan.family(node)](context.forms, node)
 
 
 def tanh(context: Context, node: Node) -> Form:
-    return families.TANH[context.family](context.forms, node)
+    return families.TANH[context.plan.family(node)](context.forms, node)
 
 
 def sigmoid(context: Context, node: Node) -> Form:
@@ -278,14 +292,14 @@ def sigmoid(context: Context, node: Node) -> Form:
 
 
 def layer_norm(context: Context, node: Node) -> Form:
-    """Eight bits straight from the norm where only products read it, else sixteen."""
+    """The products' own bits straight from the norm where only products read it, else sixteen."""
     forms, users = context.forms, context.users[node.output]
-    weights = context.product_weights(node.output)
-    make = families.LAYER_NORM[context.family]
-    only_products = bool(users) and len(weights) == len(users) and node.output not in forms.source.outputs
-    stats = forms.stats.get(node.output)
-    if only_products and stats is not None:
-        return make(forms, node, 8, channel_scales(stats.channel_ranges(forms.calibrator), weights, 8))
+    readers = context.products(node.output)
+    make = families.LAYER_NORM[context.plan.family(node)]
+    only_products = bool(users) and len(readers) == len(users) and node.output not in forms.source.outputs
+    if only_products and node.output in forms.stats:
+        bits = max(context.plan.activations(n, w.shape[0]) for n, w in readers)
+        return make(forms, node, bits, context.channel_scales(node.output, bits))
     return make(forms, node, 16, forms.scale_for(node.output, 16))
 
 

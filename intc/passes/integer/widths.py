@@ -1,0 +1,39 @@
+"""What changes in a product with its bit widths: how weight scales are chosen and how far channels are
+equalised.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from intc.ir.op import Array
+from intc.passes.integer.equalise import STRENGTH
+
+# (wide activations, weight bits) -> the share of an activation's spread that its weights take over. Sixteen
+# bits hold more of the spread themselves, which leaves the weights more even (measured: docs/plan.md).
+STRENGTHS: Final[dict[tuple[bool, int], float]] = {
+    (False, 8): STRENGTH,
+    (False, 4): STRENGTH,
+    (True, 8): 0.5,
+    (True, 4): 0.3,
+}
+SHRINK: Final = tuple(1.0 - 0.05 * i for i in range(9))
+
+
+def weight_scales(folded: Array, limit: int) -> Array:
+    """One scale per column of ``folded`` [K, N] for integers up to ``limit``.
+
+    It maps the largest magnitude to ``limit``; for 4 bits to a share of it, the one of ``SHRINK`` with the
+    smallest squared rounding error, since few steps are better spent on the many small weights.
+    """
+    largest = np.asarray(np.abs(folded).max(axis=0) / limit)
+    if limit > 7:
+        return largest
+    best, lowest = largest, np.full(largest.shape, np.inf)
+    for share in SHRINK:
+        scale = np.maximum(largest * share, np.finfo(np.float64).tiny)
+        error = ((np.clip(np.rint(folded / scale), -limit, limit) * scale - folded) ** 2).sum(axis=0)
+        best, lowest = np.where(error < lowest, scale, best), np.minimum(error, lowest)
+    return best

@@ -1,0 +1,231 @@
+"""The plan: how many bits each constant-weight product computes with, and how each softmax and GELU is
+approximated.
+
+A plan names nodes of the canonical float graph by their ONNX name or by the value they compute. What it does
+not mention keeps its ``default``, and what that leaves open is 8 bits and the compilation's family.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from intc.errors import UsageError
+from intc.ir.graph import Graph, Node
+from intc.ops.gelu import Gelu
+from intc.ops.matmul import MatMul
+from intc.ops.softmax import Softmax
+from intc.passes.integer.families import FAMILIES
+
+VERSION: Final = 1
+WEIGHT_BITS: Final = (4, 8)
+ACTIVATION_BITS: Final = (8, 16)
+SUM_LIMIT: Final = 2**31 - 1
+BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
+ALLOWED: Final[dict[str, tuple[int | str, ...]]] = {
+    "weights": WEIGHT_BITS,
+    "activations": ACTIVATION_BITS,
+    "approximation": FAMILIES,
+}
+LINEAR_KEYS: Final = ("weights", "activations")
+FAMILY_KEYS: Final = ("approximation",)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a plan says of one node; None leaves the field to the default."""
+
+    weights: int | None = None
+    activations: int | None = None
+    approximation: str | None = None
+
+    def over(self, other: Choice) -> Choice:
+        """This choice with its open fields taken from ``other``."""
+        return Choice(*(getattr(other, k) if v is None else v for k, v in asdict(self).items()))
+
+    def fields(self) -> dict[str, int | str]:
+        """The fields that are set."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``nodes`` maps node or value names to choices; ``default`` holds for every other node.
+
+    >>> Plan({"fc1/MatMul": Choice(weights=4)}).as_json()["nodes"]
+    {'fc1/MatMul': {'weights': 4}}
+    """
+
+    nodes: Mapping[str, Choice] = field(default_factory=dict)
+    default: Choice = Choice()
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as its file holds it."""
+        body: dict[str, Any] = {"intc_plan": VERSION}
+        if self.default.fields():
+            body["default"] = self.default.fields()
+        return {**body, "nodes": {name: choice.fields() for name, choice in self.nodes.items()}}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan's file in one step."""
+        target = Path(path)
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
+        os.replace(draft, target)
+
+    def resolve(self, graph: Graph, family: str = "auto") -> Resolved:
+        """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none."""
+        nodes = plannable(graph)
+        names = _names(nodes)
+        base = self.default.over(Choice(8, 8, family))
+        chosen = {node.output: base for node in nodes}
+        for name, choice in self.nodes.items():
+            found = names.get(name)
+            if not found:
+                close = difflib.get_close_matches(name, names, 1, 0.3)
+                hint = f"; did you mean '{close[0]}'?" if close else ""
+                raise UsageError(f"plan: '{name}' is no product, softmax or GELU of '{graph.name}'{hint}")
+            for node in found:
+                allowed = keys_of(node)
+                wrong = next((key for key in choice.fields() if key not in allowed), None)
+                if wrong:
+                    raise UsageError(f"plan: node '{name}' is a {node.op.name}, which takes "
+                                     f"{' and '.join(allowed)}, not {wrong}")  # fmt: skip
+                chosen[node.output] = choice.over(chosen[node.output])
+        return Resolved(chosen, base)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The choice of every plannable node, by the value it computes."""
+
+    choices: Mapping[str, Choice]
+    default: Choice
+
+    def family(self, node: Node) -> str:
+        """The approximation family of ``node`` (of any operator)."""
+        return self.choices.get(node.output, self.default).approximation or "auto"
+
+    def weights(self, node: Node) -> int:
+        """The weight bits of a product."""
+        return self.choices.get(node.output, self.default).weights or 8
+
+    def activations(self, node: Node, k: int) -> int:
+        """The bits of the left operand of a product over ``k``: at most what provably sums in 32 bits."""
+        bits = self.choices.get(node.output, self.default).activations or 8
+        return proven_bits(bits, k, 2 ** (self.weights(node) - 1) - 1)
+
+
+def proven_bits(bits: int, k: int, weight: int) -> int:
+    """The widest activation up to ``bits`` (not below 8) for which ``k`` products with weights up to
+    ``weight`` and a bias up to ``BIAS_LIMIT`` stay below ``2**31``.
+
+    >>> [proven_bits(16, k, 127) for k in (384, 768, 1536, 3072)], proven_bits(16, 3072, 7)
+    ([16, 15, 14, 13], 16)
+    """
+    while bits > 8 and k * weight * (2 ** (bits - 1) - 1) > SUM_LIMIT - BIAS_LIMIT:
+        bits -= 1
+    return bits
+
+
+def plannable(graph: Graph) -> list[Node]:
+    """The nodes of a canonical float graph that a plan can name, in order."""
+    return [node for node in graph.nodes if keys_of(node) and (not is_matmul(node) or is_linear(graph, node))]
+
+
+def keys_of(node: Node) -> tuple[str, ...]:
+    """The fields that a choice for ``node`` may set; empty for a node that is not planned."""
+    if isinstance(node.op, MatMul):
+        return LINEAR_KEYS
+    return FAMILY_KEYS if isinstance(node.op, Softmax | Gelu) else ()
+
+
+def is_matmul(node: Node) -> bool:
+    return isinstance(node.op, MatMul)
+
+
+def is_linear(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` is a product with a constant matrix."""
+    weight = graph.constants.get(node.inputs[1]) if is_matmul(node) else None
+    return weight is not None and weight.ndim == 2 and weight.dtype.kind == "f"
+
+
+def name_of(graph: Graph, node: Node) -> str:
+    """The name a plan should use: the ONNX name where only this node has it, else the value's."""
+    named = _names(plannable(graph)).get(node.source, [])
+    return node.source if len(named) == 1 else node.output
+
+
+def _names(nodes: list[Node]) -> dict[str, list[Node]]:
+    """Every name that means one of ``nodes``; an ONNX node that was split means all of its parts."""
+    out: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in {node.source, node.output} - {""}:
+            out.setdefault(name, []).append(node)
+    return out
+
+
+PlanLike: TypeAlias = int | str | os.PathLike[str] | Mapping[str, Any] | Plan
+
+
+def read_plan(bits: PlanLike) -> Plan:
+    """The plan that ``bits`` means: 8, a :class:`Plan`, the content of a plan file, or a path of one."""
+    if isinstance(bits, Plan):
+        return bits
+    if isinstance(bits, int):
+        if isinstance(bits, bool) or bits not in (8, 16):
+            raise UsageError(f"bits={bits!r}: 8, 16 (activations), 'auto' or a plan")
+        return Plan() if bits == 8 else Plan(default=Choice(activations=16))
+    if isinstance(bits, Mapping):
+        return parse_plan(bits, "plan")
+    path = Path(bits)
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except OSError as error:
+        cause = error.strerror or type(error).__name__
+        raise UsageError(f"plan '{path}' cannot be read ({cause}); bits is 8, 16, 'auto' or a plan") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"plan '{path}' is not JSON ({error})") from None
+    return parse_plan(body, f"plan '{path}'")
+
+
+def parse_plan(body: Any, where: str) -> Plan:
+    """The plan in the JSON object ``body``: ``{"nodes": {...}, "default": {...}}`` or the nodes alone."""
+    if not isinstance(body, Mapping):
+        raise UsageError(f"{where}: expected an object, not {type(body).__name__}")
+    if "nodes" not in body and "default" not in body and "intc_plan" not in body:
+        body = {"nodes": body}
+    unknown = sorted(set(body) - {"intc_plan", "default", "nodes"})
+    if unknown:
+        raise UsageError(f"{where}: unknown key '{unknown[0]}'; a plan has intc_plan, default and nodes")
+    if body.get("intc_plan", VERSION) != VERSION:
+        raise UsageError(f"{where}: version {body['intc_plan']!r}; this intc reads version {VERSION}")
+    nodes = body.get("nodes", {})
+    if not isinstance(nodes, Mapping):
+        raise UsageError(f"{where}: nodes must be an object of node names, not {type(nodes).__name__}")
+    default = _choice(body.get("default", {}), f"{where}: default")
+    return Plan({str(n): _choice(c, f"{where}: node '{n}'") for n, c in nodes.items()}, default)
+
+
+def _choice(body: Any, where: str) -> Choice:
+    if not isinstance(body, Mapping):
+        raise UsageError(f'{where}: expected an object such as {{"weights": 8}}, not {body!r}')
+    for key, value in body.items():
+        if key not in ALLOWED:
+            raise UsageError(f"{where}: unknown key '{key}'; one of {', '.join(ALLOWED)}")
+        if isinstance(value, bool) or value not in ALLOWED[key]:
+            allowed = ", ".join(map(str, ALLOWED[key]))
+            raise UsageError(f"{where}: {key} {value!r} is not supported; one of {allowed}")
+    return Choice(**body)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, _ in pairs:
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ValueError(f"key '{name}' occurs twice")
+    return dict(pairs)

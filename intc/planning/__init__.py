@@ -1,0 +1,1 @@
+"""Choosing a plan: measured sensitivity, measured latency, and an integer linear programme over both."""

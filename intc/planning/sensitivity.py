@@ -1,0 +1,199 @@
+"""What each choice does to the model's output: the float graph with one unit computed in integers.
+
+A unit's nodes are computed by the very rules that build the integer graph, on inputs of 30 bits; everything
+behind them is float. The noise of a choice is the squared distance of the outputs from float, relative to
+their power, averaged over samples and outputs: ``10**(-SQNR/10)``. Noises of different units are nearly
+independent, so that of a plan is close to their sum.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from intc.calibration.histogram import Calibrator
+from intc.calibration.observers import Statistics
+from intc.errors import QuantizationError
+from intc.ir.graph import Builder, Graph, Node
+from intc.ir.op import Array
+from intc.ir.types import TensorType
+from intc.ops.fused import WIDE
+from intc.passes.integer.forms import Form, Forms
+from intc.passes.integer.rules import RULES, Context
+from intc.passes.plan import Choice, Plan, Resolved, is_linear, name_of, plannable
+
+Tell: TypeAlias = Callable[[str], None]
+Measure: TypeAlias = Literal["output", "local"]
+MEASURES: tuple[str, ...] = ("output", "local")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Nodes that are planned together: the products that read one value, or one softmax or GELU.
+
+    ``choices[0]`` is the starting plan's.
+    """
+
+    nodes: tuple[Node, ...]
+    names: tuple[str, ...]
+    choices: tuple[Choice, ...]
+
+    def plan(self, choice: int) -> dict[str, Choice]:
+        """The plan entries of that choice."""
+        return dict.fromkeys(self.names, self.choices[choice])
+
+
+@dataclass(frozen=True)
+class Options:
+    """``weights`` (none: the start's) and ``activations`` are the widths to try, ``families`` the
+    approximations; ``measure`` takes the noise at the model's ``output``, or ``local``, at the node's own.
+    """
+
+    weights: tuple[int, ...] = (8, 4)
+    activations: tuple[int, ...] = (8, 16)
+    families: tuple[str, ...] = ()
+    measure: Measure = "output"
+
+
+def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[Unit]:
+    """Every unit of a canonical graph with its choices, in order of the graph."""
+    resolved = start.resolve(graph, family)
+    groups: dict[tuple[str, str], list[Node]] = {}
+    for node in plannable(graph):
+        linear = is_linear(graph, node)
+        groups.setdefault(("reads", node.inputs[0]) if linear else ("is", node.output), []).append(node)
+    units = []
+    for (kind, _), nodes in groups.items():
+        first = resolved.choices[nodes[0].output]
+        if kind == "reads":
+            first = Choice(first.weights, first.activations)
+            kept = (first.weights or 8,)
+            grid = [Choice(w, a) for w in options.weights or kept for a in options.activations]
+        else:
+            first = Choice(approximation=first.approximation)
+            grid = [Choice(approximation=f) for f in options.families]
+        names = tuple(name_of(graph, n) for n in nodes)
+        units.append(Unit(tuple(nodes), names, tuple(dict.fromkeys([first, *grid]))))
+    return units
+
+
+@dataclass
+class Noises:
+    """``table[u][c]`` is the noise of choice c of unit u; inf where it was not measured or is refused."""
+
+    table: list[list[float]]
+    complete: bool = True
+
+
+@dataclass
+class Probe:
+    """The float graph on one batch, every value kept."""
+
+    graph: Graph
+    stats: dict[str, Statistics]
+    calibrator: Calibrator
+    feeds: Mapping[str, Array]
+    values: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.env = self.graph.bind(self.feeds)
+        self.values = dict(self.graph.constants)
+        self.graph.run(self.feeds, lambda value, array: self.values.__setitem__(value.name, array))
+        self.users = self.graph.users()
+
+    def noise(self, unit: Unit, choice: Choice, measure: Measure) -> float:
+        """The noise of the outputs (or of the unit's own) with ``unit`` computed as ``choice`` says."""
+        changed = {node.output: self.quantised(node, choice) for node in unit.nodes}
+        if measure == "output":
+            self.propagate(changed)
+        ends = self.graph.outputs if measure == "output" else list(changed)
+        return float(np.mean([relative(self.values[n], changed.get(n, self.values[n])) for n in ends]))
+
+    def propagate(self, changed: dict[str, Array]) -> None:
+        """Evaluate what depends on ``changed``."""
+        for node in self.graph.nodes:
+            if node.output not in changed and any(x in changed for x in node.inputs):
+                inputs = (changed.get(x, self.values[x]) for x in node.inputs)
+                changed[node.output] = node.op.evaluate(*inputs, sizes=self.env)
+
+    def quantised(self, node: Node, choice: Choice) -> Array:
+        """The output of ``node`` by its integer rule, as real numbers."""
+        graph, form, feeds = self.integer(node, choice)
+        live: dict[str, Array] = {**graph.constants, **feeds}
+        for inner in graph.nodes:
+            live[inner.output] = inner.op.evaluate(*(live[x] for x in inner.inputs), sizes=self.env)
+        result = live[form.name] * form.scale
+        if form.row_sums:
+            result = result / np.maximum(result.sum(axis=-1, keepdims=True), 1e-30)
+        return np.asarray(result, np.float32)
+
+    def integer(self, node: Node, choice: Choice) -> tuple[Graph, Form, dict[str, Array]]:
+        """The integer graph of ``node`` alone on inputs of 30 bits, its result and those inputs."""
+        builder = Builder("probe")
+        forms = Forms(self.graph, builder, self.stats, self.calibrator)
+        plan = Resolved(
+            {n.output: choice for n in self.users[node.inputs[0]]} | {node.output: choice}, choice
+        )
+        feeds: dict[str, Array] = {}
+        for name in dict.fromkeys(node.inputs):
+            if name in self.graph.constants:
+                continue
+            array, type_ = self.values[name], self.graph.type(name)
+            scale = 1.0
+            if type_.is_float:
+                scale = float(np.abs(array).max(initial=0.0)) / WIDE or 1.0
+                array = np.rint(array.astype(np.float64) / scale).astype(np.int32)
+                type_ = TensorType(type_.shape, "int32", -WIDE, WIDE)
+            builder.input(name, type_, scale)
+            forms.base[name] = Form(name, np.asarray(scale))
+            feeds[name] = array
+        form = RULES[type(node.op)](Context(forms, plan, self.users), node)
+        builder.output(form.name)
+        return builder.finish(), form, feeds
+
+
+def relative(wanted: Array, got: Array) -> float:
+    """The squared distance as a share of the wanted power."""
+    power = float((wanted.astype(np.float64) ** 2).sum())
+    return float(((wanted.astype(np.float64) - got) ** 2).sum()) / max(power, 1e-30)
+
+
+def measure_noises(
+    graph: Graph,
+    stats: dict[str, Statistics],
+    calibrator: Calibrator,
+    samples: Sequence[Mapping[str, Array]],
+    units: Sequence[Unit],
+    measure: Measure = "output",
+    tell: Tell = lambda step: None,
+) -> Noises:
+    """The noise of every choice of every unit. An interrupt ends it early with what was measured so far."""
+    table = [[0.0] * len(u.choices) for u in units]
+    most = max(map(len, table), default=0)
+    order = [(u, c) for c in range(most) for u in range(len(units)) if c < len(table[u])]
+    done, total, start = 0, len(order) * len(samples), time.monotonic()
+    for number, feeds in enumerate(samples):
+        probe = Probe(graph, stats, calibrator, feeds)
+        first = table if number == 0 else [row[:] for row in table]
+        if number == 0:
+            table = [[np.inf] * len(row) for row in table]
+        try:
+            for u, c in order:
+                if np.isinf(first[u][c]):
+                    continue
+                try:
+                    noise = probe.noise(units[u], units[u].choices[c], measure)
+                except QuantizationError:  # this choice has no proof of fit
+                    noise = np.inf
+                table[u][c] = (first[u][c] * number + noise) / (number + 1)
+                done += 1
+                left = (time.monotonic() - start) / done * (total - done)
+                tell(f"sensitivity {done}/{total}, {left:.0f} s left")
+        except KeyboardInterrupt:
+            tell(f"interrupted: planning with {done} of {total} measurements")
+            return Noises(table, complete=False)
+    return Noises(table)

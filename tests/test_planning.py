@@ -1,0 +1,174 @@
+"""Automatic plans: the probe of one node, the programme, targets, and compilations that search."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import intc
+from intc.calibration import collect, open_feeds
+from intc.cli import main
+from intc.codegen.targets import resolve
+from intc.errors import AccuracyNotReached, UsageError
+from intc.frontend import import_onnx
+from intc.passes import pipeline
+from intc.passes.plan import Choice, Plan
+from intc.planning import latency
+from intc.planning.planner import Goal, Planner, Search, wide_share
+from intc.planning.search import Table, solve
+from intc.planning.sensitivity import Options, Probe, measure_noises, units_of
+from intc.planning.target import parse_target
+from tests.tiny_encoder import tiny_encoder, tiny_feeds
+
+EVERYTHING = Options(weights=(8, 4), activations=(8, 16), families=("auto", "ibert", "lut"))
+
+
+@pytest.fixture(scope="module")
+def planner() -> Planner:
+    graph = pipeline.canonicalise(import_onnx(tiny_encoder())).graph
+    stats = collect(graph, open_feeds(graph, tiny_feeds(32, 24, seed=5)))
+    samples = [tiny_feeds(1, 24, seed=s) for s in range(4)]
+    return Planner(graph, stats, samples, resolve("avx512-vnni"))
+
+
+@pytest.fixture(autouse=True)
+def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs by the model instead of the clock: quick, and the same on every machine."""
+    monkeypatch.setattr(latency, "host_features", frozenset)
+
+
+def test_units_are_readers_of_one_value(planner: Planner) -> None:
+    units = units_of(planner.graph, Plan(), "auto", EVERYTHING)
+    assert [len(u.nodes) for u in units if u.nodes[0].op.name == "matmul"] == [3, 1, 1, 1, 3, 1, 1, 1, 1, 1]
+    assert {u.choices for u in units if u.nodes[0].op.name == "matmul"} == {
+        (Choice(8, 8), Choice(8, 16), Choice(4, 8), Choice(4, 16))
+    }
+    assert sum(u.nodes[0].op.name in ("softmax", "gelu") for u in units) == 4
+
+
+def test_noise_of_a_choice(planner: Planner) -> None:
+    probe = Probe(planner.graph, planner.stats, "minmax", planner.samples[0])
+    for unit in units_of(planner.graph, Plan(), "auto", EVERYTHING):
+        noise = {c: probe.noise(unit, c, "output") for c in unit.choices}
+        assert all(0 < n < 0.5 for n in noise.values())
+        if Choice(4, 8) in noise:
+            assert noise[Choice(8, 16)] < noise[Choice(8, 8)] < noise[Choice(4, 8)]
+
+
+def test_noises_add_up_to_that_of_the_integer_graph(planner: Planner) -> None:
+    units = units_of(planner.graph, Plan(), "auto", EVERYTHING)
+    noises = measure_noises(planner.graph, planner.stats, "minmax", planner.samples[:2], units)
+    total = sum(row[0] for row in noises.table)
+    tried: list = []
+    planner.judge(Plan(), "start", parse_target("sqnr>=0"), tried)
+    assert 0.3 < total / 10 ** (-tried[0]["sqnr"] / 10) < 3
+
+
+def test_an_interrupt_keeps_what_was_measured(planner: Planner) -> None:
+    units = units_of(planner.graph, Plan(), "auto", EVERYTHING)
+    steps: list[str] = []
+
+    def tell(step: str) -> None:
+        steps.append(step)
+        if len(steps) == 20:
+            raise KeyboardInterrupt
+
+    noises = measure_noises(planner.graph, planner.stats, "minmax", planner.samples[:2], units, "local", tell)
+    measured = np.concatenate(noises.table)
+    assert not noises.complete and np.isfinite(measured).sum() == 20
+    assert "interrupted" in steps[-1]
+
+
+def test_the_programme_finds_the_optimum() -> None:
+    rng = np.random.default_rng(3)
+    noise, seconds, size = rng.uniform(0, 1, (3, 5, 3)).tolist()
+    noise[2][1] = np.inf
+    table = Table(noise, seconds, size, np.zeros((5, 3)).tolist())
+    every = [p for p in product(range(3), repeat=5) if p[2] != 1]
+    within = [p for p in every if table.total(noise, p) <= 2.2 and table.total(size, p) <= 3]
+    best = min(within, key=lambda p: table.total(seconds, p))
+    assert solve(table, max_noise=2.2, max_bytes=3) == list(best)
+    within = [p for p in every if table.total(seconds, p) <= 2.0]
+    assert solve(table, max_seconds=2.0) == list(min(within, key=lambda p: table.total(noise, p)))
+    assert solve(table, max_bytes=0.01) is None
+
+
+@pytest.mark.parametrize("text", ["sqnr", "sqnr>30", "snr>=30", "cosine>=2", "sqnr>=1e", "sqnr>=nan", ""])
+def test_targets_are_parsed(text: str) -> None:
+    assert str(parse_target("cosine >= 0.998")) == "cosine>=0.998"
+    with pytest.raises(UsageError, match="expected 'sqnr>=DB'"):
+        parse_target(text)
+
+
+def test_targets_widen_only_what_they_need(planner: Planner) -> None:
+    near = planner.search(Plan(), Search(), parse_target("sqnr>=31"))
+    assert 0 < wide_share(planner.graph, near.plan) < 1
+    assert near.report["judged"][-1]["sqnr"] >= 31 > near.report["judged"][0]["sqnr"]
+    assert planner.search(Plan(), Search(), parse_target("sqnr>=20")).plan == Plan()
+
+
+def test_an_impossible_target_fails_with_the_table(planner: Planner) -> None:
+    with pytest.raises(AccuracyNotReached, match=r"no plan reaches sqnr>=90 \(judged: plan start") as caught:
+        planner.search(Plan(), Search(), parse_target("sqnr>=90"))
+    values = [float(row["sqnr"]) for row in caught.value.tried]
+    assert len(values) > 1 and max(values) < 90
+
+
+def test_a_predicate_sees_candidates(planner: Planner) -> None:
+    feeds = tiny_feeds(2, 16)
+    wanted = planner.graph.evaluate(feeds)[0]
+    errors: list[float] = []
+
+    def close(run: intc.planning.target.Run) -> bool:
+        errors.append(float(np.abs(run(feeds)[0] - wanted).max()))
+        return len(errors) > 1
+
+    found = planner.search(Plan(), Search(), close)
+    assert len(errors) == 2 == len(found.report["judged"]) and wide_share(planner.graph, found.plan) > 0
+
+
+def test_auto_keeps_a_size(planner: Planner) -> None:
+    limit = 30_000
+    found = planner.search(None, Search(max_bytes=limit), None)
+    widths = found.plan.resolve(planner.graph).choices
+    sizes = {n.output: planner.graph.constants[n.inputs[1]].size for u in units_of(
+        planner.graph, Plan(), "auto", EVERYTHING) for n in u.nodes if n.op.name == "matmul"}  # fmt: skip
+    assert sum(size * (widths[n].weights or 8) / 8 for n, size in sizes.items()) <= limit
+    with pytest.raises(UsageError, match="no plan keeps the limits"):
+        planner.run(Plan(), EVERYTHING, Goal(max_bytes=10))
+
+
+def test_kernels_are_timed_where_the_target_runs(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    units = units_of(planner.graph, Plan(), "auto", EVERYTHING)
+    some = [next(u for u in units if u.nodes[0].op.name == name) for name in ("matmul", "gelu")]
+    probe = Probe(planner.graph, planner.stats, "minmax", planner.samples[0])
+    seconds = latency.costs(probe, some, resolve("native"), lambda step: None)
+    assert [len(row) for row in seconds] == [4, 3]
+    assert all(0 < s < 1 for row in seconds for s in row)
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(tiny_encoder(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "c.npz", **tiny_feeds(16, 24, seed=5))
+    base = ["compile", str(tmp_path / "m.onnx"), "--calibration", str(tmp_path / "c.npz")]
+    plan = tmp_path / "plan.json"
+    assert main([*base, "--accuracy-target", "sqnr>=34", "--save-plan", str(plan)]) == 0
+    chosen = intc.open_module(tmp_path / "m.intc").plan
+    assert chosen.nodes and json.loads(plan.read_text()) == chosen.as_json()
+    artifact = (tmp_path / "m.intc").read_bytes()
+    assert main([*base, "--accuracy-target", "sqnr>=90"]) == 1
+    assert "no plan reaches sqnr>=90" in capsys.readouterr().err
+    assert (tmp_path / "m.intc").read_bytes() == artifact
+    for bad in (
+        ["--bits", "none.json"],
+        ["--families", "magic"],
+        ["--sensitivity", "x"],
+        ["--max-slowdown", "0.5"],
+    ):
+        assert main([*base, *bad]) == 2
