@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -129,7 +129,7 @@ class Probe:
         result = live[form.name] * form.scale
         if form.row_sums:
             result = result / np.maximum(result.sum(axis=-1, keepdims=True), 1e-30)
-        return np.asarray(result, np.float32)
+        return np.asarray(result if form.centre is None else result + form.centre, np.float32)
 
     def integer(self, node: Node, choice: Choice) -> tuple[Graph, Form, dict[str, Array]]:
         """The integer graph of ``node`` alone on inputs of 30 bits, its result and those inputs."""
@@ -151,8 +151,11 @@ class Probe:
             builder.input(name, type_, scale)
             forms.base[name] = Form(name, np.asarray(scale))
             feeds[name] = array
-        form = RULES[type(node.op)](Context(forms, plan, self.users), node)
+        context = Context(forms, plan, self.users)
+        form = RULES[type(node.op)](context, node)
         builder.output(form.name)
+        for correction in context.corrections.values():  # what the bias behind a product would add
+            form = replace(form, centre=correction)
         return builder.finish(), form, feeds
 
 
