@@ -150,7 +150,17 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
     )
-    parser.add_argument("--report", type=Path, metavar="HTML", help="write the integer graph as a document")
+    parser.add_argument("--report", type=Path, metavar="HTML", help="write the accuracy of every node")
+    parser.add_argument(
+        "--report-samples",
+        type=_count,
+        default=8,
+        metavar="N",
+        help="on N samples (default: 8; 0: not at all)",
+    )
+    parser.add_argument(
+        "--worst", type=_count, metavar="N", help="list N nodes (default: 10 on a terminal, else 0)"
+    )
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +217,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of things")
+    return int(text)
+
+
 # ---------------------------------------------------------------- commands
 
 
@@ -218,6 +234,10 @@ def compile_command(args: argparse.Namespace) -> int:
         )
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".intc")
+    worst = (10 if sys.stdout.isatty() and args.json != "-" else 0) if args.worst is None else args.worst
+    wanted = bool(args.report or args.json or worst)
+    if (args.report or args.worst) and not args.report_samples:
+        raise UsageError("--report-samples 0 leaves nothing to report; give 1 or more")
     with progress() as tell:
         tell("load the compiler")
         module = intc.compile(
@@ -233,6 +253,7 @@ def compile_command(args: argparse.Namespace) -> int:
             progress=tell,
             dump_after=args.dump_after,
         )
+        report = module.report(None, args.report_samples, tell) if wanted and args.report_samples else None
         tell("write the artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
         module.passes = None  # the float weights are not needed any more
@@ -242,10 +263,10 @@ def compile_command(args: argparse.Namespace) -> int:
     dumps = {name: str(graph) for name, graph in module.dumps.items()}
     if args.json != "-":
         print("".join(dumps.values()), end="")
-    if args.report:
-        from intc.ir.display import graph_html, page
+    if report is not None and args.report:
+        from intc.report.writing import write_text
 
-        args.report.write_text(page(str(args.model), graph_html(module.graph)), encoding="utf-8")
+        write_text(args.report, report.html())
     size, source = output.stat().st_size, args.model.stat().st_size
     target = module.lowered.target.name
     result = {
@@ -256,9 +277,15 @@ def compile_command(args: argparse.Namespace) -> int:
         "nodes": len(module.graph.nodes),
         "fused_nodes": len(module.prepared.nodes),
         "dumps": dumps,
+        "accuracy": report.summary() if report else None,
     }
     text = f"{output}: {size:,} bytes for target {target}, {len(module.graph.nodes)} integer nodes"
-    return _print(args, result, text)
+    _print(args, result, text)
+    if report is not None and worst and args.json != "-":
+        from intc.report.accuracy_text import print_worst
+
+        print_worst(report, worst)
+    return 0
 
 
 def run_command(args: argparse.Namespace) -> int:
