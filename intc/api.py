@@ -205,8 +205,8 @@ class Module:
     ) -> Report:
         """How far every value is from the float model's on ``feeds``, at most ``samples`` of them, and why.
 
-        ``feeds`` is given as for :func:`compile`; the default is the first few calibration samples. UsageError
-        for a module without its float graph: one that was opened from a file.
+        ``feeds`` is given as for :func:`compile`; the default is the first few calibration samples.
+        UsageError for a module without its float graph: one that was opened from a file.
         """
         if self.passes is None:
             raise UsageError("the module has no float graph to compare with; compile it from its ONNX file")

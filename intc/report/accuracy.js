@@ -126,8 +126,9 @@
     const key = make(dialog, "p", undefined, "soft key");
     for (const cause of CAUSES) {
       make(bar, "i", undefined, cause).style.width = 100 * n.shares[cause] + "%";
-      make(key, "i", undefined, cause);
-      key.append(cause + " " + Math.round(100 * n.shares[cause]) + " %");
+      const entry = make(key, "span");
+      make(entry, "i", undefined, cause);
+      entry.append(cause + " " + Math.round(100 * n.shares[cause]) + " %");
     }
   };
   const histogram = (n) => {

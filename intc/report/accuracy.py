@@ -23,7 +23,7 @@ from intc.ir.op import Array
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Gather
-from intc.report.reference import fidelity
+from intc.report.reference import fidelity_of
 from intc.report.tally import OWN, Tally
 
 SCHEMA: Final = 1
@@ -159,8 +159,8 @@ def matches(source: Graph, integer: Graph) -> dict[str, str]:
     """For each value of ``integer`` that stands for a real quantity, in order of computation, the float value
     that it stands for. Moved values are left out: they have the error of what they move.
 
-    A value keeps its float name, or adds the width of a further form (``.q8``) and a number where the name was
-    taken. Shapes, and the ONNX node where both name one, must agree as well.
+    A value keeps its float name, or adds the width of a further form (``.q8``) and a number where the name
+    was taken. Shapes, and the ONNX node where both name one, must agree as well.
     """
     theirs, ours = source.producers(), integer.producers()
     out = {}
@@ -311,13 +311,7 @@ def _lockstep(
 
 
 def _fidelity(pairs: list[tuple[Array, Array]]) -> dict[str, float | None]:
-    ours, theirs = (np.concatenate([_rows(a) for a in arrays]) for arrays in zip(*pairs, strict=True))
-    return {k: v if np.isfinite(v) else None for k, v in fidelity(ours, theirs).items()}
-
-
-def _rows(array: Array) -> Array:
-    array = np.atleast_1d(array)
-    return array.reshape(-1, array.shape[-1])
+    return {k: v if np.isfinite(v) else None for k, v in fidelity_of(pairs).items()}
 
 
 def _node_report(tally: Tally, node: Node | None, source: str, samples: int, total: int) -> NodeReport:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
+from string import Template
 from typing import Any, Final
 
 from intc.report.accuracy import NodeReport, Report
@@ -20,6 +21,7 @@ from intc.report.tally import CAUSES
 
 TOP: Final = 60  # dB shown at most in the chart of accumulated errors
 WORST: Final = 10
+RANDOM: Final = "Ranges and samples are random numbers: these figures say nothing about real data."
 COLUMNS: Final = (  # field, title, whether a phone shows it, direction of the first click
     ("index", "#", False, "up"),
     ("name", "node", True, "up"),
@@ -34,39 +36,47 @@ COLUMNS: Final = (  # field, title, whether a phone shows it, direction of the f
     ("scale", "scale", False, "down"),
     ("cost_share", "cost", False, "down"),
 )
-EXPLANATION: Final = (
-    "All ratios are signal to error in dB, 20 dB for a factor of ten. <b>Accumulated</b>: the value in the integer "
-    "model against the float one, errors of everything before it included. <b>Isolated</b>: the node on operands "
-    "that hold their exact float values in their own formats. <b>Stored</b>: the exact value rounded to the node's "
-    "format, the least that any computation leaves. Data movement has no error of its own and is left out."
+TILES: Final = (
+    ("sqnr_db", "SQNR, dB", ".1f"),
+    ("cosine_mean", "cosine, mean", ".5f"),
+    ("cosine_min", "cosine, smallest", ".5f"),
+    ("agreement", "same largest entry", ".1%"),
+    ("max_abs_error", "largest error", ".3g"),
 )
 
 
 def report_html(report: Report, plans: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The whole document. ``plans``: mappings with ``label``, ``size`` (bytes), ``error`` (less is better) and
-    optionally ``latency`` (ms), drawn as a front; nothing is drawn without them.
+    """The whole document.
+
+    ``plans`` are mappings with ``label``, ``size`` (bytes), ``error`` (less is better) and optionally
+    ``latency`` (ms), drawn as a front; without them there is no such section.
     """
-    style, script = _asset("accuracy.css"), _asset("accuracy.js")
+    script = _asset("accuracy.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    title = escape(str(report.settings.get("model", "model")))
-    parts = (
-        f"<h1>{title}</h1><p class='soft'>How far the integer model is from the float one, and where that comes "
-        f"from. Measured on {report.samples} sample{'s' * (report.samples != 1)}.</p>",
-        _summary(report),
-        _plans(plans) if plans else "",
-        _depth(report.nodes),
-        _own(report),
-        _table(report.nodes),
-        "<dialog></dialog>",
-        f"<script type='application/json' id='nodes'>{_json(report.nodes)}</script>",
-    )
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{title}: accuracy</title><style>{style}</style></head><body><main>{''.join(parts)}</main>"
-        f"<script>{script}</script></body></html>\n"
+    settings = {k: v for k, v in report.settings.items() if k != "model"}
+    depth, top = _depth(report.nodes)
+    return Template(_asset("accuracy.html")).substitute(
+        digest=f"sha256-{digest}",
+        title=escape(str(report.settings.get("model", "model"))),
+        style=_asset("accuracy.css"),
+        script=script,
+        samples=report.samples,
+        warning=f"<p class='warn'>{RANDOM}</p>" if settings.get("calibration") == "random" else "",
+        outputs="".join(_output(name, numbers) for name, numbers in report.outputs.items()),
+        mostly=_mostly(report),
+        settings="".join(_chip(key, str(value)) for key, value in settings.items()),
+        plans=_plans(plans) if plans else "",
+        depth=depth,
+        top=f"{top:g}",
+        alone=_alone(report),
+        causes=" ".join(f"<span><i class='{cause}'></i>{cause}</span>" for cause in CAUSES),
+        kinds="".join(f"<option>{escape(kind)}</option>" for kind in sorted({n.op for n in report.nodes})),
+        heads="".join(
+            f"<th data-key='{key}' data-first='{first}'{_class(key, phone)}><button>{title}</button></th>"
+            for key, title, phone, first in COLUMNS
+        ),
+        rows="\n".join(_row(i, node) for i, node in enumerate(report.nodes)),
+        nodes=_json(report.nodes),
     )
 
 
@@ -84,19 +94,19 @@ def _json(nodes: Iterable[NodeReport]) -> str:
 # ---------------------------------------------------------------- summary
 
 
-def _summary(report: Report) -> str:
-    outputs = "".join(_output(name, numbers) for name, numbers in report.outputs.items())
-    settings = {k: v for k, v in report.settings.items() if k != "model"}
-    chips = "".join(f"<span><b>{escape(k)}</b>{escape(str(v))}</span>" for k, v in settings.items())
-    warning = (
-        "<p class='warn'>Ranges and samples are random numbers: these figures say nothing about real data.</p>"
-        if report.settings.get("calibration") == "random"
-        else ""
-    )
-    return (
-        f"<section class='card'>{warning}{outputs}<p class='mostly'>{_mostly(report)}</p>"
-        f"<div class='chips'>{chips}</div></section>"
-    )
+def _chip(key: str, value: str) -> str:
+    """A setting; of a long one, such as a digest, the beginning."""
+    short = value if len(value) <= 40 else f"{value[:16]}…"
+    return f"<span title='{escape(value)}'><b>{escape(key)}</b>{escape(short)}</span>"
+
+
+def _output(name: str, numbers: Mapping[str, float | None]) -> str:
+    cells = []
+    for key, title, form in TILES:
+        value = numbers.get(key)
+        text = "exact" if value is None else format(value, form)
+        cells.append(f"<div class='tile'><span class='soft'>{title}</span><b>{text}</b></div>")
+    return f"<div class='output'><h2>{escape(name)}</h2><div class='tiles'>{''.join(cells)}</div></div>"
 
 
 def _mostly(report: Report) -> str:
@@ -105,112 +115,102 @@ def _mostly(report: Report) -> str:
     if not worst:
         return "No node makes an error."
     counts = Counter((n.op, n.cause) for n in worst).most_common()
-    listed = "; ".join(
-        f"{count} \u00d7 <b>{escape(op)}</b>, {escape(cause)}" for (op, cause), count in counts
-    )
+    listed = "; ".join(f"{n} × <b>{escape(op)}</b>, {escape(cause)}" for (op, cause), n in counts)
     return f"The {len(worst)} largest errors of single nodes: {listed}."
-
-
-def _output(name: str, numbers: Mapping[str, float | None]) -> str:
-    def number(key: str, form: str) -> str:
-        value = numbers.get(key)
-        return "exact" if value is None else format(value, form)
-
-    tiles = (
-        ("SQNR, dB", number("sqnr_db", ".1f")),
-        ("cosine, mean", number("cosine_mean", ".5f")),
-        ("cosine, smallest", number("cosine_min", ".5f")),
-        ("same largest entry", number("agreement", ".1%")),
-        ("largest error", number("max_abs_error", ".3g")),
-    )
-    cells = "".join(f"<div class='tile'><span class='soft'>{k}</span><b>{v}</b></div>" for k, v in tiles)
-    return f"<div class='output'><h2>{escape(name)}</h2><div class='tiles'>{cells}</div></div>"
 
 
 # ---------------------------------------------------------------- charts
 
 
-def _depth(nodes: Sequence[NodeReport]) -> str:
-    """Accumulated SQNR as bars in the order of computation, isolated SQNR as a line above."""
-    heights = [_db(n.accumulated_db) for n in nodes]
-    top = min(TOP, max(10, *(10 * -(-h // 10) for h in heights))) if heights else 10
-    bars = "".join(
-        f"<rect class='accumulated' x='{i}' y='{_short(100 - y)}' width='.9' height='{_short(y)}'/>"
-        for i, y in ((i, 100 * min(max(h, 0), top) / top) for i, h in enumerate(heights))
-    )
-    line = " ".join(
-        f"{i + 0.5:g},{_short(100 - 100 * min(max(_db(n.isolated_db), 0), top) / top)}"
-        for i, n in enumerate(nodes)
-    )
-    ticks = [(100 * db / top, f"{db:g} dB") for db in range(0, int(top) + 1, 10 if top <= 40 else 20)]
-    chart = _chart(len(nodes), f"{bars}<polyline class='isolated' points='{line}'/>", ticks)
-    return (
-        "<section class='card'><h2>Error by depth</h2><p class='soft key'><i style='background:var(--accent)'></i>"
-        "accumulated SQNR, all errors so far<i style='background:var(--computing)'></i>isolated SQNR, the node "
-        f"alone. Input on the left, output on the right; higher is better, cut off at {top:g} dB.</p>{chart}"
-        "<p class='readout'>Point at the chart to read a node, click it for details.</p></section>"
-    )
+def _depth(nodes: Sequence[NodeReport]) -> tuple[str, float]:
+    """Accumulated SQNR as bars in the order of computation, isolated SQNR as a line; and the top of the
+    scale.
+    """
+    top = min(TOP, max([10.0, *(10 * -(-_db(n.accumulated_db) // 10) for n in nodes)]))
+    bars, points = [], []
+    for i, node in enumerate(nodes):
+        bars.append(_bar("accumulated", i, _height(node.accumulated_db, top)))
+        points.append(f"{i + 0.5:g},{100 - _height(node.isolated_db, top):.4g}")
+    line = f"<polyline class='isolated' points='{' '.join(points)}'/>"
+    ticks = [(100 * db / top, f"{db} dB") for db in range(0, int(top) + 1, 10 if top <= 40 else 20)]
+    return _chart(len(nodes), "".join(bars) + line, ticks), top
 
 
-def _own(report: Report) -> str:
-    """The relative error that each node makes by itself, in percent of its value's magnitude."""
-    nodes, worst = report.nodes, {id(n) for n in report.worst(WORST)}
-    errors = [0.0 if n.isolated_db is None else min(10 ** (-n.isolated_db / 20), 1.0) for n in nodes]
+def _alone(report: Report) -> str:
+    """The relative error that each node makes by itself."""
+    worst = {id(n) for n in report.worst(WORST)}
+    errors = [0.0 if n.isolated_db is None else min(10 ** (-n.isolated_db / 20), 1.0) for n in report.nodes]
     top = max([*errors, 1e-6])
-    bars = "".join(
-        f"<rect class='own{' worst' * (id(n) in worst)}' x='{i}' y='{_short(100 - 100 * e / top)}' width='.9' "
-        f"height='{_short(100 * e / top)}'/>"
-        for i, (n, e) in enumerate(zip(nodes, errors, strict=True))
+    bars = (
+        _bar("own worst" if id(node) in worst else "own", i, 100 * error / top)
+        for i, (node, error) in enumerate(zip(report.nodes, errors, strict=True))
     )
     ticks = [(100 * part, f"{100 * top * part:.2g} %") for part in (0, 0.5, 1)]
+    return _chart(len(errors), "".join(bars), ticks)
+
+
+def _bar(kind: str, index: int, height: float) -> str:
     return (
-        "<section class='card'><h2>Error of each node alone</h2><p class='soft'>Root mean square, in percent of the "
-        f"value's own; the {min(WORST, len(worst))} largest are red.</p>{_chart(len(nodes), bars, ticks)}"
-        "<p class='readout'></p></section>"
+        f"<rect class='{kind}' x='{index}' y='{100 - height:.4g}' width='.9' height='{height:.4g}'/>"
+        if height
+        else ""
     )
+
+
+def _height(db: float | None, top: float) -> float:
+    return 100 * min(max(_db(db), 0.0), top) / top
+
+
+def _db(value: float | None) -> float:
+    """For drawing: no error at all is off the scale."""
+    return 1000.0 if value is None else value
 
 
 def _chart(count: int, shapes: str, ticks: Sequence[tuple[float, str]]) -> str:
-    marks = "".join(
-        f"<div class='grid' style='bottom:{at:.1f}%'></div><span class='tick' style='bottom:{at:.1f}%'>{text}</span>"
+    return (
+        f"<div class='chart' data-nodes='{count}'>{_ticks(ticks)}<svg viewBox='0 0 {max(count, 1)} 100' "
+        f"preserveAspectRatio='none' aria-hidden='true'>{shapes}</svg></div>"
+    )
+
+
+def _ticks(ticks: Sequence[tuple[float, str]]) -> str:
+    """Horizontal lines at heights in percent, with their labels on the left."""
+    return "".join(
+        f"<div class='grid' style='bottom:{at:.1f}%'></div>"
+        f"<span class='tick' style='bottom:{at:.1f}%'>{text}</span>"
         for at, text in ticks
     )
-    return (
-        f"<div class='chart' data-nodes>{marks}<svg viewBox='0 0 {max(count, 1)} 100' preserveAspectRatio='none' "
-        f"aria-hidden='true'>{shapes}</svg></div>"
-    )
+
+
+# ---------------------------------------------------------------- plans
 
 
 def _plans(plans: Sequence[Mapping[str, Any]]) -> str:
-    """Size against error, the plans that no other beats in every respect joined by a line."""
+    """Size against error; the plans that no other beats in every respect are joined by a line."""
     sizes, errors = ([float(p[key]) for p in plans] for key in ("size", "error"))
-    largest, highest = max(*sizes, 1.0) * 1.05, max(*errors, 1e-12) * 1.1
-    best = [i for i, p in enumerate(plans) if not any(_beats(q, p) for q in plans)]
-    places = [(100 * s / largest, 100 * e / highest) for s, e in zip(sizes, errors, strict=True)]
-    front = sorted(places[i] for i in best)
-    line = " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in front)
+    right, top = max(*sizes, 1.0) * 1.05, max(*errors, 1e-12) * 1.1
+    best = {i for i, p in enumerate(plans) if not any(_beats(q, p) for q in plans)}
+    places = [(100 * s / right, 100 * e / top) for s, e in zip(sizes, errors, strict=True)]
+    line = " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in sorted(places[i] for i in best))
     dots = "".join(
         f"<span class='dot{' best' * (i in best)}' style='left:{x:.2f}%;bottom:{y:.2f}%' "
         f"title='{escape(str(plans[i]['label']))}'></span>"
         for i, (x, y) in enumerate(places)
     )
     rows = "".join(
-        f"<tr><td class='name'>{escape(str(p['label']))}{' *' * (i in best)}</td><td>{float(p['size']) / 1e6:.2f}</td>"
+        f"<tr><td class='name'>{escape(str(p['label']))}{' *' * (i in best)}</td>"
+        f"<td>{sizes[i] / 1e6:.2f}</td>"
         f"<td>{'' if p.get('latency') is None else format(float(p['latency']), '.3g')}</td>"
-        f"<td>{float(p['error']):.4g}</td></tr>"
+        f"<td>{errors[i]:.4g}</td></tr>"
         for i, p in enumerate(plans)
     )
-    ticks = "".join(
-        f"<div class='grid' style='bottom:{at / 1.1:.1f}%'></div><span class='tick' style='bottom:{at / 1.1:.1f}%'>"
-        f"{highest / 1.1 * at / 100:.2g}</span>"
-        for at in (0, 50, 100)
-    )
+    ticks = _ticks([(at / 1.1, f"{top / 1.1 * at / 100:.2g}") for at in (0, 50, 100)])
     return (
-        "<section class='card'><h2>Plans</h2><p class='soft'>Error against size; no other plan is at least as good in "
-        "size, latency and error as those marked *.</p>"
-        f"<div class='chart plans'>{ticks}<svg viewBox='0 0 100 100' preserveAspectRatio='none' aria-hidden='true'>"
-        f"<polyline class='front' points='{line}'/></svg>{dots}</div>"
-        f"<div class='ends soft'><span>0 MB</span><span>{largest / 1e6:.3g} MB</span></div>"
+        "<section class='card'><h2>Plans</h2><p class='soft'>Error against size. Those marked * are beaten "
+        "by no other plan in size, latency and error together.</p>"
+        f"<div class='chart plans'>{ticks}<svg viewBox='0 0 100 100' preserveAspectRatio='none' "
+        f"aria-hidden='true'><polyline class='front' points='{line}'/></svg>{dots}</div>"
+        f"<div class='ends soft'><span>0 MB</span><span>{right / 1e6:.3g} MB</span></div>"
         "<table><thead><tr><th class='name'>plan</th><th>MB</th><th>ms</th><th>error</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></section>"
     )
@@ -223,24 +223,6 @@ def _beats(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 # ---------------------------------------------------------------- table
-
-
-def _table(nodes: Sequence[NodeReport]) -> str:
-    heads = "".join(
-        f"<th data-key='{key}' data-first='{first}' class='{'name' * (key == 'name')} {'wide' * (not phone)}'>"
-        f"<button>{title}</button></th>"
-        for key, title, phone, first in COLUMNS
-    )
-    kinds = "".join(f"<option>{escape(kind)}</option>" for kind in sorted({n.op for n in nodes}))
-    keys = "".join(f"<i class='{cause}'></i>{cause}" for cause in CAUSES)
-    return (
-        f"<section class='card'><h2>Nodes</h2><p class='soft'>{EXPLANATION}</p><p class='soft key'>Parts of the "
-        f"accumulated error: {keys}</p><div class='tools'><input id='search' type='search' "
-        "placeholder='filter by name, operator, cause' aria-label='filter'><select id='kind' aria-label='operator'>"
-        f"<option value=''>all operators</option>{kinds}</select></div><p class='soft' id='shown'></p>"
-        f"<table id='table'><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{''.join(_row(i, n) for i, n in enumerate(nodes))}</tbody></table></section>"
-    )
 
 
 def _row(index: int, node: NodeReport) -> str:
@@ -259,28 +241,23 @@ def _row(index: int, node: NodeReport) -> str:
         "scale": "..".join(f"{s:.2g}" for s in dict.fromkeys(node.scale)),
         "cost_share": _percent(node.cost_share) if node.macs else "",
     }
-    return (
-        f"<tr data-i='{index}'>"
-        + "".join(
-            f"<td class='{'name' * (key == 'name')} {'wide' * (not phone)}'>{cells[key]}</td>"
-            for key, _, phone, _ in COLUMNS
-        )
-        + "</tr>"
-    )
+    row = "".join(f"<td{_class(key, phone)}>{cells[key]}</td>" for key, _, phone, _ in COLUMNS)
+    return f"<tr data-i='{index}'>{row}</tr>"
+
+
+def _class(key: str, phone: bool) -> str:
+    """The class attribute of a column's cells."""
+    return " class='name'" if key == "name" else "" if phone else " class='wide'"
 
 
 def _split(node: NodeReport) -> str:
+    """A bar that the causes of the accumulated error divide."""
     parts = "".join(
-        f"<i class='{c}' style='width:{100 * node.shares[c]:.0f}%'></i>"
-        for c in CAUSES
-        if node.shares[c] >= 0.005
+        f"<i class='{cause}' style='width:{100 * node.shares[cause]:.0f}%'></i>"
+        for cause in CAUSES
+        if node.shares[cause] >= 0.005
     )
     return f"<span class='split'>{parts}</span>"
-
-
-def _db(value: float | None) -> float:
-    """For drawing: no error at all is off the scale."""
-    return 1000.0 if value is None else value
 
 
 def _decibels(value: float | None) -> str:
@@ -291,7 +268,3 @@ def _percent(value: float) -> str:
     if 0 < value < 0.0001:
         return "&lt;0.01%"
     return f"{100 * value:.2f}%" if value < 0.1 else f"{100 * value:.0f}%"
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}"

@@ -3,7 +3,7 @@
 With ``x`` the float value, ``s`` the scale and ``[lo, hi]`` the interval of the integers, three errors are
 kept, each of which contains the one before:
 
-- *stored*: ``x`` itself rounded to the format, ``s * clip(round(x / s), lo, hi)``: what no computation could avoid;
+- *stored*: ``x`` itself rounded to the format, ``s * clip(round(x / s), lo, hi)``, which nothing can avoid;
 - *isolated*: the node evaluated on operands that hold their exact float values in their own formats;
 - *accumulated*: the value in the integer model, errors of everything before it included.
 """
@@ -134,8 +134,8 @@ class Tally:
     def shares(self) -> dict[str, float]:
         """How the accumulated error's power divides among :data:`CAUSES`; all zero where there is none.
 
-        Each cause is what its stage adds to the stage before; where errors cancel, less than nothing counts as
-        nothing.
+        Each cause is what its stage adds to the stage before; where errors cancel, less than nothing counts
+        as nothing.
         """
         parts = (
             max(self.stored - self.saturation, 0.0),
