@@ -154,9 +154,8 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report-samples",
         type=_count,
-        default=8,
         metavar="N",
-        help="on N samples (default: 8; 0: not at all)",
+        help="on N samples (default: 8, or 2 where only a terminal shows it; 0: not at all)",
     )
     parser.add_argument(
         "--worst", type=_count, metavar="N", help="list N nodes (default: 10 on a terminal, else 0)"
@@ -234,10 +233,7 @@ def compile_command(args: argparse.Namespace) -> int:
         )
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".intc")
-    worst = (10 if sys.stdout.isatty() and args.json != "-" else 0) if args.worst is None else args.worst
-    wanted = bool(args.report or args.json or worst)
-    if (args.report or args.worst) and not args.report_samples:
-        raise UsageError("--report-samples 0 leaves nothing to report; give 1 or more")
+    samples, worst = _accuracy_scope(args)
     with progress() as tell:
         tell("load the compiler")
         module = intc.compile(
@@ -253,7 +249,7 @@ def compile_command(args: argparse.Namespace) -> int:
             progress=tell,
             dump_after=args.dump_after,
         )
-        report = module.report(None, args.report_samples, tell) if wanted and args.report_samples else None
+        report = module.report(None, samples, tell) if samples else None
         tell("write the artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
         module.passes = None  # the float weights are not needed any more
@@ -286,6 +282,17 @@ def compile_command(args: argparse.Namespace) -> int:
 
         print_worst(report, worst)
     return 0
+
+
+def _accuracy_scope(args: argparse.Namespace) -> tuple[int, int]:
+    """How many samples the accuracy is measured on, and how many nodes are listed; few where nobody asked."""
+    asked = bool(args.report or args.json or args.worst)
+    shown = 10 if sys.stdout.isatty() and args.json != "-" else 0
+    worst: int = shown if args.worst is None else args.worst
+    samples: int = (8 if asked else 2) if args.report_samples is None else args.report_samples
+    if (args.report or args.worst) and not samples:
+        raise UsageError("--report-samples 0 leaves nothing to report; give 1 or more")
+    return samples if asked or worst else 0, worst
 
 
 def run_command(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,18 @@ def test_accuracy_is_silent_in_a_pipe_unless_asked(digits: Path, tmp_path: Path)
     assert "folder: cannot be written" in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.intc", "d.json", "folder"]
+
+
+def test_a_terminal_shows_the_worst_nodes(digits: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    options = ["-o", tmp_path / "d.intc", "--calibration", digits / "data.npz"]
+    command = [sys.executable, "-m", "intc", "compile", MODEL, *options]
+    with os.fdopen(ours, "rb") as screen:
+        subprocess.run([*map(str, command)], stdout=theirs, stderr=subprocess.PIPE, cwd=ROOT, check=True)
+        os.close(theirs)
+        shown = os.read(screen.fileno(), 1 << 16).decode()
+    assert "logits against float, 2 sample(s)" in shown
+    assert "largest errors of single nodes" in shown
 
 
 def isolated(node: dict) -> float:

@@ -77,8 +77,11 @@
       const i = Math.floor(((event.clientX - box.left) / box.width) * nodes.length);
       return Math.min(Math.max(i, 0), nodes.length - 1);
     };
+    let touched = false;  // a finger is too wide to hit a bar: it reads first, a tap on the text opens
+    let i = 0;
     const show = (event) => {
-      const i = at(event);
+      touched = event.pointerType === "touch";
+      i = at(event);
       const n = nodes[i];
       cursor.hidden = false;
       cursor.style.left = (100 * (i + 0.5)) / nodes.length + "%";
@@ -88,7 +91,8 @@
     chart.addEventListener("pointermove", show);
     chart.addEventListener("pointerdown", show);
     chart.addEventListener("pointerleave", () => { cursor.hidden = true; });
-    chart.addEventListener("click", (event) => open(at(event)));
+    chart.addEventListener("click", () => touched || open(i));
+    readout.addEventListener("click", () => open(i));
   }
 
   // ---- details
