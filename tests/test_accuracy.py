@@ -29,6 +29,7 @@ from intc.ops.requantize import Requantize
 from intc.passes import pipeline
 from intc.report import accuracy
 from intc.report.accuracy import NodeReport, Report, bounded, matches, measure
+from intc.report.macs import count_macs
 from intc.report.reference import fidelity, fidelity_of
 from intc.report.writing import write_text
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
@@ -40,7 +41,7 @@ NODE_KEYS = {
 }
 
 
-@pytest.fixture(scope="module", params=("shift", "lut"))
+@pytest.fixture(scope="module", params=("auto", "lut"))
 def graphs(request: pytest.FixtureRequest) -> tuple[Graph, Graph]:
     """The canonical float graph of a small encoder and its integer graph."""
     state = pipeline.canonicalise(import_onnx(tiny_encoder()))
@@ -54,6 +55,24 @@ def observed(graph: Graph, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray
     raw = {name: quantize_feed(graph.values[name], feeds[name]) for name in graph.inputs}
     graph.run(raw, lambda value, array: out.setdefault(value.name, array))
     return out
+
+
+def real_of(graph: Graph, name: str, q: np.ndarray) -> np.ndarray:
+    """What integers of a value stand for; softmax weights are divided by the sum of their row."""
+    if name in graph.producers() and graph.producers()[name].op.name == "shift_weights":
+        return q / np.maximum(q.sum(axis=-1, keepdims=True, dtype=np.int64), 1)
+    return q * np.asarray(graph.values[name].scale)
+
+
+def integers_of(graph: Graph, name: str, x: np.ndarray) -> np.ndarray:
+    """The integers of a value that hold the float ``x`` best."""
+    value = graph.values[name]
+    if name in graph.producers() and graph.producers()[name].op.name == "shift_weights":
+        top = x.astype(np.float64).max(axis=-1, keepdims=True)
+        return np.rint(x * 255 / np.where(top > 0, top, 1)).astype(np.uint8)
+    lo, hi = value.type.interval
+    steps = np.rint(x.astype(np.float64) / np.asarray(value.scale))
+    return np.clip(steps, lo, hi).astype(value.type.dtype)
 
 
 def decibels(wanted: np.ndarray, got: np.ndarray) -> float:
@@ -74,17 +93,16 @@ def test_numbers_equal_a_direct_computation(
     assert len(report.nodes) > 60
     for node in report.nodes:
         x, q, value = floats[matched[node.name]], integers[node.name], integer.values[node.name]
-        real = q * np.asarray(value.scale)
+        real = real_of(integer, node.name, q)
         assert node.accumulated_db == pytest.approx(decibels(x, real), abs=1e-6), node.name
         assert node.max_error == pytest.approx(np.abs(real - x).max(), rel=1e-9)
         cosine = (real * x).sum() / np.sqrt((real**2).sum() * (x.astype(float) ** 2).sum())
         assert node.cosine == pytest.approx(cosine, abs=1e-6)
         lo, hi = value.type.interval
-        ends = (q == hi) | ((q == lo) & (lo != 0))
+        ends = ((q == hi) | ((q == lo) & (lo != 0))) & (node.op != "shift_weights")
         assert node.clip_rate == pytest.approx(ends.mean())
         assert node.range_used == pytest.approx((int(q.max()) - int(q.min()) + 1) / (hi - lo + 1))
-        steps = x.astype(np.float64) / np.asarray(value.scale)
-        stored = np.clip(np.rint(steps), lo, hi) * np.asarray(value.scale)
+        stored = real_of(integer, node.name, integers_of(integer, node.name, x))
         assert node.stored_db == pytest.approx(decibels(x, stored), abs=1e-3), node.name
         assert node.float_range == (float(x.min()), float(x.max()))
         assert sum(node.histogram["counts"]) > 0
@@ -107,19 +125,17 @@ def test_isolated_means_exact_operands(graphs: tuple[Graph, Graph]) -> None:
             return integer.constants[name]
         if name in integer.inputs:
             return feeds[name]
-        value, node = integer.values[name], producers[name]
+        node = producers[name]
         real = floats.get(matched.get(name, ""))
         if real is not None:
-            lo, hi = value.type.interval
-            steps = np.clip(np.rint(real.astype(np.float64) / np.asarray(value.scale)), lo, hi)
-            return steps.astype(value.type.dtype)
+            return integers_of(integer, name, real)
         return node.op.evaluate(*(ideal(x) for x in node.inputs), sizes=sizes)
 
     seen = set()
     for name, node in by_name.items():
         made = producers[name]
         alone = made.op.evaluate(*(ideal(x) for x in made.inputs), sizes=sizes)
-        real = alone * np.asarray(integer.values[name].scale)
+        real = real_of(integer, name, alone)
         assert node.isolated_db == pytest.approx(decibels(floats[matched[name]], real), abs=1e-6), name
         seen.add(node.op)
     assert {"matmul", "add", "clip", "requantize", "shift_layer_norm", "gather"} <= seen
@@ -137,8 +153,11 @@ def test_every_matched_value_is_the_right_one(graphs: tuple[Graph, Graph]) -> No
     families = {n.op: n.family for n in report.nodes}
     assert families["shift_layer_norm"] == "shift"
     assert families["requantize"] == ""
-    assert families.get("shiftmax", "shift") == "shift"
+    assert families.get("shift_weights", "shift") == "shift"
+    assert families.get("poly_gelu", "poly") == "poly"
     assert families.get("lut_softmax", "lut") == families.get("table", "lut") == "lut"
+    total = count_macs(integer, integer.bind(tiny_feeds(4, 24)))
+    assert sum(node.macs for node in report.nodes) == pytest.approx(total / 4, abs=len(report.nodes))
 
 
 def saturating(scale: float) -> tuple[Graph, Graph]:
@@ -229,7 +248,7 @@ def test_a_module_reports_on_its_first_calibration_samples(module: Module, tmp_p
     report = module.report()
     assert report.samples == accuracy.SAMPLES == 8
     assert report.settings["target"] == module.lowered.target.name
-    assert report.settings["approximation"] == "shift"
+    assert report.settings["approximation"] == "auto"
     assert list(report.outputs) == ["logits"]
     steps: list[str] = []
     other = module.report(tiny_feeds(9, 16), samples=6, progress=steps.append)

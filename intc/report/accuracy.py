@@ -21,8 +21,9 @@ from intc.ir.dims import Poly
 from intc.ir.graph import Graph, Node, Value, dequantize, quantize_feed
 from intc.ir.op import Array
 from intc.ops.im2col import Im2col
-from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Gather
+from intc.ops.row_softmax import ShiftWeights
+from intc.report.macs import node_macs
 from intc.report.reference import fidelity_of
 from intc.report.tally import OWN, Tally
 
@@ -31,7 +32,7 @@ SAMPLES: Final = 8
 BATCH: Final = 4
 WIDTH: Final = {"bool": 1, "uint8": 8, "int8": 8, "int16": 16, "int32": 32, "int64": 64}
 _FORM: Final = re.compile(r"(?P<base>.+?)(?:\.q(?:8|16|32))?(?:\.\d+)?")
-_FAMILY: Final = re.compile(r"shift(?=_|max)|ivit|ibert|lut|table")
+_FAMILY: Final = re.compile(r"shift(?=_|max)|poly|ivit|ibert|lut|table")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def measure(
 ) -> Report:
     """Compare ``integer`` with the canonical float graph ``source`` that it was made from."""
     matched = matches(source, integer)
-    tallies = {name: Tally(integer.values[name]) for name in matched}
+    producers = integer.producers()
+    tallies = {name: Tally(integer.values[name], _has_row_sums(producers.get(name))) for name in matched}
     results: dict[str, list[tuple[Array, Array]]] = {name: [] for name in output_names}
     samples = 0
     for number, feeds in enumerate(batches, start=1):
@@ -147,7 +149,6 @@ def measure(
         samples += samples_in(source, feeds)
     total = sum(t.macs for t in tallies.values())
     sources = {node.output: node.source for node in source.nodes}
-    producers = integer.producers()
     nodes = tuple(
         _node_report(tally, producers.get(name), sources.get(matched[name], ""), samples, total)
         for name, tally in tallies.items()
@@ -180,6 +181,11 @@ def _moves(graph: Graph, node: Node | None) -> bool:
     """Whether ``node`` only moves data; looking up rows of a constant table is more than that."""
     lookup = node is not None and isinstance(node.op, Gather) and node.inputs[0] in graph.constants
     return node is not None and isinstance(node.op, (*MOVEMENT, Im2col)) and not lookup
+
+
+def _has_row_sums(node: Node | None) -> bool:
+    """Whether the integers are softmax weights, to be divided by the sum of their row."""
+    return node is not None and isinstance(node.op, ShiftWeights)
 
 
 def _agrees(
@@ -288,6 +294,7 @@ def _lockstep(
     walk = _FloatWalk(source, feeds, matched.values())
     sizes = integer.bind(feeds)
     live, alone = (_Held(integer.constants, _reads(integer)) for _ in range(2))
+    macs: Counter[str] = Counter()  # of values that stand for nothing: counted where they become something
 
     def arrive(name: str, actual: Array, isolated: Array) -> None:
         if name in matched:
@@ -304,8 +311,9 @@ def _lockstep(
         actual = node.op.evaluate(*inputs, sizes=sizes)
         same = all(a is b for a, b in zip(inputs, ideal, strict=True))
         isolated = actual if same else node.op.evaluate(*ideal, sizes=sizes)
-        if isinstance(node.op, MatMul) and node.output in matched:
-            tallies[node.output].macs += actual.size * inputs[0].shape[-1]
+        macs[node.output] = node_macs(integer, node, sizes) + sum(macs.pop(x, 0) for x in node.inputs)
+        if node.output in matched:
+            tallies[node.output].macs += macs.pop(node.output)
         arrive(node.output, actual, isolated)
     return {x: walk.take(x) for x in dict.fromkeys(source.outputs)}, {q: live[q] for q in integer.outputs}
 
@@ -316,7 +324,6 @@ def _fidelity(pairs: list[tuple[Array, Array]]) -> dict[str, float | None]:
 
 def _node_report(tally: Tally, node: Node | None, source: str, samples: int, total: int) -> NodeReport:
     value = tally.value
-    scale = np.abs(np.asarray(value.scale, np.float64))
     op = node.op.name if node else "input"
     family = _FAMILY.match(op)
     low, high = tally.span or (0.0, 1.0)
@@ -328,8 +335,8 @@ def _node_report(tally: Tally, node: Node | None, source: str, samples: int, tot
         dtype=value.type.dtype,
         width=WIDTH[value.type.dtype],
         interval=value.type.interval,
-        scale=(float(scale.min()), float(scale.max())),
-        channels=int(scale.size),
+        scale=tally.scale if tally.count else (0.0, 0.0),
+        channels=len(value.scale) if isinstance(value.scale, tuple) else 1,
         stored_db=tally.decibels(tally.stored),
         isolated_db=tally.decibels(tally.isolated),
         accumulated_db=tally.decibels(tally.accumulated),

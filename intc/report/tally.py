@@ -32,6 +32,8 @@ class Tally:
     """Sums over all elements and batches of one value; sums of squares are in real units."""
 
     value: Value
+    row_sums: bool = False  # the scale is one over the sum of the row, as of softmax weights
+    scale: tuple[float, float] = (math.inf, 0.0)  # the smallest and largest magnitude that occurred
     count: int = 0
     macs: int = 0
     signal: float = 0.0
@@ -71,16 +73,19 @@ class Tally:
     def _add(self, real: Array, actual: Array, alone: Array) -> Array:
         """Fold in rows of one batch, few enough for the processor's cache."""
         lo, hi = self.value.type.interval
-        scale = np.asarray(self.value.scale, np.float64)
-        steps = real / scale
+        unit = self._unit(real)
+        steps = real / unit
         kept = np.clip(steps, lo, hi)
         best = np.rint(kept)
         self.count += real.size
         self._ranges(real, steps, actual)
-        self.stored += _square((best - steps) * scale)
-        if self._exceeds(steps):
-            self.saturation += _square((kept - steps) * scale)
+        self.stored += _square(best * self._scale(best) - real)
+        if not self.row_sums and (steps.max() > hi or steps.min() < lo):
+            self.saturation += _square((kept - steps) * unit)
             self.outside += int(np.count_nonzero((steps > hi + 0.5) | (steps < lo - 0.5)))
+        scale = self._scale(actual)
+        size = np.abs(scale)
+        self.scale = (min(self.scale[0], float(size.min())), max(self.scale[1], float(size.max())))
         ours = actual * scale
         self.signal += _square(real)
         self.power += _square(ours)
@@ -88,14 +93,23 @@ class Tally:
         error = ours - real
         self.accumulated += _square(error)
         self.worst = max(self.worst, float(error.max()), -float(error.min()))
-        error = alone * scale - real
+        error = alone * self._scale(alone) - real
         self.isolated += _square(error)
         self.worst_isolated = max(self.worst_isolated, float(error.max()), -float(error.min()))
         return best
 
-    def _exceeds(self, steps: Array) -> bool:
-        lo, hi = self.value.type.interval
-        return bool(steps.max() > hi or steps.min() < lo)
+    def _scale(self, integers: Array) -> Array:
+        """What one unit of these integers stands for."""
+        if not self.row_sums:
+            return np.asarray(self.value.scale, np.float64)
+        return np.asarray(1.0 / np.maximum(integers.sum(axis=-1, keepdims=True, dtype=np.float64), 1.0))
+
+    def _unit(self, real: Array) -> Array:
+        """The scale at which integers hold ``real`` best; of weights, the largest of a row is the top."""
+        if not self.row_sums:
+            return np.asarray(self.value.scale, np.float64)
+        top = real.max(axis=-1, keepdims=True) / self.value.type.interval[1]
+        return np.where(top > 0, top, 1.0)
 
     def _ranges(self, real: Array, steps: Array, actual: Array) -> None:
         lo, hi = self.value.type.interval
@@ -104,7 +118,8 @@ class Tally:
             max(self.float_hi, float(real.max())),
         )
         self.lo, self.hi = min(self.lo, int(actual.min())), max(self.hi, int(actual.max()))
-        for end in {lo, hi} - {0}:  # zero is a value, not a limit that something was cut off at
+        ends = set() if self.row_sums else {lo, hi} - {0}  # zero is a value, not a limit that cuts off
+        for end in ends:
             self.at_ends += int(np.count_nonzero(actual == end))
         if self.span is None:
             self.span = _span(lo, hi, steps)
