@@ -226,6 +226,8 @@ def _count(text: str) -> int:
 
 
 def compile_command(args: argparse.Namespace) -> int:
+    from intc.report.accuracy_text import accuracy_scope, print_worst
+
     if args.calibration is None:
         raise UsageError(
             f"{args.model}: no calibration data; give --calibration data.npz (one array per input, samples "
@@ -233,7 +235,7 @@ def compile_command(args: argparse.Namespace) -> int:
         )
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".intc")
-    samples, worst = _accuracy_scope(args)
+    samples, worst = accuracy_scope(args.report_samples, args.worst, bool(args.report), args.json)
     with progress() as tell:
         tell("load the compiler")
         module = intc.compile(
@@ -278,21 +280,8 @@ def compile_command(args: argparse.Namespace) -> int:
     text = f"{output}: {size:,} bytes for target {target}, {len(module.graph.nodes)} integer nodes"
     _print(args, result, text)
     if report is not None and worst and args.json != "-":
-        from intc.report.accuracy_text import print_worst
-
         print_worst(report, worst)
     return 0
-
-
-def _accuracy_scope(args: argparse.Namespace) -> tuple[int, int]:
-    """How many samples the accuracy is measured on, and how many nodes are listed; few where nobody asked."""
-    asked = bool(args.report or args.json or args.worst)
-    shown = 10 if sys.stdout.isatty() and args.json != "-" else 0
-    worst: int = shown if args.worst is None else args.worst
-    samples: int = (8 if asked else 2) if args.report_samples is None else args.report_samples
-    if (args.report or args.worst) and not samples:
-        raise UsageError("--report-samples 0 leaves nothing to report; give 1 or more")
-    return samples if asked or worst else 0, worst
 
 
 def run_command(args: argparse.Namespace) -> int:

@@ -18,12 +18,10 @@ import numpy as np
 
 from intc.calibration.readers import Feeds, open_feeds
 from intc.ir.dims import Poly
-from intc.ir.graph import Graph, Node, Value, dequantize, quantize_feed
+from intc.ir.graph import Graph, dequantize, quantize_feed
 from intc.ir.op import Array
-from intc.ops.im2col import Im2col
-from intc.ops.movement import MOVEMENT, Gather
-from intc.ops.row_softmax import ShiftWeights
 from intc.report.macs import node_macs
+from intc.report.matching import centres, has_row_sums, matches, operator
 from intc.report.reference import fidelity_of
 from intc.report.tally import OWN, Tally
 
@@ -31,7 +29,6 @@ SCHEMA: Final = 1
 SAMPLES: Final = 8
 BATCH: Final = 4
 WIDTH: Final = {"bool": 1, "uint8": 8, "int8": 8, "int16": 16, "int32": 32, "int64": 64}
-_FORM: Final = re.compile(r"(?P<base>.+?)(?:\.q(?:8|16|32))?(?:\.\d+)?")
 _FAMILY: Final = re.compile(r"shift(?=_|max)|poly|ivit|ibert|lut|table")
 
 
@@ -137,7 +134,11 @@ def measure(
     """Compare ``integer`` with the canonical float graph ``source`` that it was made from."""
     matched = matches(source, integer)
     producers = integer.producers()
-    tallies = {name: Tally(integer.values[name], _has_row_sums(producers.get(name))) for name in matched}
+    middles = centres(integer, matched)
+    tallies = {
+        name: Tally(integer.values[name], has_row_sums(producers.get(name)), middles.get(real, 0.0))
+        for name, real in matched.items()
+    }
     results: dict[str, list[tuple[Array, Array]]] = {name: [] for name in output_names}
     samples = 0
     for number, feeds in enumerate(batches, start=1):
@@ -148,54 +149,16 @@ def measure(
             results[name].append((dequantize(integer.values[q], integers[q]), floats[x]))
         samples += samples_in(source, feeds)
     total = sum(t.macs for t in tallies.values())
-    sources = {node.output: node.source for node in source.nodes}
-    nodes = tuple(
-        _node_report(tally, producers.get(name), sources.get(matched[name], ""), samples, total)
-        for name, tally in tallies.items()
+    theirs = {node.output: node.source for node in source.nodes}
+    ours = {node.output: node.source for node in integer.nodes}
+    nodes = []
+    for name, tally in tallies.items():
+        origin = ours.get(name, "") or theirs.get(matched[name], "")
+        op = operator(integer, name, matched, producers)
+        nodes.append(_node_report(tally, op, origin, samples, total))
+    return Report(
+        dict(settings), samples, {n: _fidelity(pairs) for n, pairs in results.items()}, tuple(nodes)
     )
-    return Report(dict(settings), samples, {n: _fidelity(pairs) for n, pairs in results.items()}, nodes)
-
-
-def matches(source: Graph, integer: Graph) -> dict[str, str]:
-    """For each value of ``integer`` that stands for a real quantity, in order of computation, the float value
-    that it stands for. Moved values are left out: they have the error of what they move.
-
-    A value keeps its float name, or adds the width of a further form (``.q8``) and a number where the name
-    was taken. Shapes, and the ONNX node where both name one, must agree as well.
-    """
-    theirs, ours = source.producers(), integer.producers()
-    out = {}
-    for name in (*integer.inputs, *ours):
-        value = integer.values[name]
-        form = _FORM.fullmatch(name)
-        if value.scale is None or form is None or _moves(integer, ours.get(name)):
-            continue
-        for candidate in dict.fromkeys((name, re.sub(r"\.\d+$", "", name), form["base"])):
-            if candidate in source.values and _agrees(source, candidate, value, theirs, ours):
-                out[name] = candidate
-                break
-    return out
-
-
-def _moves(graph: Graph, node: Node | None) -> bool:
-    """Whether ``node`` only moves data; looking up rows of a constant table is more than that."""
-    lookup = node is not None and isinstance(node.op, Gather) and node.inputs[0] in graph.constants
-    return node is not None and isinstance(node.op, (*MOVEMENT, Im2col)) and not lookup
-
-
-def _has_row_sums(node: Node | None) -> bool:
-    """Whether the integers are softmax weights, to be divided by the sum of their row."""
-    return node is not None and isinstance(node.op, ShiftWeights)
-
-
-def _agrees(
-    source: Graph, name: str, value: Value, theirs: Mapping[str, Node], ours: Mapping[str, Node]
-) -> bool:
-    type_ = source.type(name)
-    if not type_.is_float or type_.shape != value.type.shape or name in source.constants:
-        return False
-    here, there = ours.get(value.name), theirs.get(name)
-    return not (here and there and here.source and there.source) or here.source == there.source
 
 
 def bounded(
@@ -322,15 +285,14 @@ def _fidelity(pairs: list[tuple[Array, Array]]) -> dict[str, float | None]:
     return {k: v if np.isfinite(v) else None for k, v in fidelity_of(pairs).items()}
 
 
-def _node_report(tally: Tally, node: Node | None, source: str, samples: int, total: int) -> NodeReport:
+def _node_report(tally: Tally, op: str, source: str, samples: int, total: int) -> NodeReport:
     value = tally.value
-    op = node.op.name if node else "input"
     family = _FAMILY.match(op)
     low, high = tally.span or (0.0, 1.0)
     return NodeReport(
         name=value.name,
         op=op,
-        source=(node.source if node else "") or source,
+        source=source,
         family={"table": "lut"}.get(family[0], family[0]) if family else "",
         dtype=value.type.dtype,
         width=WIDTH[value.type.dtype],

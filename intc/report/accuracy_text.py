@@ -8,10 +8,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from intc.errors import UsageError
 from intc.report.accuracy import Report
 from intc.report.tables import fidelity_text
 
 PIPE_WIDTH = 140
+
+
+def accuracy_scope(samples: int | None, worst: int | None, page: bool, json: str | None) -> tuple[int, int]:
+    """How many samples ``intc compile`` measures on and how many nodes it lists; few where nobody asked.
+
+    ``samples`` and ``worst`` as given or None; ``page``: a report is wanted; ``json`` goes to a file, or to
+    stdout ("-").
+    """
+    listed = bool(worst)
+    asked = page or bool(json) or listed
+    if worst is None:
+        worst = 10 if sys.stdout.isatty() and json != "-" else 0
+    if samples is None:
+        samples = 8 if asked else 2
+    if (page or listed) and not samples:
+        raise UsageError("--report-samples 0 leaves nothing to report; give 1 or more")
+    return samples if asked or worst else 0, worst
 
 
 def print_worst(report: Report, count: int) -> None:

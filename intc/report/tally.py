@@ -33,6 +33,7 @@ class Tally:
 
     value: Value
     row_sums: bool = False  # the scale is one over the sum of the row, as of softmax weights
+    centre: Array | float = 0.0  # what integer 0 stands for, per channel
     scale: tuple[float, float] = (math.inf, 0.0)  # the smallest and largest magnitude that occurred
     count: int = 0
     macs: int = 0
@@ -74,26 +75,26 @@ class Tally:
         """Fold in rows of one batch, few enough for the processor's cache."""
         lo, hi = self.value.type.interval
         unit = self._unit(real)
-        steps = real / unit
+        steps = (real - self.centre) / unit
         kept = np.clip(steps, lo, hi)
         best = np.rint(kept)
         self.count += real.size
         self._ranges(real, steps, actual)
-        self.stored += _square(best * self._scale(best) - real)
+        self.stored += _square(best * self._scale(best) + self.centre - real)
         if not self.row_sums and (steps.max() > hi or steps.min() < lo):
             self.saturation += _square((kept - steps) * unit)
             self.outside += int(np.count_nonzero((steps > hi + 0.5) | (steps < lo - 0.5)))
         scale = self._scale(actual)
         size = np.abs(scale)
         self.scale = (min(self.scale[0], float(size.min())), max(self.scale[1], float(size.max())))
-        ours = actual * scale
+        ours = actual * scale + self.centre
         self.signal += _square(real)
         self.power += _square(ours)
         self.product += float(np.vdot(ours, real))
         error = ours - real
         self.accumulated += _square(error)
         self.worst = max(self.worst, float(error.max()), -float(error.min()))
-        error = alone * self._scale(alone) - real
+        error = alone * self._scale(alone) + self.centre - real
         self.isolated += _square(error)
         self.worst_isolated = max(self.worst_isolated, float(error.max()), -float(error.min()))
         return best
