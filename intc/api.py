@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -37,8 +37,9 @@ from intc.passes import pipeline as phases
 from intc.passes.integer.rounding import ROUNDINGS
 from intc.passes.pipeline import Pipeline
 from intc.passes.plan import Plan, PlanLike, parse_plan, read_plan
-from intc.planning.planner import Planner, Search, keep_samples
+from intc.planning.planner import Planner, Search, singly
 from intc.planning.target import Predicate, parse_target
+from intc.report.accuracy import SAMPLES, Report, bounded, cut, measure, samples_in
 from intc.report.reading import read_graph
 from intc.runtime.session import Session
 
@@ -89,14 +90,17 @@ def compile(
     source = import_onnx(path, inputs)
     state = phases.canonicalise(source, tell)
     tell("calibrate")
-    search_wanted = plan is None or goal is not None
-    samples: list[dict[str, Array]] | None = [] if search_wanted else None
-    stats = _calibrate(state.graph, path, calibration, calibrator, rounding, calibration_cache, tell, samples)
+    samples: list[dict[str, Array]] = []
+    feeds = _kept(state.graph, open_feeds(state.graph, calibration), samples)
+    total = count_batches(state.graph, calibration)
+    stats = _calibrate(state.graph, path, feeds, total, calibrator, rounding, calibration_cache, tell)
     planned: dict[str, Any] = {}
-    if samples is not None:
+    if plan is None or goal is not None:
         settings: Any = (approximation, calibrator, rounding, tell)
-        planner = Planner(state.graph, stats, samples, resolve(target), *settings)
-        found = planner.search(plan, search or Search(), goal)
+        judged = singly(state.graph, samples)
+        found = Planner(state.graph, stats, judged, resolve(target), *settings).search(
+            plan, search or Search(), goal
+        )
         plan, planned = found.plan, {"planning": found.report}
     assert plan is not None
     state = phases.integerise(state, stats, approximation, calibrator, rounding, tell, plan)  # type: ignore[arg-type]
@@ -116,23 +120,23 @@ def compile(
     }
     lowered = lower(state.graph, target)
     dumps = {name: state.after(name) for name in wanted}
-    return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps)
+    return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps, samples)
 
 
 def _calibrate(
     graph: Graph,
     model: Path,
-    feeds: Feeds | None,
+    batches: Iterable[dict[str, Array]],
+    total: int | None,
     calibrator: str,
     rounding: str,
     cache: str | os.PathLike[str] | None,
     tell: Progress,
-    samples: list[dict[str, Array]] | None,
 ) -> dict[str, Statistics]:
-    """The statistics of ``graph``, from ``cache`` as far as it holds them; ``samples`` takes some feeds."""
+    """The statistics of ``graph`` over ``total`` batches, from ``cache`` as far as it holds them."""
     if rounding not in ROUNDINGS:
         raise UsageError(f"rounding '{rounding}' is not one of {', '.join(ROUNDINGS)}")
-    total, start = count_batches(graph, feeds), time.monotonic()
+    start = time.monotonic()
 
     def progress(done: int) -> None:
         left = (
@@ -143,9 +147,6 @@ def _calibrate(
         tell(f"calibrate (batch {done}{left})")
 
     products = rounding != "nearest"
-    batches: Iterable[dict[str, Array]] = open_feeds(graph, feeds)
-    if samples is not None:
-        batches = keep_samples(graph, batches, samples)
     if cache is None:
         return collect(graph, batches, calibrator, progress, products)  # type: ignore[arg-type]
     observer = Observer(graph, calibrator, products)  # type: ignore[arg-type]
@@ -171,7 +172,8 @@ class Module:
     kernels.
 
     ``prepared`` is the fused graph that was lowered; ``output_names`` are the ONNX names of its outputs;
-    ``passes`` holds the graph after every pass (None for a module that was opened from a file).
+    ``passes`` holds the graph after every pass (None for a module that was opened from a file); ``samples``
+    the first few samples of the calibration data.
     """
 
     graph: Graph
@@ -181,6 +183,7 @@ class Module:
     provenance: dict[str, Any] = field(default_factory=dict)
     passes: Pipeline | None = None
     dumps: dict[str, Graph] = field(default_factory=dict)
+    samples: list[dict[str, Array]] = field(default_factory=list, repr=False)
 
     @property
     def plan(self) -> Plan:
@@ -221,6 +224,23 @@ class Module:
             self.save(path)
             return Session(path, threads=threads)
 
+    def report(
+        self, feeds: Feeds | None = None, samples: int = SAMPLES, progress: Progress | None = None
+    ) -> Report:
+        """How far every value is from the float model's on ``feeds``, at most ``samples`` of them, and why.
+
+        ``feeds`` is given as for :func:`compile`; the default is the first few calibration samples.
+        UsageError for a module without its float graph: one that was opened from a file.
+        """
+        if self.passes is None:
+            raise UsageError("the module has no float graph to compare with; compile it from its ONNX file")
+        if samples < 1:
+            raise UsageError(f"samples={samples}: at least one sample is needed")
+        integerised = next(s for s in self.passes.snapshots if s.name == "integerise")
+        batches = bounded(integerised.before, self.samples if feeds is None else feeds, samples)
+        settings = {**self.provenance, "target": self.lowered.target.name}
+        return measure(integerised.before, self.graph, batches, self.output_names, settings, progress)
+
     @cached_property
     def _session(self) -> Session:
         return self.session()
@@ -229,6 +249,19 @@ class Module:
         from intc.ir.display import graph_html
 
         return graph_html(self.graph)
+
+
+def _kept(
+    graph: Graph, feeds: Iterable[dict[str, Array]], kept: list[dict[str, Array]]
+) -> Iterator[dict[str, Array]]:
+    """``feeds``, of which the first SAMPLES samples are copied to ``kept`` on the way."""
+    count = 0
+    for feed in feeds:
+        if count < SAMPLES:
+            part = cut(graph, feed, 0, SAMPLES - count)
+            kept.append({name: array.copy() for name, array in part.items()})
+            count += samples_in(graph, part)
+        yield feed
 
 
 def _file_digest(path: Path) -> str:

@@ -167,7 +167,16 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
     )
-    parser.add_argument("--report", type=Path, metavar="HTML", help="write the integer graph as a document")
+    parser.add_argument("--report", type=Path, metavar="HTML", help="write the accuracy of every node")
+    parser.add_argument(
+        "--report-samples",
+        type=_count,
+        metavar="N",
+        help="on N samples (default: 8, or 2 where only a terminal shows it; 0: not at all)",
+    )
+    parser.add_argument(
+        "--worst", type=_count, metavar="N", help="list N nodes (default: 10 on a terminal, else 0)"
+    )
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -224,10 +233,18 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on")
+    return int(text)
+
+
 # ---------------------------------------------------------------- commands
 
 
 def compile_command(args: argparse.Namespace) -> int:
+    from intc.report.accuracy_text import accuracy_scope, print_worst
+
     if args.calibration is None:
         raise UsageError(
             f"{args.model}: no calibration data; give --calibration data.npz (one array per input, samples "
@@ -236,6 +253,7 @@ def compile_command(args: argparse.Namespace) -> int:
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".intc")
     families = tuple(f for f in args.families.split(",") if f)
+    samples, worst = accuracy_scope(args.report_samples, args.worst, bool(args.report), args.json)
     with progress() as tell:
         tell("load the compiler")
         module = intc.compile(
@@ -253,6 +271,7 @@ def compile_command(args: argparse.Namespace) -> int:
             progress=tell,
             dump_after=args.dump_after,
         )
+        report = module.report(None, samples, tell) if samples else None
         tell("write the artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
         module.passes = None  # the float weights are not needed any more
@@ -264,10 +283,10 @@ def compile_command(args: argparse.Namespace) -> int:
     dumps = {name: str(graph) for name, graph in module.dumps.items()}
     if args.json != "-":
         print("".join(dumps.values()), end="")
-    if args.report:
-        from intc.ir.display import graph_html, page
+    if report is not None and args.report:
+        from intc.report.writing import write_text
 
-        args.report.write_text(page(str(args.model), graph_html(module.graph)), encoding="utf-8")
+        write_text(args.report, report.html())
     size, source = output.stat().st_size, args.model.stat().st_size
     target = module.lowered.target.name
     result = {
@@ -280,9 +299,13 @@ def compile_command(args: argparse.Namespace) -> int:
         "plan": module.plan.as_json(),
         "planning": module.provenance.get("planning"),
         "dumps": dumps,
+        "accuracy": report.summary() if report else None,
     }
     text = f"{output}: {size:,} bytes for target {target}, {len(module.graph.nodes)} integer nodes"
-    return _print(args, result, text)
+    _print(args, result, text)
+    if report is not None and worst and args.json != "-":
+        print_worst(report, worst)
+    return 0
 
 
 def run_command(args: argparse.Namespace) -> int:

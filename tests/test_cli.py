@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = json.loads(done.stdout)
     assert result["bytes"] == (folder / "new" / "digits.intc").stat().st_size
     assert result["dumps"]["fuse_linear"].startswith("intc graph 1")
-    assert "<table" in (folder / "report.html").read_text()
+    names = {node["name"] for node in result["accuracy"]["nodes"]}
+    assert result["accuracy"]["samples"] == 8
+    assert "/blocks.0/Softmax_output_0" in names
+    assert all(name in (folder / "report.html").read_text() for name in names)
     return (folder / "new" / "digits.intc").rename(folder / "digits.intc").parent
 
 
@@ -153,6 +157,40 @@ def test_random_calibration_is_asked_for_and_warned_of(tmp_path: Path) -> None:
     assert (tmp_path / "again.intc").read_bytes() == first
 
 
+def test_accuracy_is_silent_in_a_pipe_unless_asked(digits: Path, tmp_path: Path) -> None:
+    command = ["compile", MODEL, "-o", tmp_path / "d.intc", "--calibration", digits / "data.npz"]
+    assert run(*command).stdout.count("\n") == 1
+    done = run(*command, "--worst", 3, "--report-samples", 2, "--json", tmp_path / "d.json")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1 + 1 + 2 + 3  # the artifact, the output, a title and a header, three nodes
+    assert lines[1].startswith("logits against float, 2 sample(s): SQNR ")
+    worst = sorted(json.loads((tmp_path / "d.json").read_text())["accuracy"]["nodes"], key=isolated)
+    assert [line.split()[0] for line in lines[4:]] == [node["name"] for node in worst[:3]]
+    result = json.loads(run(*command, "--report-samples", 0, "--json").stdout)
+    assert result["accuracy"] is None
+    (tmp_path / "folder").mkdir()
+    done = run(*command, "--report", tmp_path / "folder", status=2)
+    assert "folder: cannot be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.intc", "d.json", "folder"]
+
+
+def test_a_terminal_shows_the_worst_nodes(digits: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    options = ["-o", tmp_path / "d.intc", "--calibration", digits / "data.npz"]
+    command = [sys.executable, "-m", "intc", "compile", MODEL, *options]
+    with os.fdopen(ours, "rb") as screen:
+        subprocess.run([*map(str, command)], stdout=theirs, stderr=subprocess.PIPE, cwd=ROOT, check=True)
+        os.close(theirs)
+        shown = os.read(screen.fileno(), 1 << 16).decode()
+    assert "logits against float, 2 sample(s)" in shown
+    assert "largest errors of single nodes" in shown
+
+
+def isolated(node: dict) -> float:
+    return float("inf") if node["isolated_db"] is None else node["isolated_db"]
+
+
 def test_help_has_examples() -> None:
     for command in ("compile", "run", "verify", "bench", "inspect", "info"):
         assert "example" in run(command, "--help").stdout
@@ -187,6 +225,11 @@ BAD = {
     "bits": ("compile {model} -o {out} --calibration {data} --bits 4", "bits=4: 8, 16"),
     "calibrator": ("compile {model} -o {out} --calibration {data} --calibrator x", "calibrator 'x'"),
     "dump": ("compile {model} -o {out} --calibration {data} --dump-after x", "no pass 'x'"),
+    "report of nothing": (
+        "compile {model} -o {out} --calibration {data} --report x.html --report-samples 0",
+        "--report-samples 0 leaves nothing to report",
+    ),
+    "report samples": ("compile {model} -o {out} --calibration {data} --report-samples x", "'x' is not a"),
     "nan calibration": ("compile {model} -o {out} --calibration {nan.npz}", "NaN"),
     "shape": ("compile {model} -o {out} --calibration {shape.npz}", "input 'input' has shape"),
     "name": ("compile {model} -o {out} --calibration {name.npz}", "input 'input' is missing"),

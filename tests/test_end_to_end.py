@@ -18,7 +18,7 @@ from intc.ir.verify import float_operators, float_values, verify
 from intc.passes import pipeline
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 
-FAMILIES = ("shift", "ivit", "ibert", "lut")
+FAMILIES = ("auto", "shift", "ivit", "ibert", "lut")
 
 
 def sqnr(wanted: np.ndarray, got: np.ndarray) -> float:
@@ -71,7 +71,7 @@ def test_every_family_is_integer_and_fusion_keeps_its_bits(
         got = integer.graph.evaluate(feeds)[0]
         assert np.array_equal(got, prepared.graph.evaluate(feeds)[0])
         # ivit and ibert are parity modes for models trained with them; shift and lut are for accuracy
-        assert sqnr(reference(feeds), got) > (20 if family in ("shift", "lut") else 3), family
+        assert sqnr(reference(feeds), got) > (20 if family in ("auto", "shift", "lut") else 3), family
 
 
 def test_the_default_family_fuses_completely(state: tuple[pipeline.Pipeline, dict]) -> None:

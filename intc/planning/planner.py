@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -212,18 +212,14 @@ class Planner:
         }
 
 
-def keep_samples(
-    graph: Graph, batches: Iterable[dict[str, Array]], kept: list[dict[str, Array]]
-) -> Iterator[dict[str, Array]]:
-    """``batches`` as they are, while the first samples are put into ``kept``: singly where the batch size is
-    free.
-    """
+def singly(graph: Graph, feeds: Iterable[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+    """The samples of ``feeds`` one by one where the batch size is free, at most JUDGED_SAMPLES."""
     free = all(not isinstance(graph.type(n).shape[0], int) for n in graph.inputs if graph.type(n).rank)
-    for batch in batches:
+    out: list[Mapping[str, Array]] = []
+    for batch in feeds:
         count = min((len(a) for a in batch.values() if a.ndim), default=1)
-        parts = [{n: a[i : i + 1] for n, a in batch.items()} for i in range(count)] if free else [batch]
-        kept.extend(parts[: max(0, JUDGED_SAMPLES - len(kept))])
-        yield batch
+        out += [{n: a[i : i + 1] for n, a in batch.items()} for i in range(count)] if free else [batch]
+    return out[:JUDGED_SAMPLES]
 
 
 def wide_share(graph: Graph, plan: Plan) -> float:

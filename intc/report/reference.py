@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +53,31 @@ class Reference:
 
 
 def fidelity(ours: Array, theirs: Array) -> dict[str, float]:
+    """:func:`fidelity_of` one pair of results."""
+    return fidelity_of([(ours, theirs)])
+
+
+def fidelity_of(pairs: Iterable[tuple[Array, Array]]) -> dict[str, float]:
     """How close results are to the float model's: SQNR in dB, cosines of rows, agreement, largest error.
 
-    Rows are along the last axis; ``agreement`` is the share of rows with the same largest entry.
+    ``pairs`` are (ours, theirs) of equal shapes, batch by batch; the shapes may differ between batches. Rows
+    are along the last axis; ``agreement`` is the share of rows with the same largest entry.
     """
-    a = ours.astype(np.float64).reshape(-1, ours.shape[-1])
-    b = theirs.astype(np.float64).reshape(-1, theirs.shape[-1])
-    noise, signal = float(((a - b) ** 2).sum()), float((b**2).sum())
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = (a * b).sum(axis=1) / np.where(norms == 0, 1, norms)
+    noise = signal = largest = 0.0
+    cosines, agreements = [], []
+    for ours, theirs in pairs:
+        a, b = (np.atleast_1d(x).astype(np.float64) for x in (ours, theirs))
+        a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+        noise, signal = noise + float(((a - b) ** 2).sum()), signal + float((b**2).sum())
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines.append((a * b).sum(axis=1) / np.where(norms == 0, 1, norms))
+        agreements.append(a.argmax(axis=1) == b.argmax(axis=1))
+        largest = max(largest, float(np.abs(a - b).max()))
+    cosine = np.concatenate(cosines)
     return {
         "sqnr_db": 10 * float(np.log10(signal / noise)) if noise > 0 < signal else float("inf"),
         "cosine_mean": float(cosine.mean()),
         "cosine_min": float(cosine.min()),
-        "agreement": float((a.argmax(axis=1) == b.argmax(axis=1)).mean()),
-        "max_abs_error": float(np.abs(a - b).max()),
+        "agreement": float(np.concatenate(agreements).mean()),
+        "max_abs_error": largest,
     }

@@ -182,7 +182,8 @@ def _spread(scale: Array, channels: int) -> Array:
 def _table(forms: Forms, node: Node, function: object, bits: int) -> Form:
     """A 256-entry table of ``function`` over the int8 input at its calibrated scale."""
     assert callable(function)
-    x = forms.quantised(node.inputs[0], bits)
+    # everything that was seen: a clipped input would meet the wrong entry, however rare
+    x = forms.quantised(node.inputs[0], bits, np.asarray(forms.range_of(node.inputs[0]) / LIMIT[bits]))
     scale = forms.scale_for(node.output, 8)
     codes = np.arange(-128, 128)
     entries = np.clip(np.rint(function(codes * float(x.scale)) / float(scale)), -127, 127).astype(np.int8)
