@@ -36,7 +36,8 @@ from report import (  # fmt: skip
 )
 
 import intc
-from intc.cli import Parser, Tell, progress
+from intc.arguments import Parser
+from intc.cli import Tell, progress
 from intc.errors import IntcError, UsageError
 from intc.report.reference import fidelity
 from intc.runtime.native import cpu_features

@@ -1,0 +1,193 @@
+"""The arguments of the command line: what each command takes, and its help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import intc
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Usage errors are one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The parser of all commands; ``commands`` holds the function of each, by name."""
+    parser = Parser(prog="intc", description="Integer-only inference compiler for transformers.")
+    parser.add_argument("--version", action="version", version=f"intc {intc.__version__}")
+    group = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
+    _compile_arguments(_add(group, "compile", commands["compile"], "ONNX model -> artifact", COMPILE_EXAMPLE))
+    _run_arguments(_add(group, "run", commands["run"], "run an artifact on an .npz file", RUN_EXAMPLE))
+    _verify_arguments(
+        _add(
+            group, "verify", commands["verify"], "check an artifact against its exact meaning", VERIFY_EXAMPLE
+        )
+    )
+    _bench_arguments(
+        _add(group, "bench", commands["bench"], "time an artifact, also against float", BENCH_EXAMPLE)
+    )
+    _inspect_arguments(
+        _add(group, "inspect", commands["inspect"], "print the graph of a model or artifact", INSPECT_EXAMPLE)
+    )
+    info = _add(group, "info", commands["info"], "describe an artifact", "example: intc info model.intc")
+    info.add_argument("artifact", type=Path)
+    return parser
+
+
+COMPILE_EXAMPLE = """example:
+  intc compile model.onnx -o model.intc --calibration data.npz
+data.npz holds one array per input, samples along axis 0; 100 to 500 typical samples are enough."""
+RUN_EXAMPLE = "example:\n  intc run model.intc --inputs x.npz --outputs y.npz --threads 2"
+VERIFY_EXAMPLE = """example:
+  intc verify model.intc --model model.onnx --data x.npz
+exit status 0 only if the kernels equal the reference bit for bit, nothing is float and nothing overflows."""
+BENCH_EXAMPLE = """example:
+  intc bench model.intc --threads 2 --batch 8 --vs model.onnx --engines onnxruntime,openvino"""
+INSPECT_EXAMPLE = """examples:
+  intc inspect model.onnx --after recover_gelu --diff
+  intc inspect model.intc --html graph.html"""
+
+
+def _add(group: Any, name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = group.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="print (or write) one JSON object"
+    )
+    parser.add_argument("--debug", action="store_true", help="show a traceback where an error occurs")
+    return parser
+
+
+def _compile_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="the artifact (default: the model's name with .intc)"
+    )
+    parser.add_argument(
+        "--calibration", metavar="NPZ", help="sample inputs, or 'random' for trials of speed only"
+    )
+    parser.add_argument(
+        "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni"
+    )
+    parser.add_argument(
+        "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"
+    )
+    parser.add_argument("--bits", default="8", help="8, 16 (activations), auto or a plan file (default: 8)")
+    parser.add_argument(
+        "--accuracy-target", metavar="METRIC>=X", help="widen until sqnr>=30 or cosine>=0.998"
+    )
+    parser.add_argument("--save-plan", type=Path, metavar="JSON", help="write the plan that was compiled")
+    parser.add_argument(
+        "--max-slowdown",
+        type=float,
+        default=1.1,
+        help="latency that auto may spend, times 8 bits (default: 1.1)",
+    )
+    parser.add_argument("--max-bytes", type=_positive, help="bytes that the products' weights may take")
+    parser.add_argument(
+        "--families", default="", help="approximations that auto may choose from, with commas"
+    )
+    parser.add_argument(
+        "--sensitivity", default="output", help="output or local: where noise is measured (default: output)"
+    )
+    parser.add_argument(
+        "--calibrator", default="mse", help="8-bit ranges: mse (default), minmax, percentile or entropy"
+    )
+    parser.add_argument("--rounding", default="gptq", help="weights' integers: gptq (default) or nearest")
+    parser.add_argument(
+        "--calibration-cache", metavar="NPZ", type=Path, help="keeps statistics; taken up again if they fit"
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=SHAPE",
+        help="fix a shape, ids=1,128, or type, image=uint8",
+    )
+    parser.add_argument(
+        "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
+    )
+    parser.add_argument("--report", type=Path, metavar="HTML", help="write the accuracy of every node")
+    parser.add_argument(
+        "--report-samples",
+        type=_count,
+        metavar="N",
+        help="on N samples (default: 8, or 2 where only a terminal shows it; 0: not at all)",
+    )
+    parser.add_argument(
+        "--worst", type=_count, metavar="N", help="list N nodes (default: 10 on a terminal, else 0)"
+    )
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--inputs", type=Path, required=True, metavar="NPZ")
+    parser.add_argument("--outputs", type=Path, required=True, metavar="NPZ")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=_positive, default=32, help="samples an inference (default: 32)")
+    parser.add_argument(
+        "--raw", action="store_true", help="write the outputs' integers instead of real values"
+    )
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--data", type=Path, required=True, metavar="NPZ")
+    parser.add_argument(
+        "--model", type=Path, metavar="ONNX", help="the float model, to measure accuracy against"
+    )
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=_positive, default=1)
+    parser.add_argument(
+        "--size", action="append", default=[], metavar="SYMBOL=N", help="a size other than the batch"
+    )
+    parser.add_argument("--vs", type=Path, metavar="ONNX", help="the float model to run beside")
+    parser.add_argument(
+        "--engines", default="onnxruntime", help="onnxruntime, openvino, or both with a comma"
+    )
+    parser.add_argument("--inputs", type=Path, metavar="NPZ", help="real inputs (default: random ones)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="how long to measure (default: 6)")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also the time of every stage: GMAC/s, share of peak, bytes moved",
+    )
+    parser.add_argument("--no-peak", action="store_true", help="do not measure this core's peak")
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="an ONNX file or an artifact")
+    parser.add_argument("--after", metavar="PASS", help="the graph after this pass (ONNX files)")
+    parser.add_argument("--calibration", metavar="NPZ", help="needed for integerise and the passes after it")
+    parser.add_argument("--diff", action="store_true", help="show what the pass changed")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a document instead of text")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on")
+    return int(text)
