@@ -287,7 +287,7 @@ def test_the_json_form_is_stable(module: Module) -> None:
 
 # ---------------------------------------------------------------- the page
 
-VOID = {"meta", "input", "br"}
+VOID = {"meta", "input", "br", "wbr"}
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"&<!--[red]"
 
 
@@ -363,6 +363,13 @@ def test_random_calibration_is_said_on_the_page(hostile: Report) -> None:
     assert "random numbers" not in hostile.html()
     settings = {"model": "m", "calibration": "random"}
     assert "random numbers" in replace(hostile, settings=settings).html()
+
+
+def test_the_page_shows_settings_but_no_whole_plan(module: Module) -> None:
+    page = module.report(samples=1).html()
+    assert "<b>approximation</b>auto" in page
+    assert "intc_plan" in module.provenance["plan"]
+    assert "intc_plan" not in page
 
 
 def test_a_page_of_hundreds_of_nodes_stays_small(hostile: Report) -> None:

@@ -22,6 +22,7 @@ from intc.report.tally import CAUSES
 TOP: Final = 60  # dB shown at most in the chart of accumulated errors
 WORST: Final = 10
 RANDOM: Final = "Ranges and samples are random numbers: these figures say nothing about real data."
+NO_BREAK: Final = "\u2011"  # a hyphen that keeps 2.4e-05 on one line
 COLUMNS: Final = (  # field, title, whether a phone shows it, direction of the first click
     ("index", "#", False, "up"),
     ("name", "node", True, "up"),
@@ -53,7 +54,8 @@ def report_html(report: Report, plans: Sequence[Mapping[str, Any]] = ()) -> str:
     """
     script = _asset("accuracy.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    settings = {k: v for k, v in report.settings.items() if k != "model"}
+    plain = {k: v for k, v in report.settings.items() if not isinstance(v, (Mapping, list))}  # no plan
+    settings = {k: v for k, v in plain.items() if k != "model"}
     depth, top = _depth(report.nodes)
     return Template(_asset("accuracy.html")).substitute(
         digest=f"sha256-{digest}",
@@ -238,7 +240,7 @@ def _row(index: int, node: NodeReport) -> str:
         "clip_rate": _percent(node.clip_rate),
         "range_used": _percent(node.range_used),
         "width": str(node.width),
-        "scale": "..".join(f"{s:.2g}" for s in dict.fromkeys(node.scale)),
+        "scale": "..<wbr>".join(f"{s:.2g}".replace("-", NO_BREAK) for s in dict.fromkeys(node.scale)),
         "cost_share": _percent(node.cost_share) if node.macs else "",
     }
     row = "".join(f"<td{_class(key, phone)}>{cells[key]}</td>" for key, _, phone, _ in COLUMNS)
