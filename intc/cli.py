@@ -99,7 +99,7 @@ def compile_command(args: argparse.Namespace) -> int:
     if args.json != "-":
         print("".join(dumps.values()), end="")
     if report is not None and args.report:
-        from intc.report.writing import write_text
+        from intc.files import write_text
 
         write_text(args.report, report.html())
     size, source = output.stat().st_size, args.model.stat().st_size

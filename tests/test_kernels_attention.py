@@ -85,7 +85,7 @@ class Case:
             self.heads, self.dim, 3 * width, 3 * width, 3 * width, width, form, self.masked, left
         )
         names = attention_arguments(self.spec)
-        kinds = {**DTYPES, **dict(stage_arguments((form,)))}
+        kinds = {**DTYPES, **dict(stage_arguments(self.spec.stages))}
         dtypes = {n: kinds.get(n, "int8") for n in names[: names.index("sq")]}
         self.module = compile_kernel(attention(self.spec, self.isa), names, dtypes, parallel=self.parallel)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from intc.files import write_text
 
 ROOT = Path(__file__).parents[2]
 NEEDED = {
@@ -63,8 +64,8 @@ def main() -> int:
     report: dict[str, Any] = {"versions": _versions(), "engines": list(engines), "rows": []}
     for name in options.only:
         report["rows"].append(_row(name, TASKS[name], engines, options.cache))
-        _write(options.output, json.dumps(report, indent=1))
-        _write(options.output.with_suffix(".md"), markdown(report))
+        write_text(options.output, json.dumps(report, indent=1))
+        write_text(options.output.with_suffix(".md"), markdown(report))
     print(markdown(report))
     return 1 if any("error" in cell for row in report["rows"] for cell in row["cells"].values()) else 0
 
@@ -131,13 +132,6 @@ def _versions() -> dict[str, str]:
         "python": platform.python_version(),
         "processor": model[0].partition(":")[2].strip() if model else platform.machine(),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace ``path`` in one step."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _quiet() -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from intc.errors import UsageError
+from intc.files import write_text
 
 OWN, REFERENCE = "intc", "onnxruntime-fp32"
 FORMAT = 1
@@ -67,7 +67,7 @@ def with_ratios(engines: Mapping[str, Result], core_peak: float | None, threads:
 
 def write_json(path: Path, result: Result) -> None:
     """`result` at `path`, replaced in one step; numbers that JSON does not know become null."""
-    _replace(path, json.dumps(_plain(result), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_plain(result), indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Result:
@@ -83,17 +83,7 @@ def read_json(path: Path) -> Result:
 
 def write_markdown(path: Path, result: Result) -> None:
     """:func:`markdown` at `path`, replaced in one step."""
-    _replace(path, markdown(result))
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    write_text(path, markdown(result))
 
 
 def _plain(value: Any) -> Any:

@@ -9,13 +9,11 @@ covered by a digest.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
 import os
 import re
 import struct
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from intc.errors import ArtifactCorrupt, UsageError
+from intc.files import replacing
 
 ALIGN: Final = 64
 MAX_MEMBERS: Final = 64
@@ -86,27 +85,11 @@ def write(path: Path, members: Mapping[str, bytes]) -> None:
     entries, end = place([(name, len(data), zlib.crc32(data)) for name, data in members.items()])
     if end > MAX_FILE or len(entries) > MAX_MEMBERS:
         raise UsageError(f"{path}: {end} bytes in {len(entries)} members are too much for one artifact")
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            for entry in entries:
-                file.write(local_header(entry))
-                file.write(members[entry.name])
-            file.write(directory(entries, end))
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    with replacing(path) as file:
+        for entry in entries:
+            file.write(local_header(entry))
+            file.write(members[entry.name])
+        file.write(directory(entries, end))
 
 
 class Container:

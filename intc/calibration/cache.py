@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +22,7 @@ from intc.calibration.histogram import Histogram
 from intc.calibration.moments import Moments
 from intc.calibration.observers import Observer, Statistics
 from intc.errors import CalibrationError
+from intc.files import replacing
 from intc.ir.op import Array
 
 VERSION = 1
@@ -99,14 +99,8 @@ def _save(path: Path, key: str, chain: list[str], observer: Observer) -> None:
             held = getattr(stats, part)
             for item in dataclasses.fields(held) if held is not None else ():
                 arrays[f"{number}.{part}.{item.name}"] = np.asarray(getattr(held, item.name))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def _load(path: Path, key: str) -> tuple[list[str], dict[str, Statistics]] | None:

@@ -12,8 +12,6 @@ from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 from intc.ops import scalar
 
-DEEPEST = 0.25  # a GELU is never below -0.171
-
 
 @dataclass(frozen=True)
 class PolyGelu(Op):
@@ -35,7 +33,7 @@ class PolyGelu(Op):
             raise QuantizationError(f"{self.name} takes values in [-32767, 32767], not {x}")
         if not 4 <= self.frac <= 12 or self.kind not in scalar.POLY_GELU:
             raise GraphError(f"{self.name} cannot use frac={self.frac}, kind='{self.kind}'")
-        lo, hi = -int(DEEPEST * 2**self.frac), max(x.interval[1], 0)
+        lo, hi = -(1 << (self.frac - 2)), max(x.interval[1], 0)  # a GELU is never below -0.171
         if len(types) == 2:
             if types[1].shape != x.shape[-1:]:
                 raise GraphError(f"{self.name} cannot subtract {types[1]} from {x}")

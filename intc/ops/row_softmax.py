@@ -12,13 +12,12 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import broadcast
+from intc.errors import GraphError
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 from intc.ops import scalar
 from intc.ops.integer_math import bit_length
-from intc.ops.shift import ROW_MAX
+from intc.ops.shift import check_rows
 
 CONTEXT_FRAC: Final = 8  # fraction bits of a normalised row, in steps of the values
 SHIFT_MAX: Final = 31
@@ -42,8 +41,7 @@ class ShiftWeights(Op):
 
     ``t = m * (max - x) >> shift`` in Q10 octaves, ``w = round(255 * 2**-t)`` by a shift exponential
     (``bounded_distance`` and ``exp2_weight`` of :mod:`intc.ops.scalar`). Inputs: x [.., L], L <= 65535;
-    optionally a bool mask broadcastable to it, True = keep;
-    what is not kept weighs 0.
+    optionally a bool mask broadcastable to it, True = keep; what is not kept weighs 0.
     """
 
     m: int
@@ -54,15 +52,9 @@ class ShiftWeights(Op):
 
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]
-        length = x.shape[-1]
         if not 0 <= self.m < 2**15 or not -SHIFT_LEFT_MAX <= self.shift <= SHIFT_MAX:
             raise GraphError(f"shift_weights cannot use m={self.m}, shift={self.shift}")
-        if isinstance(length, int) and length > ROW_MAX:
-            raise QuantizationError(f"a softmax row of {length} elements exceeds {ROW_MAX}")
-        if x.interval[1] - x.interval[0] >= 2**31:
-            raise QuantizationError(f"the distance to the row maximum of {x} can exceed 31 bits")
-        if len(types) == 2 and broadcast(x.shape, types[1].shape) != x.shape:
-            raise GraphError(f"mask {types[1]} does not broadcast to {x}")
+        check_rows(x, types[1:])
         return TensorType(x.shape, "uint8")
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:

@@ -8,6 +8,7 @@ before the division.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -22,6 +23,17 @@ from intc.ops.integer_math import bit_length, isqrt
 
 ROW_MAX: Final = 65535  # longest softmax row: 65535 terms of at most 2**15 stay below 2**31
 EXPONENT_MAX: Final = 2**20 - 1  # Q15 octaves: beyond 31 octaves the exponential is 0
+
+
+def check_rows(x: TensorType, mask: Sequence[TensorType]) -> None:
+    """Refuse scores ``x``, and at most one mask, that are no rows that a softmax can take."""
+    length = x.shape[-1]
+    if isinstance(length, int) and length > ROW_MAX:
+        raise QuantizationError(f"a softmax row of {length} elements exceeds {ROW_MAX}")
+    if x.interval[1] - x.interval[0] >= 2**31:
+        raise QuantizationError(f"the distance to the row maximum of {x} can exceed 31 bits")
+    if mask and broadcast(x.shape, mask[0].shape) != x.shape:
+        raise GraphError(f"mask {mask[0]} does not broadcast to {x}")
 
 
 @dataclass(frozen=True)
@@ -43,15 +55,9 @@ class Shiftmax(Op):
 
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]
-        length = x.shape[-1]
         if self.bits not in (8, 16) or not 1 <= self.e <= 62 or not 0 <= self.m < 2**31:
             raise GraphError(f"shiftmax cannot use m={self.m}, e={self.e}, bits={self.bits}")
-        if isinstance(length, int) and length > ROW_MAX:
-            raise QuantizationError(f"a softmax row of {length} elements exceeds {ROW_MAX}")
-        if x.interval[1] - x.interval[0] >= 2**31:
-            raise QuantizationError(f"the distance to the row maximum of {x} can exceed 31 bits")
-        if len(types) == 2 and broadcast(x.shape, types[1].shape) != x.shape:
-            raise GraphError(f"mask {types[1]} does not broadcast to {x}")
+        check_rows(x, types[1:])
         return TensorType(x.shape, "uint8") if self.bits == 8 else TensorType(x.shape, "int16", 0, 32767)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:

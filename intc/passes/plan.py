@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from intc.errors import UsageError
+from intc.files import write_text
 from intc.ir.graph import Graph, Node
 from intc.ops.gelu import Gelu
 from intc.ops.matmul import MatMul
@@ -73,10 +74,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan's file in one step."""
-        target = Path(path)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, target)
+        write_text(Path(path), json.dumps(self.as_json(), indent=1) + "\n")
 
     def resolve(self, graph: Graph, family: str = "auto") -> Resolved:
         """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none."""

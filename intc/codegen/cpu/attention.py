@@ -14,7 +14,7 @@ import tvm.tirx as tir
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu.epilogue import Normalise, Requantize, stage_arguments
+from intc.codegen.cpu.epilogue import Normalise, Requantize, Stage, stage_arguments
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.probabilities import RowWeights, row_factor
 from intc.codegen.cpu.tile import Output, as_a, as_b, emit_pack_rows, emit_store, emit_tile, for_row_tiles
@@ -48,6 +48,11 @@ class AttentionSpec:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.head_dim < 1:
             raise CodegenError(f"attention of {self.heads} heads by {self.head_dim}: both must be positive")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What happens to the int32 context."""
+        return (Normalise(), self.output)
 
     @property
     def out_dtype(self) -> str:
@@ -111,7 +116,7 @@ def attention_arguments(spec: AttentionSpec) -> tuple[str, ...]:
     :func:`intc.codegen.cpu.probabilities.score_parameters`.
     """
     mask = ("mask",) if spec.mask else ()
-    factors = tuple(name for name, _ in stage_arguments((spec.output,)))
+    factors = tuple(name for name, _ in stage_arguments(spec.stages))
     strides = ("mask_batch", "mask_head", "mask_row") if spec.mask else ()
     return ("q", "k", "v", *mask, "score", *factors, "out", "scratch", "sq", "sk", *strides, "begin", "end")
 
@@ -125,7 +130,7 @@ class _Attention:
     def emit(self, name: str) -> None:
         spec, isa = self.spec, self.isa
         dtypes = {"score": "int32", "scratch": "int32", "out": spec.out_dtype}
-        dtypes |= dict(stage_arguments((spec.output,)))
+        dtypes |= dict(stage_arguments(spec.stages))
         names = attention_arguments(spec)
         pointers = names[: names.index("sq")]
         T.func_name(name)
@@ -277,8 +282,7 @@ class _Attention:
 
     def _context(self, batch: Any, head: Any, row: Any, count: Any) -> None:
         spec, isa, lay = self.spec, self.lay.value, self.lay
-        stages = (Normalise(), spec.output)
-        parameters = {f"{name[0]}1": self.at[name] for name, _ in stage_arguments((spec.output,))}
+        parameters = {name: self.at[name] for name, _ in stage_arguments(spec.stages)}
         full = spec.head_dim // isa.columns
 
         def zero(_: int) -> Any:
@@ -306,7 +310,7 @@ class _Attention:
                     return base + r * spec.out_stride
 
                 out, kind = self.at["out"], spec.out_dtype
-                to = Output(stages, parameters, out, kind, channel, place, factors=factors)
+                to = Output(spec.stages, parameters, out, kind, channel, place, factors=factors)
                 emit_store(isa, self.words, lay.acc, size, valid, to)
 
             for_row_tiles(isa, count, tile, after)

@@ -107,12 +107,9 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     correction = np.broadcast_to(centre, len(weight)) @ weight.astype(np.float64)
     if moments is not None:
         correction = correction + (folded - integers * scale).T @ ((moments.mean - centre) / x.scale)
-    if _bias_follows(context, node):
-        context.corrections[node.output] = correction
-        return Form(name, scale)
-    fix = b.constant(f"{node.output}.bias", np.rint(correction / scale).astype(np.int32))
-    total = b.emit(Add(), name, fix, name=node.output, source=node.source, scale=as_scale(scale))
-    return Form(total, scale)
+    context.corrections[node.output] = correction
+    form = Form(name, scale)
+    return form if _bias_follows(context, node) else _biased(context, node, node.output, form, np.zeros(1))
 
 
 def _bias_follows(context: Context, node: Node) -> bool:
@@ -126,11 +123,9 @@ def _bias_follows(context: Context, node: Node) -> bool:
 
 def _codes(context: Context, value: str) -> tuple[Array, Array]:
     """The lowest real number [C] seen of ``value``, and the highest that its equalised int8 codes reach."""
-    low, ranges = (
-        context.forms.stats[value].low,
-        context.forms.stats[value].channel_ranges(context.forms.calibrator),
-    )
-    return np.maximum(low, -ranges), context.channel_scales(value, 8) * 127
+    stats = context.forms.stats[value]
+    lowest = np.maximum(stats.low, -stats.channel_ranges(context.forms.calibrator))
+    return lowest, context.channel_scales(value, 8) * 127
 
 
 def linear_input(context: Context, value: str, bits: int) -> Form:
