@@ -20,6 +20,7 @@ import intc
 from intc.api import Module
 from intc.calibration import collect, open_feeds
 from intc.errors import CalibrationError, UsageError
+from intc.files import write_text
 from intc.frontend import import_onnx
 from intc.ir.dims import symbol
 from intc.ir.graph import Builder, Graph, quantize_feed
@@ -32,7 +33,6 @@ from intc.report.accuracy import NodeReport, Report, bounded, measure
 from intc.report.macs import count_macs
 from intc.report.matching import matches
 from intc.report.reference import fidelity, fidelity_of
-from intc.report.writing import write_text
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 
 NODE_KEYS = {
