@@ -19,6 +19,7 @@ import intc
 from intc.api import narrowed, open_module
 from intc.artifact import container, schema, tensors
 from intc.artifact.container import Container
+from intc.artifact.writer import write_members
 from intc.errors import ArtifactCorrupt, ArtifactError, ArtifactVersion, UsageError, WrongTarget
 from intc.ir.text import print_graph
 from intc.report.reading import read_graph
@@ -34,7 +35,7 @@ def rewritten(path: Path, out: Path, edit: Callable[[dict[str, bytes]], None]) -
     """A well-formed container with edited members."""
     parts = members(path)
     edit(parts)
-    container.write(out, parts)
+    write_members(out, parts)
     return out
 
 

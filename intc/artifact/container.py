@@ -1,4 +1,4 @@
-"""The container: a zip file in one canonical layout, written and read by the same rules.
+"""The container: a zip file in one canonical layout, written (writer.py) and read by the same rules.
 
 Members are stored (never compressed), in the order given, each member's data at a multiple of :data:`ALIGN`
 so that it can be mapped. Headers hold nothing variable: no dates, no comments, no extra fields but zero
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Final
 
 from intc.errors import ArtifactCorrupt, UsageError
-from intc.files import replacing
 
 ALIGN: Final = 64
 MAX_MEMBERS: Final = 64
@@ -75,21 +74,6 @@ def directory(entries: list[Entry], offset: int) -> bytes:
         for e in entries
     )
     return out + END.pack(b"PK\5\6", 0, 0, len(entries), len(entries), len(out), offset, 0)
-
-
-def write(path: Path, members: Mapping[str, bytes]) -> None:
-    """Write the file under a temporary name beside ``path``, flush it to disk, then rename it into place."""
-    for name in members:
-        if not NAME.fullmatch(name) or len(name) > MAX_NAME:
-            raise UsageError(f"{path}: '{name}' cannot be a member's name")
-    entries, end = place([(name, len(data), zlib.crc32(data)) for name, data in members.items()])
-    if end > MAX_FILE or len(entries) > MAX_MEMBERS:
-        raise UsageError(f"{path}: {end} bytes in {len(entries)} members are too much for one artifact")
-    with replacing(path) as file:
-        for entry in entries:
-            file.write(local_header(entry))
-            file.write(members[entry.name])
-        file.write(directory(entries, end))
 
 
 class Container:

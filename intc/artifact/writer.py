@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from intc.artifact import container, schema, tensors
 from intc.artifact.schema import Manifest
 from intc.artifact.tensors import Array
+from intc.errors import UsageError
+from intc.files import replacing
 
 
 def write_artifact(
@@ -32,4 +35,19 @@ def write_artifact(
     }
     listed = {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in members.items()}
     full = schema.encode(replace(manifest, members=listed))
-    container.write(Path(path), {schema.MANIFEST: full, **members})
+    write_members(Path(path), {schema.MANIFEST: full, **members})
+
+
+def write_members(path: Path, members: Mapping[str, bytes]) -> None:
+    """The container ``path`` with these members; UsageError for names and sizes that no container can have."""
+    for name in members:
+        if not container.NAME.fullmatch(name) or len(name) > container.MAX_NAME:
+            raise UsageError(f"{path}: '{name}' cannot be a member's name")
+    entries, end = container.place([(name, len(data), zlib.crc32(data)) for name, data in members.items()])
+    if end > container.MAX_FILE or len(entries) > container.MAX_MEMBERS:
+        raise UsageError(f"{path}: {end} bytes in {len(entries)} members are too much for one artifact")
+    with replacing(path) as file:
+        for entry in entries:
+            file.write(container.local_header(entry))
+            file.write(members[entry.name])
+        file.write(container.directory(entries, end))
