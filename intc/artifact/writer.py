@@ -39,7 +39,7 @@ def write_artifact(
 
 
 def write_members(path: Path, members: Mapping[str, bytes]) -> None:
-    """The container ``path`` with these members; UsageError for names and sizes that no container can have."""
+    """Write container ``path``; UsageError for names and sizes of members that no container can have."""
     for name in members:
         if not container.NAME.fullmatch(name) or len(name) > container.MAX_NAME:
             raise UsageError(f"{path}: '{name}' cannot be a member's name")
