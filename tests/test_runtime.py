@@ -79,6 +79,30 @@ def test_outputs_are_fresh(session: Session) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_integer_outputs_are_fresh(session: Session) -> None:
+    first = session.run(None, small_feeds(2, 1), raw=True)
+    kept = [a.copy() for a in first]
+    session.run(None, small_feeds(2, 2), raw=True)
+    for a, b in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_refused_feed_leaves_the_session_usable(session: Session) -> None:
+    given = small_feeds(2)
+    for _ in range(6):
+        with pytest.raises(FeedError):
+            session.run(None, {**given, "x": np.full_like(given["x"], np.nan)})
+        check(session, given)
+
+
+def test_memory_is_used_again_for_other_sizes(session: Session) -> None:
+    for batch in (9, 2, 9, 300, 1, 2, 300):
+        check(session, small_feeds(batch, batch))
+        workspace = session.prepare(small_feeds(batch))
+        for array in (workspace.block, *workspace.inputs, *workspace.outputs):
+            assert array.ctypes.data % ALIGN == 0
+
+
 def test_any_memory_layout_will_do(session: Session) -> None:
     given = small_feeds(6)
     x = given["x"]
@@ -153,14 +177,15 @@ def test_quantising_equals_the_reference(x: np.ndarray, scale: float, dtype: Any
     with np.errstate(over="ignore"):
         if not np.isfinite(x * np.float32(1.0 / scale)).all():
             return
-    ours = feeds.integers(Port("x", (3, 5), dtype, scale, lo, hi), x)
+    ours = np.empty((3, 5), dtype)
+    feeds.write(Port("x", (3, 5), dtype, scale, lo, hi), x, ours)
     np.testing.assert_array_equal(ours, quantize_feed(Value("x", type_, scale), x))
-    assert ours.ctypes.data % ALIGN == 0
 
 
 def test_ties_round_to_even() -> None:
     port = Port("x", (5,), "int8", 1.0, -127, 127)
-    ours = feeds.integers(port, np.array([0.5, 1.5, -0.5, -2.5, 127.5], np.float32))
+    ours = np.empty(5, np.int8)
+    feeds.write(port, np.array([0.5, 1.5, -0.5, -2.5, 127.5], np.float32), ours)
     np.testing.assert_array_equal(ours, [0, 2, 0, -2, 127])
 
 

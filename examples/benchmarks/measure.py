@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +21,7 @@ from peers import ENGINES, OWN, Unavailable, one_by_one, rebuilt
 from intc.errors import IntcError
 from intc.report.bench import interleave, native_call, summary
 from intc.report.macs import count_macs
-
-STEP = 0.02  # seconds; an engine's threads are asleep when they do next to nothing for so long
-LONGEST_WAIT = 2.0  # seconds
-WORKING = 0.1  # a thread counts as working from this share of the busiest thread's processor time
+from intc.report.threads import settle, working_threads
 
 
 class Failed(IntcError):
@@ -159,11 +155,11 @@ def scale(
 def overhead(path: Path, threads: int, seconds: float) -> dict[str, Any]:
     """The same inference of a tiny model by the bare native call and by `session.run`."""
     from intc.runtime import load
-    from intc.runtime.feeds import integers
 
     feeds = batch_of(case_of(OVERHEAD).samples(None).held_out, 1)
     session = load(path, threads=threads)
-    whole = {p.name: integers(p, feeds[p.name]) for p in session.manifest.inputs}
+    integers = [place.copy() for place in session.prepare(feeds).inputs]
+    whole = dict(zip((p.name for p in session.manifest.inputs), integers, strict=True))
     ways = {
         "native call": native_call(session, feeds),
         "session.run, integers": partial(session.run, None, whole, raw=True),
@@ -179,45 +175,3 @@ def peak(target: str) -> float | None:
     from intc.report.peak import peak_gmacs
 
     return peak_gmacs(target)
-
-
-# ---------------------------------------------------------------- threads
-
-
-def working_threads(run: Callable[[], object], seconds: float = 0.3) -> int | None:
-    """How many threads of this process compute while `run` repeats; None where the system does not tell."""
-    run()
-    before = _thread_times()
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        run()
-    spent = [now - before.get(thread, 0) for thread, now in _thread_times().items()]
-    return sum(t >= WORKING * max(spent) for t in spent) if spent and max(spent) > 0 else None
-
-
-def settle() -> None:
-    """Wait until no other thread of this process computes.
-
-    Idle workers of a thread pool spin before they sleep, some for a good part of a second, on a core that the
-    next engine would want.
-    """
-    end = time.perf_counter() + LONGEST_WAIT
-    own, before = str(threading.get_native_id()), _thread_times()
-    while time.perf_counter() < end:
-        time.sleep(STEP)
-        now = _thread_times()
-        spent = sum(t - before.get(thread, 0) for thread, t in now.items() if thread != own)
-        if spent < WORKING * STEP * 1e9:
-            return
-        before = now
-
-
-def _thread_times() -> dict[str, int]:
-    """Nanoseconds on a processor of every thread of this process (Linux)."""
-    times = {}
-    for path in Path("/proc/self/task").glob("*/schedstat"):
-        try:
-            times[path.parent.name] = int(path.read_text().split()[0])
-        except (OSError, ValueError, IndexError):  # the thread has ended
-            continue
-    return times

@@ -17,9 +17,9 @@ from intc.report.data import Feeds, random_feeds
 from intc.report.macs import count_macs
 from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
+from intc.report.threads import settle
 from intc.runtime import Session
-from intc.runtime import feeds as feeding
-from intc.runtime.native import aligned, aligned_like, call
+from intc.runtime.native import call
 
 if TYPE_CHECKING:
     from intc.report.peak import Peak
@@ -56,7 +56,8 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
     engines: dict[str, Engine] = {"intc": lambda: session.run(None, feeds)}
     engines |= _float_engines(options, feeds)
     peak = _peak(manifest.target) if options.peak else None
-    times = interleave({**engines, "peak": peak.call} if peak else engines, options.seconds)
+    turns = {**engines, "peak": peak.call} if peak else engines
+    times = interleave(turns, options.seconds, settle if options.threads > 1 else None)
     limit = statistics.median(times.pop("peak")) if peak else None
     macs = count_macs(graph, sizes)
     result: dict[str, Any] = {
@@ -183,15 +184,11 @@ def openvino_model(
 
 def native_call(session: Session, feeds: Feeds) -> Engine:
     """Only the native call of ``session.run(None, feeds)``: integers, buffers and addresses are ready."""
-    env = feeding.bind(session.manifest.inputs, feeds)
-    inputs = [feeding.integers(p, feeds[p.name]) for p in session.manifest.inputs]
-    outputs = [aligned_like(feeding.shape_of(p, env), p.dtype) for p in session.manifest.outputs]
-    buffers = [aligned(session.arena_bytes(env)), *inputs, *outputs]  # addresses alone keep nothing alive
-    arguments = session.call_arguments(buffers, env)
+    workspace = session.prepare(feeds)
 
     def run() -> list[Any]:
-        call(session.entry, arguments, session.threads)
-        return buffers[-len(outputs) :]
+        call(session.entry, workspace.call, session.threads)
+        return workspace.outputs
 
     return run
 

@@ -27,6 +27,7 @@ from intc.report.macs import node_macs
 from intc.report.reading import read_graph
 from intc.runtime import Session
 from intc.runtime.native import aligned_like
+from intc.runtime.workspace import address
 
 WARM_UP: Final = 2
 
@@ -48,8 +49,8 @@ class _Counted(Session):
 
     ticks: Array
 
-    def call_arguments(self, buffers: Sequence[Array], env: Mapping[str, int]) -> tuple[Any, ...]:
-        return (*super().call_arguments(buffers, env), ctypes.c_void_p(self.ticks.ctypes.data))
+    def call_arguments(self, addresses: Sequence[ctypes.c_void_p], symbols: Sequence[int]) -> tuple[Any, ...]:
+        return (*super().call_arguments(addresses, symbols), ctypes.c_void_p(address(self.ticks)))
 
 
 def profile(path: str | Path, feeds: Feeds, threads: int, seconds: float) -> list[StageTime]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from intc.artifact.schema import Port, Size, size_value
 from intc.errors import FeedError
-from intc.runtime.native import ALIGN, aligned_like
 
 Array = NDArray[Any]
 MAX_SIZE = 2**31 - 1  # sizes are passed to the kernels as int32
@@ -27,11 +27,10 @@ def check_names(ports: Sequence[Port], feeds: Mapping[str, Any]) -> None:
             raise FeedError(f"input '{name}' is not known; the model takes {', '.join(names)}")
 
 
-def bind(ports: Sequence[Port], arrays: Mapping[str, Array]) -> dict[str, int]:
+def bind(ports: Sequence[Port], shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
     """The size of every symbol, solved from the shapes; FeedError names the input that disagrees."""
     env: dict[str, int] = {}
-    for port in ports:
-        shape = arrays[port.name].shape
+    for port, shape in zip(ports, shapes, strict=True):
         fits = len(shape) == len(port.shape)
         for want, got in zip(port.shape, shape, strict=False):
             fits = fits and 0 < got <= MAX_SIZE and _fits(want, got, env)
@@ -64,8 +63,8 @@ def shape_of(port: Port, env: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(size_value(s, env) for s in port.shape)
 
 
-def integers(port: Port, array: Array) -> Array:
-    """``array`` as an aligned array of the port's integers.
+def write(port: Port, array: Array, out: Array) -> None:
+    """``array`` as the port's integers into ``out``.
 
     Floats are quantised where the port has a scale: round half to even of ``array * float32(1 / scale)``,
     saturated. Integers are taken as they are and must lie in the port's interval. FeedError for NaN,
@@ -74,8 +73,9 @@ def integers(port: Port, array: Array) -> Array:
     if array.dtype.kind == "f":
         if port.scale is None:
             raise FeedError(f"input '{port.name}' is {array.dtype}, expected {port.dtype}")
-        return _quantise(port, array)
-    if array.dtype != port.dtype and (port.scale is not None or array.dtype.kind not in "iub"):
+        _quantise(port, array, out)
+        return
+    if array.dtype != out.dtype and (port.scale is not None or array.dtype.kind not in "iub"):
         expected = f"float32 (or {port.dtype} to pass integers)" if port.scale is not None else port.dtype
         raise FeedError(f"input '{port.name}' is {array.dtype}, expected {expected}")
     if port.lo is not None and port.hi is not None:
@@ -83,34 +83,23 @@ def integers(port: Port, array: Array) -> Array:
         if low < port.lo or high > port.hi:
             found = low if low < port.lo else high
             raise FeedError(f"input '{port.name}' holds {found}, outside [{port.lo}, {port.hi}]")
-    usable = (
-        array.dtype == port.dtype
-        and array.flags.c_contiguous
-        and array.__array_interface__["data"][0] % ALIGN == 0
-    )
-    if usable:
-        return array
-    out = aligned_like(array.shape, port.dtype)
     np.copyto(out, array, casting="unsafe")
-    return out
 
 
-def _quantise(port: Port, array: Array) -> Array:
+def _quantise(port: Port, array: Array, out: Array) -> None:
     assert isinstance(port.scale, float)
     assert port.lo is not None
     assert port.hi is not None
     if array.dtype != np.float32:
         array = array.astype(np.float32)
-    scaled = np.multiply(array, np.float32(1.0 / port.scale))
-    low, high = scaled.min(), scaled.max()  # NaN where any element is
-    if not (np.isfinite(low) and np.isfinite(high)):
+    scaled = array * np.float32(1.0 / port.scale)
+    low, high = float(scaled.min()), float(scaled.max())  # NaN where any element is
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise FeedError(f"input '{port.name}' holds NaN or infinite values")
     np.rint(scaled, out=scaled)
     if low < port.lo or high > port.hi:
         np.clip(scaled, port.lo, port.hi, out=scaled)
-    out = aligned_like(array.shape, port.dtype)
     np.copyto(out, scaled, casting="unsafe")
-    return out
 
 
 def reals(port: Port, array: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import os
 import platform
 import sys
@@ -34,8 +35,7 @@ def aligned(nbytes: int) -> NDArray[np.uint8]:
 
 def aligned_like(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """An uninitialised array of this shape and element type at a multiple of :data:`ALIGN`."""
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    return aligned(size).view(dtype).reshape(shape)
+    return aligned(math.prod(shape) * np.dtype(dtype).itemsize).view(dtype).reshape(shape)
 
 
 @cache

@@ -21,7 +21,8 @@ from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.runtime import feeds as feeding
 from intc.runtime import native
 from intc.runtime.feeds import Array
-from intc.runtime.native import ALIGN, aligned, aligned_like
+from intc.runtime.native import ALIGN, aligned
+from intc.runtime.workspace import Layout, Workspace, address, round_up
 
 ONNX_TYPES: Final = {
     "float32": "tensor(float)",
@@ -32,8 +33,8 @@ ONNX_TYPES: Final = {
     "int32": "tensor(int32)",
     "int64": "tensor(int64)",
 }
-KEPT_ARENAS: Final = 4
-KEPT_SIZES: Final = 256
+KEPT_WORKSPACES: Final = 4
+KEPT_LAYOUTS: Final = 256
 MAX_THREADS: Final = 1024
 
 
@@ -82,8 +83,8 @@ class Session:
         self._constants = _pack(self.path, self.manifest.program.constants, weights)
         code = container.member(self.manifest.kernels)
         self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
-        self._arenas: list[Array] = []
-        self._arena_sizes: dict[tuple[int, ...], int] = {}
+        self._layouts: dict[tuple[tuple[int, ...], ...], Layout] = {}
+        self._kept: list[Workspace] = []
         self._lock = threading.Lock()
 
     def get_inputs(self) -> list[Port]:
@@ -103,16 +104,20 @@ class Session:
         integers. With both there is no floating-point operation. FeedError names the input that does not
         fit.
         """
-        ports = self.manifest.outputs
-        wanted = range(len(ports)) if output_names is None else [self._output(n) for n in output_names]
-        feeding.check_names(self.manifest.inputs, feeds)
-        arrays = {p.name: np.asarray(feeds[p.name]) for p in self.manifest.inputs}
-        env = feeding.bind(self.manifest.inputs, arrays)
-        feeding.check_limits(self.manifest.limits, env)
-        inputs = [feeding.integers(p, arrays[p.name]) for p in self.manifest.inputs]
-        outputs = [aligned_like(feeding.shape_of(p, env), p.dtype) for p in ports]
-        self._call(inputs, outputs, env)
-        return [outputs[i] if raw else feeding.reals(ports[i], outputs[i]) for i in wanted]
+        names = [p.name for p in self.manifest.outputs] if output_names is None else output_names
+        wanted = [self._output(name) for name in names]
+        workspace = self.prepare(feeds)
+        try:
+            native.call(self.entry, workspace.call, self.threads)
+            return [self._result(i, workspace, raw) for i in wanted]
+        finally:
+            with self._lock:
+                if len(self._kept) < KEPT_WORKSPACES:
+                    self._kept.append(workspace)
+
+    def _result(self, index: int, workspace: Workspace, raw: bool) -> Array:
+        port, integers = self.manifest.outputs[index], workspace.outputs[index]
+        return integers.copy() if raw or port.scale is None else feeding.reals(port, integers)
 
     def _output(self, name: str) -> int:
         names = [p.name for p in self.manifest.outputs]
@@ -120,53 +125,52 @@ class Session:
             raise FeedError(f"output '{name}' is not known; the model gives {', '.join(names)}")
         return names.index(name)
 
-    def _call(self, inputs: list[Array], outputs: list[Array], env: Mapping[str, int]) -> None:
-        key = tuple(env.values())
-        nbytes = self._arena_sizes.get(key)
-        if nbytes is None:
-            nbytes = self.arena_bytes(env)
-            if len(self._arena_sizes) < KEPT_SIZES:
-                self._arena_sizes[key] = nbytes
-        arena = self._take_arena(nbytes)
-        try:
-            native.call(self.entry, self.call_arguments((arena, *inputs, *outputs), env), self.threads)
-        finally:
-            with self._lock:
-                if len(self._arenas) < KEPT_ARENAS:
-                    self._arenas.append(arena)
+    def prepare(self, feeds: Mapping[str, ArrayLike]) -> Workspace:
+        """Memory for one run on ``feeds``, with the integers in it. FeedError as in :meth:`run`."""
+        ports = self.manifest.inputs
+        feeding.check_names(ports, feeds)
+        arrays = [np.asarray(feeds[p.name]) for p in ports]
+        workspace = self._workspace(tuple([a.shape for a in arrays]))
+        for port, array, place in zip(ports, arrays, workspace.inputs, strict=True):
+            feeding.write(port, array, place)
+        return workspace
 
-    def call_arguments(self, buffers: Sequence[Array], env: Mapping[str, int]) -> tuple[Any, ...]:
-        """What :attr:`entry` is called with; ``buffers`` are the arena, the inputs and the outputs."""
-        addresses = (_address(a) for a in (self._constants, *buffers))
-        return (*addresses, *(env[s] for s in self.manifest.symbols), self.threads)
+    def _workspace(self, shapes: tuple[tuple[int, ...], ...]) -> Workspace:
+        layout = self._layouts.get(shapes)
+        if layout is None:
+            layout = self._layout(shapes)
+            if len(self._layouts) < KEPT_LAYOUTS:
+                self._layouts[shapes] = layout
+        with self._lock:
+            kept = self._kept.pop() if self._kept else None
+        if kept is not None and kept.layout is layout:
+            return kept
+        enough = kept is not None and kept.block.nbytes >= layout.nbytes
+        return Workspace(layout, self.call_arguments, kept.block if kept and enough else None)
+
+    def _layout(self, shapes: Sequence[tuple[int, ...]]) -> Layout:
+        manifest = self.manifest
+        env = feeding.bind(manifest.inputs, shapes)
+        feeding.check_limits(manifest.limits, env)
+        inputs = tuple((shape, p.dtype) for p, shape in zip(manifest.inputs, shapes, strict=True))
+        outputs = tuple((feeding.shape_of(p, env), p.dtype) for p in manifest.outputs)
+        return Layout(tuple(env[s] for s in manifest.symbols), self.arena_bytes(env), inputs, outputs)
+
+    def call_arguments(self, addresses: Sequence[ctypes.c_void_p], symbols: Sequence[int]) -> tuple[Any, ...]:
+        """What :attr:`entry` is called with; ``addresses`` are the arena's, the inputs' and the outputs'."""
+        return (ctypes.c_void_p(address(self._constants)), *addresses, *symbols, self.threads)
 
     def arena_bytes(self, env: Mapping[str, int]) -> int:
         """The bytes of working memory that one run takes at these sizes."""
         program = self.manifest.program
         slots = [size_value(s, env) for s in program.slots]
-        scratch = max((_round_up(size_value(s, env)) for s in program.scratch), default=0)
+        scratch = max((round_up(size_value(s, env)) for s in program.scratch), default=0)
         if max((*slots, scratch), default=0) > feeding.MAX_SIZE:
             sizes = ", ".join(f"{k} = {v}" for k, v in env.items())
             raise FeedError(
                 f"an intermediate value would exceed {feeding.MAX_SIZE} bytes at {sizes}; use smaller batches"
             )
-        return sum(map(_round_up, slots)) + self.threads * scratch
-
-    def _take_arena(self, nbytes: int) -> Array:
-        with self._lock:
-            while self._arenas:
-                arena = self._arenas.pop()
-                if arena.nbytes >= nbytes:
-                    return arena
-        return aligned(max(nbytes, ALIGN))
-
-
-def _round_up(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN
-
-
-def _address(array: Array) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.__array_interface__["data"][0])
+        return sum(map(round_up, slots)) + self.threads * scratch
 
 
 def _public(port: schema.Port) -> Port:
@@ -194,11 +198,11 @@ def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -
             raise ArtifactCorrupt(f"{path}: tensor '{entry.tensor}' cannot be packed in 4 bits")
         item = 1 if entry.dtype == INT4 else np.dtype(entry.dtype or array.dtype).itemsize
         sizes.append(count * item // (2 if entry.dtype == INT4 else 1))
-    blob = aligned(max(sum(map(_round_up, sizes)), ALIGN))
+    blob = aligned(max(sum(map(round_up, sizes)), ALIGN))
     at = 0
     for entry, size in zip(entries, sizes, strict=True):
         _pack_one(entry, weights[entry.tensor], blob[at : at + size])
-        at += _round_up(size)
+        at += round_up(size)
     return blob
 
 
