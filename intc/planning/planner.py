@@ -19,6 +19,7 @@ from intc.passes.integer.rounding import Rounding
 from intc.passes.integerise import Integerise
 from intc.passes.plan import Choice, Plan, Resolved, is_linear
 from intc.planning.latency import costs
+from intc.planning.padding import Where
 from intc.planning.search import Table, solve
 from intc.planning.sensitivity import (
     MEASURES,
@@ -94,7 +95,7 @@ class Planner:
     calibrator: Calibrator = "mse"
     rounding: Rounding = "gptq"
     tell: Tell = lambda step: None
-    floats: list[list[Array]] = field(default_factory=list)
+    floats: list[tuple[list[Where], list[Array]]] = field(default_factory=list)
 
     def search(self, start: Plan | None, search: Search, target: Target | Predicate | None) -> Planned:
         """Every width and family (``start`` None: ``bits="auto"``), or ``start`` widened where needed."""
@@ -171,15 +172,23 @@ class Planner:
             met = bool(target(graph.evaluate))
             tried.append({"plan": name, "met": str(met)})
             return met
-        values = [target.value(self.wanted(i), graph.evaluate(feeds)) for i, feeds in enumerate(self.samples)]
+        values = []
+        for i, feeds in enumerate(self.samples):
+            kept, wanted = self.wanted(i)
+            got = [array[where] for where, array in zip(kept, graph.evaluate(feeds), strict=True)]
+            values.append(target.value(wanted, got))
         value = float(np.mean(values))
         tried.append({"plan": name, target.metric: round(value, 6)})
         return value >= target.threshold
 
-    def wanted(self, sample: int) -> list[Array]:
-        """The float outputs of a sample."""
+    def wanted(self, sample: int) -> tuple[list[Where], list[Array]]:
+        """The positions that count of each output of a sample, and the float outputs there."""
         if not self.floats:
-            self.floats = [self.graph.evaluate(feeds) for feeds in self.samples]
+            for feeds in self.samples:
+                probe = Probe(self.graph, self.stats, self.calibrator, feeds)
+                kept = [probe.counted.get(n, ...) for n in self.graph.outputs]
+                outputs = (probe.values[n] for n in self.graph.outputs)
+                self.floats.append((kept, [a[where] for where, a in zip(kept, outputs, strict=True)]))
         return self.floats[sample]
 
     def plan_of(self, start: Plan, units: Sequence[Unit], picks: Sequence[int]) -> Plan:

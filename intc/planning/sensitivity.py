@@ -3,7 +3,8 @@
 A unit's nodes are computed by the very rules that build the integer graph, on inputs of 30 bits; everything
 behind them is float. The noise of a choice is the squared distance of the outputs from float, relative to
 their power, averaged over samples and outputs: ``10**(-SQNR/10)``. Noises of different units are nearly
-independent, so that of a plan is close to their sum.
+independent, so that of a plan is close to their sum. Positions that a mask hides from every query do not
+count.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from intc.ops.fused import WIDE
 from intc.passes.integer.forms import Form, Forms
 from intc.passes.integer.rules import RULES, Context
 from intc.passes.plan import Choice, Plan, Resolved, is_linear, name_of, plannable
+from intc.planning.padding import attended
 
 Tell: TypeAlias = Callable[[str], None]
 Measure: TypeAlias = Literal["output", "local"]
@@ -104,6 +106,7 @@ class Probe:
         self.values = dict(self.graph.constants)
         self.graph.run(self.feeds, lambda value, array: self.values.__setitem__(value.name, array))
         self.users = self.graph.users()
+        self.counted = attended(self.graph, self.values)
 
     def noise(self, unit: Unit, choice: Choice, measure: Measure) -> float:
         """The noise of the outputs (or of the unit's own) with ``unit`` computed as ``choice`` says."""
@@ -111,7 +114,8 @@ class Probe:
         if measure == "output":
             self.propagate(changed)
         ends = self.graph.outputs if measure == "output" else list(changed)
-        return float(np.mean([relative(self.values[n], changed.get(n, self.values[n])) for n in ends]))
+        pairs = [(self.counted.get(n, ...), self.values[n], changed.get(n, self.values[n])) for n in ends]
+        return float(np.mean([relative(wanted[where], got[where]) for where, wanted, got in pairs]))
 
     def propagate(self, changed: dict[str, Array]) -> None:
         """Evaluate what depends on ``changed``."""

@@ -13,13 +13,10 @@ import numpy as np
 
 from intc.ir.op import Array
 
-STRENGTH = 0.8
 FLOOR = 2.0**-10  # channels far below the largest keep at least this share of its range
 
 
-def channel_scales(
-    activation: Array, weights: Sequence[Array], bits: int, strength: float = STRENGTH
-) -> Array:
+def channel_scales(activation: Array, weights: Sequence[Array], bits: int, strength: float) -> Array:
     """Scales [C] for an activation with magnitudes ``activation`` [C] consumed by ``weights``, each [C,
     N].
     """

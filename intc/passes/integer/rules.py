@@ -28,7 +28,7 @@ from intc.passes.integer import families
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.forms import Form, Forms, as_scale
 from intc.passes.integer.rounding import Rounding, compensated, nearest
-from intc.passes.integer.widths import STRENGTHS, weight_scales
+from intc.passes.integer.widths import strength, weight_scales
 from intc.passes.plan import BIAS_LIMIT, Resolved
 
 WEIGHT_LIMIT = 127
@@ -59,9 +59,10 @@ class Context:
     def channel_scales(self, value: str, bits: int) -> Array:
         """Scales that equalise the channels of ``value`` for all products that read it."""
         readers = self.products(value)
-        strength = STRENGTHS[bits > 8, min(self.plan.weights(n) for n, _ in readers)]
+        narrowest = min(self.plan.weights(n) for n, _ in readers)
+        share = strength(self.forms.nodes[value].op, bits > 8, narrowest)
         ranges = self.forms.stats[value].channel_ranges(self.forms.calibrator if bits == 8 else "minmax")
-        return channel_scales(ranges, [w for _, w in readers], bits, strength)
+        return channel_scales(ranges, [w for _, w in readers], bits, share)
 
 
 Rule = Callable[[Context, Node], Form]

@@ -8,18 +8,22 @@ from typing import Final
 
 import numpy as np
 
-from intc.ir.op import Array
-from intc.passes.integer.equalise import STRENGTH
+from intc.ir.op import Array, Op
+from intc.ops.gelu import Gelu
 
-# (wide activations, weight bits) -> the share of an activation's spread that its weights take over. Sixteen
-# bits hold more of the spread themselves, which leaves the weights more even (measured: docs/plan.md).
-STRENGTHS: Final[dict[tuple[bool, int], float]] = {
-    (False, 8): STRENGTH,
-    (False, 4): STRENGTH,
-    (True, 8): 0.5,
-    (True, 4): 0.3,
-}
+# The share of an activation's spread that its weights take over. Sixteen bits hold more of the spread
+# themselves, which leaves the weights more even (measured: docs/plan.md). Channels of a GELU differ most.
+NARROW: Final = 0.8
+NARROW_GELU: Final = 0.9
+WIDE: Final = {8: 0.5, 4: 0.3}  # by weight bits
 SHRINK: Final = tuple(1.0 - 0.05 * i for i in range(9))
+
+
+def strength(op: Op, wide: bool, weight_bits: int) -> float:
+    """How far the channels of the result of ``op`` are equalised."""
+    if wide:
+        return WIDE[weight_bits]
+    return NARROW_GELU if isinstance(op, Gelu) else NARROW
 
 
 def weight_scales(folded: Array, limit: int) -> Array:
