@@ -66,7 +66,7 @@ def sample_feeds(name: str, count: int, *, sequence: int = 64, seed: int = 0) ->
     arch = ARCHITECTURES[name]
     rng = np.random.default_rng([seed, 0x1A7C])
     if arch.family == "vit":
-        return {"pixel_values": _smooth_images(rng, count, arch.image)}
+        return {"pixel_values": smooth_images(rng, count, arch.image)}
     lengths = rng.integers(max(2, sequence // 4), sequence + 1, size=count)
     mask = (np.arange(sequence)[None, :] < lengths[:, None]).astype(np.int64)
     ids = rng.integers(1, arch.vocabulary, size=(count, sequence)) * mask
@@ -74,7 +74,7 @@ def sample_feeds(name: str, count: int, *, sequence: int = 64, seed: int = 0) ->
     return {"input_ids": ids.astype(np.int64), "attention_mask": mask, "token_type_ids": second}
 
 
-def _smooth_images(rng: np.random.Generator, count: int, side: int) -> NDArray[np.float32]:
+def smooth_images(rng: np.random.Generator, count: int, side: int) -> NDArray[np.float32]:
     """Sums of plane waves with a 1/f amplitude plus a little noise: [count, 3, side, side]."""
     axis = np.arange(side, dtype=np.float32) / side
     images = np.empty((count, 3, side, side), np.float32)
@@ -119,36 +119,53 @@ def enliven(model: torch.nn.Module, seed: int) -> None:
     """Redraw every parameter of `model` in place so that no layer is degenerate.
 
     Linear and convolution weights have standard deviation gain/sqrt(K), times a log-normal factor per
-    output channel; gain is 1.4 for queries and keys (attention scores of deviation about 2). LayerNorm
-    gains are log-normal with a few large channels. Embeddings have deviation 0.5.
+    output channel; gain is 1.4 for queries and keys (attention scores of deviation about 2). Gains of
+    normalisations are log-normal with a few large channels. Embeddings have deviation 0.5, and so has every
+    other parameter that starts as zeros; other constants get a log-normal factor.
     """
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     generator = torch.Generator().manual_seed(seed + 1)
+    convolutions = (torch.nn.Conv1d, torch.nn.Conv2d)
+    done: set[torch.nn.Parameter] = set()
 
     def normal(shape: tuple[int, ...], deviation: float) -> torch.Tensor:
         return torch.randn(shape, generator=generator) * deviation
 
     with torch.no_grad():
         for path, module in model.named_modules():
-            if isinstance(module, torch.nn.LayerNorm):
-                gain = normal(tuple(module.weight.shape), 0.25).exp()
+            weight, bias = (getattr(module, key, None) for key in ("weight", "bias"))
+            if not isinstance(weight, torch.nn.Parameter):
+                continue
+            if "Norm" in type(module).__name__:
+                gain = normal(tuple(weight.shape), 0.25).exp()
                 gain[torch.randperm(len(gain), generator=generator)[: max(1, len(gain) // 64)]] *= 2.5
-                module.weight.copy_(gain)
-                module.bias.copy_(normal(tuple(module.bias.shape), 0.15))
-            elif isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
-                fan_in = module.weight[0].numel()
-                uneven = normal((module.weight.shape[0],) + (1,) * (module.weight.dim() - 1), 0.25).exp()
+                weight.copy_(gain)
+                if bias is not None:
+                    bias.copy_(normal(tuple(bias.shape), 0.15))
+            elif isinstance(module, (torch.nn.Linear, Conv1D, *convolutions)):
+                outputs = weight.shape[-1] if isinstance(module, Conv1D) else weight.shape[0]
+                fan_in = weight.numel() // outputs
+                uneven = normal((outputs,) + (1,) * (weight.dim() - 1), 0.25).exp()
                 gain_of_path = 1.4 if path.rsplit(".", 1)[-1] in _SCORE_LAYERS else 1.0
                 gain_of_path = 2.0 if path.endswith("classifier") else gain_of_path
-                module.weight.copy_(normal(tuple(module.weight.shape), gain_of_path / fan_in**0.5) * uneven)
-                if module.bias is not None:
-                    module.bias.copy_(normal(tuple(module.bias.shape), 0.1))
+                drawn = normal(tuple(weight.shape), gain_of_path / fan_in**0.5)
+                weight.copy_(drawn * (uneven.reshape(-1) if isinstance(module, Conv1D) else uneven))
+                if bias is not None:
+                    bias.copy_(normal(tuple(bias.shape), 0.1))
             elif isinstance(module, torch.nn.Embedding):
-                module.weight.copy_(normal(tuple(module.weight.shape), 0.5))
+                weight.copy_(normal(tuple(weight.shape), 0.5))
+            else:
+                continue
+            done.update(p for p in (weight, bias) if p is not None)
         for path, parameter in model.named_parameters():
-            if path.endswith(("cls_token", "position_embeddings")):
+            if path.endswith(("cls_token", "position_embeddings")) or (
+                parameter not in done and not parameter.any()
+            ):
                 parameter.copy_(normal(tuple(parameter.shape), 0.5))
+            elif parameter not in done and parameter.numel() > 1 and parameter.std() == 0:
+                parameter.mul_(normal(tuple(parameter.shape), 0.25).exp())
 
 
 _SCORE_LAYERS = frozenset({"query", "key", "q_proj", "k_proj"})

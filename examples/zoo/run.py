@@ -1,0 +1,226 @@
+"""Which of the zoo's models compile, verify bit for bit, and how far they are from fp32, beside int8 peers.
+
+    python examples/zoo/run.py                                   # every family, both exporters
+    python examples/zoo/run.py llama swin --exporters dynamo --no-peers
+
+Needs torch, transformers and onnxscript: `pip install -e '.[bench,examples]'`. Writes a Markdown table and
+JSON; exit status 1 unless every model is verified and accurate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "accuracy"))
+EXPORTERS = ("legacy", "dynamo")
+OPSETS = {"legacy": 17, "dynamo": 18}
+SAMPLES = 64  # calibration
+BEHIND = 1.5  # dB that intc may be behind the best peer
+LOWEST = 20.0  # dB
+
+
+@dataclass
+class Row:
+    """One model: `status` is "ok", "exporter failed", "refused", "wrong bits", "inaccurate" or "crashed"."""
+
+    family: str
+    exporter: str
+    status: str
+    detail: str = ""
+    sqnr: float | None = None
+    dynamic: float | None = None
+    static: float | None = None
+
+
+def measure(family: str, exporter: str, peers: bool) -> Row:
+    """Export, compile, verify and compare one model; never raises."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                export(family, exporter, path)
+        except Exception as error:
+            return Row(family, exporter, "exporter failed", _line(error))
+        try:
+            return _compiled(family, exporter, path, peers)
+        except Exception as error:
+            trace = traceback.format_exc().splitlines()[-3:]
+            return Row(
+                family, exporter, "crashed", f"{type(error).__name__}: {_line(error)} ({trace[0].strip()})"
+            )
+
+
+def export(family: str, exporter: str, path: Path) -> Path:
+    """Write the zoo's `family` to `path` with one output, `output`."""
+    import torch
+    from families import ZOO, network
+
+    case = ZOO[family]
+    feeds = case.feeds(2, np.random.default_rng(3))
+    model = _Positional(network(family), list(feeds), case.pick)
+    tensors = tuple(torch.from_numpy(value) for value in feeds.values())
+    common: dict[str, Any] = {"input_names": list(feeds), "output_names": ["output"],
+                              "opset_version": OPSETS[exporter]}  # fmt: skip
+    if exporter == "legacy":
+        torch.onnx.export(model, tensors, str(path), dynamo=False, dynamic_axes=case.axes, **common)
+        return path
+    auto = torch.export.Dim.AUTO
+    shapes = tuple(dict.fromkeys(case.axes[name], auto) for name in feeds)
+    torch.onnx.export(
+        model, tensors, str(path), dynamo=True, verbose=False, dynamic_shapes=(shapes,), **common
+    )
+    return path
+
+
+def _Positional(model: Any, names: list[str], pick: str) -> Any:
+    """`model` with positional inputs and one tensor as its output."""
+    import torch
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: Any) -> Any:
+            out = self.model(**dict(zip(names, tensors, strict=True)))
+            return getattr(out, pick) if pick else out if isinstance(out, torch.Tensor) else out[0]
+
+    return Positional().eval()
+
+
+def _compiled(family: str, exporter: str, path: Path, peers: bool) -> Row:
+    import onnxruntime
+    from families import ZOO
+
+    import intc
+
+    case = ZOO[family]
+    calibration = case.feeds(SAMPLES, np.random.default_rng(1))
+    held_out = case.feeds(48, np.random.default_rng(2))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    reference = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in reference.get_inputs()]
+    calibration, held_out = ({n: f[n] for n in names} for f in (calibration, held_out))
+    expected = reference.run(None, held_out)[0]
+    try:
+        module = intc.compile(path, calibration)
+    except intc.IntcError as error:
+        return Row(family, exporter, "refused", str(error).replace("\n", "; "))
+    session = module.session()
+    for feeds in _variants(held_out, case.axes):
+        (exact,) = module.graph.evaluate(feeds)
+        (found,) = session.run(None, feeds)
+        if not np.array_equal(exact, found):
+            return Row(family, exporter, "wrong bits")
+    row = Row(family, exporter, "ok", sqnr=_sqnr(session.run(None, held_out)[0], expected))
+    if peers:
+        from engines import ort_dynamic, ort_static
+
+        for name, engine in (("dynamic", ort_dynamic), ("static", ort_static)):
+            with contextlib.suppress(Exception):
+                setattr(row, name, _sqnr(engine(path, calibration)(held_out), expected))
+    best = max((x for x in (row.dynamic, row.static) if x is not None), default=-np.inf)
+    if row.sqnr is None or row.sqnr < LOWEST or row.sqnr < best - BEHIND:
+        row.status = "inaccurate"
+    return row
+
+
+def _variants(feeds: dict[str, Any], axes: dict[str, dict[int, str]]) -> Iterator[dict[str, Any]]:
+    """All samples, and one sample (cut to fewer tokens where lengths are dynamic)."""
+    yield feeds
+    yield {n: a[:1, : a.shape[1] - 3] if 1 in axes[n] else a[:1] for n, a in feeds.items()}
+
+
+def _sqnr(found: Any, expected: Any) -> float:
+    error = float(((found.astype(np.float64) - expected) ** 2).sum())
+    signal = float((expected.astype(np.float64) ** 2).sum())
+    return 10 * float(np.log10(signal / max(error, 1e-30)))
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def main() -> int:
+    from families import ZOO
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(ZOO))
+    parser.add_argument("--exporters", default=",".join(EXPORTERS))
+    parser.add_argument("--no-peers", action="store_true", help="do not quantise with onnxruntime")
+    parser.add_argument("--jobs", type=int, default=2, help="models at a time (default 2)")
+    parser.add_argument("-o", "--output", type=Path, default=HERE / "build" / "zoo.json")
+    options = parser.parse_args()
+    unknown = set(options.families) - set(ZOO)
+    if unknown:
+        parser.error(f"no family {', '.join(sorted(unknown))}")
+    work = [(f, e) for f in options.families or ZOO for e in options.exporters.split(",")]
+    rows: dict[tuple[str, str], Row] = {}
+    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=8) as pool:
+        waiting = {pool.submit(measure, f, e, not options.no_peers): (f, e) for f, e in work}
+        for done in as_completed(waiting):
+            key = waiting[done]
+            try:
+                rows[key] = done.result()
+            except Exception as error:  # the process died
+                rows[key] = Row(*key, "crashed", _line(error))
+            print(_text(rows[key]), flush=True)
+    ordered = [rows[key] for key in work]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps([asdict(r) for r in ordered], indent=1))
+    options.output.with_suffix(".md").write_text(_markdown(ordered))
+    made = [r for r in ordered if r.status != "exporter failed"]
+    good = sum(r.status == "ok" for r in made)
+    print(
+        f"{good} of {len(made)} exported models are exact and accurate: {options.output.with_suffix('.md')}"
+    )
+    return 0 if good == len(made) else 1
+
+
+def _text(row: Row) -> str:
+    figures = " ".join(
+        f"{n} {v:.1f}"
+        for n, v in (("intc", row.sqnr), ("dynamic", row.dynamic), ("static", row.static))
+        if v is not None
+    )
+    return f"{row.family:18} {row.exporter:7} {row.status:16} {figures} {row.detail}"
+
+
+def _markdown(rows: list[Row]) -> str:
+    def cell(value: float | None) -> str:
+        return "" if value is None else f"{value:.1f}"
+
+    lines = [
+        "| family | exporter | result | intc, dB | ORT dynamic, dB | ORT static, dB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in rows:
+        result = r.status + (f": {r.detail[:120]}" if r.detail else "")
+        figures = " | ".join(map(cell, (r.sqnr, r.dynamic, r.static)))
+        lines.append(f"| {r.family} | {r.exporter} | {result} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
