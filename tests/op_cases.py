@@ -14,6 +14,8 @@ from intc.ir.op import Array, Op
 from intc.ir.types import TensorType
 from intc.ops import (
     conv,
+    curve,
+    division,
     elementwise,
     fused,
     gelu,
@@ -24,6 +26,7 @@ from intc.ops import (
     lut,
     matmul,
     movement,
+    pointwise,
     poly,
     positions,
     reduce,
@@ -76,12 +79,16 @@ CASES: tuple[Case, ...] = (
     Case(movement.Concat(1), (X8, t("int8", 2, 1, 4, lo=-3, hi=5))),
     Case(movement.Gather(0), (X8, t("int64", 5, lo=0, hi=1))),
     Case(movement.Expand((2, 3, 4)), (t("int8", 1, 3, 1),)),
+    Case(movement.Lookup((3, 2), (1, -2), 3), (t("int8", 6, 2, lo=-9),)),
     Case(positions.Positions((2, 3, 4), (-5, 0, 2), 7), ()),
     Case(elementwise.Add(), (X16, X16)),
     Case(elementwise.Sub(), (X16, X8)),
     Case(elementwise.Mul(), (X16, X8)),
+    *(Case(op(), (X16, X8)) for op in (elementwise.Max, elementwise.Min)),
     *(Case(op(), (F, F)) for op in (elementwise.Div, elementwise.Pow)),
     *(Case(op(), (F,)) for op in (elementwise.Sqrt, elementwise.Erf, elementwise.Exp)),
+    *(Case(op(), (F,)) for op in (elementwise.Log, elementwise.Abs, elementwise.Floor)),
+    *(Case(op(), (F,)) for op in (elementwise.Sin, elementwise.Cos)),
     *(Case(op(), (F,)) for op in (elementwise.Tanh, elementwise.Sigmoid, elementwise.Relu)),
     *(Case(op(), (X8, X8)) for op in (elementwise.Equal, elementwise.Less, elementwise.LessOrEqual)),
     *(Case(op(), (BOOL, BOOL)) for op in (elementwise.And, elementwise.Or)),
@@ -93,6 +100,12 @@ CASES: tuple[Case, ...] = (
     Case(softmax.Softmax(-1), (F, BOOL)),
     Case(gelu.Gelu("none"), (F,)),
     Case(layer_norm.LayerNorm(-1, 1e-5), (F, G, G)),
+    Case(pointwise.Pointwise("(mul x (max (exp x) 0.5))"), (F,)),
+    Case(curve.Curve(), (X16, t("int16", 33, lo=-32767))),
+    Case(curve.Curve(), (t("int8", 2, 3, 4), t("int16", 1025, lo=-5, hi=32767))),
+    Case(division.Divide(13, 2**30 - 1), (t("int32", 2, 3, 4, lo=-(2**31) + 1), t("int16", 2, 3, 1))),
+    Case(division.Divide(0, 9), (X8, t("uint8", 4))),
+    Case(division.Root(30), (t("int32", 2, 3, 4, lo=-5),)),
     Case(reduce.ReduceMean((1,), True), (F,)),
     Case(reduce.ReduceSum((0, 2), False), (X16,)),
     Case(im2col.Im2col((3, 2), (2, 1), (1, 0, 1, 2), (1, 2)), (t("uint8", 2, 3, 7, 8, lo=3),)),
@@ -105,6 +118,10 @@ CASES: tuple[Case, ...] = (
     Case(shift.Shiftmax(2**30, 35, 16), (SCORES,)),
     Case(
         shift.ShiftLayerNorm(9, 46, -127, 127, "int8"),
+        (X16, t("int32", 4), t("int64", 4, lo=-(2**61), hi=2**61)),
+    ),
+    Case(
+        shift.ShiftLayerNorm(9, 46, -127, 127, "int8", False),
         (X16, t("int32", 4), t("int64", 4, lo=-(2**61), hi=2**61)),
     ),
     Case(shift.ShiftGelu(10), (X16,)),
@@ -313,6 +330,19 @@ def requantize_error() -> float:
     return worst
 
 
+def divide_error() -> float:
+    rng = np.random.default_rng(17)
+    a, b = rng.integers(-(2**20), 2**20, 20000), rng.integers(-900, 900, 20000)
+    a, b = a[b != 0], b[b != 0]
+    q = division.Divide(7, 2**30 - 1).evaluate(a, b, sizes={})
+    return float(np.abs(q - a * 2.0**7 / b).max())
+
+
+def root_error() -> float:
+    x = np.random.default_rng(19).integers(0, 2**31, 20000)
+    return float(np.abs(division.Root(30).evaluate(x, sizes={}) - np.sqrt(x * 2.0**30)).max())
+
+
 BOUNDS: dict[str, Callable[[], float]] = {
     "requantize": requantize_error,
     "shiftmax": shiftmax_error,
@@ -323,6 +353,8 @@ BOUNDS: dict[str, Callable[[], float]] = {
     "poly_gelu": poly_gelu_error,
     "shift_tanh": lambda: pointwise_error(shift.ShiftTanh, range(5, 16), np.tanh),
     "shift_sigmoid": lambda: pointwise_error(shift.ShiftSigmoid, range(4, 16), logistic),
+    "divide": divide_error,
+    "root": root_error,
     "ivit_shiftmax": ivit_softmax_error,
     "ivit_shift_gelu": ivit_gelu_error,
     "ivit_layer_norm": lambda: published_norm_error(ivit.IvitLayerNorm),
@@ -346,12 +378,29 @@ EXACT = {
         "table",
         "im2col",
         "clip",
+        "curve",
+        "lookup",
     ),
-    *("add", "sub", "mul", "matmul", "reduce_sum", "equal", "less", "less_or_equal", "and", "or", "not"),
+    *(
+        "add",
+        "sub",
+        "mul",
+        "max",
+        "min",
+        "matmul",
+        "reduce_sum",
+        "equal",
+        "less",
+        "less_or_equal",
+        "and",
+        "or",
+        "not",
+    ),
 }
 """Operators whose integer meaning is the mathematical one."""
 FLOAT_ONLY = {
     *("div", "pow", "sqrt", "erf", "exp", "tanh", "sigmoid", "relu", "conv", "softmax", "gelu", "layer_norm"),
+    *("log", "abs", "sin", "cos", "floor", "pointwise"),
     "reduce_mean",
 }
 """Operators of float graphs only."""

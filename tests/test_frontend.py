@@ -202,7 +202,7 @@ def test_normalised_input_folds_into_the_convolution() -> None:
         "float[b, 5, h, w2] y",
         weights,
     )
-    assert operators(canonical(padded, feeds, 1e-3)) == {"div": 2, "sub": 1, "conv": 1}
+    assert operators(canonical(padded, feeds, 1e-3)) == {"mul": 2, "sub": 1, "conv": 1}
 
 
 SHAPES = {

@@ -111,6 +111,7 @@ def _compiled(family: str, exporter: str, path: Path, peers: bool) -> Row:
     from families import ZOO
 
     import intc
+    from intc.errors import IntcError
 
     case = ZOO[family]
     calibration = case.feeds(SAMPLES, np.random.default_rng(1))
@@ -123,7 +124,7 @@ def _compiled(family: str, exporter: str, path: Path, peers: bool) -> Row:
     expected = reference.run(None, held_out)[0]
     try:
         module = intc.compile(path, calibration)
-    except intc.IntcError as error:
+    except IntcError as error:
         return Row(family, exporter, "refused", str(error).replace("\n", "; "))
     session = module.session()
     for feeds in _variants(held_out, case.axes):

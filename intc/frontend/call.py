@@ -12,7 +12,7 @@ from intc.errors import GraphError
 from intc.frontend.symbolic import Imported, require_broadcast, require_equal
 from intc.ir.dims import Dim, Shape
 from intc.ir.op import Array, Op
-from intc.ops.elementwise import Add, And, Div, Equal, Less, LessOrEqual, Mul, Or, Pow, Sub, Where
+from intc.ops.elementwise import Add, And, Div, Equal, Less, LessOrEqual, Max, Min, Mul, Or, Pow, Sub, Where
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat
 
@@ -83,7 +83,7 @@ class Call:
             raise GraphError(reason)
 
 
-BROADCASTING = (Add, Sub, Mul, Div, Pow, Equal, Less, LessOrEqual, And, Or, Where)
+BROADCASTING = (Add, Sub, Mul, Max, Min, Div, Pow, Equal, Less, LessOrEqual, And, Or, Where)
 
 
 def _require_agreement(op: Op, shapes: Sequence[Shape]) -> None:

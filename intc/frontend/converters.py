@@ -27,7 +27,7 @@ STANDARD: dict[str, Converter] = {
 }
 MICROSOFT: dict[str, Converter] = {
     **converters_attention.MICROSOFT,
-    "LayerNormalization": converters_nn.CONVERTERS["LayerNormalization"],
+    **{k: converters_nn.CONVERTERS[k] for k in ("LayerNormalization", "SimplifiedLayerNormalization")},
 }
 DOMAINS: dict[str, dict[str, Converter]] = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": MICROSOFT}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 
@@ -41,13 +43,6 @@ def _pow(call: Call) -> list[Imported]:
     return [_scalars(call, call.emit(ew.Pow(), call.x(0), right))]
 
 
-def _sum(call: Call) -> list[Imported]:
-    total = call.x(0)
-    for i in range(1, len(call.inputs)):
-        total = call.emit(ew.Add(), total, call.x(i))
-    return [total]
-
-
 def _neg(call: Call) -> list[Imported]:
     """``-x = x * -1``."""
     return [call.emit(ew.Mul(), call.x(), call.constant([-1.0]))]
@@ -61,6 +56,90 @@ def _silu(call: Call) -> list[Imported]:
     call.refuse(float(call.attributes.get("alpha", 1.0)) != 1.0, "only alpha = 1 is supported")
     gate = call.emit(ew.Sigmoid(), call.x(), last=False)
     return [call.emit(ew.Mul(), call.x(), gate)]
+
+
+def _many(op: Op) -> Converter:
+    """``op`` over any number of inputs, from left to right."""
+
+    def run(call: Call) -> list[Imported]:
+        total = call.x(0)
+        for i in range(1, len(call.inputs)):
+            total = call.emit(op, total, call.x(i))
+        return [_scalars(call, total)]
+
+    return run
+
+
+def _composed(build: Callable[[Call, str], str]) -> Converter:
+    """``build(call, x)`` of the first input."""
+    return lambda call: [build(call, call.x())]
+
+
+def _softplus(call: Call, x: str) -> str:
+    """``log(1 + exp(-|x|)) + max(x, 0)``, which does not overflow."""
+    tail = call.emit(
+        ew.Exp(), call.emit(ew.Mul(), _abs(call, x), call.constant([-1.0]), last=False), last=False
+    )
+    tail = call.emit(ew.Log(), call.emit(ew.Add(), tail, call.constant([1.0]), last=False), last=False)
+    return call.emit(ew.Add(), tail, call.emit(ew.Relu(), x, last=False))
+
+
+def _abs(call: Call, x: str) -> str:
+    return call.emit(ew.Abs(), x, last=False)
+
+
+def _mish(call: Call, x: str) -> str:
+    return call.emit(ew.Mul(), x, call.emit(ew.Tanh(), _softplus(call, x), last=False))
+
+
+def _hard_sigmoid(call: Call, x: str) -> str:
+    alpha, beta = (float(call.attributes.get(k, d)) for k, d in (("alpha", 0.2), ("beta", 0.5)))
+    line = call.emit(ew.Mul(), x, call.constant([alpha]), last=False)
+    line = call.emit(ew.Add(), line, call.constant([beta]), last=False)
+    return call.emit(ew.Min(), call.emit(ew.Relu(), line, last=False), call.constant([1.0]))
+
+
+def _hard_swish(call: Call, x: str) -> str:
+    call.attributes.update(alpha=1 / 6, beta=0.5)
+    return call.emit(ew.Mul(), x, _hard_sigmoid(call, x))
+
+
+def _elu(alpha: float, gamma: float = 1.0, divided: bool = False) -> Converter:
+    """``gamma * (max(x, 0) + alpha * (exp(min(x, 0)) - 1))``; CELU divides x by alpha inside."""
+
+    def run(call: Call) -> list[Imported]:
+        a, g = float(call.attributes.get("alpha", alpha)), float(call.attributes.get("gamma", gamma))
+        x = call.x()
+        below = call.emit(ew.Min(), x, call.constant([0.0]), last=False)
+        below = call.emit(ew.Mul(), below, call.constant([1 / a]), last=False) if divided else below
+        below = call.emit(ew.Add(), call.emit(ew.Exp(), below, last=False), call.constant([-1.0]), last=False)
+        below = call.emit(ew.Mul(), below, call.constant([a * g]), last=False)
+        above = call.emit(ew.Mul(), call.emit(ew.Relu(), x, last=False), call.constant([g]), last=False)
+        return [call.emit(ew.Add(), above, below)]
+
+    return run
+
+
+def _leaky_relu(call: Call) -> list[Imported]:
+    """``max(x, 0) + slope * min(x, 0)``; the slope of PRelu is an input."""
+    x = call.x()
+    slope = call.x(1) if call.has(1) else call.constant([float(call.attributes.get("alpha", 0.01))])
+    below = call.emit(ew.Min(), x, call.constant([0.0]), last=False)
+    below = call.emit(ew.Mul(), below, slope, last=False)
+    return [call.emit(ew.Add(), call.emit(ew.Relu(), x, last=False), below)]
+
+
+def _softsign(call: Call, x: str) -> str:
+    return call.emit(ew.Div(), x, call.emit(ew.Add(), _abs(call, x), call.constant([1.0]), last=False))
+
+
+def _ceil(call: Call, x: str) -> str:
+    down = call.emit(ew.Floor(), call.emit(ew.Mul(), x, call.constant([-1.0]), last=False), last=False)
+    return call.emit(ew.Mul(), down, call.constant([-1.0]))
+
+
+def _tan(call: Call, x: str) -> str:
+    return call.emit(ew.Div(), call.emit(ew.Sin(), x, last=False), call.emit(ew.Cos(), x, last=False))
 
 
 def _identity(call: Call) -> list[Imported]:
@@ -125,7 +204,26 @@ CONVERTERS: dict[str, Converter] = {
     "Mul": _elementwise(ew.Mul()),
     "Div": _elementwise(ew.Div()),
     "Pow": _pow,
-    "Sum": _sum,
+    "Sum": _many(ew.Add()),
+    "Max": _many(ew.Max()),
+    "Min": _many(ew.Min()),
+    "Abs": _elementwise(ew.Abs()),
+    "Log": _elementwise(ew.Log()),
+    "Sin": _elementwise(ew.Sin()),
+    "Cos": _elementwise(ew.Cos()),
+    "Tan": _composed(_tan),
+    "Floor": _elementwise(ew.Floor()),
+    "Ceil": _composed(_ceil),
+    "Softplus": _composed(_softplus),
+    "Softsign": _composed(_softsign),
+    "Mish": _composed(_mish),
+    "HardSigmoid": _composed(_hard_sigmoid),
+    "HardSwish": _composed(_hard_swish),
+    "Elu": _elu(1.0),
+    "Celu": _elu(1.0, divided=True),
+    "Selu": _elu(1.67326, 1.0507),
+    "LeakyRelu": _leaky_relu,
+    "PRelu": _leaky_relu,
     "Neg": _neg,
     "Reciprocal": _reciprocal,
     "Sqrt": _elementwise(ew.Sqrt()),

@@ -119,8 +119,8 @@ def _layer_norm(call: Call) -> list[Imported]:
     return [normalised(call, call.x(0), 1, 2)]
 
 
-def normalised(call: Call, x: str, gamma: int, beta: int) -> str:
-    """LayerNorm of ``x`` (gamma and beta: input positions); several last axes are normalised as one."""
+def normalised(call: Call, x: str, gamma: int, beta: int, centred: bool = True) -> str:
+    """LayerNorm (or RMSNorm) of ``x``; gamma, beta: input positions. Several last axes are one for it."""
     shape = call.shape(x)
     axis = call.axis(x, -1)
     channels = product(shape[axis:])
@@ -128,7 +128,7 @@ def normalised(call: Call, x: str, gamma: int, beta: int) -> str:
         raise GraphError("only normalisation over axes of fixed size is supported")
     scale = _vector(call, gamma, shape[axis:])
     bias = _vector(call, beta, shape[axis:]) if call.has(beta) else call.constant(np.zeros(channels))
-    op = LayerNorm(-1, float(call.attributes.get("epsilon", 1e-5)))
+    op = LayerNorm(-1, float(call.attributes.get("epsilon", 1e-5)), centred)
     if axis == len(shape) - 1:
         return call.emit(op, x, scale, bias)
     flat = reshape_to(call, x, (*shape[:axis], channels), True)
@@ -189,6 +189,35 @@ def _global_average_pool(call: Call) -> list[Imported]:
     return [call.emit(ReduceMean(tuple(range(2, len(call.shape(x)))), True), x)]
 
 
+def _norm_of(call: Call, x: str, axes: tuple[int, ...], keepdims: bool, last: bool = True) -> str:
+    """``sqrt(sum(x^2))`` over ``axes``."""
+    total = call.emit(ReduceSum(axes, keepdims), call.emit(ew.Mul(), x, x, last=False), last=False)
+    return call.emit(ew.Sqrt(), total, last=last)
+
+
+def _reduce_l2(call: Call) -> list[Imported]:
+    x = call.x()
+    axes = call.axes(len(call.shape(x))) or tuple(range(len(call.shape(x))))
+    return [_norm_of(call, x, axes, bool(call.attributes.get("keepdims", 1)))]
+
+
+def _lp_normalization(call: Call) -> list[Imported]:
+    """``x / norm``, and 0 where the norm is 0."""
+    x = call.x()
+    axes = (call.axis(x, -1),)
+    if int(call.attributes.get("p", 2)) == 1:
+        norm = call.emit(ReduceSum(axes, True), call.emit(ew.Abs(), x, last=False), last=False)
+    else:
+        norm = _norm_of(call, x, axes, True, last=False)
+    norm = call.emit(ew.Max(), norm, call.constant([1e-12]), last=False)
+    return [call.emit(ew.Div(), x, norm)]
+
+
+def _rms_norm(call: Call) -> list[Imported]:
+    """RMSNormalization (opset 23), SimplifiedLayerNormalization of onnxruntime."""
+    return [normalised(call, call.x(0), 1, 2, centred=False)]
+
+
 CONVERTERS: dict[str, Converter] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
@@ -199,5 +228,9 @@ CONVERTERS: dict[str, Converter] = {
     "Gelu": gelu(),
     "ReduceMean": _reduce(ReduceMean),
     "ReduceSum": _reduce(ReduceSum),
+    "ReduceL2": _reduce_l2,
+    "LpNormalization": _lp_normalization,
+    "RMSNormalization": _rms_norm,
+    "SimplifiedLayerNormalization": _rms_norm,
     "GlobalAveragePool": _global_average_pool,
 }

@@ -15,7 +15,7 @@ import onnx
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
-from intc.frontend.fold import UNFOLDED, compute, small
+from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
 from intc.frontend.symbolic import (
     EqualSizes,
@@ -24,16 +24,11 @@ from intc.frontend.symbolic import (
     IndexTuple,
     NanTest,
     Splat,
-    as_index,
-    dims_of,
-    fold_index,
-    fold_symbolic,
     is_symbolic,
-    slice_positions,
     substitute,
-    tidy,
 )
-from intc.ir.dims import Dim, as_dim, broadcast, evaluate_shape, symbol
+from intc.frontend.tabulated import Tabulated, emit
+from intc.ir.dims import Dim, symbol
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
@@ -41,7 +36,6 @@ from intc.ops.elementwise import Cast
 from intc.ops.movement import Expand, Reshape
 from intc.ops.positions import Positions
 
-FOLDED = ("Constant", "Shape", "ConstantOfShape", "Range")  # computed while importing, never converted
 OLDEST_OPSET = 13
 ELEMENT: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -93,6 +87,7 @@ class Importer:
         self.problems: list[tuple[str, str, str]] = []
         self.failed: set[str] = set()
         self.constants: dict[int, str] = {}
+        self.opsets = self.proto.opset_import
         self.computed: dict[object, str] = {}  # masks and positions, each emitted once
 
     def run(self) -> Graph:
@@ -179,7 +174,7 @@ class Importer:
         try:
             attributes = {a.name: self._attribute(a) for a in node.attribute}
             inputs = [self.env[x] if x else None for x in node.input]
-            results = self._fold(node, inputs, attributes)
+            results = fold(self, node, inputs, attributes)
             if results is None:
                 results = converters.convert(self, node, inputs, attributes, label)
             for name, result in zip(node.output, results, strict=False):
@@ -202,49 +197,6 @@ class Importer:
         value = onnx.helper.get_attribute_value(attribute)
         return value.decode(errors="replace") if isinstance(value, bytes) else value
 
-    def _fold(
-        self, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any]
-    ) -> list[Imported] | None:
-        """The node's results where they are known at import time, else None."""
-        op = node.op_type
-        if op == "Constant":
-            return [_constant(attributes)]
-        if op == "Shape" and inputs[0] is not None:
-            shape = self.shape_of(inputs[0])
-            part = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
-            return [tidy(_objects(part))]
-        if op == "ConstantOfShape":
-            return [_filled(inputs[0], attributes)]
-        if op == "Range":
-            return [_range(inputs)]
-        if not inputs or any(isinstance(x, str | NanTest) for x in inputs):
-            return None
-        if any(isinstance(x, Index | IndexTuple) for x in inputs):
-            folded = fold_index(op, inputs, attributes)
-            return None if folded is None else [folded]
-        if any(isinstance(x, Splat) for x in inputs):
-            return _fold_splat(op, inputs, attributes)
-        arrays = [x if isinstance(x, np.ndarray) else None for x in inputs]
-        if any(a is not None and is_symbolic(a) for a in arrays):
-            if op == "Slice" and arrays[0] is not None and not is_symbolic(arrays[0]):
-                positions = slice_positions(arrays)
-                return None if positions is None else [positions]
-            if op == "Expand" and arrays[0] is not None and (index := as_index(arrays[0])) is not None:
-                return [fold_index(op, [index, arrays[1]], attributes)]
-            result = fold_symbolic(op, arrays, attributes)
-            return None if result is None else [tidy(result)]
-        return self._compute(node, arrays)
-
-    def _compute(self, node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Imported] | None:
-        """Run a node on constants with onnx's reference implementation."""
-        if node.domain not in ("", "ai.onnx") or node.op_type in UNFOLDED:
-            return None
-        if node.op_type == "Expand" and arrays[0] is not None and arrays[1] is not None:
-            shape = broadcast(arrays[0].shape, dims_of(arrays[1]))
-            return [np.broadcast_to(arrays[0], evaluate_shape(shape, {}))] if small(shape) else None
-        feeds = {name: a for name, a in zip(node.input, arrays, strict=True) if name and a is not None}
-        return list(compute(node, feeds, self.proto.opset_import))
-
     def shape_of(self, value: Imported) -> tuple[Dim, ...]:
         if isinstance(value, str):
             return self.builder.graph.type(value).shape
@@ -262,8 +214,9 @@ class Importer:
             scalar = self.builder.constant(stem, _storable(np.asarray(value.value)))
             return self.builder.emit(Expand(value.shape), scalar, name=stem)
         if isinstance(value, Index):
-            op = Positions(value.shape, value.steps, value.offset)
-            return self.once(value, lambda: self.builder.emit(op, name=stem))
+            return self.once(value, lambda: self._positions(value, stem))
+        if isinstance(value, Tabulated):
+            return self.once(value, lambda: emit(self.builder, value, stem))
         if not isinstance(value, np.ndarray):
             raise GraphError("a coordinate or NaN test is used as data")
         if is_symbolic(value):
@@ -272,6 +225,10 @@ class Importer:
         if key not in self.constants:
             self.constants[key] = self.builder.constant(stem, _storable(value))
         return self.constants[key]
+
+    def _positions(self, index: Index, stem: str) -> str:
+        value = self.builder.emit(Positions(index.shape, index.steps, index.offset), name=stem)
+        return value if index.dtype == "int64" else self.builder.emit(Cast(index.dtype), value, name=stem)
 
     def once(self, key: object, emit: Callable[[], str]) -> str:
         """The value that stands for ``key``, emitted on first use."""
@@ -308,61 +265,3 @@ def _storable(array: Array) -> Array:
     if array.dtype.kind == "f":
         return np.asarray(array, np.float32)
     return array.astype(np.int64) if array.dtype == object else array
-
-
-def _objects(items: Sequence[Any]) -> Array:
-    out = np.empty(len(items), object)
-    out[:] = list(items)
-    return out
-
-
-def _constant(attributes: dict[str, Any]) -> Array:
-    for name, value in attributes.items():
-        if name == "value":
-            return np.asarray(value)
-        if name in ("value_float", "value_floats"):
-            return np.asarray(value, np.float32)
-        if name in ("value_int", "value_ints"):
-            return np.asarray(value, np.int64)
-    raise GraphError("a constant without a value")
-
-
-def _filled(shape: Imported | None, attributes: dict[str, Any]) -> Imported:
-    fill = np.asarray(attributes.get("value", np.zeros(1, np.float32))).ravel()[0]
-    if not isinstance(shape, np.ndarray):
-        raise GraphError("the shape of a filled tensor depends on input values")
-    if is_symbolic(shape):
-        return Splat(tuple(shape.ravel()), fill)
-    sizes = tuple(int(d) for d in shape.ravel())
-    if not small(sizes):
-        raise GraphError(f"a filled tensor of shape {list(sizes)} is too large")
-    return np.full(sizes, fill)
-
-
-def _range(inputs: Sequence[Imported | None]) -> Imported:
-    if not all(isinstance(x, np.ndarray) for x in inputs):
-        raise GraphError("the bounds of a range depend on input values")
-    start, stop, step = (np.asarray(x).ravel()[0] for x in inputs)
-    if not any(is_symbolic(np.asarray(x, object)) for x in (start, stop, step)):
-        if step == 0 or not small((max(0, int((stop - start) / step)),)):
-            raise GraphError(f"a range from {start} to {stop} in steps of {step} is empty or too long")
-        return np.arange(start, stop, step)
-    if step != 1:
-        raise GraphError("a range with a symbolic bound must have step 1")
-    return Index((as_dim(stop - start),), (1,), as_dim(start))
-
-
-def _fold_splat(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> list[Imported] | None:
-    """Nodes on repeated values: they stay repeated values."""
-    x = inputs[0]
-    if op in ("Cast", "Identity") and isinstance(x, Splat):
-        value = bool(x.value) if attributes.get("to") == onnx.TensorProto.BOOL else x.value
-        return [Splat(x.shape, value)]
-    if op == "And":
-        values = [
-            v.value if isinstance(v, Splat) else (v.ravel()[0] if v.size == 1 else None) for v in inputs
-        ]
-        if all(v is not None for v in values):
-            shapes = [v.shape for v in inputs]
-            return [Splat(broadcast(tuple(shapes[0]), tuple(shapes[1])), all(map(bool, values)))]
-    return None

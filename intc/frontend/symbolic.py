@@ -9,7 +9,7 @@ when exporters spell out mask positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,15 @@ import numpy as np
 from intc.errors import GraphError
 from intc.ir.dims import Dim, Poly, Shape, as_dim, broadcast, symbol, symbols, terms_of
 from intc.ir.op import Array
+from intc.ir.types import DType
+
+NUMBERS: dict[int, DType] = {
+    1: "float32",
+    10: "float32",
+    11: "float32",
+    6: "int64",
+    7: "int64",
+}  # ONNX's codes
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class Index:
     shape: Shape
     steps: tuple[Dim, ...]
     offset: Dim = 0
+    dtype: DType = "int64"
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,7 @@ class NanTest:
     value: str
 
 
-Known: TypeAlias = np.ndarray | Splat | Index | IndexTuple
-Imported: TypeAlias = str | Known | NanTest
+Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | NanTest | Tabulated
 
 
 def is_symbolic(array: Array) -> bool:
@@ -107,9 +116,9 @@ def fold_symbolic(op: str, inputs: Sequence[Array | None], attributes: dict[str,
         a, b = (np.asarray(value, object) for value in args[1:3])
         return np.asarray(np.where(np.asarray(x, bool), a, b), object)
     if op == "Unsqueeze":
-        return np.expand_dims(x, tuple(int(a) for a in _axes(args, attributes)))
+        return np.expand_dims(x, tuple(int(a) for a in axes_of(args, attributes)))
     if op == "Squeeze":
-        axes = tuple(int(a) for a in _axes(args, attributes)) or None
+        axes = tuple(int(a) for a in axes_of(args, attributes)) or None
         return np.asarray(np.squeeze(x, axes), object)
     if op == "Reshape":
         return x.reshape([int(d) for d in np.asarray(inputs[1]).ravel()])
@@ -123,7 +132,7 @@ def fold_symbolic(op: str, inputs: Sequence[Array | None], attributes: dict[str,
     return None
 
 
-def _axes(args: Sequence[Array | None], attributes: dict[str, Any]) -> list[int]:
+def axes_of(args: Sequence[Array | None], attributes: dict[str, Any]) -> list[int]:
     given = args[1] if len(args) > 1 and args[1] is not None else attributes.get("axes", [])
     return [int(a) for a in np.asarray(given).ravel()]
 
@@ -157,22 +166,27 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
     """The result of a node on index tensors and known scalars, or None where it has no affine form."""
     inputs = [(as_index(x) or x) if isinstance(x, np.ndarray) and x.ndim > 1 else x for x in inputs]
     first = next(x for x in inputs if isinstance(x, Index | IndexTuple))
-    if op in ("Cast", "Identity"):
+    if op == "Identity":
         return first
+    if op == "Cast":
+        to = NUMBERS.get(int(attributes["to"]))
+        return first if isinstance(first, IndexTuple) else replace(first, dtype=to) if to else None
     if isinstance(first, IndexTuple):
         return None
     if op == "Unsqueeze":
         axes = sorted(
-            a % (len(first.shape) + len(_axes(inputs, attributes))) for a in _axes(inputs, attributes)
+            a % (len(first.shape) + len(axes_of(inputs, attributes))) for a in axes_of(inputs, attributes)
         )
         shape, steps = list(first.shape), list(first.steps)
         for axis in axes:
             shape.insert(axis, 1)
             steps.insert(axis, 0)
-        return Index(tuple(shape), tuple(steps), first.offset)
+        return replace(first, shape=tuple(shape), steps=tuple(steps))
     if op == "Expand":
         return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
-    if op in ("Add", "Mul", "Max"):
+    if op == "Neg":
+        return _scaled(first, -1)
+    if op in ("Add", "Sub", "Mul", "Max"):
         return _combine(op, inputs[0], inputs[1])
     if op in ("GreaterOrEqual", "Less") and first is inputs[0] and first.offset == 0:
         bound = np.asarray(inputs[1], object).ravel()
@@ -204,27 +218,46 @@ def as_index(array: Array) -> Index | None:
 def _broadcast(index: Index, shape: Shape) -> Index:
     pad = len(shape) - len(index.shape)
     have, steps = (1,) * pad + tuple(index.shape), (0,) * pad + tuple(index.steps)
-    return Index(shape, tuple(0 if h == 1 else s for h, s in zip(have, steps, strict=True)), index.offset)
+    return replace(
+        index, shape=shape, steps=tuple(0 if h == 1 else s for h, s in zip(have, steps, strict=True))
+    )
 
 
 def _combine(op: str, a: Any, b: Any) -> Any:
     if op == "Max":  # exporters take it only for its broadcast shape
         return Splat(broadcast(a.shape, b.shape), None)
-    if isinstance(b, Index) and not isinstance(a, Index):
+    a_first = isinstance(a, Index)
+    if not a_first:
         a, b = b, a
     if isinstance(b, Index):
         if op == "Mul":
             return None
+        b = _scaled(b, -1) if op == "Sub" else b
         shape = broadcast(a.shape, b.shape)
         a, b = _broadcast(a, shape), _broadcast(b, shape)
-        return Index(shape, tuple(x + y for x, y in zip(a.steps, b.steps, strict=True)), a.offset + b.offset)
-    scalar = np.asarray(b, object).ravel()
-    if scalar.size != 1:
+        steps = tuple(x + y for x, y in zip(a.steps, b.steps, strict=True))
+        return replace(a, shape=shape, steps=steps, offset=a.offset + b.offset)
+    scalar = np.asarray(b.value if isinstance(b, Splat) else b, object).ravel()
+    if (
+        scalar.size != 1
+        or scalar[0] is None
+        or (not isinstance(scalar[0], Poly) and scalar[0] != int(scalar[0]))
+    ):
         return None
-    value = as_dim(scalar[0])
+    value, a = as_dim(scalar[0]), _broadcast(a, broadcast(a.shape, tuple(b.shape)))
     if op == "Add":
-        return Index(a.shape, a.steps, a.offset + value)
-    return Index(a.shape, tuple(s * value for s in a.steps), a.offset * value)
+        return replace(a, offset=a.offset + value)
+    if op == "Sub":
+        return (
+            replace(a, offset=a.offset - value)
+            if a_first
+            else replace(_scaled(a, -1), offset=value - a.offset)
+        )
+    return _scaled(a, value)
+
+
+def _scaled(a: Index, factor: Dim) -> Index:
+    return replace(a, steps=tuple(s * factor for s in a.steps), offset=a.offset * factor)
 
 
 def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, ...]]:

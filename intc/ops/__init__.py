@@ -5,6 +5,8 @@ from __future__ import annotations
 from intc.ir.op import Op
 from intc.ops import (
     conv,
+    curve,
+    division,
     elementwise,
     fused,
     gelu,
@@ -15,6 +17,7 @@ from intc.ops import (
     lut,
     matmul,
     movement,
+    pointwise,
     poly,
     positions,
     reduce,
@@ -43,6 +46,9 @@ OPS: dict[str, type[Op]] = {
         poly,
         row_softmax,
         table,
+        pointwise,
+        curve,
+        division,
         ivit,
         ibert,
         lut,

@@ -91,8 +91,28 @@ class Mul(_Binary):
 
 
 @dataclass(frozen=True)
+class Max(_Binary):
+    """The larger of two."""
+
+    name: ClassVar[str] = "max"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return np.maximum(a, b)
+
+
+@dataclass(frozen=True)
+class Min(_Binary):
+    """The smaller of two."""
+
+    name: ClassVar[str] = "min"
+
+    def apply(self, a: Any, b: Any) -> Any:
+        return np.minimum(a, b)
+
+
+@dataclass(frozen=True)
 class _FloatBinary(Op):
-    """Float32 only."""
+    """A float32 function of two operands."""
 
     arity: ClassVar[tuple[int, ...]] = (2,)
 
@@ -102,6 +122,12 @@ class _FloatBinary(Op):
             raise GraphError(f"{self.name} takes float operands, not {a} and {b}")
         return TensorType(broadcast(a.shape, b.shape), "float32")
 
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.asarray(self.apply(*arrays), np.float32)
+
+    def apply(self, a: Array, b: Array) -> Any:
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Div(_FloatBinary):
@@ -109,8 +135,8 @@ class Div(_FloatBinary):
 
     name: ClassVar[str] = "div"
 
-    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.asarray(np.divide(arrays[0], arrays[1]), np.float32)
+    def apply(self, a: Array, b: Array) -> Any:
+        return np.divide(a, b)
 
 
 @dataclass(frozen=True)
@@ -119,8 +145,8 @@ class Pow(_FloatBinary):
 
     name: ClassVar[str] = "pow"
 
-    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.asarray(np.power(arrays[0], arrays[1]), np.float32)
+    def apply(self, a: Array, b: Array) -> Any:
+        return np.power(a, b)
 
 
 @dataclass(frozen=True)
@@ -167,6 +193,56 @@ class Exp(_FloatUnary):
 
     def apply(self, x: Array) -> Any:
         return np.exp(x)
+
+
+@dataclass(frozen=True)
+class Log(_FloatUnary):
+    """Natural logarithm."""
+
+    name: ClassVar[str] = "log"
+
+    def apply(self, x: Array) -> Any:
+        return np.log(x)
+
+
+@dataclass(frozen=True)
+class Abs(_FloatUnary):
+    """Magnitude."""
+
+    name: ClassVar[str] = "abs"
+
+    def apply(self, x: Array) -> Any:
+        return np.abs(x)
+
+
+@dataclass(frozen=True)
+class Sin(_FloatUnary):
+    """Sine."""
+
+    name: ClassVar[str] = "sin"
+
+    def apply(self, x: Array) -> Any:
+        return np.sin(x)
+
+
+@dataclass(frozen=True)
+class Cos(_FloatUnary):
+    """Cosine."""
+
+    name: ClassVar[str] = "cos"
+
+    def apply(self, x: Array) -> Any:
+        return np.cos(x)
+
+
+@dataclass(frozen=True)
+class Floor(_FloatUnary):
+    """The largest integer below or at x."""
+
+    name: ClassVar[str] = "floor"
+
+    def apply(self, x: Array) -> Any:
+        return np.floor(x)
 
 
 @dataclass(frozen=True)
@@ -321,11 +397,18 @@ OPS = (
     Add,
     Sub,
     Mul,
+    Max,
+    Min,
     Div,
     Pow,
     Sqrt,
     Erf,
     Exp,
+    Log,
+    Abs,
+    Sin,
+    Cos,
+    Floor,
     Tanh,
     Sigmoid,
     Relu,

@@ -1,4 +1,4 @@
-"""Float LayerNorm."""
+"""Float LayerNorm and RMSNorm."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from intc.ir.types import TensorType
 
 @dataclass(frozen=True)
 class LayerNorm(Op):
-    """``(x - mean) / sqrt(var + epsilon) * gamma + beta`` over the last axis (axis = -1); gamma, beta [C]."""
+    """``(x - mean) / sqrt(var + epsilon) * gamma + beta`` over the last axis (axis = -1); gamma, beta [C].
+
+    Not ``centred``, it is RMSNorm: mean is 0, and var the mean of the squares.
+    """
 
     axis: int
     epsilon: float
+    centred: bool = True
     name: ClassVar[str] = "layer_norm"
     arity: ClassVar[tuple[int, ...]] = (3,)
 
@@ -35,7 +39,7 @@ class LayerNorm(Op):
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x, gamma, beta = arrays
-        centred = x - x.mean(axis=-1, keepdims=True, dtype=np.float32)
+        centred = x - x.mean(axis=-1, keepdims=True, dtype=np.float32) if self.centred else x
         variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float32)
         return np.asarray(centred / np.sqrt(variance + np.float32(self.epsilon)) * gamma + beta, np.float32)
 

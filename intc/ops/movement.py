@@ -150,6 +150,45 @@ class Expand(Op):
         return np.broadcast_to(arrays[0], evaluate_shape(self.shape, sizes))
 
 
+@dataclass(frozen=True)
+class Lookup(Op):
+    """Rows of ``table`` at positions that are computed, not read: ``out[i] = table[offset + sum(steps * i)]``
+    for every index i of ``shape``, which stands before the other axes of the table.
+    """
+
+    shape: Shape
+    steps: tuple[int, ...]
+    offset: int
+    name: ClassVar[str] = "lookup"
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        rows = types[0].shape[0]
+        out: list[tuple[Dim, int]] = []
+        for sign, room in ((1, rows - 1 - self.offset), (-1, self.offset)):
+            reach: Dim = 0
+            for step, size in zip(self.steps, self.shape, strict=True):
+                if step * sign > 0:
+                    reach = reach + (size - 1) * abs(step)
+            if isinstance(reach, int) and isinstance(room, int) and reach > room:
+                raise GraphError(f"lookup reaches {reach} rows of {types[0]} from row {self.offset}")
+            if not isinstance(reach, int):
+                out.append((reach, int(room)))  # type: ignore[arg-type]
+        return out
+
+    def infer(self, *types: TensorType) -> TensorType:
+        table = types[0]
+        if not table.rank or not isinstance(table.shape[0], int) or len(self.steps) != len(self.shape):
+            raise GraphError(f"lookup of {format_shape(self.shape)} by {self.steps} does not fit {table}")
+        self.limits(table)
+        return table.with_shape((*self.shape, *table.shape[1:]))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        at: Array = np.asarray(self.offset)
+        for step, size in zip(self.steps, evaluate_shape(self.shape, sizes), strict=True):
+            at = at[..., None] + step * np.arange(size)
+        return arrays[0][at]
+
+
 def joined(shape: Shape, dtype: DType, types: Sequence[TensorType]) -> TensorType:
     """The type of a value that is one of ``types``: the hull of their intervals."""
     if dtype == "float32":
@@ -157,5 +196,5 @@ def joined(shape: Shape, dtype: DType, types: Sequence[TensorType]) -> TensorTyp
     return TensorType(shape, dtype, min(t.interval[0] for t in types), max(t.interval[1] for t in types))
 
 
-MOVEMENT = (Reshape, Transpose, Slice, Concat, Gather, Expand)
+MOVEMENT = (Reshape, Transpose, Slice, Concat, Gather, Expand, Lookup)
 OPS = MOVEMENT

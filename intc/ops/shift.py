@@ -95,7 +95,7 @@ class ShiftLayerNorm(Op):
 
     Inputs: x int16 [.., C]; g int32 [C]; b int64 [C] (beta and the rounding half, at 2**-e of an output
     step). ``S = sum x``; ``Q = C*sum x^2 - S^2 + eps_q``; ``z = (C*x - S) / isqrt(Q)`` in Q20;
-    ``y = clip((z*g + b) >> e)``.
+    ``y = clip((z*g + b) >> e)``. Not ``centred``, S is 0: RMSNorm.
     """
 
     eps_q: int
@@ -103,6 +103,7 @@ class ShiftLayerNorm(Op):
     lo: int
     hi: int
     dtype: DType
+    centred: bool = True
     name: ClassVar[str] = "shift_layer_norm"
     arity: ClassVar[tuple[int, ...]] = (3,)
     error_bound: ClassVar[float] = 0.52  # output steps, unsaturated; C * deviation >= 2**12
@@ -123,7 +124,7 @@ class ShiftLayerNorm(Op):
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x, g, b = (a.astype(np.int64) for a in arrays)
         channels = x.shape[-1]
-        total = x.sum(axis=-1, keepdims=True)
+        total = x.sum(axis=-1, keepdims=True) * self.centred
         spread = channels * (x * x).sum(axis=-1, keepdims=True) - total * total + self.eps_q
         deviation = isqrt(spread)
         nb = bit_length(deviation)

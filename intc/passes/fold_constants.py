@@ -1,4 +1,4 @@
-"""Nodes on constants are computed; nodes that change nothing disappear.
+"""Nodes on constants are computed; nodes that change nothing disappear; division by a constant multiplies.
 
 ``x + 0 = x - 0 = x * 1 = x / 1 = x`` (where the constant does not broaden x), ``cast(x) = x`` to its own
 type, ``expand(x) = x`` to its own shape.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from intc.ir.dims import Poly, product
 from intc.ir.graph import Builder, Graph, Node
@@ -43,7 +45,17 @@ class FoldConstants:
             if known and isinstance(size, int) and size <= self.limit and node.output not in graph.outputs:
                 arrays = [b.graph.constants[x] for x in inputs]
                 return b.constant(node.output, node.op.evaluate(*arrays, sizes={}))
-            return _without_effect(graph, producers, node, names)
+            kept = _without_effect(graph, producers, node, names)
+            divisor = graph.constants.get(node.inputs[1]) if isinstance(node.op, Div) else None
+            if (
+                kept is None
+                and divisor is not None
+                and divisor.all()
+                and node.inputs[0] not in graph.constants
+            ):
+                inverse = b.constant(f"{node.inputs[1]}.inverse", np.float32(1) / divisor)
+                return b.emit(Mul(), inputs[0], inverse, name=node.output, source=node.source)
+            return kept
 
         return rewrite(graph, rule)
 

@@ -12,9 +12,10 @@ from intc.errors import GraphError, QuantizationError, UnsupportedModel
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.types import TensorType
 from intc.ops.movement import Concat, Gather
+from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms
 from intc.passes.integer.rounding import Rounding
-from intc.passes.integer.rules import RULES, Context
+from intc.passes.integer.rules import RULES
 from intc.passes.plan import Plan
 
 OUTPUT_BITS = 16

@@ -18,6 +18,7 @@ from intc.passes.fold_constants import FoldConstants
 from intc.passes.fold_input_normalisation import FoldInputNormalisation
 from intc.passes.fuse_attention import FuseAttention
 from intc.passes.fuse_linear import FuseLinear
+from intc.passes.fuse_pointwise import FusePointwise
 from intc.passes.integer.families import FAMILIES
 from intc.passes.integer.rounding import ROUNDINGS, Rounding
 from intc.passes.integerise import Integerise
@@ -35,6 +36,7 @@ CANONICALISE: tuple[Pass, ...] = (
     RecoverLayerNorm(),
     RecoverGelu(),
     RecoverSoftmaxMask(),
+    FusePointwise(),
     FoldInputNormalisation(),
     SplitProjections(),
     LowerConv(),

@@ -23,8 +23,9 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
 from intc.ops.fused import WIDE
+from intc.passes.integer.context import Context
 from intc.passes.integer.forms import Form, Forms
-from intc.passes.integer.rules import RULES, Context
+from intc.passes.integer.rules import RULES
 from intc.passes.plan import Choice, Plan, Resolved, is_linear, name_of, plannable
 from intc.planning.padding import attended
 

@@ -9,11 +9,14 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.expr_algebra import EXPR, wide
+from intc.codegen.cpu.layer_norm import integer_sqrt
 from intc.codegen.cpu.strided import View, broadcast_view, loop, row_major
-from intc.codegen.kernel import Expr, Frame, store
+from intc.codegen.kernel import Expr, Frame, floor_div, int64, store
 from intc.codegen.program import Program
 from intc.ir.graph import Node
 from intc.ops import scalar
+from intc.ops.curve import Curve
+from intc.ops.division import Divide, Root
 from intc.ops.poly import PolyGelu
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.shift import ShiftGelu, ShiftSigmoid, ShiftTanh
@@ -102,11 +105,13 @@ def lower_table(program: Program, node: Node) -> None:
 
 
 def lower_arithmetic(program: Program, node: Node) -> None:
-    """Add, Sub and Mul in the output's element type, which holds the exact interval (64-bit results may
-    wrap).
+    """Add, Sub, Mul, Max and Min in the output's element type, which holds the exact interval (64-bit
+    results may wrap).
     """
     dtype = program.type(node.output).dtype
-    compute = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}[node.op.name]
+    compute = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "max": T.max, "min": T.min}[
+        node.op.name
+    ]
     pointwise(program, node, node.op, lambda a, b: compute(T.cast(a, dtype), T.cast(b, dtype)))
 
 
@@ -120,6 +125,52 @@ def lower_comparison(program: Program, node: Node) -> None:
         pointwise(
             program, node, node.op, lambda a, b: T.cast(compare[node.op.name](wide(a), wide(b)), "uint8")
         )
+
+
+def lower_divide(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Divide)
+
+    def formula(a: Expr, b: Expr) -> Expr:
+        down = T.bind(wide(b) < 0)
+        numerator = T.bind(T.Select(down, -wide(a), wide(a)) * int64(2**op.shift))
+        divisor = T.bind(T.max(T.Select(down, -wide(b), wide(b)), int64(1)))
+        q = floor_div(T.bind(numerator + T.shift_right(divisor, int64(1))), divisor)
+        q = T.bind(T.Select(wide(b) == 0, int64(0), q))
+        return T.min(T.max(q, int64(-op.limit)), int64(op.limit))
+
+    pointwise(program, node, op, formula)
+
+
+def lower_root(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, Root)
+
+    def formula(x: Expr) -> Expr:
+        scaled = T.bind(T.shift_left(T.max(wide(x), int64(0)), int64(op.shift)))
+        return T.Select(scaled > 0, integer_sqrt(T.bind(T.max(scaled, int64(1)))), int64(0))
+
+    pointwise(program, node, op, formula)
+
+
+def lower_curve(program: Program, node: Node) -> None:
+    s = Curve.step_bits(program.type(node.inputs[1]))
+    shape = program.type(node.output).shape
+    dense = View(row_major(shape))
+
+    def body(frame: Frame) -> None:
+        x, table, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
+
+        def element(at: list[Expr]) -> None:
+            u = T.bind(T.cast(x[at[0]], "int32") + 2**15)
+            i, f = T.bind(T.shift_right(u, T.IntImm("int32", s))), T.bind(T.bitwise_and(u, 2**s - 1))
+            low, high = (T.cast(table[i + k], "int32") for k in range(2))
+            value = low * (2**s - f) + high * f + 2 ** (s - 1)
+            store(y, T.shift_right(value, T.IntImm("int32", s)), at[1])
+
+        loop(frame, shape, (dense, dense), element)
+
+    program.generic("curve", s, node.inputs, node.output, body, source=node.source)
 
 
 def lower_not(program: Program, node: Node) -> None:

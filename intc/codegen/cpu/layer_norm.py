@@ -45,7 +45,7 @@ def lower_shift_layer_norm(program: Program, node: Node) -> None:
     pairs = Layout((0,), (channels // lanes, lanes // 2, 2), (0, 2, 1), "int64") if whole else None
     program.generic(
         op.name,
-        (op.lo, op.hi, whole),
+        (op.lo, op.hi, op.centred, whole),
         node.inputs,
         node.output,
         body,
@@ -79,7 +79,7 @@ def _scalar_rows(program: Program, node: Node) -> Callable[[Frame], None]:
                 value = T.bind(T.cast(x[base + i], "int32"))
                 T.buffer_store(sums, sums[0] + wide(value), [0])
                 T.buffer_store(sums, sums[1] + wide(value * value), [1])
-            total = T.bind(sums[0])
+            total = T.bind(sums[0]) if op.centred else int64(0)
             bits, factor = _deviation(frame, total, sums[1], channels)
             half, shift = T.bind(T.shift_left(int64(1), bits + 9)), T.bind(bits + 10)
             with T.serial(0, channels) as i:
@@ -127,7 +127,7 @@ def _vector_rows(program: Program, node: Node, lanes: int) -> Callable[[Frame], 
             with T.serial(0, lanes) as i:
                 T.buffer_store(totals, totals[0] + wide(sums[0][i]), [0])
                 T.buffer_store(totals, totals[1] + wide(sums[1][i]) + wide(sums[2][i]) * 65536, [1])
-            total = T.bind(totals[0])
+            total = T.bind(totals[0]) if op.centred else int64(0)
             bits, factor = _deviation(frame, total, totals[1], channels)
             left, right = (opaque(T.max(v, int64(0))) for v in (22 - bits, bits - 22))
             half = T.bind(tir.Broadcast(T.shift_left(int64(1), bits + 9 + left), count))

@@ -10,7 +10,7 @@ from intc.codegen.program import Program
 from intc.ir.dims import Dim, Shape, product
 from intc.ir.graph import Node
 from intc.ops.im2col import Im2col
-from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Gather, Lookup, Slice, Transpose
 from intc.ops.positions import Positions
 
 
@@ -95,6 +95,17 @@ def lower_gather(program: Program, node: Node) -> None:
                 store(y, x[base + i], start + i)
 
     program.generic("gather", op, node.inputs, node.output, body, source=node.source)
+
+
+def lower_lookup(program: Program, node: Node) -> None:
+    """The rows of a strided view of the table."""
+    op = node.op
+    assert isinstance(op, Lookup)
+    table, shape = program.type(node.inputs[0]).shape, program.type(node.output).shape
+    width = product(table[1:])
+    strides = (*(s * width for s in op.steps), *row_major(table)[1:])
+    read = View(strides, op.offset * width)
+    copy(program, node.inputs[0], node.output, shape, read, View(row_major(shape)), node.source)
 
 
 def lower_positions(program: Program, node: Node) -> None:

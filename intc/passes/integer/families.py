@@ -150,15 +150,20 @@ def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
     s_x = Fraction(float(x.scale))
     eps_q = max(1, round(Fraction(node.op.epsilon) * channels * channels / (s_x * s_x)))
     limit = LIMIT[bits]
-    op = ShiftLayerNorm(eps_q, e, -limit, limit, "int8" if bits == 8 else "int16")
+    op = ShiftLayerNorm(eps_q, e, -limit, limit, "int8" if bits == 8 else "int16", node.op.centred)
     consts = (forms.builder.constant(f"{node.output}.g", g), forms.builder.constant(f"{node.output}.b", b))
     return _emit(forms, node, op, (x.name, *consts), scale)
 
 
 def published_layer_norm(op_class: type[IvitLayerNorm] | type[IbertLayerNorm]) -> Norm:
-    """The published form of ``op_class``, then a requantisation to the wanted scale."""
+    """The published form of ``op_class``, then a requantisation to the wanted scale; RMSNorm, of which none
+    is published, in the shift family's form.
+    """
 
     def run(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
+        assert isinstance(node.op, LayerNorm)
+        if not node.op.centred:
+            return shift_layer_norm(forms, node, bits, scale)
         x = forms.quantised(node.inputs[0], 16)
         op, bias, out_scale = op_class.from_affine(*_affine(forms, node))
         b = forms.builder.constant(f"{node.output}.b", bias)

@@ -6,66 +6,27 @@ a rule (or data movement) is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from intc.errors import QuantizationError
-from intc.ir.dims import Poly
 from intc.ir.graph import Node
 from intc.ir.op import Array
-from intc.ops.elementwise import Add, Cast, Div, Mul, Relu, Sigmoid, Sub, Tanh
+from intc.ops.elementwise import Add, Sigmoid, Sub, Tanh
 from intc.ops.gelu import Gelu
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Gather
-from intc.ops.reduce import ReduceMean, ReduceSum
 from intc.ops.requantize import Clip
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
-from intc.passes.integer import families
-from intc.passes.integer.equalise import channel_scales
-from intc.passes.integer.forms import Form, Forms, as_scale
-from intc.passes.integer.rounding import Rounding, compensated, nearest
-from intc.passes.integer.widths import strength, weight_scales
-from intc.passes.plan import BIAS_LIMIT, Resolved
+from intc.passes.integer import families, rules_elementwise
+from intc.passes.integer.context import Context, Rule
+from intc.passes.integer.forms import Form, as_scale
+from intc.passes.integer.rounding import compensated, nearest
+from intc.passes.integer.widths import weight_scales
+from intc.passes.plan import BIAS_LIMIT
 
 WEIGHT_LIMIT = 127
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a rule may look at: the forms, the plan, and the float graph's consumers.
-
-    ``corrections`` holds what the bias behind a product must still gain, by the product's value.
-    """
-
-    forms: Forms
-    plan: Resolved
-    users: dict[str, list[Node]]
-    rounding: Rounding = "gptq"
-    corrections: dict[str, Array] = field(default_factory=dict)
-
-    def constant(self, value: str) -> Array | None:
-        return self.forms.source.constants.get(value)
-
-    def products(self, value: str) -> list[tuple[Node, Array]]:
-        """Every product with constant weights [C, N] that reads ``value`` as its left operand."""
-        users = (n for n in self.users[value] if isinstance(n.op, MatMul) and n.inputs[0] == value)
-        found = ((n, self.constant(n.inputs[1])) for n in users)
-        return [(n, w) for n, w in found if w is not None and w.ndim == 2]
-
-    def channel_scales(self, value: str, bits: int) -> Array:
-        """Scales that equalise the channels of ``value`` for all products that read it."""
-        readers = self.products(value)
-        narrowest = min(self.plan.weights(n) for n, _ in readers)
-        share = strength(self.forms.nodes[value].op, bits > 8, narrowest)
-        ranges = self.forms.stats[value].channel_ranges(self.forms.calibrator if bits == 8 else "minmax")
-        return channel_scales(ranges, [w for _, w in readers], bits, share)
-
-
-Rule = Callable[[Context, Node], Form]
 
 
 def matmul(context: Context, node: Node) -> Form:
@@ -223,29 +184,6 @@ def _sum(context: Context, node: Node, left: str, right: str, sign: int) -> Form
     return Form(b.emit(clip, total, name=node.output, source=node.source, scale=as_scale(scale)), scale)
 
 
-def multiply(context: Context, node: Node) -> Form:
-    """By one constant per channel only the scale changes; value by value is a 16 x 16-bit product."""
-    forms = context.forms
-    left, right = node.inputs
-    if context.constant(left) is not None and isinstance(node.op, Mul):
-        left, right = right, left
-    constant = context.constant(right)
-    if constant is None:
-        if isinstance(node.op, Div):
-            raise QuantizationError("the divisor must be a constant")
-        a, c = forms.quantised(left, 16), forms.quantised(right, 16)
-        scale = np.asarray(a.scale * c.scale)
-        name = forms.builder.emit(
-            Mul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale)
-        )
-        return Form(name, scale)
-    if constant.size != constant.shape[-1]:
-        raise QuantizationError("a constant factor must be one number or one per channel")
-    factor = constant.astype(np.float64).ravel()
-    form = forms.base.get(left) or forms.quantised(left, 16)
-    return Form(form.name, form.scale * (1.0 / factor if isinstance(node.op, Div) else factor))
-
-
 def softmax(context: Context, node: Node) -> Form:
     assert isinstance(node.op, Softmax)
     rank = context.forms.source.type(node.inputs[0]).rank
@@ -299,19 +237,6 @@ def layer_norm(context: Context, node: Node) -> Form:
     return make(forms, node, 16, forms.scale_for(node.output, 16))
 
 
-def relu(context: Context, node: Node) -> Form:
-    forms = context.forms
-    form = forms.base.get(node.inputs[0]) or forms.as_is(node.inputs[0], 32, 16)
-    if np.any(form.scale < 0):
-        form = forms.quantised(node.inputs[0], 16)
-    hi = max(forms.builder.graph.type(form.name).interval[1], 0)
-    dtype = forms.builder.graph.type(form.name).dtype
-    name = forms.builder.emit(
-        Clip(0, hi, dtype), form.name, name=node.output, source=node.source, scale=as_scale(form.scale)
-    )
-    return Form(name, form.scale)
-
-
 def gather(context: Context, node: Node) -> Form:
     """An embedding: the table in 8 bits per channel, looked up by integer indices."""
     forms, table = context.forms, context.constant(node.inputs[0])
@@ -328,41 +253,15 @@ def gather(context: Context, node: Node) -> Form:
     return Form(name, scale)
 
 
-def reduce_mean(context: Context, node: Node) -> Form:
-    """The mean over axes of fixed size is a sum whose scale is divided by the count."""
-    assert isinstance(node.op, ReduceMean)
-    forms = context.forms
-    x = forms.source.type(node.inputs[0])
-    axes = tuple(a % x.rank for a in node.op.axes)
-    sizes = [x.shape[a] for a in axes]
-    if any(isinstance(d, Poly) for d in sizes) or x.rank - 1 in axes:
-        raise QuantizationError(f"node '{node.source}' (reduce_mean): only leading axes of fixed size")
-    form = forms.as_is(node.inputs[0], 16, 16)
-    scale = form.scale / float(np.prod(np.array(sizes, dtype=np.int64)))
-    op = ReduceSum(axes, node.op.keepdims)
-    return Form(
-        forms.builder.emit(op, form.name, name=node.output, source=node.source, scale=as_scale(scale)), scale
-    )
-
-
-def cast(context: Context, node: Node) -> Form:
-    """Integers read as numbers: the same integers at scale 1."""
-    return Form(context.forms.integer(node.inputs[0]), np.asarray(1.0))
-
-
 RULES: dict[type, Rule] = {
-    Cast: cast,
+    **rules_elementwise.RULES,
     MatMul: matmul,
     Add: add,
     Sub: add,
-    Mul: multiply,
-    Div: multiply,
     Softmax: softmax,
     Gelu: gelu,
     Tanh: tanh,
     Sigmoid: sigmoid,
-    Relu: relu,
     LayerNorm: layer_norm,
     Gather: gather,
-    ReduceMean: reduce_mean,
 }

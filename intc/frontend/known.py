@@ -1,0 +1,170 @@
+"""Nodes whose result is known while importing, or known as a function of sizes and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from intc.errors import GraphError
+from intc.frontend.fold import UNFOLDED, compute, small
+from intc.frontend.symbolic import (
+    Imported,
+    Index,
+    IndexTuple,
+    NanTest,
+    Splat,
+    as_index,
+    dims_of,
+    fold_index,
+    fold_symbolic,
+    is_symbolic,
+    slice_positions,
+    tidy,
+)
+from intc.frontend.tabulated import ELEMENTWISE, Tabulated, tabulate
+from intc.ir.dims import Shape, as_dim, broadcast, evaluate_shape
+from intc.ir.op import Array
+
+if TYPE_CHECKING:
+    from intc.frontend.importer import Importer
+
+FOLDED = ("Constant", "Shape", "ConstantOfShape", "Range")  # computed while importing, never converted
+COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # positions compare as they are
+
+
+def fold(
+    ctx: Importer, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any]
+) -> list[Imported] | None:
+    """The node's results where they are known at import time, else None."""
+    op = node.op_type
+    if op == "Constant":
+        return [_constant(attributes)]
+    if op == "Shape" and inputs[0] is not None:
+        shape = ctx.shape_of(inputs[0])
+        part = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
+        return [tidy(_objects(part))]
+    if op == "ConstantOfShape":
+        return [_filled(inputs[0], attributes)]
+    if op == "Range":
+        return [_range(inputs)]
+    if not inputs or node.domain not in ("", "ai.onnx") or any(isinstance(x, str | NanTest) for x in inputs):
+        return None
+    return _fold_known(ctx, node, inputs, attributes)
+
+
+def _fold_known(
+    ctx: Importer, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any]
+) -> list[Imported] | None:
+    op = node.op_type
+    if any(isinstance(x, Index | IndexTuple) for x in inputs):
+        folded = fold_index(op, inputs, attributes)
+        if folded is None or (isinstance(folded, Splat) and folded.value is None):
+            table = (
+                None if op in COMPARED or op == "Gather" else tabulate(node, inputs, attributes, ctx.opsets)
+            )
+            folded = folded if table is None else table
+        return None if folded is None else [folded]
+    if any(isinstance(x, Splat) for x in inputs) and (splat := _fold_splat(ctx, node, inputs, attributes)):
+        return [splat]
+    if any(isinstance(x, Tabulated | Splat) for x in inputs):
+        table = tabulate(node, inputs, attributes, ctx.opsets)
+        return None if table is None else [table]
+    arrays = [x if isinstance(x, np.ndarray) else None for x in inputs]
+    if any(a is not None and is_symbolic(a) for a in arrays):
+        if op == "Slice" and arrays[0] is not None and not is_symbolic(arrays[0]):
+            positions = slice_positions(arrays)
+            return None if positions is None else [positions]
+        if op == "Expand" and arrays[0] is not None:
+            index = as_index(arrays[0])
+            folded = fold_index(op, [index, arrays[1]], attributes) if index is not None else None
+            folded = folded or tabulate(node, inputs, attributes, ctx.opsets)
+            return None if folded is None else [folded]
+        result = fold_symbolic(op, arrays, attributes)
+        return None if result is None else [tidy(result)]
+    return _compute(ctx, node, arrays)
+
+
+def _compute(ctx: Importer, node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Imported] | None:
+    """Run a node on constants with onnx's reference implementation."""
+    if node.op_type in UNFOLDED:
+        return None
+    if node.op_type == "Expand" and arrays[0] is not None and arrays[1] is not None:
+        shape = broadcast(arrays[0].shape, dims_of(arrays[1]))
+        return [np.broadcast_to(arrays[0], evaluate_shape(shape, {}))] if small(shape) else None
+    feeds = {name: a for name, a in zip(node.input, arrays, strict=True) if name and a is not None}
+    return list(compute(node, feeds, ctx.opsets))
+
+
+def _objects(items: Sequence[Any]) -> Array:
+    out = np.empty(len(items), object)
+    out[:] = list(items)
+    return out
+
+
+def _constant(attributes: dict[str, Any]) -> Array:
+    for name, value in attributes.items():
+        if name == "value":
+            return np.asarray(value)
+        if name in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if name in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    raise GraphError("a constant without a value")
+
+
+def _filled(shape: Imported | None, attributes: dict[str, Any]) -> Imported:
+    fill = np.asarray(attributes.get("value", np.zeros(1, np.float32))).ravel()[0]
+    if not isinstance(shape, np.ndarray):
+        raise GraphError("the shape of a filled tensor depends on input values")
+    if is_symbolic(shape):
+        return Splat(tuple(shape.ravel()), fill)
+    sizes = tuple(int(d) for d in shape.ravel())
+    if not small(sizes):
+        raise GraphError(f"a filled tensor of shape {list(sizes)} is too large")
+    return np.full(sizes, fill)
+
+
+def _range(inputs: Sequence[Imported | None]) -> Imported:
+    if not all(isinstance(x, np.ndarray) for x in inputs):
+        raise GraphError("the bounds of a range depend on input values")
+    start, stop, step = (np.asarray(x).ravel()[0] for x in inputs)
+    if not any(is_symbolic(np.asarray(x, object)) for x in (start, stop, step)):
+        if step == 0 or not small((max(0, int((stop - start) / step)),)):
+            raise GraphError(f"a range from {start} to {stop} in steps of {step} is empty or too long")
+        return np.arange(start, stop, step)
+    if step != 1:
+        raise GraphError("a range with a symbolic bound must have step 1")
+    return Index((as_dim(stop - start),), (1,), as_dim(start))
+
+
+def _fold_splat(
+    ctx: Importer, node: onnx.NodeProto, inputs: Sequence[Any], attributes: dict[str, Any]
+) -> Splat | None:
+    """Nodes on repeated values that stay repeated values."""
+    x, op = inputs[0], node.op_type
+    if isinstance(x, Splat) and op in ("Expand", "Reshape") and isinstance(inputs[1], np.ndarray):
+        shape = dims_of(inputs[1])
+        if op == "Expand":
+            return Splat(broadcast(x.shape, shape), x.value)
+        return None if any(d in (0, -1) for d in shape) else Splat(shape, x.value)
+    if op not in ELEMENTWISE:
+        return None
+    feeds: dict[str, Array] = {}
+    whole: Shape = ()
+    for name, value in zip(node.input, inputs, strict=True):
+        if value is None:
+            continue
+        number = value.value if isinstance(value, Splat) else value.ravel()[0] if _single(value) else None
+        if number is None:
+            return None
+        whole = broadcast(whole, tuple(value.shape))
+        feeds[name] = np.asarray(number)
+    (result,) = compute(node, feeds, ctx.opsets)
+    return Splat(whole, result[()])
+
+
+def _single(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.size == 1 and value.dtype != object

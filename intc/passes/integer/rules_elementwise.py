@@ -1,0 +1,216 @@
+"""Rules of element-wise operators and of sums, in the order of how much they change: scales only, integers at
+16 bits, quotients and roots, any function by its curve.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from intc.errors import QuantizationError
+from intc.ir.dims import Poly
+from intc.ir.graph import Node
+from intc.ir.op import Array, Op
+from intc.ops.curve import KNOTS, Curve
+from intc.ops.division import Divide, Root
+from intc.ops.elementwise import (
+    Abs,
+    Cast,
+    Cos,
+    Div,
+    Erf,
+    Exp,
+    Floor,
+    Log,
+    Max,
+    Min,
+    Mul,
+    Pow,
+    Relu,
+    Sin,
+    Sqrt,
+    Where,
+)
+from intc.ops.fused import WIDE
+from intc.ops.pointwise import Pointwise
+from intc.ops.reduce import ReduceMean, ReduceSum
+from intc.ops.requantize import Clip
+from intc.passes.integer.context import Context, Rule
+from intc.passes.integer.forms import Form, as_scale
+
+QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
+MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
+
+
+def multiply(context: Context, node: Node) -> Form:
+    """By one constant per channel only the scale changes; value by value is a 16 x 16-bit product."""
+    forms = context.forms
+    left, right = node.inputs
+    if context.constant(left) is not None:
+        left, right = right, left
+    constant = context.constant(right)
+    same = forms.source.type(left).shape == forms.source.type(node.output).shape
+    if constant is not None and same and constant.size == (constant.shape or (1,))[-1] and constant.all():
+        form = forms.base.get(left) or forms.quantised(left, 16)
+        return Form(form.name, form.scale * constant.astype(np.float64).ravel())
+    a, c = forms.quantised(left, 16), forms.quantised(right, 16)
+    scale = np.asarray(a.scale * c.scale)
+    return _emit(context, node, Mul(), (a.name, c.name), scale)
+
+
+def divide(context: Context, node: Node) -> Form:
+    """An exact integer quotient; constant divisors have become factors before."""
+    forms = context.forms
+    left, right = node.inputs
+    constant = context.constant(right)
+    if constant is not None:
+        raise QuantizationError(f"node '{node.source}' (div): the divisor is zero")
+    a = forms.quantised(left, 32) if context.constant(left) is not None else forms.as_is(left, 32, 16)
+    b = forms.as_is(right, 32, 16)
+    ratio = float(a.scale / b.scale)
+    room = 61 - forms.builder.graph.type(a.name).magnitude.bit_length()
+    shift = math.floor(math.log2(QUOTIENT * ratio / forms.range_of(node.output)))
+    shift = min(max(shift, 0), room)
+    return _emit(context, node, Divide(shift, WIDE), (a.name, b.name), np.asarray(ratio / 2.0**shift))
+
+
+def root(context: Context, node: Node) -> Form:
+    x = context.forms.as_is(node.inputs[0], 32, 16)
+    return _emit(context, node, Root(30), (x.name,), np.asarray(np.sqrt(float(x.scale)) / 2.0**15))
+
+
+def power(context: Context, node: Node) -> Form:
+    """Squares and roots by their own operators, other constant exponents by a curve."""
+    exponent = context.constant(node.inputs[1])
+    if exponent is None or exponent.size != 1:
+        raise QuantizationError(f"node '{node.source}' (pow): the exponent must be one constant")
+    x, e = node.inputs[0], float(exponent.ravel()[0])
+    if e == 2.0:
+        return multiply(context, Node(Mul(), (x, x), node.output, node.source))
+    if e == 0.5:
+        return root(context, node)
+    return curve(context, Node(Pointwise(f"(pow x {e!r})"), (x,), node.output, node.source))
+
+
+def pointwise(context: Context, node: Node) -> Form:
+    formula = node.op.formula if isinstance(node.op, Pointwise) else f"({node.op.name} x)"
+    return curve(context, Node(Pointwise(formula), node.inputs, node.output, node.source))
+
+
+def curve(context: Context, node: Node) -> Form:
+    """The function at even steps over its input's calibrated range, entries within that of its result."""
+    forms, op = context.forms, node.op
+    assert isinstance(op, Pointwise)
+    x = forms.quantised(node.inputs[0], 16, np.asarray(MARGIN * forms.range_of(node.inputs[0]) / 32767))
+    scale = MARGIN * forms.scale_for(node.output, 16)
+    knots = np.linspace(-32768, 32768, KNOTS) * float(x.scale)
+    entries = np.rint(op.function(knots) / scale)
+    if np.isnan(entries).any():  # outside the domain: the nearest value inside
+        known = np.flatnonzero(~np.isnan(entries))
+        if not known.size:
+            raise QuantizationError(f"node '{node.source}' ({op.formula}): it is defined nowhere")
+        entries = np.interp(np.arange(KNOTS), known, entries[known])
+    table = np.clip(entries, -32767, 32767).astype(np.int16)
+    name = forms.builder.constant(f"{node.output}.curve", table)
+    return _emit(context, node, Curve(), (x.name, name), scale)
+
+
+def extreme(context: Context, node: Node) -> Form:
+    """The larger or smaller of two: a clip where one is a constant number, else at one 16-bit scale."""
+    forms = context.forms
+    assert isinstance(node.op, Max | Min)
+    for value, other in (node.inputs, node.inputs[::-1]):
+        constant = context.constant(other)
+        same = forms.source.type(value).shape == forms.source.type(node.output).shape
+        if constant is None or constant.size != 1 or not same:
+            continue
+        form = forms.as_is(value, 32, 16)
+        type_ = forms.builder.graph.type(form.name)
+        lo, hi = type_.interval
+        bound = int(np.clip(np.rint(float(constant.ravel()[0]) / float(form.scale)), lo, hi))
+        largest = isinstance(node.op, Max) == (float(form.scale) > 0)
+        op = Clip(bound, hi, type_.dtype) if largest else Clip(lo, bound, type_.dtype)
+        return _emit(context, node, op, (form.name,), form.scale)
+    scale = forms.scale_for(node.output, 16)
+    a, b = (forms.quantised(x, 16, scale) for x in node.inputs)
+    clip = _emit(context, node, node.op, (a.name, b.name), scale, ".wide")
+    return _emit(context, node, Clip(-32767, 32767, "int16"), (clip.name,), scale)
+
+
+def where(context: Context, node: Node) -> Form:
+    """Both branches at the result's 16-bit scale."""
+    forms = context.forms
+    scale = forms.scale_for(node.output, 16)
+    branches = [forms.quantised(x, 16, scale).name for x in node.inputs[1:]]
+    return _emit(context, node, Where(), (forms.integer(node.inputs[0]), *branches), scale)
+
+
+def relu(context: Context, node: Node) -> Form:
+    forms = context.forms
+    form = forms.base.get(node.inputs[0]) or forms.as_is(node.inputs[0], 32, 16)
+    if np.any(form.scale < 0):
+        form = forms.quantised(node.inputs[0], 16)
+    hi = max(forms.builder.graph.type(form.name).interval[1], 0)
+    dtype = forms.builder.graph.type(form.name).dtype
+    name = forms.builder.emit(
+        Clip(0, hi, dtype), form.name, name=node.output, source=node.source, scale=as_scale(form.scale)
+    )
+    return Form(name, form.scale)
+
+
+def reduce_mean(context: Context, node: Node) -> Form:
+    """The mean over axes of fixed size is a sum whose scale is divided by the count."""
+    assert isinstance(node.op, ReduceMean)
+    forms = context.forms
+    x = forms.source.type(node.inputs[0])
+    axes = tuple(a % x.rank for a in node.op.axes)
+    sizes = [x.shape[a] for a in axes]
+    if any(isinstance(d, Poly) for d in sizes) or x.rank - 1 in axes:
+        raise QuantizationError(f"node '{node.source}' (reduce_mean): only leading axes of fixed size")
+    form = forms.as_is(node.inputs[0], 16, 16)
+    scale = form.scale / float(np.prod(np.array(sizes, dtype=np.int64)))
+    op = ReduceSum(axes, node.op.keepdims)
+    return Form(
+        forms.builder.emit(op, form.name, name=node.output, source=node.source, scale=as_scale(scale)), scale
+    )
+
+
+def reduce_sum(context: Context, node: Node) -> Form:
+    form = context.forms.as_is(node.inputs[0], 16, 16)
+    return _emit(context, node, node.op, (form.name,), form.scale)
+
+
+def cast(context: Context, node: Node) -> Form:
+    """Integers read as numbers: the same integers at scale 1, saturated at 30 bits."""
+    forms = context.forms
+    name = forms.integer(node.inputs[0])
+    type_ = forms.builder.graph.type(name)
+    op = Clip(-WIDE, WIDE, "int32") if type_.magnitude > WIDE else Cast("int32")
+    return _emit(context, node, op, (name,), np.asarray(1.0))
+
+
+def _emit(
+    context: Context, node: Node, op: Op, inputs: tuple[str, ...], scale: Array | np.float64, suffix: str = ""
+) -> Form:
+    name = context.forms.builder.emit(
+        op, *inputs, name=node.output + suffix, source=node.source, scale=as_scale(np.asarray(scale))
+    )
+    return Form(name, np.asarray(scale, np.float64))
+
+
+RULES: dict[type, Rule] = {
+    Cast: cast,
+    Mul: multiply,
+    Div: divide,
+    Pow: power,
+    Sqrt: root,
+    Max: extreme,
+    Min: extreme,
+    Where: where,
+    Relu: relu,
+    ReduceMean: reduce_mean,
+    ReduceSum: reduce_sum,
+    Pointwise: pointwise,
+    **dict.fromkeys((Abs, Cos, Erf, Exp, Floor, Log, Sin), pointwise),
+}
