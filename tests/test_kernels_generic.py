@@ -14,29 +14,28 @@ from intc.ir.dims import Dim, symbol
 from intc.ir.op import Array, Op
 from intc.ir.types import TensorType
 from intc.ops import OPS
-from intc.ops.elementwise import Add, And, Cast, Equal, Less, LessOrEqual, Mul, Not, Or, Sub, Where
+from intc.ops.curve import Curve
+from intc.ops.division import Divide, Root
+from intc.ops.elementwise import Add, And, Cast, Equal, Less, LessOrEqual, Max, Min, Mul, Not, Or, Sub, Where
 from intc.ops.fused import Attention, Linear
 from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
 from intc.ops.im2col import Im2col
 from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.lut import LutSoftmax
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Gather, GatherElements, Lookup, Reshape, Slice, Transpose
 from intc.ops.poly import PolyGelu
 from intc.ops.positions import Positions
-from intc.ops.reduce import ReduceSum
+from intc.ops.reduce import CumSum, ReduceSum
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.row_softmax import NormaliseRows, ShiftWeights
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
 from tests.native import check_op
+from tests.op_cases import FLOAT_ONLY
 
 B, S = symbol("batch"), symbol("seq")
 RNG = np.random.default_rng(20260801)
-FLOAT_ONLY = {
-    *("div", "pow", "sqrt", "erf", "exp", "tanh", "sigmoid", "relu", "conv", "softmax", "gelu", "layer_norm"),
-    "reduce_mean",
-}
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,9 @@ def layer_norm_cases() -> list[Case]:
     cases.append(
         Case(ShiftLayerNorm(1, 36, -32767, 32767, "int16"), (t((B, 24), "int16", -32767, 32767), g, b))
     )
+    cases.append(
+        Case(ShiftLayerNorm(1, 36, -127, 127, "int8", False), (t((B, 24), "int16", -32767, 32767), g, b))
+    )
     cases.append(Case(ShiftLayerNorm(2**60, 36, 0, 255, "uint8"), (t((B, 24), "int16", -9, 9), g, b)))
     return cases
 
@@ -160,6 +162,14 @@ def elementwise_cases() -> list[Case]:
         *(Case(ShiftGelu(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (4, 8, 10, 11, 12, 13, 14)),
         *(Case(ShiftTanh(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (5, 9, 12, 15)),
         *(Case(ShiftSigmoid(f), (t((B, S, 4096), "int16", -32767, 32767),)) for f in (4, 9, 12, 15)),
+        Case(Max(), (t((B, S), "int16"), t((S,), "int32", -9, 2**31 - 1))),
+        Case(Min(), (row, t((1,), "int8"))),
+        Case(Curve(), (t((B, 4096), "int16"), ints(-32767, 32767, (1025,), np.int16))),
+        Case(Curve(), (t((B, 300), "int8"), ints(-(2**15), 2**15 - 1, (3,), np.int16))),
+        Case(Divide(30, 2**30 - 1), (t((B, 300), "int32", -(2**31) + 1), t((300,), "int16"))),
+        Case(Divide(0, 7), (t((B, S), "int8"), t((B, 1), "int8", -1, 1))),
+        Case(Root(30), (t((B, 300), "int32", -9),)),
+        Case(Root(0), (t((B, 300), "int32", -9, 99),)),
         Case(Table("int16"), (t((B, 300), "int8"), ints(-(2**15), 2**15 - 1, (256,), np.int16))),
         Case(Table("uint8"), (t((B, 300), "uint8"), ints(0, 255, (256,), np.uint8))),
     ]
@@ -188,6 +198,13 @@ def movement_cases() -> list[Case]:
         Case(Gather(1), (ints(-(2**31), 2**31 - 1, (2, 11, 5), np.int32), picks)),
         Case(Gather(1), (x, np.asarray(0, np.int64))),
         Case(Gather(2), (x, t((), "int32", -6, 5))),
+        Case(GatherElements(1), (x, t((B, 9, 6), "int32", -3, 2))),
+        Case(GatherElements(2), (t((B, S, 5), "int32"), t((B, S, S), "int64", -5, 4))),
+        Case(Lookup((S,), (1,), 2), (ints(-9, 9, (11, 5), np.int8),)),
+        Case(Lookup((S, S), (1, -1), 6), (ints(-9, 9, (13, 2, 3), np.int16),)),
+        Case(CumSum(1), (t((B, S, 3), "int16"),)),
+        Case(CumSum(1, True, True), (t((B, S), "int64", 0, 1),)),
+        Case(CumSum(0, False, True), (t((B, S), "bool"),)),
         Case(Expand((B, S, 6)), (t((S, 1), "int16"),)),
         Case(Expand((B, S)), (t((), "bool"),)),
         Case(Positions((S, 1), (1, 0), B), ()),

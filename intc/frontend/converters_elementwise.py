@@ -70,6 +70,15 @@ def _many(op: Op) -> Converter:
     return run
 
 
+def _clip(call: Call) -> list[Imported]:
+    """``min(max(x, low), high)``; either bound may be missing."""
+    x = call.x()
+    for i, op in ((1, ew.Max()), (2, ew.Min())):
+        if call.has(i):
+            x = call.emit(op, x, call.x(i))
+    return [x]
+
+
 def _composed(build: Callable[[Call, str], str]) -> Converter:
     """``build(call, x)`` of the first input."""
     return lambda call: [build(call, call.x())]
@@ -206,6 +215,7 @@ CONVERTERS: dict[str, Converter] = {
     "Pow": _pow,
     "Sum": _many(ew.Add()),
     "Max": _many(ew.Max()),
+    "Clip": _clip,
     "Min": _many(ew.Min()),
     "Abs": _elementwise(ew.Abs()),
     "Log": _elementwise(ew.Log()),

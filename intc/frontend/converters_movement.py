@@ -21,7 +21,7 @@ from intc.frontend.symbolic import (
 from intc.ir.dims import Dim, Poly, as_dim, broadcast, exact_div, product
 from intc.ir.op import Array
 from intc.ops.elementwise import And, LessOrEqual, Where
-from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Gather, GatherElements, Reshape, Slice, Transpose
 
 
 def reshape_to(call: Call, x: str, target: Sequence[Dim], allow_zero: bool = False) -> str:
@@ -246,6 +246,11 @@ def _gather_nd(call: Call) -> list[Imported]:
     return [_select(call, data, index.parts)]
 
 
+def _gather_elements(call: Call) -> list[Imported]:
+    data = call.x(0)
+    return [call.emit(GatherElements(call.axis(data)), data, call.x(1))]
+
+
 def triangle(call: Call, rows: Dim, columns: Dim, k: Dim = 0, upper: bool = False) -> str:
     """bool [rows, columns], true where ``column <= row + k`` (``upper``: ``row + k <= column``)."""
     row, column = Index((rows, 1), (1, 0), k), Index((1, columns), (0, 1))
@@ -285,5 +290,6 @@ CONVERTERS: dict[str, Converter] = {
     "Expand": _expand,
     "Gather": _gather,
     "GatherND": _gather_nd,
+    "GatherElements": _gather_elements,
     "Trilu": _trilu,
 }

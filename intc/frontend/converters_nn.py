@@ -17,7 +17,7 @@ from intc.ops.gelu import Gelu
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Transpose
-from intc.ops.reduce import ReduceMean, ReduceSum
+from intc.ops.reduce import CumSum, ReduceMean, ReduceSum
 from intc.ops.softmax import Softmax
 
 
@@ -213,6 +213,17 @@ def _lp_normalization(call: Call) -> list[Imported]:
     return [call.emit(ew.Div(), x, norm)]
 
 
+def _cum_sum(call: Call) -> list[Imported]:
+    x = call.x()
+    axis, rank = int(call.known(1, "the axis").ravel()[0]), len(call.shape(x))
+    call.refuse(not -rank <= axis < rank, f"axis {axis} does not fit rank {rank}")
+    flags = (bool(call.attributes.get(k, 0)) for k in ("exclusive", "reverse"))
+    if call.ctx.builder.graph.type(x).dtype == "int32":  # of which nothing bounds the sum
+        x = call.emit(ew.Cast("int64"), x, last=False)
+        return [call.emit(ew.Cast("int32"), call.emit(CumSum(axis % rank, *flags), x, last=False))]
+    return [call.emit(CumSum(axis % rank, *flags), x)]
+
+
 def _rms_norm(call: Call) -> list[Imported]:
     """RMSNormalization (opset 23), SimplifiedLayerNormalization of onnxruntime."""
     return [normalised(call, call.x(0), 1, 2, centred=False)]
@@ -228,6 +239,7 @@ CONVERTERS: dict[str, Converter] = {
     "Gelu": gelu(),
     "ReduceMean": _reduce(ReduceMean),
     "ReduceSum": _reduce(ReduceSum),
+    "CumSum": _cum_sum,
     "ReduceL2": _reduce_l2,
     "LpNormalization": _lp_normalization,
     "RMSNormalization": _rms_norm,

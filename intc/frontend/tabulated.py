@@ -57,7 +57,18 @@ ELEMENTWISE: Final = frozenset(
     | {"Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Sqrt", "Sub", "Tanh", "Where", "Xor"}
 )
 STRUCTURAL: Final = frozenset(
-    {"Concat", "Expand", "Gather", "MatMul", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+    {
+        "Concat",
+        "Expand",
+        "Gather",
+        "GatherElements",
+        "MatMul",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
 )
 
 
@@ -161,6 +172,8 @@ def _structural(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> T
     x = inputs[0]
     if op == "Gather":
         return _gather(inputs[0], inputs[1], int(attributes.get("axis", 0)))
+    if op == "GatherElements":
+        return _gather_elements(inputs[0], inputs[1], int(attributes.get("axis", 0)))
     if op == "Concat":
         return _concat(inputs, int(attributes["axis"]))
     if not isinstance(x, Tabulated):
@@ -261,6 +274,23 @@ def _gather(data: Any, indices: Any, axis: int) -> Tabulated | None:
     front, back = data.shape[:axis], data.shape[axis + 1 :]
     shape = (*front, *indices.shape, *back)
     return Tabulated(shape, (0,) * len(front) + indices.steps + (0,) * len(back), indices.low, table)
+
+
+def _gather_elements(data: Any, indices: Any, axis: int) -> Tabulated | None:
+    """Elements of a constant that differ along ``axis`` only."""
+    data = _constant(data) if isinstance(data, np.ndarray) and data.dtype != object else data
+    if isinstance(data, Splat):
+        return Tabulated(
+            indices.shape, (0,) * len(indices.shape), 0, np.full((1,) * (len(indices.shape) + 1), data.value)
+        )
+    if not isinstance(data, Tabulated) or any(data.steps) or not isinstance(indices, Tabulated):
+        return None
+    axis %= len(data.shape)
+    if data.table.size != data.table.shape[axis + 1] or not isinstance(data.shape[axis], int):
+        return None
+    row = np.broadcast_to(data.table.ravel(), (data.shape[axis],))  # type: ignore[arg-type]
+    at = np.clip(np.where(indices.table < 0, indices.table + len(row), indices.table), 0, len(row) - 1)
+    return Tabulated(indices.shape, indices.steps, indices.low, row[at])
 
 
 def emit(b: Builder, x: Tabulated, name: str) -> str:

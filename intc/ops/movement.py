@@ -151,6 +151,33 @@ class Expand(Op):
 
 
 @dataclass(frozen=True)
+class GatherElements(Op):
+    """``out[.., i, ..] = data[.., indices[.., i, ..], ..]`` along ``axis`` (numpy's ``take_along_axis``).
+
+    Negative indices count from the end. On the other axes both have the same sizes.
+    """
+
+    axis: int
+    name: ClassVar[str] = "gather_elements"
+    arity: ClassVar[tuple[int, ...]] = (2,)
+
+    def infer(self, *types: TensorType) -> TensorType:
+        data, indices = types
+        pairs = zip(data.shape, indices.shape, strict=False)
+        if (
+            indices.is_float
+            or data.rank != indices.rank
+            or not 0 <= self.axis < data.rank
+            or any(a != b for i, (a, b) in enumerate(pairs) if i != self.axis)
+        ):
+            raise GraphError(f"gather_elements along axis {self.axis} does not fit {data} at {indices}")
+        return data.with_shape(indices.shape)
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.take_along_axis(arrays[0], arrays[1].astype(np.int64), axis=self.axis)
+
+
+@dataclass(frozen=True)
 class Lookup(Op):
     """Rows of ``table`` at positions that are computed, not read: ``out[i] = table[offset + sum(steps * i)]``
     for every index i of ``shape``, which stands before the other axes of the table.
@@ -196,5 +223,5 @@ def joined(shape: Shape, dtype: DType, types: Sequence[TensorType]) -> TensorTyp
     return TensorType(shape, dtype, min(t.interval[0] for t in types), max(t.interval[1] for t in types))
 
 
-MOVEMENT = (Reshape, Transpose, Slice, Concat, Gather, Expand, Lookup)
+MOVEMENT = (Reshape, Transpose, Slice, Concat, Gather, GatherElements, Expand, Lookup)
 OPS = MOVEMENT

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import Shape, product
+from intc.ir.dims import SYMBOL_MAX, Shape, product
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
@@ -64,4 +64,40 @@ class ReduceSum(_Reduce):
         return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims, dtype=np.int64), np.int32)
 
 
-OPS = (ReduceMean, ReduceSum)
+@dataclass(frozen=True)
+class CumSum(Op):
+    """Running sums along ``axis``, of int64 (which may wrap) as int64, of other integers as int32.
+
+    ``exclusive``: without the element itself; ``reverse``: from the end.
+    """
+
+    axis: int
+    exclusive: bool = False
+    reverse: bool = False
+    name: ClassVar[str] = "cum_sum"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        x = types[0]
+        if not 0 <= self.axis < x.rank:
+            raise GraphError(f"cum_sum along axis {self.axis} does not fit {x}")
+        if x.is_float:
+            return x
+        size = x.shape[self.axis]
+        count = size if isinstance(size, int) else SYMBOL_MAX
+        lo, hi = count * min(x.interval[0], 0), count * max(x.interval[1], 0)
+        if x.dtype == "int64":
+            return TensorType(x.shape, "int64", max(lo, -(2**63)), min(hi, 2**63 - 1))
+        if max(-lo, hi) >= 2**31:
+            raise QuantizationError(f"the sum of {count} values of {x} may exceed 32 bits")
+        return TensorType(x.shape, "int32", lo, hi)
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        x = arrays[0]
+        dtype = x.dtype if x.dtype.kind == "f" or x.dtype == np.int64 else np.int32
+        x = np.flip(x, self.axis) if self.reverse else x
+        total = np.cumsum(x, axis=self.axis, dtype=x.dtype if x.dtype.kind == "f" else np.int64)
+        total = total - x if self.exclusive else total
+        return np.asarray(np.flip(total, self.axis) if self.reverse else total, dtype)
+
+
+OPS = (ReduceMean, ReduceSum, CumSum)

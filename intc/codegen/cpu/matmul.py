@@ -9,7 +9,7 @@ from intc.codegen.kernel import Frame, local
 from intc.codegen.program import Program
 from intc.ir.dims import product
 from intc.ir.graph import Node
-from intc.ops.reduce import ReduceSum
+from intc.ops.reduce import CumSum, ReduceSum
 
 
 def lower_matmul(program: Program, node: Node) -> None:
@@ -62,5 +62,31 @@ def lower_reduce_sum(program: Program, node: Node) -> None:
                     rest = T.truncdiv(rest, size)
                 T.buffer_store(total, total[0] + T.cast(x[position], "int32"), [0])
             T.buffer_store(y, total[0], [row])
+
+    program.generic(op.name, op, node.inputs, node.output, body, source=node.source)
+
+
+def lower_cum_sum(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, CumSum)
+    shape, dtype = program.type(node.output).shape, program.type(node.output).dtype
+    kept = [i for i in range(len(shape)) if i != op.axis]
+    strides = row_major(shape)
+    outer = View(tuple(strides[i] for i in kept))
+
+    def body(frame: Frame) -> None:
+        x, y = frame.buffers["x0"], frame.buffers["y"]
+        size, step = frame.dim(shape[op.axis]), frame.dim(strides[op.axis])
+        total = local(dtype)
+        with rows(frame, tuple(shape[i] for i in kept), (outer,)) as (_, (base,)):
+            T.buffer_store(total, T.IntImm(dtype, 0), [0])
+            with T.serial(0, size) as i:
+                at = T.bind(base + (size - 1 - i if op.reverse else i) * step)
+                value = T.bind(T.cast(x[at], dtype))
+                if op.exclusive:
+                    T.buffer_store(y, total[0], [at])
+                T.buffer_store(total, total[0] + value, [0])
+                if not op.exclusive:
+                    T.buffer_store(y, total[0], [at])
 
     program.generic(op.name, op, node.inputs, node.output, body, source=node.source)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.strided import View, broadcast_view, loop, row_major
-from intc.codegen.kernel import Frame, store
+from intc.codegen.kernel import Expr, Frame, store
 from intc.codegen.program import Program
 from intc.ir.dims import Dim, Shape, product
 from intc.ir.graph import Node
 from intc.ops.im2col import Im2col
-from intc.ops.movement import Concat, Expand, Gather, Lookup, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Gather, GatherElements, Lookup, Slice, Transpose
 from intc.ops.positions import Positions
 
 
@@ -95,6 +95,28 @@ def lower_gather(program: Program, node: Node) -> None:
                 store(y, x[base + i], start + i)
 
     program.generic("gather", op, node.inputs, node.output, body, source=node.source)
+
+
+def lower_gather_elements(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, GatherElements)
+    data, shape = program.type(node.inputs[0]).shape, program.type(node.output).shape
+    strides = row_major(data)
+    along, size = strides[op.axis], data[op.axis]
+    read = View(tuple(0 if i == op.axis else s for i, s in enumerate(strides)))
+    dense = View(row_major(shape))
+
+    def body(frame: Frame) -> None:
+        x, picks, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
+
+        def element(at: list[Expr]) -> None:
+            pick = T.bind(T.cast(picks[at[1]], "int32"))
+            wrapped = T.Select(pick < 0, pick + frame.dim(size), pick)
+            store(y, x[at[0] + wrapped * frame.dim(along)], at[2])
+
+        loop(frame, shape, (read, dense, dense), element)
+
+    program.generic(op.name, op, node.inputs, node.output, body, source=node.source)
 
 
 def lower_lookup(program: Program, node: Node) -> None:

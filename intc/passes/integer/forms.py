@@ -15,6 +15,7 @@ import numpy as np
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
 from intc.errors import QuantizationError
+from intc.ir.dims import Dim
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DType
@@ -22,8 +23,8 @@ from intc.ops.dyadic import dyadic_array
 from intc.ops.elementwise import Div, Mul
 from intc.ops.fused import WIDE
 from intc.ops.im2col import Im2col
-from intc.ops.movement import MOVEMENT, Concat
-from intc.ops.requantize import Requantize
+from intc.ops.movement import MOVEMENT, Concat, Gather, GatherElements
+from intc.ops.requantize import Clip, Requantize
 
 LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
 DTYPE: dict[int, DType] = {bits: "int8" if bits == 8 else "int16" for bits in range(8, 17)} | {32: "int32"}
@@ -188,11 +189,21 @@ class Forms:
 
     def _move(self, node: Node, form: Form, bits: int = 0) -> Form:
         rest = [self.integer(x) for x in node.inputs[1:]]
+        if isinstance(node.op, Gather | GatherElements):
+            rest = [self.index(node.inputs[1], self.source.type(node.inputs[0]).shape[node.op.axis])]
         return Form(self._emit(node, form.name, *rest, bits=bits, scale=form.scale), form.scale)
 
     def integer(self, value: str) -> str:
         """The copy of an integer or bool value of the source graph."""
         return self.base[value].name if value in self.base else self.copy_constant(value)
+
+    def index(self, value: str, rows: Dim) -> str:
+        """The integer ``value`` as an index of ``rows`` rows, cut to them where nothing proves that it is."""
+        name = self.integer(value)
+        type_ = self.builder.graph.type(name)
+        if not isinstance(rows, int) or (-rows <= type_.interval[0] and type_.interval[1] < rows):
+            return name
+        return self.builder.emit(Clip(-rows, rows - 1, type_.dtype), name, name=f"{value}.row")
 
     def copy_constant(self, value: str) -> str:
         """An integer or bool constant of the source graph, copied once."""

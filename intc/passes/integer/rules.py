@@ -246,7 +246,7 @@ def gather(context: Context, node: Node) -> Form:
     scale = np.maximum(np.abs(table).max(axis=0).astype(np.float64), 1e-30) / WEIGHT_LIMIT
     integers = np.clip(np.rint(table / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
     data = forms.builder.constant(f"{node.inputs[0]}.q8", integers)
-    index = forms.integer(node.inputs[1])
+    index = forms.index(node.inputs[1], table.shape[0])
     name = forms.builder.emit(
         node.op, data, index, name=node.output, source=node.source, scale=as_scale(scale)
     )

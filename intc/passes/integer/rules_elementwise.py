@@ -34,7 +34,7 @@ from intc.ops.elementwise import (
 )
 from intc.ops.fused import WIDE
 from intc.ops.pointwise import Pointwise
-from intc.ops.reduce import ReduceMean, ReduceSum
+from intc.ops.reduce import CumSum, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
@@ -177,6 +177,7 @@ def reduce_mean(context: Context, node: Node) -> Form:
 
 
 def reduce_sum(context: Context, node: Node) -> Form:
+    """Sums, whole and running, of 16-bit integers."""
     form = context.forms.as_is(node.inputs[0], 16, 16)
     return _emit(context, node, node.op, (form.name,), form.scale)
 
@@ -211,6 +212,7 @@ RULES: dict[type, Rule] = {
     Relu: relu,
     ReduceMean: reduce_mean,
     ReduceSum: reduce_sum,
+    CumSum: reduce_sum,
     Pointwise: pointwise,
     **dict.fromkeys((Abs, Cos, Erf, Exp, Floor, Log, Sin), pointwise),
 }
