@@ -14,12 +14,13 @@ import contextlib
 import io
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ class Row:
     sqnr: float | None = None
     dynamic: float | None = None
     static: float | None = None
+
+
+def _in_process(family: str, exporters: list[str], flags: list[str]) -> list[Row]:
+    """The rows of one family, from a process of its own, which may crash."""
+    command = [sys.executable, __file__, family, "--exporters", ",".join(exporters), "--child", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = [Row(**json.loads(line)) for line in result.stdout.splitlines() if line.startswith("{")]
+    died = f"exit status {result.returncode}: {(result.stderr.strip().splitlines() or [''])[-1][:200]}"
+    return rows + [Row(family, e, "crashed", died) for e in exporters[len(rows) :]]
 
 
 def measure(family: str, exporter: str, peers: bool) -> Row:
@@ -170,23 +180,30 @@ def main() -> int:
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(ZOO))
     parser.add_argument("--exporters", default=",".join(EXPORTERS))
     parser.add_argument("--no-peers", action="store_true", help="do not quantise with onnxruntime")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=2, help="models at a time (default 2)")
     parser.add_argument("-o", "--output", type=Path, default=HERE / "build" / "zoo.json")
     options = parser.parse_args()
     unknown = set(options.families) - set(ZOO)
     if unknown:
         parser.error(f"no family {', '.join(sorted(unknown))}")
-    work = [(f, e) for f in options.families or ZOO for e in options.exporters.split(",")]
+    exporters = options.exporters.split(",")
+    if options.child:
+        for exporter in exporters:
+            print(
+                json.dumps(asdict(measure(options.families[0], exporter, not options.no_peers))), flush=True
+            )
+        return 0
     rows: dict[tuple[str, str], Row] = {}
-    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=8) as pool:
-        waiting = {pool.submit(measure, f, e, not options.no_peers): (f, e) for f, e in work}
+    families = options.families or list(ZOO)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        peers = [] if not options.no_peers else ["--no-peers"]
+        waiting = [pool.submit(_in_process, f, exporters, peers) for f in families]
         for done in as_completed(waiting):
-            key = waiting[done]
-            try:
-                rows[key] = done.result()
-            except Exception as error:  # the process died
-                rows[key] = Row(*key, "crashed", _line(error))
-            print(_text(rows[key]), flush=True)
+            for row in done.result():
+                rows[row.family, row.exporter] = row
+                print(_text(row), flush=True)
+    work = [(f, e) for f in families for e in exporters]
     ordered = [rows[key] for key in work]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps([asdict(r) for r in ordered], indent=1))

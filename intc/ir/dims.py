@@ -165,6 +165,15 @@ def evaluate(dim: Dim, env: Mapping[str, int]) -> int:
     return total
 
 
+def bounds(dim: Dim) -> tuple[int, int]:
+    """The smallest and the largest value of ``dim`` over all symbols of 1 to ``SYMBOL_MAX``, term by term."""
+    lo = hi = 0
+    for mono, coef in terms_of(dim).items():
+        ends = (coef, coef * SYMBOL_MAX ** len(mono))
+        lo, hi = lo + min(ends), hi + max(ends)
+    return lo, hi
+
+
 def evaluate_shape(shape: Shape, env: Mapping[str, int]) -> tuple[int, ...]:
     """Every size of ``shape`` under ``env``."""
     return tuple(evaluate(d, env) for d in shape)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Shape, evaluate, evaluate_shape
+from intc.ir.dims import Dim, Shape, bounds, evaluate, evaluate_shape
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
@@ -29,14 +29,12 @@ class Positions(Op):
     def infer(self, *types: TensorType) -> TensorType:
         if len(self.steps) != len(self.shape):
             raise GraphError(f"{len(self.steps)} steps do not fit rank {len(self.shape)}")
-        lo = hi = self.offset
+        lo, hi = bounds(self.offset)
         for size, step in zip(self.shape, self.steps, strict=True):
-            reach = step * (size - 1)
-            if not isinstance(reach, int) or not isinstance(lo, int) or not isinstance(hi, int):
-                return TensorType(self.shape, "int64")
-            lo, hi = lo + min(reach, 0), hi + max(reach, 0)
-        if not isinstance(lo, int) or not isinstance(hi, int):
-            return TensorType(self.shape, "int64")
+            low, high = bounds(step * (size - 1))
+            lo, hi = lo + min(low, 0), hi + max(high, 0)
+        if not all(isinstance(d, int) for d in (*self.shape, *self.steps, self.offset)):
+            return TensorType(self.shape, "int64", max(lo, -(2**63)), min(hi, 2**63 - 1))
         if max(-lo, hi) >= 2**31:
             raise GraphError(f"positions from {lo} to {hi} exceed 32 bits")
         return TensorType(self.shape, "int64", lo, hi)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import SYMBOL_MAX, Shape, product
+from intc.ir.dims import SYMBOL_MAX, Shape
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
@@ -42,7 +43,7 @@ class ReduceMean(_Reduce):
 
 @dataclass(frozen=True)
 class ReduceSum(_Reduce):
-    """The sum over ``axes`` of integers as int32, over a fixed number of terms that provably fits."""
+    """The sum over ``axes`` of integers as int32, which provably fits at any size."""
 
     name: ClassVar[str] = "reduce_sum"
 
@@ -51,11 +52,12 @@ class ReduceSum(_Reduce):
         shape = self.shape(x)
         if x.is_float:
             return TensorType(shape, "float32")
-        count = product(x.shape[a % x.rank] for a in self.axes)
-        if not isinstance(count, int) or count * x.magnitude >= 2**31:
+        sizes = (x.shape[a % x.rank] for a in self.axes)
+        count = prod(d if isinstance(d, int) else SYMBOL_MAX for d in sizes)
+        if count * x.magnitude >= 2**31:
             raise QuantizationError(f"the sum of {count} values of {x} may exceed 32 bits")
         lo, hi = x.interval
-        return TensorType(shape, "int32", count * lo, count * hi)
+        return TensorType(shape, "int32", min(count * lo, lo), max(count * hi, hi))
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x = arrays[0]

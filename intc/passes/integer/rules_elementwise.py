@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from intc.errors import QuantizationError
-from intc.ir.dims import Poly
+from intc.ir.dims import product
 from intc.ir.graph import Node
 from intc.ir.op import Array, Op
 from intc.ops.curve import KNOTS, Curve
@@ -34,12 +34,14 @@ from intc.ops.elementwise import (
 )
 from intc.ops.fused import WIDE
 from intc.ops.pointwise import Pointwise
+from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
+MEAN_BITS = 10  # fraction bits of a mean
 MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
 
 
@@ -160,20 +162,21 @@ def relu(context: Context, node: Node) -> Form:
 
 
 def reduce_mean(context: Context, node: Node) -> Form:
-    """The mean over axes of fixed size is a sum whose scale is divided by the count."""
+    """A sum whose scale is divided by the count; an integer quotient where the count is a symbolic size."""
     assert isinstance(node.op, ReduceMean)
     forms = context.forms
     x = forms.source.type(node.inputs[0])
-    axes = tuple(a % x.rank for a in node.op.axes)
-    sizes = [x.shape[a] for a in axes]
-    if any(isinstance(d, Poly) for d in sizes) or x.rank - 1 in axes:
-        raise QuantizationError(f"node '{node.source}' (reduce_mean): only leading axes of fixed size")
+    count = product(x.shape[a % x.rank] for a in node.op.axes)
     form = forms.as_is(node.inputs[0], 16, 16)
-    scale = form.scale / float(np.prod(np.array(sizes, dtype=np.int64)))
-    op = ReduceSum(axes, node.op.keepdims)
-    return Form(
-        forms.builder.emit(op, form.name, name=node.output, source=node.source, scale=as_scale(scale)), scale
+    op = ReduceSum(tuple(a % x.rank for a in node.op.axes), node.op.keepdims)
+    if isinstance(count, int):
+        return _emit(context, node, op, (form.name,), form.scale / count)
+    total = _emit(context, node, op, (form.name,), form.scale, ".sum")
+    divisor = forms.builder.emit(
+        Positions((1,), (0,), count), name=f"{node.output}.count", source=node.source
     )
+    scale = form.scale / 2.0**MEAN_BITS
+    return _emit(context, node, Divide(MEAN_BITS, WIDE), (total.name, divisor), scale)
 
 
 def reduce_sum(context: Context, node: Node) -> Form:
