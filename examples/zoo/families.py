@@ -198,7 +198,7 @@ ZOO: dict[str, Family] = {
     ),
     "electra": _encoder("Electra", embedding_size=32),
     "albert": _encoder("Albert", embedding_size=32),
-    "mpnet": _encoder("MPNet", relative_attention_num_buckets=8),
+    "mpnet": _encoder("MPNet"),
     "deberta": _encoder(
         "DebertaV2", relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=16
     ),

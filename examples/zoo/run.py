@@ -16,7 +16,6 @@ import json
 import logging
 import subprocess
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "accuracy"))
+FOLDER = HERE / "build"  # exports are kept here until families.py changes
 EXPORTERS = ("legacy", "dynamo")
 OPSETS = {"legacy": 17, "dynamo": 18}
 SAMPLES = 64  # calibration
@@ -62,20 +62,22 @@ def measure(family: str, exporter: str, peers: bool) -> Row:
     """Export, compile, verify and compare one model; never raises."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        try:
+    path = FOLDER / f"{family}-{exporter}.onnx"
+    try:
+        if not path.exists() or path.stat().st_mtime < (HERE / "families.py").stat().st_mtime:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 export(family, exporter, path)
-        except Exception as error:
-            return Row(family, exporter, "exporter failed", _line(error))
-        try:
-            return _compiled(family, exporter, path, peers)
-        except Exception as error:
-            trace = traceback.format_exc().splitlines()[-3:]
-            return Row(
-                family, exporter, "crashed", f"{type(error).__name__}: {_line(error)} ({trace[0].strip()})"
-            )
+    except Exception as error:
+        path.unlink(missing_ok=True)
+        return Row(family, exporter, "exporter failed", _line(error))
+    try:
+        return _compiled(family, exporter, path, peers)
+    except Exception as error:
+        trace = traceback.format_exc().splitlines()[-3:]
+        return Row(
+            family, exporter, "crashed", f"{type(error).__name__}: {_line(error)} ({trace[0].strip()})"
+        )
 
 
 def export(family: str, exporter: str, path: Path) -> Path:
@@ -182,7 +184,7 @@ def main() -> int:
     parser.add_argument("--no-peers", action="store_true", help="do not quantise with onnxruntime")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=2, help="models at a time (default 2)")
-    parser.add_argument("-o", "--output", type=Path, default=HERE / "build" / "zoo.json")
+    parser.add_argument("-o", "--output", type=Path, default=FOLDER / "zoo.json")
     options = parser.parse_args()
     unknown = set(options.families) - set(ZOO)
     if unknown:

@@ -45,7 +45,9 @@ def _pow(call: Call) -> list[Imported]:
 
 def _neg(call: Call) -> list[Imported]:
     """``-x = x * -1``."""
-    return [call.emit(ew.Mul(), call.x(), call.constant([-1.0]))]
+    x = call.x()
+    one = np.full(1, -1, call.ctx.builder.graph.type(x).dtype)
+    return [call.emit(ew.Mul(), x, call.ctx.builder.constant(f"{call.node.output[0]}.c", one))]
 
 
 def _reciprocal(call: Call) -> list[Imported]:

@@ -251,6 +251,19 @@ def _gather_elements(call: Call) -> list[Imported]:
     return [call.emit(GatherElements(call.axis(data)), data, call.x(1))]
 
 
+def _tile(call: Call) -> list[Imported]:
+    """Every axis split in (repeats, size), the first repeated, both merged."""
+    x = call.x()
+    have, repeats = call.shape(x), dims_of(call.known(1, "the repeats"))
+    call.refuse(len(repeats) != len(have), f"{len(repeats)} repeats do not fit rank {len(have)}")
+    apart = [d for r, size in zip(repeats, have, strict=True) for d in ((1, size) if r != 1 else (size,))]
+    whole = [d for r, size in zip(repeats, have, strict=True) for d in ((r, size) if r != 1 else (size,))]
+    if apart == whole:
+        return [x]
+    wide = call.emit(Expand(tuple(whole)), reshape_to(call, x, apart, True), last=False)
+    return [reshape_to(call, wide, [r * size for r, size in zip(repeats, have, strict=True)], True)]
+
+
 def triangle(call: Call, rows: Dim, columns: Dim, k: Dim = 0, upper: bool = False) -> str:
     """bool [rows, columns], true where ``column <= row + k`` (``upper``: ``row + k <= column``)."""
     row, column = Index((rows, 1), (1, 0), k), Index((1, columns), (0, 1))
@@ -291,5 +304,6 @@ CONVERTERS: dict[str, Converter] = {
     "Gather": _gather,
     "GatherND": _gather_nd,
     "GatherElements": _gather_elements,
+    "Tile": _tile,
     "Trilu": _trilu,
 }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from intc.frontend.importer import Importer
 
 FOLDED = ("Constant", "Shape", "ConstantOfShape", "Range")  # computed while importing, never converted
-COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # positions compare as they are
+COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # two positions compare as they are
 
 
 def fold(
@@ -62,9 +62,8 @@ def _fold_known(
     if any(isinstance(x, Index | IndexTuple) for x in inputs):
         folded = fold_index(op, inputs, attributes)
         if folded is None or (isinstance(folded, Splat) and folded.value is None):
-            table = (
-                None if op in COMPARED or op == "Gather" else tabulate(node, inputs, attributes, ctx.opsets)
-            )
+            live = op == "Gather" or (op in COMPARED and all(isinstance(x, Index) for x in inputs))
+            table = None if live else tabulate(node, inputs, attributes, ctx.opsets)
             folded = folded if table is None else table
         return None if folded is None else [folded]
     if any(isinstance(x, Splat) for x in inputs) and (splat := _fold_splat(ctx, node, inputs, attributes)):

@@ -10,7 +10,9 @@ from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
 from intc.errors import GraphError, QuantizationError, UnsupportedModel
 from intc.ir.graph import Builder, Graph, Node
+from intc.ir.op import Array
 from intc.ir.types import TensorType
+from intc.ops.elementwise import Cast
 from intc.ops.movement import Concat, Gather
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms
@@ -19,6 +21,7 @@ from intc.passes.integer.rules import RULES
 from intc.passes.plan import Plan
 
 OUTPUT_BITS = 16
+COMPARED_BITS = 24  # of the larger operand of a comparison
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,21 @@ def _is_lookup(forms: Forms, node: Node) -> bool:
 
 
 def _copy_integer(forms: Forms, node: Node) -> None:
-    inputs = [forms.integer(x) for x in node.inputs]
+    """``node``, whose result is not float, on integers; floats that it reads are brought to one scale."""
+    reals = [x for x in node.inputs if forms.source.type(x).is_float]
+    scale = _common_scale(forms, node, reals) if reals else np.asarray(1.0)
+    inputs = [forms.quantised(x, 32, scale).name if x in reals else forms.integer(x) for x in node.inputs]
     name = forms.builder.emit(node.op, *inputs, name=node.output, source=node.source)
     forms.base[node.output] = Form(name, np.asarray(1.0))
+
+
+def _common_scale(forms: Forms, node: Node, reals: list[str]) -> Array:
+    """The scale at which the float operands of a comparison or a cast mean what their integers do."""
+    if isinstance(node.op, Cast) and node.op.dtype != "bool":
+        if float(forms.as_is(reals[0], 32, 16).scale) != 1.0:
+            raise QuantizationError("a computed number becomes an integer, which rounding would change")
+        return np.asarray(1.0)
+    return np.asarray(max(forms.range_of(x, 32) for x in reals) / 2**COMPARED_BITS)
 
 
 def _index_ranges(graph: Graph) -> dict[str, int]:

@@ -3,7 +3,8 @@
 ``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``,
 ``softmax(x + (1 - k) * -big)`` alike, because ``exp(-big)`` is 0 in float32. Integers stand for the bool
 ``k != 0``; masks that keep everything vanish; repeated axes are dropped, since softmax broadcasts its mask. A
-row without any kept element is 0 here.
+row without any kept element is 0; where -big is finite such a row is uniform, which is spelt out for masks
+that can have one: those that depend on queries and are no function of positions.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from intc.errors import GraphError
 from intc.ir.dims import broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, And, Cast, Equal, Mul, Not, Sub, Where
-from intc.ops.movement import Expand, Reshape, Slice, Transpose
+from intc.ops.elementwise import Add, And, Cast, Equal, Mul, Not, Or, Sub, Where
+from intc.ops.movement import Expand, Lookup, Reshape, Slice, Transpose
+from intc.ops.positions import Positions
+from intc.ops.reduce import ReduceSum
 from intc.ops.softmax import Softmax
 from intc.passes.rewrite import constant_of, rewrite, scalar_of
 
@@ -41,6 +44,7 @@ class RecoverSoftmaxMask:
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
             if not isinstance(node.op, Softmax) or len(node.inputs) != 1:
                 return None
+            masks.lowest.clear()
             scores, keep = masks.split(node.inputs[0])
             shape = graph.type(node.inputs[0]).shape
             if keep is False or graph.type(scores).shape != shape:
@@ -54,9 +58,23 @@ class RecoverSoftmaxMask:
             mask = masks.emit(b, names, _unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
-            return b.emit(node.op, names[scores], mask, name=node.output, source=node.source)
+            kept = names[scores]
+            if masks.may_leave_nothing(keep) and b.graph.type(mask).shape[-2:-1] not in ((), (1,)):
+                kept, mask = _uniform_rows(b, kept, mask)
+            return b.emit(node.op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
+
+
+def _uniform_rows(b: Builder, scores: str, mask: str) -> tuple[str, str]:
+    """Rows without a kept element become rows of equal scores that keep everything."""
+    count = b.emit(ReduceSum((-1,), True), b.emit(Cast("int32"), mask, name="mask.int32"), name="mask.count")
+    some = b.emit(Cast("bool"), count, name="mask.some")
+    zero = b.constant("mask.zero", np.zeros(1, np.float32))
+    return (
+        b.emit(Where(), some, scores, zero, name=f"{scores}.some"),
+        b.emit(Or(), mask, b.emit(Not(), some, name="mask.none"), name="mask.full"),
+    )
 
 
 def _unrepeated(keep: Keep) -> Keep:
@@ -77,6 +95,7 @@ class _Masks:
     producers: Mapping[str, Node]
     big: float
     emitted: dict[Keep, str] = field(default_factory=dict)
+    lowest: list[float] = field(default_factory=list)  # what stood for minus infinity in the last mask
 
     def split(self, value: str) -> tuple[str, Keep]:
         """(scores, keep) with ``value = where(keep, scores, -big)``; keep is False where nothing was
@@ -186,7 +205,28 @@ class _Masks:
 
     def _minus_infinity(self, value: str) -> bool:
         number = scalar_of(self.graph, self.producers, value)
+        if number is not None and number <= -self.big:
+            self.lowest.append(number)
         return number is not None and number <= -self.big
+
+    def may_leave_nothing(self, keep: Keep) -> bool:
+        """Whether a row of ``keep`` may be empty while its float scores are finite."""
+        return all(np.isfinite(self.lowest)) and not self._by_position(keep)
+
+    def _by_position(self, keep: Keep) -> bool:
+        if not isinstance(keep, tuple):
+            return False
+        if keep[0] in ("value", "nonzero"):
+            pending, seen = [str(keep[1])], set()
+            while pending:
+                node = self.producers.get(pending.pop())
+                if node is not None and node.output not in seen:
+                    if isinstance(node.op, (Positions, Lookup)):
+                        return True
+                    seen.add(node.output)
+                    pending += node.inputs
+            return False
+        return keep[0] == "zeros" or any(self._by_position(k) for k in keep[1:])  # type: ignore[arg-type]
 
     def emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
         """The value of ``keep`` in the new graph."""
