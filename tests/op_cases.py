@@ -35,6 +35,7 @@ from intc.ops import (
     shift,
     softmax,
     table,
+    window,
 )
 from intc.ops.dyadic import dyadic, dyadic_array
 
@@ -110,6 +111,18 @@ CASES: tuple[Case, ...] = (
     Case(reduce.ReduceMean((1,), True), (F,)),
     *(Case(reduce.CumSum(1, *f), (X8,)) for f in ((False, False), (True, True))),
     Case(reduce.CumSum(2), (t("int64", 2, 3, 4, lo=0, hi=1),)),
+    Case(reduce.ReduceMax((0, 2), False), (X16,)),
+    Case(reduce.ArgMax(1, True), (X8,)),
+    Case(movement.Pad((0, 1, 0), (2, 0, 1)), (t("int8", 2, 3, 4, lo=3),)),
+    Case(window.MaxPool((3, 2), (2, 1), (1, 0, 1, 1), (1, 2)), (t("int16", 2, 3, 7, 8),)),
+    Case(
+        window.GroupedConv((2, 1), (1, 1), 2, -127, 127, "int8"),
+        (
+            t("int8", 2, 4, 7, 8),
+            t("int8", 6, 2, 3, 3, lo=-127),
+            *(t("int32", 6, lo=1, hi=62) for _ in range(3)),
+        ),
+    ),
     Case(reduce.ReduceSum((0, 2), False), (X16,)),
     Case(im2col.Im2col((3, 2), (2, 1), (1, 0, 1, 2), (1, 2)), (t("uint8", 2, 3, 7, 8, lo=3),)),
     Case(requantize.Requantize(-127, 127, "int8"), (t("int32", 2, 3, 4, lo=-(2**31) + 1), M, E)),
@@ -391,6 +404,10 @@ EXACT = {
         "max",
         "min",
         "matmul",
+        "reduce_max",
+        "arg_max",
+        "pad",
+        "max_pool",
         "cum_sum",
         "gather_elements",
         "reduce_sum",
@@ -409,5 +426,5 @@ FLOAT_ONLY = {
     "reduce_mean",
 }
 """Operators of float graphs only."""
-COMPOSED = {"linear", "attention"}
+COMPOSED = {"linear", "attention", "grouped_conv"}
 """Compositions of other operators, equal to them bit for bit."""

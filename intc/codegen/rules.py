@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from intc.codegen.cpu import elementwise, fused, ibert, ivit, layer_norm, matmul, movement, softmax
+from intc.codegen.cpu import elementwise, fused, ibert, ivit, layer_norm, matmul, movement, softmax, window
 from intc.codegen.cpu.strided import View
 from intc.codegen.program import Program
 from intc.errors import CodegenError
@@ -24,9 +24,14 @@ RULES: Final[Mapping[str, Rule]] = {
     "expand": movement.lower_expand,
     "lookup": movement.lower_lookup,
     "positions": movement.lower_positions,
+    "pad": window.lower_pad,
+    "max_pool": window.lower_max_pool,
+    "grouped_conv": window.lower_grouped_conv,
     "im2col": movement.lower_im2col,
     "matmul": matmul.lower_matmul,
-    "reduce_sum": matmul.lower_reduce_sum,
+    "reduce_sum": matmul.lower_reduce,
+    "reduce_max": matmul.lower_reduce,
+    "arg_max": matmul.lower_arg_max,
     "cum_sum": matmul.lower_cum_sum,
     "requantize": elementwise.lower_requantize,
     "clip": elementwise.lower_clip,

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from intc.errors import GraphError
-from intc.frontend import converters_attention, converters_elementwise, converters_movement, converters_nn
+from intc.frontend import (
+    converters_attention,
+    converters_elementwise,
+    converters_image,
+    converters_movement,
+    converters_nn,
+)
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
 
@@ -23,6 +29,7 @@ STANDARD: dict[str, Converter] = {
     **converters_elementwise.CONVERTERS,
     **converters_movement.CONVERTERS,
     **converters_nn.CONVERTERS,
+    **converters_image.CONVERTERS,
     **converters_attention.CONVERTERS,
 }
 MICROSOFT: dict[str, Converter] = {

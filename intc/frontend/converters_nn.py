@@ -8,6 +8,7 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
+from intc.frontend.converters_image import fixed, same_pads
 from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported
 from intc.ir.dims import Dim, product
@@ -17,7 +18,7 @@ from intc.ops.gelu import Gelu
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Transpose
-from intc.ops.reduce import CumSum, ReduceMean, ReduceSum
+from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.softmax import Softmax
 
 
@@ -66,22 +67,6 @@ def _gemm(call: Call) -> list[Imported]:
     return [call.emit(ew.Add(), y, bias)]
 
 
-def _same_pads(
-    call: Call, sizes: list[Dim], kernel: list[int], strides: list[int], dilations: list[int]
-) -> list[int]:
-    """The pads of ``auto_pad``: outputs of ceil(size / stride), the odd pad at the end for SAME_UPPER."""
-    before, after = [], []
-    for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
-        if not isinstance(size, int):
-            raise GraphError("auto_pad needs a fixed image size")
-        total = max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        upper = call.attributes["auto_pad"] == "SAME_UPPER"
-        before.append(small if upper else large)
-        after.append(large if upper else small)
-    return before + after
-
-
 def _conv(call: Call) -> list[Imported]:
     """Two-dimensional; a one-dimensional convolution runs over images of height 1."""
     x, w = call.x(0), call.x(1)
@@ -94,12 +79,16 @@ def _conv(call: Call) -> list[Imported]:
     pads = list(call.attributes.get("pads", [0] * (2 * rank)))
     auto = call.attributes.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        pads = _same_pads(call, list(call.shape(x)[2:]), kernel, strides, dilations)
+        sizes = fixed(call, call.shape(x)[2:], "an image under auto_pad")
+        pads = same_pads(sizes, kernel, strides, dilations, auto == "SAME_UPPER")
     call.refuse(
         len(pads) != 2 * rank or min(pads) < 0 or min(*strides, *dilations) < 1, "malformed pads or strides"
     )
     bias = [call.x(2)] if call.has(2) else []
     groups = int(call.attributes.get("group", 1))
+    whole = groups == 1 and {*kernel, *strides} == {1} and not any(pads)
+    if whole and not all(isinstance(d, int) for d in call.shape(x)[2:]):
+        return [_along_channels(call, x, bias)]
     if rank == 2:
         return [call.emit(Conv(tuple(strides), tuple(pads), tuple(dilations), groups), x, w, *bias)]
     x = reshape_to(call, x, (*call.shape(x)[:2], 1, *call.shape(x)[2:]), True)
@@ -107,6 +96,16 @@ def _conv(call: Call) -> list[Imported]:
     op = Conv((1, strides[0]), (0, pads[0], 0, pads[1]), (1, dilations[0]), groups)
     y = call.emit(op, x, w, *bias, last=False)
     return [reshape_to(call, y, (*call.shape(y)[:2], call.shape(y)[3]), True)]
+
+
+def _along_channels(call: Call, x: str, bias: list[str]) -> str:
+    """A convolution with a kernel of one element: a product along the channels, at any size."""
+    weight = np.asarray(call.known(1, "the weights"), np.float32)
+    rank = len(call.shape(x))
+    last = call.emit(Transpose((0, *range(2, rank), 1)), x, last=False)
+    y = call.emit(MatMul(), last, call.constant(weight.reshape(weight.shape[:2]).T), last=False)
+    y = call.emit(ew.Add(), y, bias[0], last=False) if bias else y
+    return call.emit(Transpose((0, rank - 1, *range(1, rank - 1))), y)
 
 
 def _softmax(call: Call) -> list[Imported]:
@@ -172,7 +171,7 @@ def gelu(approximate: str | None = None) -> Converter:
     return run
 
 
-def _reduce(op: type[ReduceMean] | type[ReduceSum]) -> Converter:
+def _reduce(op: type[ReduceMean] | type[ReduceSum] | type[ReduceMax]) -> Converter:
     def run(call: Call) -> list[Imported]:
         x = call.x()
         axes = call.axes(len(call.shape(x)))
@@ -213,6 +212,30 @@ def _lp_normalization(call: Call) -> list[Imported]:
     return [call.emit(ew.Div(), x, norm)]
 
 
+def _negated(call: Call, x: str, last: bool = False) -> str:
+    return call.emit(ew.Mul(), x, call.constant([-1.0]), last=last)
+
+
+def _reduce_min(call: Call) -> list[Imported]:
+    """``-max(-x)``."""
+    x = call.x()
+    op = ReduceMax(
+        call.axes(len(call.shape(x))) or tuple(range(len(call.shape(x)))),
+        bool(call.attributes.get("keepdims", 1)),
+    )
+    return [_negated(call, call.emit(op, _negated(call, x), last=False), last=True)]
+
+
+def _arg(largest: bool) -> Converter:
+    def run(call: Call) -> list[Imported]:
+        x = call.x()
+        flags = (bool(call.attributes.get(k, d)) for k, d in (("keepdims", 1), ("select_last_index", 0)))
+        op = ArgMax(call.axis(x), *flags)
+        return [call.emit(op, x if largest else _negated(call, x))]
+
+    return run
+
+
 def _cum_sum(call: Call) -> list[Imported]:
     x = call.x()
     axis, rank = int(call.known(1, "the axis").ravel()[0]), len(call.shape(x))
@@ -240,6 +263,10 @@ CONVERTERS: dict[str, Converter] = {
     "ReduceMean": _reduce(ReduceMean),
     "ReduceSum": _reduce(ReduceSum),
     "CumSum": _cum_sum,
+    "ReduceMax": _reduce(ReduceMax),
+    "ReduceMin": _reduce_min,
+    "ArgMax": _arg(True),
+    "ArgMin": _arg(False),
     "ReduceL2": _reduce_l2,
     "LpNormalization": _lp_normalization,
     "RMSNormalization": _rms_norm,

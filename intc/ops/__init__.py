@@ -26,6 +26,7 @@ from intc.ops import (
     shift,
     softmax,
     table,
+    window,
 )
 
 OPS: dict[str, type[Op]] = {
@@ -41,6 +42,7 @@ OPS: dict[str, type[Op]] = {
         layer_norm,
         reduce,
         im2col,
+        window,
         requantize,
         shift,
         poly,

@@ -216,6 +216,27 @@ class Lookup(Op):
         return arrays[0][at]
 
 
+@dataclass(frozen=True)
+class Pad(Op):
+    """Zeros around ``x``: ``before[a]`` and ``after[a]`` along each axis."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    name: ClassVar[str] = "pad"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        x = types[0]
+        if not len(self.before) == len(self.after) == x.rank or min(0, *self.before, *self.after) < 0:
+            raise GraphError(f"padding by {self.before} and {self.after} does not fit {x}")
+        shape = tuple(b + d + a for b, d, a in zip(self.before, x.shape, self.after, strict=True))
+        if x.is_float:
+            return x.with_shape(shape)
+        return joined(shape, x.dtype, (x, TensorType(shape, x.dtype, 0, 0)))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.pad(arrays[0], list(zip(self.before, self.after, strict=True)))
+
+
 def joined(shape: Shape, dtype: DType, types: Sequence[TensorType]) -> TensorType:
     """The type of a value that is one of ``types``: the hull of their intervals."""
     if dtype == "float32":
@@ -223,5 +244,5 @@ def joined(shape: Shape, dtype: DType, types: Sequence[TensorType]) -> TensorTyp
     return TensorType(shape, dtype, min(t.interval[0] for t in types), max(t.interval[1] for t in types))
 
 
-MOVEMENT = (Reshape, Transpose, Slice, Concat, Gather, GatherElements, Expand, Lookup)
+MOVEMENT = (Reshape, Transpose, Slice, Concat, Gather, GatherElements, Expand, Lookup, Pad)
 OPS = MOVEMENT

@@ -67,6 +67,42 @@ class ReduceSum(_Reduce):
 
 
 @dataclass(frozen=True)
+class ReduceMax(_Reduce):
+    """The largest element over ``axes``."""
+
+    name: ClassVar[str] = "reduce_max"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        return types[0].with_shape(self.shape(types[0]))
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        return np.asarray(arrays[0].max(axis=self.axes, keepdims=self.keepdims))
+
+
+@dataclass(frozen=True)
+class ArgMax(Op):
+    """The position of the largest element along ``axis`` as int64; of equal ones the first, or the last."""
+
+    axis: int
+    keepdims: bool
+    last: bool = False
+    name: ClassVar[str] = "arg_max"
+
+    def infer(self, *types: TensorType) -> TensorType:
+        x = types[0]
+        if not 0 <= self.axis < x.rank:
+            raise GraphError(f"arg_max along axis {self.axis} does not fit {x}")
+        size = x.shape[self.axis]
+        shape = (*x.shape[: self.axis], *([1] if self.keepdims else []), *x.shape[self.axis + 1 :])
+        return TensorType(shape, "int64", 0, (size if isinstance(size, int) else SYMBOL_MAX) - 1)
+
+    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
+        x = np.flip(arrays[0], self.axis) if self.last else arrays[0]
+        at = np.argmax(x, axis=self.axis, keepdims=self.keepdims)
+        return np.asarray(x.shape[self.axis] - 1 - at if self.last else at, np.int64)
+
+
+@dataclass(frozen=True)
 class CumSum(Op):
     """Running sums along ``axis``, of int64 (which may wrap) as int64, of other integers as int32.
 
@@ -102,4 +138,4 @@ class CumSum(Op):
         return np.asarray(np.flip(total, self.axis) if self.reverse else total, dtype)
 
 
-OPS = (ReduceMean, ReduceSum, CumSum)
+OPS = (ReduceMean, ReduceSum, ReduceMax, ArgMax, CumSum)

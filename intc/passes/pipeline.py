@@ -14,6 +14,7 @@ from intc.calibration.observers import Statistics
 from intc.errors import UsageError
 from intc.ir.graph import Graph
 from intc.passes.base import Pass, Snapshot
+from intc.passes.fold_channel_scale import FoldChannelScale
 from intc.passes.fold_constants import FoldConstants
 from intc.passes.fold_input_normalisation import FoldInputNormalisation
 from intc.passes.fuse_attention import FuseAttention
@@ -38,6 +39,7 @@ CANONICALISE: tuple[Pass, ...] = (
     RecoverSoftmaxMask(),
     FusePointwise(),
     FoldInputNormalisation(),
+    FoldChannelScale(),
     SplitProjections(),
     LowerConv(),
     SimplifyMovement(),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.strided import View, broadcast_view, row_major, rows
-from intc.codegen.kernel import Frame, local
+from intc.codegen.kernel import Frame, local, storage
 from intc.codegen.program import Program
 from intc.ir.dims import product
 from intc.ir.graph import Node
-from intc.ops.reduce import CumSum, ReduceSum
+from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceSum
 
 
 def lower_matmul(program: Program, node: Node) -> None:
@@ -39,10 +39,11 @@ def lower_matmul(program: Program, node: Node) -> None:
     program.generic("matmul", (), node.inputs, node.output, body, source=node.source)
 
 
-def lower_reduce_sum(program: Program, node: Node) -> None:
+def lower_reduce(program: Program, node: Node) -> None:
+    """ReduceSum and ReduceMax."""
     op = node.op
-    assert isinstance(op, ReduceSum)
-    shape = program.type(node.inputs[0]).shape
+    assert isinstance(op, ReduceSum | ReduceMax)
+    shape, dtype = program.type(node.inputs[0]).shape, storage(program.type(node.output).dtype)
     axes = {a % len(shape) for a in op.axes}
     strides = row_major(shape)
     kept = [i for i in range(len(shape)) if i not in axes]
@@ -51,17 +52,44 @@ def lower_reduce_sum(program: Program, node: Node) -> None:
 
     def body(frame: Frame) -> None:
         x, y = frame.buffers["x0"], frame.buffers["y"]
-        total = local("int32")
+        total = local(dtype)
         with rows(frame, tuple(shape[i] for i in kept), (read,)) as (row, (base,)):
-            T.buffer_store(total, T.IntImm("int32", 0), [0])
+            first = T.IntImm(dtype, 0) if isinstance(op, ReduceSum) else x[base]
+            T.buffer_store(total, first, [0])
             with T.serial(0, frame.dim(product(shape[i] for i in summed))) as flat:
                 position, rest = base, flat
                 for i in reversed(summed):
                     size = frame.dim(shape[i])
                     position = position + T.truncmod(rest, size) * frame.dim(strides[i])
                     rest = T.truncdiv(rest, size)
-                T.buffer_store(total, total[0] + T.cast(x[position], "int32"), [0])
+                value = T.cast(x[position], dtype)
+                combined = total[0] + value if isinstance(op, ReduceSum) else T.max(total[0], value)
+                T.buffer_store(total, combined, [0])
             T.buffer_store(y, total[0], [row])
+
+    program.generic(op.name, op, node.inputs, node.output, body, source=node.source)
+
+
+def lower_arg_max(program: Program, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ArgMax)
+    shape = program.type(node.inputs[0]).shape
+    kept = [i for i in range(len(shape)) if i != op.axis]
+    strides = row_major(shape)
+    read = View(tuple(strides[i] for i in kept))
+
+    def body(frame: Frame) -> None:
+        x, y = frame.buffers["x0"], frame.buffers["y"]
+        best, at = local("int64"), local("int64")
+        with rows(frame, tuple(shape[i] for i in kept), (read,)) as (row, (base,)):
+            T.buffer_store(best, T.cast(x[base], "int64"), [0])
+            T.buffer_store(at, T.IntImm("int64", 0), [0])
+            with T.serial(0, frame.dim(shape[op.axis])) as i:
+                value = T.bind(T.cast(x[base + i * frame.dim(strides[op.axis])], "int64"))
+                better = T.bind(value >= best[0] if op.last else value > best[0])
+                T.buffer_store(at, T.Select(better, T.cast(i, "int64"), at[0]), [0])
+                T.buffer_store(best, T.max(best[0], value), [0])
+            T.buffer_store(y, at[0], [row])
 
     program.generic(op.name, op, node.inputs, node.output, body, source=node.source)
 

@@ -19,7 +19,7 @@ from intc.ops.movement import MOVEMENT, Gather
 from intc.ops.requantize import Clip
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
-from intc.passes.integer import families, rules_elementwise
+from intc.passes.integer import families, rules_elementwise, rules_window
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
@@ -255,6 +255,7 @@ def gather(context: Context, node: Node) -> Form:
 
 RULES: dict[type, Rule] = {
     **rules_elementwise.RULES,
+    **rules_window.RULES,
     MatMul: matmul,
     Add: add,
     Sub: add,

@@ -35,7 +35,7 @@ from intc.ops.elementwise import (
 from intc.ops.fused import WIDE
 from intc.ops.pointwise import Pointwise
 from intc.ops.positions import Positions
-from intc.ops.reduce import CumSum, ReduceMean, ReduceSum
+from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
@@ -185,6 +185,13 @@ def reduce_sum(context: Context, node: Node) -> Form:
     return _emit(context, node, node.op, (form.name,), form.scale)
 
 
+def reduce_max(context: Context, node: Node) -> Form:
+    form = context.forms.as_is(node.inputs[0], 32, 16)
+    if float(form.scale) < 0:
+        form = context.forms.quantised(node.inputs[0], 16)
+    return _emit(context, node, node.op, (form.name,), form.scale)
+
+
 def cast(context: Context, node: Node) -> Form:
     """Integers read as numbers: the same integers at scale 1, saturated at 30 bits."""
     forms = context.forms
@@ -215,6 +222,7 @@ RULES: dict[type, Rule] = {
     Relu: relu,
     ReduceMean: reduce_mean,
     ReduceSum: reduce_sum,
+    ReduceMax: reduce_max,
     CumSum: reduce_sum,
     Pointwise: pointwise,
     **dict.fromkeys((Abs, Cos, Erf, Exp, Floor, Log, Sin), pointwise),
