@@ -139,8 +139,11 @@ def enliven(model: torch.nn.Module, seed: int) -> None:
             if not isinstance(weight, torch.nn.Parameter):
                 continue
             if "Norm" in type(module).__name__:
-                gain = normal(tuple(weight.shape), 0.25).exp()
-                gain[torch.randperm(len(gain), generator=generator)[: max(1, len(gain) // 64)]] *= 2.5
+                spread = 0.1 if "Batch" in type(module).__name__ else 0.25
+                gain = normal(tuple(weight.shape), spread).exp()
+                gain[torch.randperm(len(gain), generator=generator)[: max(1, len(gain) // 64)]] *= (
+                    1 + 6 * spread
+                )
                 weight.copy_(gain)
                 if bias is not None:
                     bias.copy_(normal(tuple(bias.shape), 0.15))

@@ -51,7 +51,11 @@ def network(name: str) -> torch.nn.Module:
 
 
 def _settle(model: torch.nn.Module, feeds: Feeds) -> None:
-    """Batch normalisation learns the statistics of its inputs, as training would make it."""
+    """Batch normalisation learns the size of its inputs.
+
+    Not their means: what a random network does with all inputs alike would be taken away, and the small
+    differences that are left amplified, noise included, at every layer.
+    """
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
     if norms:
         for norm in norms:
@@ -60,6 +64,9 @@ def _settle(model: torch.nn.Module, feeds: Feeds) -> None:
         model.train()
         with torch.no_grad():
             model(**{k: torch.from_numpy(v) for k, v in feeds.items()})
+        for norm in norms:
+            norm.running_var += norm.running_mean**2
+            norm.running_mean.zero_()
 
 
 def _ids(count: int, rng: np.random.Generator) -> Feeds:

@@ -28,7 +28,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "accuracy"))
-FOLDER = HERE / "build"  # exports are kept here until families.py changes
+FOLDER = HERE / "build"  # exports are kept here until the sources of the networks change
 EXPORTERS = ("legacy", "dynamo")
 OPSETS = {"legacy": 17, "dynamo": 18}
 SAMPLES = 64  # calibration
@@ -64,7 +64,7 @@ def measure(family: str, exporter: str, peers: bool) -> Row:
     logging.disable(logging.WARNING)
     path = FOLDER / f"{family}-{exporter}.onnx"
     try:
-        if not path.exists() or path.stat().st_mtime < (HERE / "families.py").stat().st_mtime:
+        if not path.exists() or path.stat().st_mtime < _changed():
             path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 export(family, exporter, path)
@@ -78,6 +78,11 @@ def measure(family: str, exporter: str, peers: bool) -> Row:
         return Row(
             family, exporter, "crashed", f"{type(error).__name__}: {_line(error)} ({trace[0].strip()})"
         )
+
+
+def _changed() -> float:
+    """When the sources of the zoo changed last."""
+    return max(source.stat().st_mtime for source in (*HERE.glob("[!r]*.py"), HERE.parent / "models.py"))
 
 
 def export(family: str, exporter: str, path: Path) -> Path:

@@ -15,12 +15,13 @@ from intc.frontend.symbolic import (
     IndexTuple,
     as_index,
     dims_of,
+    divide,
     gather_axes,
     require_equal,
 )
-from intc.ir.dims import Dim, Poly, as_dim, broadcast, exact_div, product
+from intc.ir.dims import Dim, Poly, as_dim, broadcast, product
 from intc.ir.op import Array
-from intc.ops.elementwise import And, LessOrEqual, Where
+from intc.ops.elementwise import Add, And, LessOrEqual, Min, Mul, Where
 from intc.ops.movement import Concat, Expand, Gather, GatherElements, Reshape, Slice, Transpose
 
 
@@ -40,7 +41,7 @@ def reshape_to(call: Call, x: str, target: Sequence[Dim], allow_zero: bool = Fal
             if d in left:
                 left.remove(d)
                 rest.remove(d)
-        shape[holes[0]] = exact_div(product(left), product(rest))
+        shape[holes[0]] = divide(product(left), product(rest))
     elif product(have) != product(shape):
         for a, b in zip(have, shape, strict=False):
             if isinstance(a, Poly) and isinstance(b, Poly):
@@ -217,7 +218,7 @@ def _gather_range(call: Call, data: str, axis: int, index: Index) -> str:
         if index.offset == 0 and all(s == 0 or s in strides for s in index.steps):
             parts = []
             for k in range(len(have)):
-                steps = tuple(1 if s == strides[k] and s != 0 else 0 for s in index.steps)
+                steps = tuple(int(have[k] != 1 and s == strides[k] and s != 0) for s in index.steps)
                 parts.append(Index(index.shape, steps))
             picked = _select(call, base, parts)
             return reshape_to(call, picked, (*call.shape(picked), *rest), True)
@@ -237,6 +238,11 @@ def _select(call: Call, data: str, parts: Sequence[Index]) -> str:
 def _gather_nd(call: Call) -> list[Imported]:
     index = call.inputs[1]
     data = call.x(0)
+    call.refuse(call.attributes.get("batch_dims"), "batch_dims is not supported")
+    if call.ctx.shape_of(index)[-1] == 1:
+        return [_gather_first(call, index)]
+    if isinstance(index, str):
+        return [_gather_flat(call, data, index)]
     if isinstance(index, np.ndarray) and index.ndim > 1:
         parts = [as_index(index[..., k]) for k in range(index.shape[-1])]
         known = tuple(part for part in parts if part is not None)
@@ -249,6 +255,40 @@ def _gather_nd(call: Call) -> list[Imported]:
 def _gather_elements(call: Call) -> list[Imported]:
     data = call.x(0)
     return [call.emit(GatherElements(call.axis(data)), data, call.x(1))]
+
+
+def _gather_first(call: Call, index: Imported) -> str:
+    """Coordinates of one number select along the first axis."""
+    if isinstance(index, Index):
+        call.inputs[1] = Index(index.shape[:-1], index.steps[:-1], index.offset)
+    elif isinstance(index, np.ndarray):
+        call.inputs[1] = index[..., 0]
+    elif isinstance(index, IndexTuple):
+        call.inputs[1] = index.parts[0]
+    else:
+        live = call.x(1)
+        call.inputs[1] = reshape_to(call, live, call.shape(live)[:-1], True)
+    call.attributes["axis"] = 0
+    (value,) = _gather(call)
+    return str(value)
+
+
+def _gather_flat(call: Call, data: str, index: str) -> str:
+    """Computed coordinates as positions in the axes that they select, flattened into one."""
+    shape, count = call.shape(data), call.shape(index)[-1]
+    if not isinstance(count, int) or count > len(shape):
+        raise GraphError(f"coordinates of {count} numbers do not fit rank {len(shape)}")
+    at = ""
+    for k in range(count):
+        part = call.emit(Slice(len(call.shape(index)) - 1, k, k + 1), index, last=False)
+        part = reshape_to(call, part, call.shape(index)[:-1], True)
+        size = Index((1,), (0,), shape[k] - 1)
+        part = call.emit(Min(), part, call.ctx.live(size, "size"), last=False)
+        stride = Index((1,), (0,), product(shape[k + 1 : count]))
+        part = call.emit(Mul(), part, call.ctx.live(stride, "stride"), last=False)
+        at = call.emit(Add(), at, part, last=False) if at else part
+    rows = reshape_to(call, data, (product(shape[:count]), *shape[count:]), True)
+    return call.emit(Gather(0), rows, at)
 
 
 def _tile(call: Call) -> list[Imported]:

@@ -17,7 +17,7 @@ from intc.ops.conv import Conv
 from intc.ops.gelu import Gelu
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Transpose
+from intc.ops.movement import Concat, Slice, Transpose
 from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.softmax import Softmax
 
@@ -86,9 +86,9 @@ def _conv(call: Call) -> list[Imported]:
     )
     bias = [call.x(2)] if call.has(2) else []
     groups = int(call.attributes.get("group", 1))
-    whole = groups == 1 and {*kernel, *strides} == {1} and not any(pads)
+    whole = {*kernel, *strides} == {1} and not any(pads)
     if whole and not all(isinstance(d, int) for d in call.shape(x)[2:]):
-        return [_along_channels(call, x, bias)]
+        return [_along_channels(call, x, bias, groups)]
     if rank == 2:
         return [call.emit(Conv(tuple(strides), tuple(pads), tuple(dilations), groups), x, w, *bias)]
     x = reshape_to(call, x, (*call.shape(x)[:2], 1, *call.shape(x)[2:]), True)
@@ -98,12 +98,19 @@ def _conv(call: Call) -> list[Imported]:
     return [reshape_to(call, y, (*call.shape(y)[:2], call.shape(y)[3]), True)]
 
 
-def _along_channels(call: Call, x: str, bias: list[str]) -> str:
-    """A convolution with a kernel of one element: a product along the channels, at any size."""
+def _along_channels(call: Call, x: str, bias: list[str], groups: int) -> str:
+    """A convolution with a kernel of one element: products along the channels, at any size."""
     weight = np.asarray(call.known(1, "the weights"), np.float32)
+    outputs, depth = weight.shape[:2]
     rank = len(call.shape(x))
     last = call.emit(Transpose((0, *range(2, rank), 1)), x, last=False)
-    y = call.emit(MatMul(), last, call.constant(weight.reshape(weight.shape[:2]).T), last=False)
+    parts = []
+    for g, w in enumerate(weight.reshape(groups, outputs // groups, depth)):
+        part = (
+            call.emit(Slice(rank - 1, g * depth, (g + 1) * depth), last, last=False) if groups > 1 else last
+        )
+        parts.append(call.emit(MatMul(), part, call.constant(w.T), last=False))
+    y = call.emit(Concat(rank - 1), *parts, last=False) if groups > 1 else parts[0]
     y = call.emit(ew.Add(), y, bias[0], last=False) if bias else y
     return call.emit(Transpose((0, rank - 1, *range(1, rank - 1))), y)
 

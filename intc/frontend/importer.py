@@ -99,8 +99,16 @@ class Importer:
             try:
                 return self._build()
             except EqualSizes as found:
-                self.sizes[found.symbol] = found.size
+                self.sizes[found.symbol] = self._same_axis(found)
                 self._reset()
+
+    def _same_axis(self, found: EqualSizes) -> Dim:
+        """Of several sizes that a symbol may be, one that stands at the same axis of another input."""
+        axes: dict[str, int] = {}
+        for name in self.builder.graph.inputs:
+            axes.update((str(d), i) for i, d in enumerate(self.builder.graph.type(name).shape))
+        same = [d for d in found.sizes if axes.get(str(d)) == axes.get(found.symbol)]
+        return same[0] if same else found.sizes[0]
 
     def _build(self) -> Graph:
         graph = self.proto.graph
@@ -161,11 +169,13 @@ class Importer:
 
     def _node(self, node: onnx.NodeProto) -> None:
         label = node.name or next((o for o in node.output if o), node.op_type)
+        if node.op_type == "If" and isinstance(self.env.get(node.input[0]), np.ndarray):
+            return self._branch(node)
         if any(x in self.failed for x in node.input):
             if not converters.exists(node) and node.op_type not in FOLDED:
                 self._refuse(node, label, "the operator is not supported")
             self.failed.update(node.output)
-            return
+            return None
         missing = [x for x in node.input if x and x not in self.env]
         if missing:
             raise ImportFailure(
@@ -184,6 +194,20 @@ class Importer:
             self._refuse(node, label, str(error))
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
             self._refuse(node, label, f"malformed or outside the supported conditions ({first_line(error)})")
+
+    def _branch(self, node: onnx.NodeProto) -> None:
+        """The nodes of the branch that a known condition takes, in place of the If."""
+        taken = "then_branch" if np.asarray(self.env[node.input[0]]).all() else "else_branch"
+        graph = next(a.g for a in node.attribute if a.name == taken)
+        for tensor in graph.initializer:
+            self.env[tensor.name] = decode(tensor, self.source)
+        for inner in graph.node:
+            self._node(inner)
+        for name, output in zip(node.output, graph.output, strict=True):
+            if output.name in self.failed:
+                self.failed.add(name)
+            else:
+                self.env[name] = self.env[output.name]
 
     def _refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
         self.failed.update(node.output)

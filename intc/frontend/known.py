@@ -25,13 +25,20 @@ from intc.frontend.symbolic import (
     tidy,
 )
 from intc.frontend.tabulated import ELEMENTWISE, Tabulated, tabulate
-from intc.ir.dims import Shape, as_dim, broadcast, evaluate_shape
+from intc.ir.dims import Shape, as_dim, broadcast, evaluate_shape, product
 from intc.ir.op import Array
 
 if TYPE_CHECKING:
     from intc.frontend.importer import Importer
 
-FOLDED = ("Constant", "Shape", "ConstantOfShape", "Range")  # computed while importing, never converted
+FOLDED = (
+    "Constant",
+    "Shape",
+    "Size",
+    "ConstantOfShape",
+    "Range",
+    "If",
+)  # computed while importing, never converted
 COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # two positions compare as they are
 
 
@@ -46,6 +53,8 @@ def fold(
         shape = ctx.shape_of(inputs[0])
         part = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
         return [tidy(_objects(part))]
+    if op == "Size" and inputs[0] is not None:
+        return [tidy(np.asarray(product(ctx.shape_of(inputs[0])), object))]
     if op == "ConstantOfShape":
         return [_filled(inputs[0], attributes)]
     if op == "Range":
@@ -66,8 +75,10 @@ def _fold_known(
             table = None if live else tabulate(node, inputs, attributes, ctx.opsets)
             folded = folded if table is None else table
         return None if folded is None else [folded]
-    if any(isinstance(x, Splat) for x in inputs) and (splat := _fold_splat(ctx, node, inputs, attributes)):
-        return [splat]
+    if any(isinstance(x, Splat) for x in inputs):
+        splat = _counted(inputs, attributes) if op == "CumSum" else _fold_splat(ctx, node, inputs, attributes)
+        if splat is not None:
+            return [splat]
     if any(isinstance(x, Tabulated | Splat) for x in inputs):
         table = tabulate(node, inputs, attributes, ctx.opsets)
         return None if table is None else [table]
@@ -133,7 +144,8 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
     if not any(is_symbolic(np.asarray(x, object)) for x in (start, stop, step)):
         if step == 0 or not small((max(0, int((stop - start) / step)),)):
             raise GraphError(f"a range from {start} to {stop} in steps of {step} is empty or too long")
-        return np.arange(start, stop, step)
+        positions = np.arange(start, stop, step)
+        return positions.astype(np.float32) if positions.dtype.kind == "f" else positions
     if step != 1:
         raise GraphError("a range with a symbolic bound must have step 1")
     return Index((as_dim(stop - start),), (1,), as_dim(start))
@@ -163,6 +175,19 @@ def _fold_splat(
         feeds[name] = np.asarray(number)
     (result,) = compute(node, feeds, ctx.opsets)
     return Splat(whole, result[()])
+
+
+def _counted(inputs: Sequence[Any], attributes: dict[str, Any]) -> Index | None:
+    """The running sums of a repeated whole number: a position times that number."""
+    x, axis = inputs[0], inputs[1]
+    if not isinstance(x, Splat) or not isinstance(axis, np.ndarray) or any(attributes.values()):
+        return None
+    if x.value is None or x.value != int(x.value):
+        return None
+    along = int(axis.ravel()[0]) % len(x.shape)
+    steps = tuple(int(x.value) if a == along else 0 for a in range(len(x.shape)))
+    dtype = "float32" if np.asarray(x.value).dtype.kind == "f" else "int64"
+    return Index(x.shape, steps, int(x.value), dtype)  # type: ignore[arg-type]
 
 
 def _single(value: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Poly, Shape, as_dim, broadcast, symbol, symbols, terms_of
+from intc.ir.dims import Dim, Poly, Shape, as_dim, bounds, broadcast, symbol, symbols, terms_of
 from intc.ir.op import Array
 from intc.ir.types import DType
 
@@ -79,15 +79,33 @@ def dims_of(array: Array) -> Shape:
     return tuple(as_dim(x) for x in np.asarray(array, object).ravel())
 
 
-def _floor_div(a: Any, b: Any) -> Any:
-    return a // b
+def divide(a: Any, b: Any) -> Any:
+    """``a / b`` of sizes; where one symbol of b is missing in a, another that is only in a must be equal."""
+    try:
+        return a // b
+    except GraphError:
+        left, right = symbols((a,)), symbols((b,))
+        missing, free = [s for s in right if s not in left], [s for s in left if s not in right]
+        if len(missing) == 1 and free:
+            raise EqualSizes(missing[0], *map(symbol, free)) from None
+        raise
+
+
+def _decided(a: Any, b: Any, larger: bool) -> Any:
+    """The larger (or smaller) of two sizes, where all symbols agree on which it is."""
+    low, high = bounds(as_dim(a) - as_dim(b))
+    if low < 0 < high:
+        raise GraphError(f"which of {a} and {b} is larger depends on the input")
+    return a if (low >= 0) == larger else b
 
 
 _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": _floor_div,
+    "Div": divide,
+    "Max": lambda a, b: _decided(a, b, True),
+    "Min": lambda a, b: _decided(a, b, False),
     "Equal": lambda a, b: a == b,
 }
 
@@ -183,6 +201,8 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
             steps.insert(axis, 0)
         return replace(first, shape=tuple(shape), steps=tuple(steps))
     if op == "Expand":
+        return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
+    if op == "Tile" and all(r == 1 or d == 1 for r, d in zip(dims_of(inputs[1]), first.shape, strict=True)):
         return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
     if op == "Neg":
         return _scaled(first, -1)
@@ -287,11 +307,11 @@ def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, 
 
 
 class EqualSizes(Exception):
-    """An operator works only if ``symbol`` is ``size``: the import starts over with that."""
+    """An operator works only if ``symbol`` is one of ``sizes``: the import starts over with that."""
 
-    def __init__(self, symbol: str, size: Dim) -> None:
-        super().__init__(f"{symbol} = {size}")
-        self.symbol, self.size = symbol, size
+    def __init__(self, symbol: str, *sizes: Dim) -> None:
+        super().__init__(f"{symbol} = {' or '.join(map(str, sizes))}")
+        self.symbol, self.sizes = symbol, sizes
 
 
 def require_equal(a: Dim, b: Dim) -> None:

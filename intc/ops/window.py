@@ -66,10 +66,10 @@ class MaxPool(Op):
 
 @dataclass(frozen=True)
 class GroupedConv(Op):
-    """Convolution of int8 NCHW images in groups, with bias and requantisation per output channel; no pads.
+    """Convolution of NCHW images in groups, with bias and requantisation per output channel; no pads.
 
-    Inputs: x int8 [B, C, H, W]; w int8 [O, C/groups, KH, KW]; bias, m, e int32 [O]. int32 sums; the rest as
-    Requantize does.
+    Inputs: x int8 or int16 [B, C, H, W]; w int8 [O, C/groups, KH, KW]; bias, m, e int32 [O]. int32 sums;
+    the rest as Requantize does.
     """
 
     strides: tuple[int, int]
@@ -84,8 +84,10 @@ class GroupedConv(Op):
     def infer(self, *types: TensorType) -> TensorType:
         x, w, bias, m, e = types
         sizes = [d for d in w.shape if isinstance(d, int)]
-        if x.rank != 4 or len(sizes) != 4 or x.dtype != "int8" or w.dtype != "int8":
-            raise GraphError(f"grouped_conv takes int8 images and weights of rank 4, not {x} and {w}")
+        if x.rank != 4 or len(sizes) != 4 or x.dtype not in ("int8", "int16") or w.dtype != "int8":
+            raise GraphError(
+                f"grouped_conv takes 8- or 16-bit images and int8 weights of rank 4, not {x} and {w}"
+            )
         outputs, depth, kh, kw = sizes
         if x.shape[1] != depth * self.groups or outputs % self.groups:
             raise GraphError(f"grouped_conv of {x} by {w} in {self.groups} groups: the channels do not agree")

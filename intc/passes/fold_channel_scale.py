@@ -1,7 +1,8 @@
-"""A factor and a shift per output channel behind a convolution move into its weights and bias.
+"""A factor and a shift per output channel behind a convolution or product move into its weights and bias.
 
-``conv(x, W) * a + c = conv(x, W * a) + c`` with a and c one number per channel [C, 1, 1]: batch
-normalisation, where exporters leave it, and layer scale.
+``conv(x, W) * a + c = conv(x, W * a) + c`` with a and c one number per channel ([C, 1, 1] behind a
+convolution, [C] behind a product with constant weights): batch normalisation, where exporters leave it, and
+layer scale.
 """
 
 from __future__ import annotations
@@ -15,8 +16,18 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ops.conv import Conv
 from intc.ops.elementwise import Add, Mul
+from intc.ops.matmul import MatMul
 from intc.passes.match import Uses
 from intc.passes.rewrite import rewrite
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """``product * factor + shift``, both [C]."""
+
+    product: Node
+    factor: Array
+    shift: Array
 
 
 @dataclass(frozen=True)
@@ -29,55 +40,70 @@ class FoldChannelScale:
         uses = Uses.of(graph)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
-            found = _affine(graph, uses, node)
+            found = _scaled(graph, uses, node)
             user = uses.sole_user(node.output, Add, Mul)
-            if found is None or (user is not None and _step(graph, user) is not None):
-                return None  # not behind a convolution, or not the last step
-            conv, factor, shift = found
-            weight = graph.constants[conv.inputs[1]] * factor[:, None, None, None]
-            bias = graph.constants[conv.inputs[2]] if len(conv.inputs) == 3 else np.zeros(1, np.float32)
-            w = b.constant(f"{node.output}.weight", weight.astype(np.float32))
-            c = b.constant(f"{node.output}.bias", (bias * factor + shift).astype(np.float32))
-            return b.emit(conv.op, names[conv.inputs[0]], w, c, name=node.output, source=conv.source)
+            more = user is not None and _scaled(graph, uses, user) is not None
+            if found is None or more:
+                return None  # nothing to fold, or not the last step
+            if isinstance(found.product.op, MatMul) and (found.factor == 1).all():
+                return None  # a bias, which stays where it is
+            op, x = found.product.op, names[found.product.inputs[0]]
+            weight = graph.constants[found.product.inputs[1]]
+            if isinstance(op, MatMul):
+                w = b.constant(f"{node.output}.weight", (weight * found.factor).astype(np.float32))
+                if not found.shift.any():
+                    return b.emit(op, x, w, name=node.output, source=found.product.source)
+                c = b.constant(f"{node.output}.shift", found.shift.astype(np.float32))
+                y = b.emit(op, x, w, name=f"{node.output}.product", source=found.product.source)
+                return b.emit(Add(), y, c, name=node.output, source=node.source)
+            w = b.constant(f"{node.output}.weight", (weight.T * found.factor).T.astype(np.float32))
+            c = b.constant(f"{node.output}.bias", found.shift.astype(np.float32))
+            return b.emit(op, x, w, c, name=node.output, source=found.product.source)
 
         return rewrite(graph, rule)
 
 
-def _step(graph: Graph, node: Node) -> tuple[str, Array] | None:
-    """The value and the [C] constant that ``node`` combines along the channels of NCHW maps."""
+def _step(graph: Graph, node: Node, axis: int) -> tuple[str, Array] | None:
+    """The value and the [C] constant that ``node`` combines along ``axis``."""
     shape = graph.type(node.output).shape
-    if len(shape) != 4:
+    if not shape or not isinstance(shape[axis], int):
         return None
     for value, other in (node.inputs, node.inputs[::-1]):
         constant = graph.constants.get(other)
-        if constant is None or graph.type(value).shape != shape:
+        if constant is None or constant.ndim > len(shape) or graph.type(value).shape != shape:
             continue
-        full = constant.reshape((1,) * (4 - constant.ndim) + constant.shape)
-        if full.shape in ((1, 1, 1, 1), (1, shape[1], 1, 1)):
-            return value, np.broadcast_to(full.reshape(-1), (shape[1],))  # type: ignore[arg-type]
+        full = constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
+        if full.size in (1, full.shape[axis]):
+            return value, np.broadcast_to(full.reshape(-1).astype(np.float64), (int(shape[axis]),))
     return None
 
 
-def _affine(graph: Graph, uses: Uses, node: Node) -> tuple[Node, Array, Array] | None:
-    """The convolution with constant weights behind which ``node`` is ``conv * factor + shift``."""
+def _scaled(graph: Graph, uses: Uses, node: Node) -> _Scaled | None:
+    """``node`` as a product with constant weights times a factor plus a shift."""
     if not isinstance(node.op, Add | Mul):
         return None
-    step = _step(graph, node)
-    inner = uses.only(step[0], Conv, Add, Mul) if step is not None else None
-    if step is None or inner is None:
+    for axis, kind in ((1, Conv), (-1, MatMul)):
+        if kind is Conv and graph.type(node.output).rank != 4:
+            continue
+        step = _step(graph, node, axis)
+        inner = uses.only(step[0], kind, Add, Mul) if step is not None else None
+        if step is None or inner is None:
+            continue
+        found = _whole(graph, inner) if isinstance(inner.op, kind) else _scaled(graph, uses, inner)
+        if found is None or not isinstance(found.product.op, kind):
+            continue
+        if isinstance(node.op, Add):
+            return _Scaled(found.product, found.factor, found.shift + step[1])
+        return _Scaled(found.product, found.factor * step[1], found.shift * step[1])
+    return None
+
+
+def _whole(graph: Graph, product: Node) -> _Scaled | None:
+    weight = graph.constants.get(product.inputs[1])
+    if weight is None or weight.ndim != (2 if isinstance(product.op, MatMul) else 4):
         return None
-    constant = step[1]
-    if isinstance(inner.op, Conv):
-        if any(x not in graph.constants for x in inner.inputs[1:]):
-            return None
-        one, zero = np.ones(len(constant)), np.zeros(len(constant))
-        return (inner, constant * one, zero) if isinstance(node.op, Mul) else (inner, one, constant + zero)
-    found = _affine(graph, uses, inner)
-    if found is None:
+    if product.inputs[0] in graph.constants or any(x not in graph.constants for x in product.inputs[2:]):
         return None
-    conv, factor, shift = found
-    return (
-        (conv, factor * constant, shift * constant)
-        if isinstance(node.op, Mul)
-        else (conv, factor, shift + constant)
-    )
+    channels = weight.shape[-1] if isinstance(product.op, MatMul) else weight.shape[0]
+    bias = graph.constants[product.inputs[2]] if len(product.inputs) == 3 else np.zeros(1)
+    return _Scaled(product, np.ones(channels), np.zeros(channels) + bias)

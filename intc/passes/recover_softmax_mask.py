@@ -39,6 +39,7 @@ class RecoverSoftmaxMask:
     name: str = "recover_softmax_mask"
 
     def run(self, graph: Graph) -> Graph:
+        graph = _reassociated(graph, self.big)
         masks = _Masks(graph, graph.producers(), self.big)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
@@ -64,6 +65,36 @@ class RecoverSoftmaxMask:
             return b.emit(node.op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
+
+
+def _reassociated(graph: Graph, big: float) -> Graph:
+    """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big."""
+    masks = _Masks(graph, graph.producers(), big)
+
+    def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+        for x, other in (node.inputs, node.inputs[::-1]) if isinstance(node.op, Add) else ():
+            inner = masks.producers.get(other)
+            if inner is None or masks.additive(other) is not None or not graph.type(x).is_float:
+                continue
+            if isinstance(inner.op, Add):
+                for bias, mask in (inner.inputs, inner.inputs[::-1]):
+                    if masks.additive(mask) is not None:
+                        total = b.emit(
+                            Add(), names[x], names[bias], name=f"{node.output}.biased", source=node.source
+                        )
+                        return b.emit(Add(), total, names[mask], name=node.output, source=node.source)
+            if isinstance(inner.op, Where):
+                choice, kept, masked = inner.inputs
+                if masks._minus_infinity(masked) or masks._minus_infinity(kept):
+                    bias = kept if masks._minus_infinity(masked) else masked
+                    total = b.emit(
+                        Add(), names[x], names[bias], name=f"{node.output}.biased", source=node.source
+                    )
+                    sides = [total if v == bias else names[v] for v in (kept, masked)]
+                    return b.emit(Where(), names[choice], *sides, name=node.output, source=node.source)
+        return None
+
+    return rewrite(graph, rule)
 
 
 def _uniform_rows(b: Builder, scores: str, mask: str) -> tuple[str, str]:
@@ -188,7 +219,7 @@ class _Masks:
                     return self._not(self.truth(x)) or ("value", value)
         if node is not None and isinstance(node.op, Where):
             chosen = [scalar_of(self.graph, self.producers, x) for x in node.inputs[1:]]
-            if chosen in ([1, 0], [0, 1]):
+            if None not in chosen and [bool(c) for c in chosen] in ([True, False], [False, True]):
                 keep = self.truth(node.inputs[0])
                 return keep if chosen[0] else self._not(keep)
         if type_.dtype == "bool":

@@ -1,7 +1,7 @@
 """``(x @ [Wq | Wk | Wv] + b)`` cut into parts becomes one product per part, each with a scale of its own.
 
-The cut may stand right behind the sum, or behind ``reshape [B, S, n, ...]`` and ``transpose`` as one index of
-axis n.
+The cut may stand right behind the sum, or behind a ``reshape`` that splits the columns, [B, S, n, m, ...],
+and a ``transpose``, along any of the axes n, m, ...
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class _Projection:
     weight: Array
     bias: Array | None
 
-    def columns(self, b: Builder, start: int, stop: int, node: Node) -> str:
+    def columns(self, b: Builder, picked: Array, node: Node) -> str:
         """The product restricted to those columns."""
-        w = b.constant(f"{node.output}.weight", self.weight[:, start:stop])
+        w = b.constant(f"{node.output}.weight", self.weight[:, picked])
         last = self.bias is None
         stem = node.output if last else f"{node.output}.product"
         y = b.emit(MatMul(), self.x, w, name=f"{stem}.columns", source=node.source)
         if self.bias is None:
             return y
-        c = b.constant(f"{node.output}.bias", self.bias[start:stop])
+        c = b.constant(f"{node.output}.bias", self.bias[picked])
         return b.emit(Add(), y, c, name=f"{node.output}.columns", source=node.source)
 
 
@@ -75,7 +75,7 @@ def _split(graph: Graph, uses: Uses, b: Builder, node: Node) -> str | None:
     direct = _projection(graph, uses, node.inputs[0])
     if direct is not None:
         whole = op.axis == graph.type(node.inputs[0]).rank - 1
-        return direct.columns(b, op.start, op.stop, node) if whole else None
+        return direct.columns(b, np.arange(op.start, op.stop), node) if whole else None
     moved = uses.producer(node.inputs[0], Transpose)
     perm = tuple(moved.op.perm) if moved is not None and isinstance(moved.op, Transpose) else None
     shaped = uses.producer(moved.inputs[0] if moved else node.inputs[0], Reshape)
@@ -85,14 +85,16 @@ def _split(graph: Graph, uses: Uses, b: Builder, node: Node) -> str | None:
     split, base = graph.type(shaped.output).shape, graph.type(shaped.inputs[0]).shape
     axis = perm[op.axis] if perm else op.axis
     lead = len(base) - 1
-    inner = split[lead + 1 :]
-    if axis != lead or split[:lead] != base[:-1] or not all(isinstance(d, int) for d in inner):
+    sizes = [d for d in split[lead:] if isinstance(d, int)]
+    if axis < lead or split[:lead] != base[:-1] or len(sizes) != len(split) - lead:
         return None
-    width = int(np.prod(np.array(inner, dtype=np.int64)))
-    part = projection.columns(b, op.start * width, op.stop * width, node)
+    columns = np.arange(projection.weight.shape[1]).reshape(sizes)
+    picked = np.take(columns, range(op.start, op.stop), axis=axis - lead)
+    part = projection.columns(b, picked.ravel(), node)
     if op.stop - op.start > 1:
-        y = b.emit(Reshape((*split[:lead], op.stop - op.start, *inner)), part, name=f"{node.output}.split")
+        y = b.emit(Reshape((*split[:lead], *picked.shape)), part, name=f"{node.output}.split")
         return y if perm is None else b.emit(Transpose(perm), y, name=node.output, source=node.source)
+    inner = picked.squeeze(axis - lead).shape
     y = b.emit(Reshape((*split[:lead], *inner)), part, name=f"{node.output}.split", source=node.source)
     if perm is not None:  # the same order without the axis of size 1
         y = b.emit(

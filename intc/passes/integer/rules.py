@@ -135,6 +135,7 @@ def add(context: Context, node: Node) -> Form:
         and base is not None
         and _is_bias(constant, base, context)
         and _same_shape(context, left, node)
+        and (left in context.corrections or _fits(constant, base, context))
     ):
         return _biased(context, node, left, base, sign * constant.astype(np.float64))
     return _sum(context, node, left, right, sign)
@@ -143,6 +144,12 @@ def add(context: Context, node: Node) -> Form:
 def _is_bias(constant: Array, base: Form, context: Context) -> bool:
     type_ = context.forms.builder.graph.type(base.name)
     return type_.dtype == "int32" and (_is_vector(constant) or base.per_tensor)
+
+
+def _fits(constant: Array, base: Form, context: Context) -> bool:
+    """Whether the constant fits beside the product in 32 bits at its scale."""
+    room = 2**31 - 1 - context.forms.builder.graph.type(base.name).magnitude
+    return float(np.abs(constant).max(initial=0)) < room * float(np.abs(base.scale).min())
 
 
 def _is_vector(constant: Array) -> bool:

@@ -15,16 +15,22 @@ from intc.passes.integer.rounding import nearest
 from intc.passes.integer.widths import weight_scales
 from intc.passes.plan import BIAS_LIMIT
 
+WIDE_TAPS = 256  # sums of so many 16-bit products with int8 weights, and a bias, fit 32 bits
+
 
 def conv(context: Context, node: Node) -> Form:
-    """A grouped convolution: 8-bit images and weights, one weight scale per output channel, 16 bits out."""
+    """A grouped convolution: one weight scale per output channel, images of 16 bits, or what sums allow.
+
+    Its channels cannot be equalised, and it does few of a network's products: wide images cost little.
+    """
     forms, op = context.forms, node.op
     assert isinstance(op, Conv)
     weight = context.constant(node.inputs[1])
     bias = context.constant(node.inputs[2]) if len(node.inputs) == 3 else np.zeros(1)
     if weight is None or bias is None:
         raise QuantizationError(f"node '{node.source}' (conv): weights and bias must be constants")
-    x = forms.quantised(node.inputs[0], 8)
+    taps = weight[0].size
+    x = forms.as_is(node.inputs[0], 16 if taps <= WIDE_TAPS else 8, 16 if taps <= WIDE_TAPS else 8)
     columns = weight.reshape(len(weight), -1).T.astype(np.float64) * float(x.scale)
     bias = np.broadcast_to(bias.astype(np.float64), (len(weight),))
     scale = np.maximum(weight_scales(columns, 127), np.abs(bias) / BIAS_LIMIT)
