@@ -74,7 +74,7 @@ def _step(graph: Graph, node: Node, axis: int) -> tuple[str, Array] | None:
             continue
         full = constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
         if full.size in (1, full.shape[axis]):
-            return value, np.broadcast_to(full.reshape(-1).astype(np.float64), (int(shape[axis]),))
+            return value, np.broadcast_to(full.reshape(-1).astype(np.float64), shape[axis : axis + 1 or None])  # type: ignore[arg-type]
     return None
 
 
