@@ -87,8 +87,10 @@ def _transpose(call: Call) -> list[Imported]:
 
 
 def _concat(call: Call) -> list[Imported]:
-    values = [call.x(i) for i in range(len(call.inputs)) if call.has(i)]
-    return [values[0] if len(values) == 1 else call.emit(Concat(call.axis(values[0])), *values)]
+    every = [call.x(i) for i in range(len(call.inputs)) if call.has(i)]
+    axis = call.axis(every[0])
+    values = [v for v in every if call.shape(v)[axis] != 0] or every[:1]
+    return [values[0] if len(values) == 1 else call.emit(Concat(axis), *values)]
 
 
 def _bound(value: Any, size: Dim, default: Dim) -> Dim:

@@ -87,6 +87,9 @@ def _fold_known(
         if op == "Slice" and arrays[0] is not None and not is_symbolic(arrays[0]):
             positions = slice_positions(arrays)
             return None if positions is None else [positions]
+        if op == "Expand" and arrays[0] is not None and arrays[0].size == 1 and as_index(arrays[0]) is None:
+            shape = broadcast(arrays[0].shape, dims_of(np.asarray(arrays[1])))
+            return [Splat(shape, arrays[0].ravel()[0])]
         if op == "Expand" and arrays[0] is not None:
             index = as_index(arrays[0])
             folded = fold_index(op, [index, arrays[1]], attributes) if index is not None else None

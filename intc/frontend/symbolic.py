@@ -92,8 +92,13 @@ def divide(a: Any, b: Any) -> Any:
 
 
 def _decided(a: Any, b: Any, larger: bool) -> Any:
-    """The larger (or smaller) of two sizes, where all symbols agree on which it is."""
+    """The larger (or smaller) of two sizes, where all symbols agree on which it is.
+
+    ``max(0, x)`` is x: the start of a slice, which may not be negative.
+    """
     low, high = bounds(as_dim(a) - as_dim(b))
+    if larger and 0 in (a, b):
+        low, high = (0, 1) if b == 0 and high > 0 else (-1, 0) if a == 0 and low < 0 else (low, high)
     if low < 0 < high:
         raise GraphError(f"which of {a} and {b} is larger depends on the input")
     return a if (low >= 0) == larger else b

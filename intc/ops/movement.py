@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Shape, evaluate, evaluate_shape, format_shape, product
+from intc.ir.dims import Dim, Shape, bounds, evaluate, evaluate_shape, format_shape, product
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import DType, TensorType
 
@@ -65,7 +65,12 @@ class Slice(Op):
 
     def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
         size = types[0].shape[self.axis]
-        return [(self.stop, size)] if isinstance(size, int) and not isinstance(self.stop, int) else []
+        out: list[tuple[Dim, int]] = []
+        if isinstance(size, int) and not isinstance(self.stop, int):
+            out.append((self.stop, size))
+        if not isinstance(self.start, int) and bounds(self.start)[0] < 0:
+            out.append((-self.start, 0))
+        return out
 
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]

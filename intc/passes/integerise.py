@@ -14,8 +14,9 @@ from intc.ir.op import Array
 from intc.ir.types import TensorType
 from intc.ops.elementwise import Cast
 from intc.ops.movement import Concat, Gather
+from intc.ops.requantize import Clip
 from intc.passes.integer.context import Context
-from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms
+from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.rules import RULES
 from intc.passes.plan import Plan
@@ -149,4 +150,10 @@ def _reader_bits(context: Context, value: str) -> int:
 def _output(forms: Forms, name: str) -> str:
     if not forms.source.type(name).is_float:
         return forms.base[name].name
-    return forms.quantised(name, OUTPUT_BITS).name
+    form = forms.quantised(name, OUTPUT_BITS)
+    if forms.builder.graph.values[form.name].scale == as_scale(form.scale):
+        return form.name
+    same = Clip(
+        -LIMIT[OUTPUT_BITS], LIMIT[OUTPUT_BITS], DTYPE[OUTPUT_BITS]
+    )  # a factor changed the scale only
+    return forms.builder.emit(same, form.name, name=f"{name}.scaled", scale=as_scale(form.scale))
