@@ -250,7 +250,10 @@ class _Masks:
         if keep[0] in ("value", "nonzero"):
             pending, seen = [str(keep[1])], set()
             while pending:
-                node = self.producers.get(pending.pop())
+                name = pending.pop()
+                node = self.producers.get(name)
+                if name in self.graph.constants and self.graph.constants[name].size > 1:
+                    return True  # a buffer
                 if node is not None and node.output not in seen:
                     if isinstance(node.op, (Positions, Lookup)):
                         return True
