@@ -30,7 +30,7 @@ REFUSED = {
     "Cast": r"cast to \w+ is not supported",
     "Div": r"div takes float operands",
     "Dropout": r"training mode",
-    "GatherND": r"only whole coordinates|plain index ranges",
+    "GatherND": r"only whole coordinates|plain index ranges|batch_dims",
     "IsNaN": r"NaN test is used as data",
     "Pow": r"pow takes float operands",
     "Reshape": r"cannot reshape",  # sizes of 0

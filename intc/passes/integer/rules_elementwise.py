@@ -197,7 +197,9 @@ def cast(context: Context, node: Node) -> Form:
     forms = context.forms
     name = forms.integer(node.inputs[0])
     type_ = forms.builder.graph.type(name)
-    op = Clip(-WIDE, WIDE, "int32") if type_.magnitude > WIDE else Cast("int32")
+    if type_.magnitude <= WIDE and type_.dtype != "bool":
+        return Form(name, np.asarray(1.0))
+    op = Cast("int8") if type_.dtype == "bool" else Clip(-WIDE, WIDE, "int32")
     return _emit(context, node, op, (name,), np.asarray(1.0))
 
 
