@@ -128,7 +128,14 @@ def _as_images(call: Call) -> tuple[str, list[int]]:
     return (reshape_to(call, x, (*shape[:2], 1, shape[2]), True) if len(shape) == 3 else x), sizes
 
 
+def _last(call: Call, x: str) -> str:
+    """NCHW as [B, H, W, C]."""
+    return call.emit(Transpose((0, 2, 3, 1)), x, last=False)
+
+
 def _from_images(call: Call, y: str, rank: int) -> str:
+    """The result [B, H, W, C] in the layout of an input with ``rank`` axes behind the channels."""
+    y = call.emit(Transpose((0, 3, 1, 2)), y, last=False)
     shape = call.shape(y)
     return reshape_to(call, y, (*shape[:2], shape[3]), True) if rank == 1 else y
 
@@ -144,7 +151,7 @@ def _max_pool(call: Call) -> list[Imported]:
         (*_two(pads[:n], 0), *_two(pads[n:], 0)),
         _two(dilations, 1),
     )
-    return [_from_images(call, call.emit(op, x, last=False), n)]
+    return [_from_images(call, call.emit(op, _last(call, x), last=False), n)]
 
 
 def _average_pool(call: Call) -> list[Imported]:
@@ -155,12 +162,13 @@ def _average_pool(call: Call) -> list[Imported]:
     n = len(sizes)
     k, s, d = _two(kernel, 1), _two(strides, 1), _two(dilations, 1)
     p = (*_two(pads[:n], 0), *_two(pads[n:], 0))
-    columns = Im2col(k, s, p, d)
+    columns = Im2col(k, s, p, d, True)
     batch, channels, height, width = call.shape(x)
-    patches = call.emit(columns, x, last=False)
-    places = call.shape(patches)[1]
-    patches = reshape_to(call, patches, (batch, places, channels, prod(kernel)), True)
-    y = call.emit(ReduceMean((3,), False), patches, last=False)
+    image = _last(call, x)
+    size = columns.output_size(call.ctx.builder.graph.type(image))
+    patches = call.emit(columns, image, last=False)
+    patches = reshape_to(call, patches, (batch, prod(size), prod(kernel), channels), True)
+    y = call.emit(ReduceMean((2,), False), patches, last=False)
     whole = np.ones((1, 1, int(height), int(width)), np.float32)  # type: ignore[arg-type]
     extra = list(p)
     if call.attributes.get("count_include_pad"):
@@ -172,9 +180,7 @@ def _average_pool(call: Call) -> list[Imported]:
     )
     if (counts != prod(kernel)).any():
         y = call.emit(ew.Mul(), y, call.constant((prod(kernel) / counts)[:, None]), last=False)
-    y = call.emit(Transpose((0, 2, 1)), y, last=False)
-    size = columns.output_size(call.ctx.builder.graph.type(x))
-    return [_from_images(call, reshape_to(call, y, (batch, channels, *size), True), n)]
+    return [_from_images(call, reshape_to(call, y, (batch, *size, channels), True), n)]
 
 
 def _global_max_pool(call: Call) -> list[Imported]:
@@ -323,7 +329,8 @@ def _conv_transpose(call: Call) -> list[Imported]:
     w = call.constant(np.ascontiguousarray(flipped).reshape(groups * per, c // groups, kh, kw))
     op = Conv((1, 1), (before[0], before[1], after[0], after[1]), (dilations[0], dilations[1]), groups)
     y = call.emit(op, x, w, *([call.x(2)] if call.has(2) else []), last=False)
-    return [_from_images(call, y, n)]
+    shape = call.shape(y)
+    return [reshape_to(call, y, (*shape[:2], shape[3]), True) if n == 1 else y]
 
 
 def _spread(call: Call, x: str, axis: int, stride: int) -> str:

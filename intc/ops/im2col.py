@@ -16,18 +16,19 @@ from intc.ops.movement import joined
 @dataclass(frozen=True)
 class Im2col(Op):
     """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) zeros. H and W are
-    fixed.
+    fixed. ``channels_last``: NHWC images to rows [B, OH*OW, KH*KW*C].
     """
 
     kernel: tuple[int, int]
     strides: tuple[int, int]
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
+    channels_last: bool = False
     name: ClassVar[str] = "im2col"
 
     def output_size(self, x: TensorType) -> tuple[int, int]:
         """OH and OW."""
-        height, width = x.shape[2:]
+        height, width = x.shape[1:3] if self.channels_last else x.shape[2:]
         if not isinstance(height, int) or not isinstance(width, int):
             raise GraphError(f"im2col needs a fixed image size, not {x}")
         out = []
@@ -41,23 +42,26 @@ class Im2col(Op):
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]
         if x.rank != 4:
-            raise GraphError(f"im2col takes NCHW images, not {x}")
+            raise GraphError(f"im2col takes images of rank 4, not {x}")
         oh, ow = self.output_size(x)
-        shape = (x.shape[0], oh * ow, x.shape[1] * self.kernel[0] * self.kernel[1])
+        channels = x.shape[3 if self.channels_last else 1]
+        shape = (x.shape[0], oh * ow, channels * self.kernel[0] * self.kernel[1])
         padded = any(self.pads) and not x.is_float
         zero = TensorType(shape, x.dtype, 0, 0) if padded else x.with_shape(shape)
         return joined(shape, x.dtype, (x, zero))
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         top, left, bottom, right = self.pads
-        x = np.pad(arrays[0], ((0, 0), (0, 0), (top, bottom), (left, right)))
+        x = arrays[0].transpose(0, 3, 1, 2) if self.channels_last else arrays[0]
+        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
         windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(2, 3))  # B C Y X KH KW
         sh, sw = self.strides
         dh, dw = self.dilations
         picked = windows[:, :, ::sh, ::sw, ::dh, ::dw]
         b, c, oh, ow, kh, kw = picked.shape
-        return picked.transpose(0, 2, 3, 1, 4, 5).reshape(b, oh * ow, c * kh * kw)
+        order = (0, 2, 3, 4, 5, 1) if self.channels_last else (0, 2, 3, 1, 4, 5)
+        return picked.transpose(order).reshape(b, oh * ow, c * kh * kw)
 
 
 OPS = (Im2col,)

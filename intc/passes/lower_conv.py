@@ -1,41 +1,87 @@
-"""``conv(x, w)[b, o, i, j] = sum_k im2col(x)[b, p(i, j), k] * w[o, k]``: a convolution becomes one matrix
-product.
+"""Convolutions become matrix products, or convolutions in groups, of channels-last images.
+
+``conv(x, w)[b, o, i, j] = sum_k im2col(x)[b, p(i, j), k] * w[k, o]``; a kernel of one pixel needs no im2col.
+The images are transposed before and behind; between two convolutions the transposes cancel. An image that
+comes straight from an input keeps its layout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ops.conv import Conv
-from intc.ops.elementwise import Add
+from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Reshape, Transpose
+from intc.ops.movement import Pad, Reshape, Transpose
+from intc.ops.window import GroupedConv
+
+TO_LAST = (0, 2, 3, 1)
+TO_FIRST = (0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
 class LowerConv:
-    """Ungrouped 2-D convolutions with constant weights; others stay and are refused by the integer phase."""
+    """2-D convolutions with constant weights; others stay and are refused by the integer phase."""
 
     name: str = "lower_conv"
 
     def run(self, graph: Graph) -> Graph:
+        producers = graph.producers()
+
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
-            op = node.op
-            if not isinstance(op, Conv) or op.groups != 1 or node.inputs[1] not in graph.constants:
+            weight = graph.constants.get(node.inputs[1]) if isinstance(node.op, Conv) else None
+            if weight is None or weight.ndim != 4:
                 return None
-            weight = graph.constants[node.inputs[1]]
-            if weight.ndim != 4:
-                return None
-            out = graph.type(node.output)
-            columns = Im2col((weight.shape[2], weight.shape[3]), op.strides, op.pads, op.dilations)
-            patches = b.emit(columns, inputs[0], name=f"{node.output}.patches", source=node.source)
-            matrix = b.constant(f"{node.inputs[1]}.matrix", weight.reshape(weight.shape[0], -1).T)
-            y = b.emit(MatMul(), patches, matrix, name=f"{node.output}.product", source=node.source)
-            if len(inputs) == 3:
-                y = b.emit(Add(), y, inputs[2], name=f"{node.output}.biased", source=node.source)
-            y = b.emit(Transpose((0, 2, 1)), y, name=f"{node.output}.channels_first", source=node.source)
-            return b.emit(Reshape(out.shape), y, name=node.output, source=node.source)
+            return _lowered(b, node, inputs, weight, _given(graph, producers, node.inputs[0]))
 
         return rebuild(graph, visit)
+
+
+def _given(graph: Graph, producers: Mapping[str, Node], value: str) -> bool:
+    """Whether ``value`` is an input of the graph, up to its normalisation."""
+    while (node := producers.get(value)) is not None and isinstance(
+        node.op, Add | Sub | Mul | Div | Cast | Reshape
+    ):
+        live = [x for x in node.inputs if x not in graph.constants]
+        if len(live) != 1:
+            return False
+        value = live[0]
+    return value in graph.inputs
+
+
+def _lowered(b: Builder, node: Node, inputs: tuple[str, ...], weight: np.ndarray, given: bool) -> str:
+    op, stem, shape = node.op, node.output, b.graph.type(inputs[0]).shape
+    assert isinstance(op, Conv)
+    outputs, _, kh, kw = weight.shape
+    _, _, oh, ow = op.infer(*(b.graph.type(x) for x in inputs)).shape
+    rows, x = (shape[0], oh, ow, outputs), inputs[0]
+    if op.groups != 1:
+        top, left, bottom, right = op.pads
+        x = b.emit(Transpose(TO_LAST), x, name=f"{stem}.last", source=node.source)
+        if any(op.pads):
+            x = b.emit(
+                Pad((0, top, left, 0), (0, bottom, right, 0)), x, name=f"{stem}.padded", source=node.source
+            )
+        w = b.constant(f"{node.inputs[1]}.last", np.ascontiguousarray(weight.transpose(2, 3, 1, 0)))
+        y = b.emit(
+            GroupedConv(op.strides, op.dilations, op.groups), x, w, name=f"{stem}.product", source=node.source
+        )
+    else:
+        columns = Im2col((kh, kw), op.strides, op.pads, op.dilations, not given)
+        order = weight.reshape(outputs, -1) if given else weight.transpose(0, 2, 3, 1).reshape(outputs, -1)
+        matrix = b.constant(f"{node.inputs[1]}.matrix", np.ascontiguousarray(order.T))
+        if not given:
+            x = b.emit(Transpose(TO_LAST), x, name=f"{stem}.last", source=node.source)
+        if given or kh * kw > 1 or op.strides != (1, 1) or any(op.pads):
+            x = b.emit(columns, x, name=f"{stem}.patches", source=node.source)
+        y = b.emit(MatMul(), x, matrix, name=f"{stem}.product", source=node.source)
+    if len(inputs) == 3:
+        y = b.emit(Add(), y, inputs[2], name=f"{stem}.biased", source=node.source)
+    if b.graph.type(y).shape != rows:
+        y = b.emit(Reshape(rows), y, name=f"{stem}.rows", source=node.source)
+    return b.emit(Transpose(TO_FIRST), y, name=stem, source=node.source)

@@ -30,6 +30,7 @@ from intc.passes.recover_gelu import RecoverGelu
 from intc.passes.recover_layer_norm import RecoverLayerNorm
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 from intc.passes.simplify_movement import SimplifyMovement
+from intc.passes.sink_transposes import SinkTransposes
 from intc.passes.split_projections import SplitProjections
 
 CANONICALISE: tuple[Pass, ...] = (
@@ -42,6 +43,7 @@ CANONICALISE: tuple[Pass, ...] = (
     FoldChannelScale(),
     SplitProjections(),
     LowerConv(),
+    SinkTransposes(),
     SimplifyMovement(),
 )
 PREPARE: tuple[Pass, ...] = (

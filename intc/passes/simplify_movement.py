@@ -2,8 +2,8 @@
 
 ``reshape(reshape(x)) = reshape(x)``; ``transpose(transpose(x, p), q) = transpose(x, p[q])``; identity
 reshapes and transposes are their input; ``transpose(reshape(transpose(x)))`` is one reshape where the
-transposes cancel (channels-first feature maps flattened to token rows); ``reshape(transpose(reshape(x)))`` is
-one transpose where the reshapes only merge and split axes that stay together (keys transposed as
+transposes cancel (channels-first feature maps flattened to token rows, or back);
+``reshape(transpose(reshape(x)))`` is one transpose where the reshapes only merge and split axes that stay together (keys transposed as
 [batch*heads, S, D]).
 """
 
@@ -118,11 +118,13 @@ def _through(first: tuple[int, ...], before: Shape, after: Shape, second: tuple[
     """The shape S with ``transpose(reshape(transpose(x, first), after), second) == reshape(x, S)``, if one
     exists.
 
-    The reshape must map each axis of ``before`` to a run of axes of ``after``; the transposes must cancel on
-    the runs.
+    The reshape must map each axis of ``before`` to a run of axes of ``after``, or the other way round; the
+    transposes must cancel on the runs.
     """
     runs = _runs(before, after)
     if runs is None:
-        return None
+        merged = _runs(after, before)  # the reshape merges axes
+        order = [first[axis] for i in second for axis in merged[i]] if merged is not None else []
+        return tuple(after[i] for i in second) if order and order == sorted(order) else None
     wanted = [axis for original in range(len(first)) for axis in runs[first.index(original)]]
     return tuple(after[i] for i in second) if list(second) == wanted else None

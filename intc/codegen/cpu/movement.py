@@ -145,6 +145,9 @@ def lower_positions(program: Program, node: Node) -> None:
 def lower_im2col(program: Program, node: Node) -> None:
     op = node.op
     assert isinstance(op, Im2col)
+    if op.channels_last:
+        _im2col_channels_last(program, node, op)
+        return
     x_type = program.type(node.inputs[0])
     batch, channels, height, width = x_type.shape
     (oh, ow), (kh, kw) = op.output_size(x_type), op.kernel
@@ -170,5 +173,30 @@ def lower_im2col(program: Program, node: Node) -> None:
                         inside = T.And(T.And(iy >= 0, iy < height), T.And(ix + step >= 0, ix + step < width))
                         value = T.if_then_else(inside, value, T.IntImm(x.dtype, 0))
                     store(y, value, to + kx)
+
+    program.generic("im2col", op, node.inputs, node.output, body, source=node.source)
+
+
+def _im2col_channels_last(program: Program, node: Node, op: Im2col) -> None:
+    """A run of channels for each tap of each window."""
+    x_type = program.type(node.inputs[0])
+    batch, height, width, channels = x_type.shape
+    (oh, ow), (kh, kw) = op.output_size(x_type), op.kernel
+    top, left = op.pads[:2]
+
+    def body(frame: Frame) -> None:
+        x, y = frame.buffers["x0"], frame.buffers["y"]
+        lanes = frame.dim(channels)
+        with frame.share(batch * (oh * ow)) as pixel:
+            ox, line = T.bind(T.truncmod(pixel, ow)), T.bind(T.truncdiv(pixel, ow))
+            oy, image = T.bind(T.truncmod(line, oh)), T.bind(T.truncdiv(line, oh) * frame.dim(height * width))
+            with T.serial(0, kh) as ky, T.serial(0, kw) as kx:
+                iy = T.bind(oy * op.strides[0] - top + ky * op.dilations[0])
+                ix = T.bind(ox * op.strides[1] - left + kx * op.dilations[1])
+                inside = T.bind(T.And(T.And(iy >= 0, iy < height), T.And(ix >= 0, ix < width)))
+                base = T.bind(T.Select(inside, (image + iy * frame.dim(width) + ix) * lanes, 0))
+                to = T.bind(((pixel * kh + ky) * kw + kx) * lanes)
+                with T.serial(0, lanes) as c:
+                    store(y, T.Select(inside, x[base + c], T.IntImm(x.dtype, 0)), to + c)
 
     program.generic("im2col", op, node.inputs, node.output, body, source=node.source)

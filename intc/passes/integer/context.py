@@ -6,14 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
+
 from intc.ir.graph import Node
 from intc.ir.op import Array
+from intc.ops.elementwise import Add
+from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.forms import Form, Forms
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.widths import strength
-from intc.passes.plan import Resolved
+from intc.passes.plan import BIAS_LIMIT, Resolved
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,28 @@ class Context:
         found = ((n, self.constant(n.inputs[1])) for n in users)
         return [(n, w) for n, w in found if w is not None and w.ndim == 2]
 
+    def windows(self, value: str) -> list[tuple[Node, Array]]:
+        """Like :meth:`products`, of those that read ``value`` through windows; weights as [C, ..]."""
+        out = []
+        for user in self.users[value]:
+            if isinstance(user.op, Im2col) and user.op.channels_last:
+                channels = self.forms.source.type(value).shape[-1]
+                for node, weight in self.products(user.output):
+                    taps = weight.reshape(-1, channels, weight.shape[-1])  # type: ignore[arg-type]
+                    out.append((node, taps.transpose(1, 0, 2).reshape(channels, -1)))  # type: ignore[arg-type]
+        return out
+
+    def bias_room(self, product: Node, scale: Array) -> Array:
+        """Weight scales [N] of ``product``, positive, at which a constant added to it fits 32 bits."""
+        for user in self.users[product.output]:
+            bias = next((self.constant(v) for v in user.inputs if self.constant(v) is not None), None)
+            if isinstance(user.op, Add) and bias is not None and bias.size == scale.size:
+                scale = np.maximum(scale, np.abs(bias.astype(np.float64).ravel()) / BIAS_LIMIT)
+        return np.where(scale > 0, scale, np.finfo(np.float32).tiny)
+
     def channel_scales(self, value: str, bits: int) -> Array:
         """Scales that equalise the channels of ``value`` for all products that read it."""
-        readers = self.products(value)
+        readers = [*self.products(value), *self.windows(value)]
         narrowest = min(self.plan.weights(n) for n, _ in readers)
         share = strength(self.forms.nodes[value].op, bits > 8, narrowest)
         ranges = self.forms.stats[value].channel_ranges(self.forms.calibrator if bits == 8 else "minmax")

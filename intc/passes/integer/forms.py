@@ -193,6 +193,13 @@ class Forms:
             rest = [self.index(node.inputs[1], self.source.type(node.inputs[0]).shape[node.op.axis])]
         return Form(self._emit(node, form.name, *rest, bits=bits, scale=form.scale), form.scale)
 
+    def windowed(self, node: Node, form: Form, bits: int) -> Form:
+        """The windows of ``form``, whose scales per channel repeat with every tap."""
+        assert isinstance(node.op, Im2col)
+        taps = node.op.kernel[0] * node.op.kernel[1]
+        scale = form.scale if form.per_tensor else np.tile(form.scale, taps)
+        return Form(self._emit(node, form.name, bits=bits, scale=scale), scale)
+
     def integer(self, value: str) -> str:
         """The copy of an integer or bool value of the source graph."""
         return self.base[value].name if value in self.base else self.copy_constant(value)

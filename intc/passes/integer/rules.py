@@ -13,6 +13,7 @@ from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Sigmoid, Sub, Tanh
 from intc.ops.gelu import Gelu
+from intc.ops.im2col import Im2col
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Gather
@@ -24,7 +25,6 @@ from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import weight_scales
-from intc.passes.plan import BIAS_LIMIT
 
 WEIGHT_LIMIT = 127
 
@@ -45,12 +45,7 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     limit = 2 ** (bits - 1) - 1
     x = linear_input(context, node.inputs[0], context.plan.activations(node, weight.shape[0]))
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
-    scale = weight_scales(folded, limit)
-    for user in context.users[node.output]:  # a bias must fit 32 bits at the same scale
-        bias = next((context.constant(v) for v in user.inputs if context.constant(v) is not None), None)
-        if isinstance(user.op, Add) and bias is not None and bias.size == scale.size:
-            scale = np.maximum(scale, np.abs(bias.astype(np.float64).ravel()) / BIAS_LIMIT)
-    scale = np.where(scale > 0, scale, np.finfo(np.float32).tiny)
+    scale = context.bias_room(node, weight_scales(folded, limit))
     stats = context.forms.stats.get(node.inputs[0])
     moments = stats.moments if stats is not None and stats.moments and stats.moments.rows else None
     covariance = moments.covariance() if moments and context.rounding == "gptq" else None
@@ -95,8 +90,10 @@ def linear_input(context: Context, value: str, bits: int) -> Form:
     read it where that is exact.
     """
     forms = context.forms
-    weights = [w for _, w in context.products(value)]
     node = forms.nodes.get(value)
+    if node is not None and isinstance(node.op, Im2col) and node.op.channels_last:
+        return forms.windowed(node, linear_input(context, node.inputs[0], bits), bits)
+    weights = [w for _, w in (*context.products(value), *context.windows(value))]
     movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
     stats = forms.stats.get(value)
     if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
