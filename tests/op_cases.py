@@ -17,6 +17,7 @@ from intc.ops import (
     curve,
     division,
     elementwise,
+    fake_quantize,
     fused,
     gelu,
     ibert,
@@ -102,6 +103,7 @@ CASES: tuple[Case, ...] = (
     Case(softmax.Softmax(-1), (F, BOOL)),
     Case(gelu.Gelu("none"), (F,)),
     Case(layer_norm.LayerNorm(-1, 1e-5), (F, G, G)),
+    Case(fake_quantize.FakeQuantize(0.1, 3, -8, 7), (F,)),
     Case(pointwise.Pointwise("(mul x (max (exp x) 0.5))"), (F,)),
     Case(curve.Curve(), (X16, t("int16", 33, lo=-32767))),
     Case(curve.Curve(), (t("int8", 2, 3, 4), t("int16", 1025, lo=-5, hi=32767))),
@@ -418,7 +420,7 @@ EXACT = {
 """Operators whose integer meaning is the mathematical one."""
 FLOAT_ONLY = {
     *("div", "pow", "sqrt", "erf", "exp", "tanh", "sigmoid", "relu", "conv", "softmax", "gelu", "layer_norm"),
-    *("log", "abs", "sin", "cos", "floor", "pointwise"),
+    *("log", "abs", "sin", "cos", "floor", "pointwise", "fake_quantize"),
     "reduce_mean",
 }
 """Operators of float graphs only."""

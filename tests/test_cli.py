@@ -209,7 +209,7 @@ def bad(digits: Path, tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "text.npz").write_text("not a zip")
     (tmp_path / "broken.onnx").write_bytes(MODEL.read_bytes()[:1000])
     (tmp_path / "cut.intc").write_bytes((digits / "digits.intc").read_bytes()[:-100])
-    tiny_model(tmp_path, "Sin", "sin.onnx")
+    tiny_model(tmp_path, "Sinh", "sinh.onnx")
     files = {p.name: p for p in tmp_path.iterdir()}
     return {**files, "model": MODEL, "artifact": digits / "digits.intc", "data": digits / "data.npz"}
 
@@ -219,7 +219,7 @@ BAD = {
     "no model": ("compile none.onnx -o {out} --calibration {data}", "none.onnx: no such file"),
     "no calibration file": ("compile {model} -o {out} --calibration none.npz", "none.npz: no such file"),
     "broken model": ("compile {broken.onnx} -o {out} --calibration {data}", "broken.onnx"),
-    "unsupported": ("compile {sin.onnx} -o {out} --calibration random", "node 'wave' (Sin)"),
+    "unsupported": ("compile {sinh.onnx} -o {out} --calibration random", "node 'wave' (Sinh)"),
     "target": ("compile {model} -o {out} --calibration {data} --target z80", "target 'z80'"),
     "approximation": ("compile {model} -o {out} --calibration {data} --approximation x", "approximation 'x'"),
     "bits": ("compile {model} -o {out} --calibration {data} --bits 4", "bits=4: 8, 16"),

@@ -23,6 +23,13 @@ REFUSED = {
     "AveragePool": r"only one- and two-dimensional",
     "ConvTranspose": r"only one- and two-dimensional|auto_pad|output_shape",
     "MaxPool": r"only one- and two-dimensional|first output",
+    "DequantizeLinear": r"must be one number|depends on input",
+    "DynamicQuantizeLinear": r"is a quantised tensor",
+    "QLinearConv": r"is a quantised tensor|depends on input",
+    "QLinearMatMul": r"is a quantised tensor|must be one number|depends on input",
+    "QuantizeLinear": r"is a quantised tensor|must be one number|are supported|depends on input",
+    "ConvInteger": r"is a quantised tensor|depends on input",
+    "MatMulInteger": r"is a quantised tensor|depends on input",
     "ReduceMin": r"mixes float and integer",
     "Resize": r"crops|policy",
     "Attention": r"grouped-query|past state|softcap|first output|attributes .* are not supported",
@@ -115,4 +122,5 @@ def test_every_claimed_operator_is_covered() -> None:
     assert set(STANDARD) - tested <= {
         *("And", "Or", "Not", "Xor", "Dropout", "Swish", "Attention", "Gelu"),
         *("SimplifiedLayerNormalization", "Upsample"),
+        *("QLinearConv", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"),  # quantised results
     }

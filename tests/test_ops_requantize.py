@@ -160,5 +160,6 @@ def test_reduce_sum_proves_its_interval() -> None:
     assert op.evaluate(np.full((2, 100), 127, np.int8), sizes={}).tolist() == [12700, 12700]
     with pytest.raises(QuantizationError, match="32 bits"):
         op.infer(TensorType((2, 70000), "int16"))
-    with pytest.raises(QuantizationError, match="seq"):
-        op.infer(TensorType((2, symbol("seq")), "int8"))
+    assert op.infer(TensorType((2, symbol("seq")), "int8", 0, 9)).interval == (0, 9 * 65535)
+    with pytest.raises(QuantizationError, match="32 bits"):
+        ReduceSum((0, 1), False).infer(TensorType((symbol("batch"), symbol("seq")), "int8"))

@@ -33,7 +33,7 @@ EXPORTERS = ("legacy", "dynamo")
 OPSETS = {"legacy": 17, "dynamo": 18}
 SAMPLES = 64  # calibration
 BEHIND = 1.5  # dB that intc may be behind the best peer
-LOWEST = 20.0  # dB
+LOWEST = 20.0  # dB; below it only where it is ahead of every peer by as much
 
 
 @dataclass
@@ -157,7 +157,8 @@ def _compiled(family: str, exporter: str, path: Path, peers: bool) -> Row:
             with contextlib.suppress(Exception):
                 setattr(row, name, _sqnr(engine(path, calibration)(held_out), expected))
     best = max((x for x in (row.dynamic, row.static) if x is not None), default=-np.inf)
-    if row.sqnr is None or row.sqnr < LOWEST or row.sqnr < best - BEHIND:
+    behind = row.sqnr is None or row.sqnr < best - BEHIND
+    if behind or (row.sqnr < LOWEST and row.sqnr < best + BEHIND) or (not peers and row.sqnr < LOWEST):
         row.status = "inaccurate"
     return row
 

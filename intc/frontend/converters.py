@@ -18,6 +18,7 @@ from intc.frontend import (
     converters_image,
     converters_movement,
     converters_nn,
+    converters_quantised,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
@@ -31,9 +32,11 @@ STANDARD: dict[str, Converter] = {
     **converters_nn.CONVERTERS,
     **converters_image.CONVERTERS,
     **converters_attention.CONVERTERS,
+    **converters_quantised.CONVERTERS,
 }
 MICROSOFT: dict[str, Converter] = {
     **converters_attention.MICROSOFT,
+    **converters_quantised.MICROSOFT,
     **{k: converters_nn.CONVERTERS[k] for k in ("LayerNormalization", "SimplifiedLayerNormalization")},
 }
 DOMAINS: dict[str, dict[str, Converter]] = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": MICROSOFT}

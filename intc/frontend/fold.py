@@ -16,14 +16,17 @@ from intc.frontend.load import first_line
 from intc.ir.op import Array
 
 FOLD_LIMIT: Final = 2**28  # elements: larger results are refused
-# Results that are random, or whose size depends on the values of their inputs without bound.
+# Results that are random, or of a size that depends on the values of the inputs without bound; and operators
+# whose converters compute constants themselves.
 UNFOLDED: Final = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
     | {
+        "DequantizeLinear",
         "Dropout",
         "EyeLike",
         "OneHot",
         "Pad",
+        "QuantizeLinear",
         "Resize",
         "SequenceConstruct",
         "StringSplit",

@@ -128,6 +128,12 @@ class Importer:
                 value = self.live(self.env[output.name], output.name + ".value" * known)
             except IntcError as error:
                 raise ImportFailure(f"{self.source}: output '{output.name}': {error}") from None
+            real = self.builder.graph.type(value).is_float
+            if real and ELEMENT.get(output.type.tensor_type.elem_type, "float32") != "float32":
+                raise ImportFailure(
+                    f"{self.source}: output '{output.name}' is a quantised tensor; end the model with its"
+                    " DequantizeLinear"
+                )
             if value in (*names, *self.builder.graph.inputs, *self.builder.graph.constants):
                 value = self.builder.emit(Reshape(self.shape_of(value)), value, name=output.name)
             self.builder.output(value)

@@ -13,6 +13,7 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
 from intc.ops.elementwise import Cast
+from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.movement import Concat, Gather
 from intc.ops.requantize import Clip
 from intc.passes.integer.context import Context
@@ -144,6 +145,8 @@ def _reader_bits(context: Context, value: str) -> int:
     """The most bits that a product reads ``value`` with, directly or through data movement."""
     bits = [context.plan.activations(n, w.shape[0]) for n, w in context.products(value)]
     moved = [n for n in context.users[value] if context.forms.deferred(n) and not isinstance(n.op, Concat)]
+    if any(isinstance(n.op, FakeQuantize) for n in context.users[value]):
+        return 16  # the model's own rounding is the one that counts
     return max(8, *bits, *(_reader_bits(context, n.output) for n in moved), 8)
 
 

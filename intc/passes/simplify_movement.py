@@ -3,8 +3,8 @@
 ``reshape(reshape(x)) = reshape(x)``; ``transpose(transpose(x, p), q) = transpose(x, p[q])``; identity
 reshapes and transposes are their input; ``transpose(reshape(transpose(x)))`` is one reshape where the
 transposes cancel (channels-first feature maps flattened to token rows, or back);
-``reshape(transpose(reshape(x)))`` is one transpose where the reshapes only merge and split axes that stay together (keys transposed as
-[batch*heads, S, D]).
+``reshape(transpose(reshape(x)))`` is one transpose where the reshapes only merge and split axes that stay
+together (keys transposed as [batch*heads, S, D]).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import numpy as np
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ir.op import Op
 from intc.ops import elementwise as ew
+from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.gelu import Gelu
 from intc.ops.movement import Concat, Pad, Transpose
 from intc.ops.pointwise import Pointwise
@@ -65,7 +66,7 @@ def _sunk(
         return b.emit(op, *operands, name=f"{node.output}.inner", source=node.source)
 
     op = node.op
-    if isinstance(op, (*UNARY, Gelu, Pointwise)):
+    if isinstance(op, (*UNARY, Gelu, Pointwise, FakeQuantize)):
         return emit(op, moved[inputs[0]][0]), perm
     if isinstance(op, BINARY):
         operands = [_operand(b, x, perm, moved) for x in inputs]

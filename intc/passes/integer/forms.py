@@ -37,13 +37,20 @@ class Form:
     """An integer value and its scale: real = integer * scale; shape () or [C] along the last axis.
 
     With ``row_sums`` the real value is, instead, integer / (the sum of its row): softmax weights. With
-    ``centre`` [C] it is integer * scale + centre, which only constant products can read.
+    ``centre`` [C] it is integer * scale + centre, which only constant products can read. ``fixed``: the
+    model itself quantised it so, and products read it as it is.
     """
 
     name: str
     scale: Array
     row_sums: bool = False
     centre: Array | None = None
+    fixed: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether the real value is integer * scale."""
+        return not self.row_sums and self.centre is None
 
     @property
     def per_tensor(self) -> bool:
@@ -117,7 +124,7 @@ class Forms:
         form = self.base.get(value)
         if form is not None and form.per_tensor:
             type_ = self.builder.graph.type(form.name)
-            if type_.magnitude < 2 ** (widest - 1) or (widest == 8 and type_.dtype == "uint8"):
+            if form.fixed or type_.magnitude < 2 ** (widest - 1) or (widest == 8 and type_.dtype == "uint8"):
                 return form
         node = self.nodes.get(value)
         if form is None and node is not None and not isinstance(node.op, Concat):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from intc.errors import QuantizationError
+from intc.ir.dims import SYMBOL_MAX
 from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Sigmoid, Sub, Tanh
@@ -20,11 +21,11 @@ from intc.ops.movement import MOVEMENT, Gather
 from intc.ops.requantize import Clip
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
-from intc.passes.integer import families, rules_elementwise, rules_window
+from intc.passes.integer import families, rules_elementwise, rules_quantised, rules_window
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
-from intc.passes.integer.widths import weight_scales
+from intc.passes.integer.widths import grid_scales, weight_scales
 
 WEIGHT_LIMIT = 127
 
@@ -45,7 +46,8 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     limit = 2 ** (bits - 1) - 1
     x = linear_input(context, node.inputs[0], context.plan.activations(node, weight.shape[0]))
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
-    scale = context.bias_room(node, weight_scales(folded, limit))
+    grid = grid_scales(folded)
+    scale = context.bias_room(node, np.where(grid > 0, grid, weight_scales(folded, limit)))
     stats = context.forms.stats.get(node.inputs[0])
     moments = stats.moments if stats is not None and stats.moments and stats.moments.rows else None
     covariance = moments.covariance() if moments and context.rounding == "gptq" else None
@@ -55,6 +57,8 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
         units = np.broadcast_to(x.scale, folded.shape[:1])
         noise = np.eye(len(folded)) / 12  # of rounding x itself
         integers = compensated(folded, scale, limit, covariance / np.outer(units, units) + noise)
+    exact = (grid > 0) & (scale == grid) & (bits == 8)
+    integers = np.where(exact, np.rint(folded / scale), integers)
     w = b.constant(f"{node.inputs[1]}.q{bits}", integers.astype(np.int8))
     name = b.emit(MatMul(), x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
     base = context.forms.base.get(node.inputs[0])
@@ -91,6 +95,8 @@ def linear_input(context: Context, value: str, bits: int) -> Form:
     """
     forms = context.forms
     node = forms.nodes.get(value)
+    if value in forms.base and forms.base[value].fixed:
+        return forms.base[value]
     if node is not None and isinstance(node.op, Im2col) and node.op.channels_last:
         return forms.windowed(node, linear_input(context, node.inputs[0], bits), bits)
     weights = [w for _, w in (*context.products(value), *context.windows(value))]
@@ -110,6 +116,14 @@ def linear_input(context: Context, value: str, bits: int) -> Form:
 def _product(context: Context, node: Node) -> Form:
     forms, b = context.forms, context.forms.builder
     a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
+    length = forms.source.type(node.inputs[0]).shape[-1]
+    count = length if isinstance(length, int) else SYMBOL_MAX
+    types = [b.graph.type(f.name) for f in (a, c)]
+    if count * types[0].magnitude * types[1].magnitude >= 2**31:  # a model's own zero point took a ninth bit
+        a, c = (
+            forms.quantised(x, 8) if type_.dtype == "int16" else form
+            for x, form, type_ in zip(node.inputs, (a, c), types, strict=True)
+        )
     scale = np.asarray(a.scale * c.scale)
     if not a.row_sums:
         name = b.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
@@ -260,6 +274,7 @@ def gather(context: Context, node: Node) -> Form:
 RULES: dict[type, Rule] = {
     **rules_elementwise.RULES,
     **rules_window.RULES,
+    **rules_quantised.RULES,
     MatMul: matmul,
     Add: add,
     Sub: add,

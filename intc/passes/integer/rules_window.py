@@ -10,7 +10,7 @@ from intc.ops.window import GroupedConv, MaxPool
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import nearest
-from intc.passes.integer.widths import weight_scales
+from intc.passes.integer.widths import grid_scales, weight_scales
 
 WIDE_TAPS = 256  # sums of so many 16-bit products with int8 weights, and a bias, fit 32 bits
 
@@ -27,7 +27,8 @@ def grouped_conv(context: Context, node: Node) -> Form:
     bits = 16 if np.prod(weight.shape[:3]) <= WIDE_TAPS else 8
     x = forms.as_is(node.inputs[0], bits, bits)
     columns = weight.reshape(-1, weight.shape[-1]).astype(np.float64) * float(x.scale)
-    scale = context.bias_room(node, weight_scales(columns, 127))
+    grid = grid_scales(columns)
+    scale = context.bias_room(node, np.where(grid > 0, grid, weight_scales(columns, 127)))
     integers = nearest(columns, scale, 127).reshape(weight.shape).astype(np.int8)
     w = forms.builder.constant(f"{node.inputs[1]}.q8", integers)
     name = forms.builder.emit(op, x.name, w, name=node.output, source=node.source, scale=as_scale(scale))

@@ -16,6 +16,8 @@ from intc.ops.gelu import Gelu
 NARROW: Final = 0.8
 NARROW_GELU: Final = 0.9
 WIDE: Final = {8: 0.5, 4: 0.3}  # by weight bits
+SHORTEST: Final = 8
+OFF_GRID: Final = 1e-3  # of a step; dequantised floats are off by 1e-5 at most
 SHRINK: Final = tuple(1.0 - 0.05 * i for i in range(9))
 
 
@@ -41,3 +43,24 @@ def weight_scales(folded: Array, limit: int) -> Array:
         error = ((np.clip(np.rint(folded / scale), -limit, limit) * scale - folded) ** 2).sum(axis=0)
         best, lowest = np.where(error < lowest, scale, best), np.minimum(error, lowest)
     return best
+
+
+def grid_scales(folded: Array) -> Array:
+    """Per column of ``folded`` [K, N] the largest scale at which all of it are integers of 8 bits, else 0.
+
+    Weights that arrive quantised lie on such a grid, and lose nothing on it. Others do not, but by chance in
+    columns shorter than ``SHORTEST``, which are left out.
+    """
+    top = np.abs(folded).max(axis=0)
+    found = np.zeros(folded.shape[1])
+    if len(folded) < SHORTEST:
+        return found
+    for k in range(1, 129):
+        candidates = np.flatnonzero((found == 0) & (top > 0))
+        for rows in (folded[:SHORTEST], folded):
+            steps = rows[:, candidates] * (k / top[candidates])
+            candidates = candidates[(np.abs(steps - np.rint(steps)) < OFF_GRID).all(axis=0)]
+        if k == 128:
+            candidates = candidates[(folded[:, candidates].max(axis=0) < top[candidates])]
+        found[candidates] = top[candidates] / k
+    return found
