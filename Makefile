@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format notebook bench accuracy clean
+.PHONY: help setup demo test check format notebook bench accuracy zoo clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench:  ## time intc against other engines (needs the extras [bench,examples]; i
 
 accuracy: $(STAMP)  ## accuracy against other int8 engines; needs `pip install -e ".[bench,examples]"`
 	$(BIN)/python examples/accuracy/run.py
+
+zoo: $(STAMP)  ## compile and verify 80 families of models beside int8 peers; needs `pip install -e ".[bench,examples]"`
+	$(BIN)/python examples/zoo/run.py
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

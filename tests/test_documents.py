@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import intc
+from intc.report.operators import document
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "examples" / "digits" / "digits_vit.onnx"
@@ -46,6 +47,10 @@ def test_every_page_names_folders_that_exist() -> None:
     for page in PAGES:
         for path in re.findall(r"`(intc/[\w/.]+)`", page.read_text()):
             assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_the_page_of_operators_is_that_of_the_registries() -> None:
+    assert (ROOT / "docs" / "operators.md").read_text() == document(), "python -m intc.report.operators"
 
 
 def test_the_version_is_the_distribution_s() -> None:
