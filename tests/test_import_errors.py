@@ -211,7 +211,8 @@ def test_all_unsupported_nodes_are_listed_at_once() -> None:
 
 UNSUPPORTED = {
     "control flow": (
-        "s = ReduceSum<keepdims=0>(x) c = Cast<to=9>(s) y = If(c) <then_branch = g () => (float[1] y) { y = Identity(x) }, else_branch = h () =>"
+        "s = ReduceSum<keepdims=0>(x) c = Cast<to=9>(s)"
+        " y = If(c) <then_branch = g () => (float[1] y) { y = Identity(x) }, else_branch = h () =>"
         " (float[1] y) { y = Identity(x) }>",
         {},
         "control flow is not supported",

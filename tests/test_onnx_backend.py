@@ -30,6 +30,7 @@ REFUSED = {
     "QuantizeLinear": r"is a quantised tensor|must be one number|are supported|depends on input",
     "ConvInteger": r"is a quantised tensor|depends on input",
     "MatMulInteger": r"is a quantised tensor|depends on input",
+    "Einsum": r"an ellipsis|repeated letter",
     "ReduceMin": r"mixes float and integer",
     "Resize": r"crops|policy",
     "Attention": r"grouped-query|past state|softcap|first output|attributes .* are not supported",

@@ -197,10 +197,9 @@ def main() -> int:
         parser.error(f"no family {', '.join(sorted(unknown))}")
     exporters = options.exporters.split(",")
     if options.child:
-        for exporter in exporters:
-            print(
-                json.dumps(asdict(measure(options.families[0], exporter, not options.no_peers))), flush=True
-            )
+        for exporter in exporters:  # one file is enough for the peers
+            peers = not options.no_peers and exporter == exporters[0]
+            print(json.dumps(asdict(measure(options.families[0], exporter, peers))), flush=True)
         return 0
     rows: dict[tuple[str, str], Row] = {}
     families = options.families or list(ZOO)

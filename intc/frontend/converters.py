@@ -19,6 +19,7 @@ from intc.frontend import (
     converters_movement,
     converters_nn,
     converters_quantised,
+    converters_reduce,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
@@ -31,6 +32,7 @@ STANDARD: dict[str, Converter] = {
     **converters_movement.CONVERTERS,
     **converters_nn.CONVERTERS,
     **converters_image.CONVERTERS,
+    **converters_reduce.CONVERTERS,
     **converters_attention.CONVERTERS,
     **converters_quantised.CONVERTERS,
 }

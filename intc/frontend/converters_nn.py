@@ -18,7 +18,7 @@ from intc.ops.gelu import Gelu
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Slice, Transpose
-from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceMean, ReduceSum
+from intc.ops.reduce import ReduceMean, ReduceSum
 from intc.ops.softmax import Softmax
 
 
@@ -116,9 +116,14 @@ def _along_channels(call: Call, x: str, bias: list[str], groups: int) -> str:
 
 
 def _softmax(call: Call) -> list[Imported]:
+    """Along the last axis, to which another one is moved."""
     x = call.x()
-    axis = call.axis(x, -1)
-    return [call.emit(Softmax(-1 if axis == len(call.shape(x)) - 1 else axis), x)]
+    axis, last = call.axis(x, -1), len(call.shape(x)) - 1
+    if axis == last:
+        return [call.emit(Softmax(-1), x)]
+    swap = tuple({axis: last, last: axis}.get(a, a) for a in range(last + 1))
+    moved = call.emit(Softmax(-1), call.emit(Transpose(swap), x, last=False), last=False)
+    return [call.emit(Transpose(swap), moved)]
 
 
 def _layer_norm(call: Call) -> list[Imported]:
@@ -178,7 +183,7 @@ def gelu(approximate: str | None = None) -> Converter:
     return run
 
 
-def _reduce(op: type[ReduceMean] | type[ReduceSum] | type[ReduceMax]) -> Converter:
+def _reduce(op: type[ReduceMean] | type[ReduceSum]) -> Converter:
     def run(call: Call) -> list[Imported]:
         x = call.x()
         axes = call.axes(len(call.shape(x)))
@@ -193,65 +198,6 @@ def _reduce(op: type[ReduceMean] | type[ReduceSum] | type[ReduceMax]) -> Convert
 def _global_average_pool(call: Call) -> list[Imported]:
     x = call.x()
     return [call.emit(ReduceMean(tuple(range(2, len(call.shape(x)))), True), x)]
-
-
-def _norm_of(call: Call, x: str, axes: tuple[int, ...], keepdims: bool, last: bool = True) -> str:
-    """``sqrt(sum(x^2))`` over ``axes``."""
-    total = call.emit(ReduceSum(axes, keepdims), call.emit(ew.Mul(), x, x, last=False), last=False)
-    return call.emit(ew.Sqrt(), total, last=last)
-
-
-def _reduce_l2(call: Call) -> list[Imported]:
-    x = call.x()
-    axes = call.axes(len(call.shape(x))) or tuple(range(len(call.shape(x))))
-    return [_norm_of(call, x, axes, bool(call.attributes.get("keepdims", 1)))]
-
-
-def _lp_normalization(call: Call) -> list[Imported]:
-    """``x / norm``, and 0 where the norm is 0."""
-    x = call.x()
-    axes = (call.axis(x, -1),)
-    if int(call.attributes.get("p", 2)) == 1:
-        norm = call.emit(ReduceSum(axes, True), call.emit(ew.Abs(), x, last=False), last=False)
-    else:
-        norm = _norm_of(call, x, axes, True, last=False)
-    norm = call.emit(ew.Max(), norm, call.constant([1e-12]), last=False)
-    return [call.emit(ew.Div(), x, norm)]
-
-
-def _negated(call: Call, x: str, last: bool = False) -> str:
-    return call.emit(ew.Mul(), x, call.constant([-1.0]), last=last)
-
-
-def _reduce_min(call: Call) -> list[Imported]:
-    """``-max(-x)``."""
-    x = call.x()
-    op = ReduceMax(
-        call.axes(len(call.shape(x))) or tuple(range(len(call.shape(x)))),
-        bool(call.attributes.get("keepdims", 1)),
-    )
-    return [_negated(call, call.emit(op, _negated(call, x), last=False), last=True)]
-
-
-def _arg(largest: bool) -> Converter:
-    def run(call: Call) -> list[Imported]:
-        x = call.x()
-        flags = (bool(call.attributes.get(k, d)) for k, d in (("keepdims", 1), ("select_last_index", 0)))
-        op = ArgMax(call.axis(x), *flags)
-        return [call.emit(op, x if largest else _negated(call, x))]
-
-    return run
-
-
-def _cum_sum(call: Call) -> list[Imported]:
-    x = call.x()
-    axis, rank = int(call.known(1, "the axis").ravel()[0]), len(call.shape(x))
-    call.refuse(not -rank <= axis < rank, f"axis {axis} does not fit rank {rank}")
-    flags = (bool(call.attributes.get(k, 0)) for k in ("exclusive", "reverse"))
-    if call.ctx.builder.graph.type(x).dtype == "int32":  # of which nothing bounds the sum
-        x = call.emit(ew.Cast("int64"), x, last=False)
-        return [call.emit(ew.Cast("int32"), call.emit(CumSum(axis % rank, *flags), x, last=False))]
-    return [call.emit(CumSum(axis % rank, *flags), x)]
 
 
 def _rms_norm(call: Call) -> list[Imported]:
@@ -269,13 +215,6 @@ CONVERTERS: dict[str, Converter] = {
     "Gelu": gelu(),
     "ReduceMean": _reduce(ReduceMean),
     "ReduceSum": _reduce(ReduceSum),
-    "CumSum": _cum_sum,
-    "ReduceMax": _reduce(ReduceMax),
-    "ReduceMin": _reduce_min,
-    "ArgMax": _arg(True),
-    "ArgMin": _arg(False),
-    "ReduceL2": _reduce_l2,
-    "LpNormalization": _lp_normalization,
     "RMSNormalization": _rms_norm,
     "SimplifiedLayerNormalization": _rms_norm,
     "GlobalAveragePool": _global_average_pool,

@@ -19,8 +19,8 @@ Made by `python -m intc.report.operators` from the registries; a test keeps it s
 
 ## Imported from ONNX
 
-Opset {OLDEST_OPSET} or later. Nodes on known values, sizes and positions are computed while importing. What lies
-outside an operator's conditions is refused with the node, the operator and the reason.
+Opset {OLDEST_OPSET} or later. Nodes on known values, sizes and positions are computed while importing. What
+lies outside an operator's conditions is refused with the node, the operator and the reason.
 """
 INTEGER = """
 ## Computed in integers

@@ -1,0 +1,156 @@
+"""Converters of sums over named axes and of reductions that others compose."""
+
+from __future__ import annotations
+
+from intc.errors import GraphError
+from intc.frontend.call import Call, Converter
+from intc.frontend.converters_movement import reshape_to
+from intc.frontend.symbolic import Imported
+from intc.ir.dims import Dim, product
+from intc.ops import elementwise as ew
+from intc.ops.matmul import MatMul
+from intc.ops.movement import Transpose
+from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceSum
+
+
+def axes_or_all(call: Call, x: str) -> tuple[int, ...]:
+    """The axes to reduce; none given means all."""
+    rank = len(call.shape(x))
+    return call.axes(rank) or tuple(range(rank))
+
+
+def _keepdims(call: Call) -> bool:
+    return bool(call.attributes.get("keepdims", 1))
+
+
+def norm_of(call: Call, x: str, axes: tuple[int, ...], keepdims: bool, last: bool = True) -> str:
+    """``sqrt(sum(x^2))`` over ``axes``."""
+    total = call.emit(ReduceSum(axes, keepdims), call.emit(ew.Mul(), x, x, last=False), last=False)
+    return call.emit(ew.Sqrt(), total, last=last)
+
+
+def _reduce_l2(call: Call) -> list[Imported]:
+    x = call.x()
+    return [norm_of(call, x, axes_or_all(call, x), _keepdims(call))]
+
+
+def _reduce_l1(call: Call) -> list[Imported]:
+    x = call.x()
+    return [call.emit(ReduceSum(axes_or_all(call, x), _keepdims(call)), call.emit(ew.Abs(), x, last=False))]
+
+
+def _reduce_sum_square(call: Call) -> list[Imported]:
+    x = call.x()
+    return [
+        call.emit(ReduceSum(axes_or_all(call, x), _keepdims(call)), call.emit(ew.Mul(), x, x, last=False))
+    ]
+
+
+def _lp_normalization(call: Call) -> list[Imported]:
+    """``x / norm``, and 0 where the norm is 0."""
+    x = call.x()
+    axes = (call.axis(x, -1),)
+    if int(call.attributes.get("p", 2)) == 1:
+        norm = call.emit(ReduceSum(axes, True), call.emit(ew.Abs(), x, last=False), last=False)
+    else:
+        norm = norm_of(call, x, axes, True, last=False)
+    norm = call.emit(ew.Max(), norm, call.constant([1e-12]), last=False)
+    return [call.emit(ew.Div(), x, norm)]
+
+
+def _negated(call: Call, x: str, last: bool = False) -> str:
+    return call.emit(ew.Mul(), x, call.constant([-1.0]), last=last)
+
+
+def _reduce_min(call: Call) -> list[Imported]:
+    """``-max(-x)``."""
+    x = call.x()
+    op = ReduceMax(axes_or_all(call, x), _keepdims(call))
+    return [_negated(call, call.emit(op, _negated(call, x), last=False), last=True)]
+
+
+def _arg(largest: bool) -> Converter:
+    def run(call: Call) -> list[Imported]:
+        x = call.x()
+        flags = (bool(call.attributes.get(k, d)) for k, d in (("keepdims", 1), ("select_last_index", 0)))
+        op = ArgMax(call.axis(x), *flags)
+        return [call.emit(op, x if largest else _negated(call, x))]
+
+    return run
+
+
+def _cum_sum(call: Call) -> list[Imported]:
+    x = call.x()
+    axis, rank = int(call.known(1, "the axis").ravel()[0]), len(call.shape(x))
+    call.refuse(not -rank <= axis < rank, f"axis {axis} does not fit rank {rank}")
+    flags = (bool(call.attributes.get(k, 0)) for k in ("exclusive", "reverse"))
+    if call.ctx.builder.graph.type(x).dtype == "int32":  # of which nothing bounds the sum
+        x = call.emit(ew.Cast("int64"), x, last=False)
+        return [call.emit(ew.Cast("int32"), call.emit(CumSum(axis % rank, *flags), x, last=False))]
+    return [call.emit(CumSum(axis % rank, *flags), x)]
+
+
+def _einsum(call: Call) -> list[Imported]:
+    """One or two operands without repeated letters: a transpose and sum, or a product of matrices."""
+    equation = str(call.attributes["equation"]).replace(" ", "")
+    left, arrow, out = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        letters = "".join(terms)
+        out = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    call.refuse("." in equation, "an ellipsis is not supported")
+    call.refuse(len(terms) != len(call.inputs) or len(terms) > 2, f"{len(terms)} operands are not supported")
+    call.refuse(any(len(set(t)) != len(t) for t in (*terms, out)), "a repeated letter is not supported")
+    parts = [(call.x(i), term) for i, term in enumerate(terms)]
+    if any(len(call.shape(x)) != len(term) for x, term in parts):
+        raise GraphError(f"'{equation}' does not fit the operands")
+    needed = [set(out).union(*terms[:i], *terms[i + 1 :]) for i in range(len(terms))]
+    reduced = [_summed(call, x, term, letters) for (x, term), letters in zip(parts, needed, strict=True)]
+    x, term = reduced[0] if len(reduced) == 1 else _multiplied(call, reduced[0], reduced[1], out)
+    return [_ordered(call, x, term, out)]
+
+
+def _summed(call: Call, x: str, term: str, needed: set[str]) -> tuple[str, str]:
+    """``x`` without the axes that nothing else names."""
+    gone = tuple(i for i, c in enumerate(term) if c not in needed)
+    if not gone:
+        return x, term
+    return call.emit(ReduceSum(gone, False), x, last=False), "".join(c for c in term if c in needed)
+
+
+def _ordered(call: Call, x: str, term: str, wanted: str) -> str:
+    perm = tuple(term.index(c) for c in wanted)
+    return x if perm == tuple(range(len(perm))) else call.emit(Transpose(perm), x, last=False)
+
+
+def _multiplied(call: Call, a: tuple[str, str], b: tuple[str, str], out: str) -> tuple[str, str]:
+    (x, left), (y, right) = a, b
+    shared = [c for c in left if c in right]
+    batch, inner = [c for c in shared if c in out], [c for c in shared if c not in out]
+    rows, columns = [c for c in left if c not in right], [c for c in right if c not in left]
+    sizes: dict[str, Dim] = dict(zip(left, call.shape(x), strict=True)) | dict(
+        zip(right, call.shape(y), strict=True)
+    )
+
+    def matrix(value: str, term: str, *groups: list[str]) -> str:
+        moved = _ordered(call, value, term, "".join(batch + groups[0] + groups[1]))
+        shape = [*(sizes[c] for c in batch), *(product(sizes[c] for c in g) for g in groups)]
+        return reshape_to(call, moved, shape, True)
+
+    z = call.emit(MatMul(), matrix(x, left, rows, inner), matrix(y, right, inner, columns), last=False)
+    whole = [*batch, *rows, *columns]
+    return reshape_to(call, z, [sizes[c] for c in whole], True), "".join(whole)
+
+
+CONVERTERS: dict[str, Converter] = {
+    "ReduceMax": lambda call: [call.emit(ReduceMax(axes_or_all(call, call.x()), _keepdims(call)), call.x())],
+    "ReduceMin": _reduce_min,
+    "ReduceL1": _reduce_l1,
+    "ReduceL2": _reduce_l2,
+    "ReduceSumSquare": _reduce_sum_square,
+    "LpNormalization": _lp_normalization,
+    "ArgMax": _arg(True),
+    "ArgMin": _arg(False),
+    "CumSum": _cum_sum,
+    "Einsum": _einsum,
+}
