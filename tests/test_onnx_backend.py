@@ -33,7 +33,7 @@ REFUSED = {
     "Einsum": r"an ellipsis|repeated letter",
     "ReduceMin": r"mixes float and integer",
     "Resize": r"crops|policy",
-    "Attention": r"grouped-query|past state|softcap|first output|attributes .* are not supported",
+    "Attention": r"past state|first output|attributes .* are not supported|do not share",
     "BatchNormalization": r"training mode",
     "Cast": r"cast to \w+ is not supported",
     "Div": r"div takes float operands",

@@ -16,10 +16,11 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to, triangle
 from intc.frontend.converters_nn import gelu, normalised
 from intc.frontend.symbolic import Imported
+from intc.ir.dims import Dim
 from intc.ops import elementwise as ew
 from intc.ops.gelu import Gelu
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Gather, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
 from intc.ops.softmax import Softmax
 
 HEADS_FIRST = (0, 2, 1, 3)
@@ -41,16 +42,43 @@ def _merge_heads(call: Call, x: str) -> str:
     return reshape_to(call, moved, (batch, length, heads * width), True)
 
 
+def _repeated(call: Call, x: str, heads: Dim) -> str:
+    """[B, G, S, D] with every head repeated until there are ``heads``."""
+    batch, groups, length, width = call.shape(x)
+    if groups == heads:
+        return x
+    if not isinstance(groups, int) or not isinstance(heads, int) or heads % groups:
+        raise GraphError(f"{heads} query heads do not share {groups} key heads")
+    apart = reshape_to(call, x, (batch, groups, 1, length, width), True)
+    wide = call.emit(Expand((batch, groups, heads // groups, length, width)), apart, last=False)
+    return reshape_to(call, wide, (batch, heads, length, width), True)
+
+
 def _attend(
-    call: Call, q: str, k: str, v: str, scale: float, mask: str | None, bias: str | None, last: bool
+    call: Call,
+    q: str,
+    k: str,
+    v: str,
+    scale: float,
+    mask: str | None,
+    bias: str | None,
+    last: bool,
+    cap: float = 0.0,
 ) -> str:
-    """``softmax(scale * q @ k' + bias, mask) @ v`` on [B, H, S, D]; ``scale`` 0 means 1 / sqrt(D)."""
+    """``softmax(scale * q @ k' + bias, mask) @ v`` on [B, H, S, D]; ``scale`` 0 means 1 / sqrt(D); scores
+    under a ``cap`` c are ``c * tanh(scores / c)``.
+    """
     width = call.shape(q)[-1]
     if not isinstance(width, int):
         raise GraphError("the head size is symbolic")
     keys = call.emit(Transpose((0, 1, 3, 2)), k, last=False)
     scores = call.emit(MatMul(), q, keys, last=False)
     scores = call.emit(ew.Mul(), scores, call.constant([scale or 1 / math.sqrt(width)]), last=False)
+    if cap:
+        bent = call.emit(
+            ew.Tanh(), call.emit(ew.Mul(), scores, call.constant([1 / cap]), last=False), last=False
+        )
+        scores = call.emit(ew.Mul(), bent, call.constant([cap]), last=False)
     if bias is not None:
         scores = call.emit(ew.Add(), scores, bias, last=False)
     weights = call.emit(Softmax(-1), *([scores] if mask is None else [scores, mask]), last=False)
@@ -93,12 +121,12 @@ def _attention(call: Call) -> list[Imported]:
     call.refuse(
         set(call.attributes) - known, f"attributes {sorted(set(call.attributes) - known)} are not supported"
     )
-    call.refuse(call.attributes.get("softcap", 0.0), "softcap is not supported")
     call.refuse(any(call.node.output[1:]), "only the first output is supported")
     flat = len(call.shape(call.x(0))) == 3
     heads = [int(call.attributes.get(k, 0)) for k in ("q_num_heads", "kv_num_heads", "kv_num_heads")]
     q, k, v = (_split_heads(call, call.x(i), heads[i]) if flat else call.x(i) for i in range(3))
-    call.refuse(call.shape(q)[1] != call.shape(k)[1], "grouped-query attention is not supported")
+    k, v = (_repeated(call, x, call.shape(q)[1]) for x in (k, v))
+    cap = float(call.attributes.get("softcap", 0.0))
     mask = bias = None
     if call.has(3):
         given = call.x(3)
@@ -107,7 +135,7 @@ def _attention(call: Call) -> list[Imported]:
     if call.attributes.get("is_causal"):
         causal = _causal(call, q, k)
         mask = causal if mask is None else call.emit(ew.And(), mask, causal, last=False)
-    y = _attend(call, q, k, v, float(call.attributes.get("scale", 0.0)), mask, bias, not flat)
+    y = _attend(call, q, k, v, float(call.attributes.get("scale", 0.0)), mask, bias, not flat, cap)
     return [_merge_heads(call, y) if flat else y]
 
 
@@ -215,7 +243,51 @@ def _fused_matmul(call: Call) -> list[Imported]:
     return [y if alpha == 1.0 else call.emit(ew.Mul(), y, call.constant([alpha]))]
 
 
-CONVERTERS: dict[str, Converter] = {"Attention": _attention}
+def _rotary(call: Call) -> list[Imported]:
+    """RotaryEmbedding (opset 23): pairs of channels turned by the angles of their position.
+
+    Inputs: x [B, H, S, D] or [B, S, H*D]; tables of cosines and sines [positions, D/2], or [B, S, D/2]
+    without positions; positions [B, S]. Pairs are the two halves, or neighbours if interleaved.
+    """
+    x = call.x()
+    flat = len(call.shape(x)) == 3
+    x = _split_heads(call, x, int(call.attributes.get("num_heads", 0))) if flat else x
+    width = call.shape(x)[-1]
+    turned = int(call.attributes.get("rotary_embedding_dim", 0)) or width
+    if not isinstance(width, int) or not isinstance(turned, int):
+        raise GraphError("the head size is symbolic")
+    tables = []
+    for i in (1, 2):
+        table = call.emit(Gather(0), call.x(i), call.x(3), last=False) if call.has(3) else call.x(i)
+        batch, length, half = call.shape(table)
+        tables.append(reshape_to(call, table, (batch, 1, length, half), True))
+    neighbours = bool(call.attributes.get("interleaved", 0))
+    first, second = (
+        (Slice(3, 0, turned, 2), Slice(3, 1, turned, 2))
+        if neighbours
+        else (Slice(3, 0, turned // 2), Slice(3, turned // 2, turned))
+    )
+    a, b = call.emit(first, x, last=False), call.emit(second, x, last=False)
+    cos, sin = tables
+
+    def mul(p: str, q: str) -> str:
+        return call.emit(ew.Mul(), p, q, last=False)
+
+    real = call.emit(ew.Sub(), mul(a, cos), mul(b, sin), last=False)
+    imaginary = call.emit(ew.Add(), mul(b, cos), mul(a, sin), last=False)
+    parts = [real, imaginary]
+    if neighbours:
+        parts = [reshape_to(call, p, (*call.shape(p), 1), True) for p in parts]
+        merged = call.emit(Concat(4), *parts, last=False)
+        y = reshape_to(call, merged, (*call.shape(x)[:3], turned), True)
+    else:
+        y = call.emit(Concat(3), *parts, last=False)
+    if turned != width:
+        y = call.emit(Concat(3), y, call.emit(Slice(3, turned, width), x, last=False), last=False)
+    return [_merge_heads(call, y) if flat else y]
+
+
+CONVERTERS: dict[str, Converter] = {"Attention": _attention, "RotaryEmbedding": _rotary}
 MICROSOFT: dict[str, Converter] = {
     "Attention": _ms_attention,
     "MultiHeadAttention": _multi_head_attention,
