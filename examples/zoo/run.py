@@ -58,8 +58,8 @@ def _in_process(family: str, exporters: list[str], flags: list[str]) -> list[Row
     return rows + [Row(family, e, "crashed", died) for e in exporters[len(rows) :]]
 
 
-def measure(family: str, exporter: str, peers: bool) -> Row:
-    """Export, compile, verify and compare one model; never raises."""
+def measure(family: str, exporter: str, peers: bool, known: Row | None = None) -> Row:
+    """Export, compile, verify and compare one model; never raises. ``known`` has the peers' figures."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     path = FOLDER / f"{family}-{exporter}.onnx"
@@ -72,7 +72,7 @@ def measure(family: str, exporter: str, peers: bool) -> Row:
         path.unlink(missing_ok=True)
         return Row(family, exporter, "exporter failed", _line(error))
     try:
-        return _compiled(family, exporter, path, peers)
+        return _compiled(family, exporter, path, peers, known)
     except Exception as error:
         trace = traceback.format_exc().splitlines()[-3:]
         return Row(
@@ -92,7 +92,7 @@ def export(family: str, exporter: str, path: Path) -> Path:
 
     case = ZOO[family]
     feeds = case.feeds(2, np.random.default_rng(3))
-    model = _Positional(network(family), list(feeds), case.pick)
+    model = _positional(network(family), list(feeds), case.pick)
     tensors = tuple(torch.from_numpy(value) for value in feeds.values())
     common: dict[str, Any] = {"input_names": list(feeds), "output_names": ["output"],
                               "opset_version": OPSETS[exporter]}  # fmt: skip
@@ -107,7 +107,7 @@ def export(family: str, exporter: str, path: Path) -> Path:
     return path
 
 
-def _Positional(model: Any, names: list[str], pick: str) -> Any:
+def _positional(model: Any, names: list[str], pick: str) -> Any:
     """`model` with positional inputs and one tensor as its output."""
     import torch
 
@@ -123,7 +123,7 @@ def _Positional(model: Any, names: list[str], pick: str) -> Any:
     return Positional().eval()
 
 
-def _compiled(family: str, exporter: str, path: Path, peers: bool) -> Row:
+def _compiled(family: str, exporter: str, path: Path, peers: bool, known: Row | None) -> Row:
     import onnxruntime
     from families import ZOO
 
@@ -150,15 +150,18 @@ def _compiled(family: str, exporter: str, path: Path, peers: bool) -> Row:
         if not np.array_equal(exact, found):
             return Row(family, exporter, "wrong bits")
     row = Row(family, exporter, "ok", sqnr=_sqnr(session.run(None, held_out)[0], expected))
-    if peers:
+    if known is not None:
+        row.dynamic, row.static = known.dynamic, known.static
+    elif peers:
         from engines import ort_dynamic, ort_static
 
         for name, engine in (("dynamic", ort_dynamic), ("static", ort_static)):
             with contextlib.suppress(Exception):
                 setattr(row, name, _sqnr(engine(path, calibration)(held_out), expected))
     best = max((x for x in (row.dynamic, row.static) if x is not None), default=-np.inf)
-    behind = row.sqnr is None or row.sqnr < best - BEHIND
-    if behind or (row.sqnr < LOWEST and row.sqnr < best + BEHIND) or (not peers and row.sqnr < LOWEST):
+    assert row.sqnr is not None
+    ahead = np.isfinite(best) and row.sqnr >= best + BEHIND
+    if row.sqnr < best - BEHIND or (row.sqnr < LOWEST and not ahead):
         row.status = "inaccurate"
     return row
 
@@ -197,9 +200,11 @@ def main() -> int:
         parser.error(f"no family {', '.join(sorted(unknown))}")
     exporters = options.exporters.split(",")
     if options.child:
-        for exporter in exporters:  # one file is enough for the peers
-            peers = not options.no_peers and exporter == exporters[0]
-            print(json.dumps(asdict(measure(options.families[0], exporter, peers))), flush=True)
+        known: Row | None = None  # the peers' figures from one file serve all
+        for exporter in exporters:
+            row = measure(options.families[0], exporter, not options.no_peers, known)
+            known = row if row.dynamic or row.static else known
+            print(json.dumps(asdict(row)), flush=True)
         return 0
     rows: dict[tuple[str, str], Row] = {}
     families = options.families or list(ZOO)
@@ -233,17 +238,23 @@ def _text(row: Row) -> str:
 
 
 def _markdown(rows: list[Row]) -> str:
+    """One line a family: what each exporter's file gave, and the figures of the first that was measured."""
+
     def cell(value: float | None) -> str:
         return "" if value is None else f"{value:.1f}"
 
+    exporters = list(dict.fromkeys(r.exporter for r in rows))
     lines = [
-        "| family | exporter | result | intc, dB | ORT dynamic, dB | ORT static, dB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| family | {' | '.join(exporters)} | intc, dB | ORT dynamic, dB | ORT static, dB |",
+        "| --- |" + " --- |" * (len(exporters) + 3),
     ]
-    for r in rows:
-        result = r.status + (f": {r.detail[:120]}" if r.detail else "")
-        figures = " | ".join(map(cell, (r.sqnr, r.dynamic, r.static)))
-        lines.append(f"| {r.family} | {r.exporter} | {result} | {figures} |")
+    for family in dict.fromkeys(r.family for r in rows):
+        mine = {r.exporter: r for r in rows if r.family == family}
+        results = " | ".join(mine[e].status if e in mine else "" for e in exporters)
+        best = next((r for r in mine.values() if r.sqnr is not None), Row(family, "", ""))
+        peers = next((r for r in mine.values() if r.dynamic or r.static), best)
+        figures = " | ".join(map(cell, (best.sqnr, peers.dynamic, peers.static)))
+        lines.append(f"| {family} | {results} | {figures} |")
     return "\n".join(lines) + "\n"
 
 
