@@ -214,6 +214,20 @@ def test_a_table_of_positions_bounds_the_length() -> None:
         graph.evaluate({"x": np.zeros((1, 5000, 6), np.float32)})
 
 
+def test_computed_positions_read_inside_whatever_they_are(path: Path) -> None:
+    """Positions from an input, beyond either end of an axis of any length: the nearest row is read."""
+    body = "e = Relu(x) y = Gather<axis=1>(e, i)"
+    onnx.save(model(body, "float[batch, seq, 4] x, int64[n] i", "float[b2, n, 4] y"), path)
+    feeds: Feeds = {"x": np.abs(floats(3, 5, 4)), "i": np.array([0, -1, 4])}
+    module = intc.compile(path, [feeds])
+    far = {"x": feeds["x"], "i": np.array([10**12, -(10**12), 3])}
+    (exact,), (found,) = module.graph.evaluate(far), module.session().run(None, far)
+    assert np.array_equal(exact, found)
+    np.testing.assert_allclose(found[:, :2], feeds["x"][:, [4, 0]], atol=0.05)
+    (near,) = module.session().run(None, feeds)
+    np.testing.assert_allclose(near, feeds["x"][:, [0, 4, 4]], atol=0.05)
+
+
 def test_rows_that_a_finite_mask_leaves_empty_are_uniform() -> None:
     body = (
         "k = Cast<to=9>(keep) u = Unsqueeze(k, a1) v = Unsqueeze(k, a2) m = And(u, v) s = Where(m, x, low)"

@@ -21,7 +21,7 @@ from intc.frontend.symbolic import (
 )
 from intc.ir.dims import Dim, Poly, as_dim, broadcast, product
 from intc.ir.op import Array
-from intc.ops.elementwise import Add, And, LessOrEqual, Min, Mul, Where
+from intc.ops.elementwise import Add, And, Less, LessOrEqual, Max, Min, Mul, Where
 from intc.ops.movement import Concat, Expand, Gather, GatherElements, Reshape, Slice, Transpose
 
 
@@ -284,8 +284,12 @@ def _gather_flat(call: Call, data: str, index: str) -> str:
     for k in range(count):
         part = call.emit(Slice(len(call.shape(index)) - 1, k, k + 1), index, last=False)
         part = reshape_to(call, part, call.shape(index)[:-1], True)
-        size = Index((1,), (0,), shape[k] - 1)
-        part = call.emit(Min(), part, call.ctx.live(size, "size"), last=False)
+        size = call.ctx.live(Index((1,), (0,), shape[k]), "size")
+        zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, np.int64))
+        behind = call.emit(Less(), part, zero, last=False)
+        part = call.emit(Where(), behind, call.emit(Add(), part, size, last=False), part, last=False)
+        last = call.ctx.live(Index((1,), (0,), shape[k] - 1), "last")
+        part = call.emit(Min(), call.emit(Max(), part, zero, last=False), last, last=False)
         stride = Index((1,), (0,), product(shape[k + 1 : count]))
         part = call.emit(Mul(), part, call.ctx.live(stride, "stride"), last=False)
         at = call.emit(Add(), at, part, last=False) if at else part

@@ -212,6 +212,7 @@ def _qgemm(call: Call) -> list[Imported]:
     inputs: list[Imported] = [a, b]
     if call.has(6):
         scale: Array = np.asarray(call.known(1, "the scale")) * np.asarray(call.known(4, "the scale"))
+        scale = scale * float(call.attributes.get("alpha", 1.0))  # the bias is in units of the sums
         inputs.append(np.asarray(np.asarray(call.known(6, "the bias")) * scale.ravel(), np.float32))
     attributes = {k: v for k, v in call.attributes.items() if k != "axis"}
     y = _plain(call, "Gemm", inputs, attributes)

@@ -14,7 +14,7 @@ from intc.ir.op import Array
 from intc.ir.types import TensorType
 from intc.ops.elementwise import Cast
 from intc.ops.fake_quantize import FakeQuantize
-from intc.ops.movement import Concat, Gather
+from intc.ops.movement import Concat, Gather, GatherElements
 from intc.ops.requantize import Clip
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
@@ -98,6 +98,8 @@ def _copy_integer(forms: Forms, node: Node) -> None:
     reals = [x for x in node.inputs if forms.source.type(x).is_float]
     scale = _common_scale(forms, node, reals) if reals else np.asarray(1.0)
     inputs = [forms.quantised(x, 32, scale).name if x in reals else forms.integer(x) for x in node.inputs]
+    if isinstance(node.op, Gather | GatherElements):
+        inputs[1] = forms.index(node.inputs[1], forms.source.type(node.inputs[0]).shape[node.op.axis])
     name = forms.builder.emit(node.op, *inputs, name=node.output, source=node.source)
     forms.base[node.output] = Form(name, np.asarray(1.0))
 

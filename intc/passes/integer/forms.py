@@ -20,10 +20,11 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DType
 from intc.ops.dyadic import dyadic_array
-from intc.ops.elementwise import Div, Mul
+from intc.ops.elementwise import Div, Max, Min, Mul
 from intc.ops.fused import WIDE
 from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT, Concat, Gather, GatherElements
+from intc.ops.positions import Positions
 from intc.ops.requantize import Clip, Requantize
 
 LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
@@ -215,7 +216,12 @@ class Forms:
         """The integer ``value`` as an index of ``rows`` rows, cut to them where nothing proves that it is."""
         name = self.integer(value)
         type_ = self.builder.graph.type(name)
-        if not isinstance(rows, int) or (-rows <= type_.interval[0] and type_.interval[1] < rows):
+        if not isinstance(rows, int):
+            for op, bound in ((Max(), -rows), (Min(), rows - 1)):
+                limit = self.builder.emit(Positions((1,), (0,), bound), name=f"{value}.limit")
+                name = self.builder.emit(op, name, limit, name=f"{value}.row")
+            return name
+        if -rows <= type_.interval[0] and type_.interval[1] < rows:
             return name
         return self.builder.emit(Clip(-rows, rows - 1, type_.dtype), name, name=f"{value}.row")
 

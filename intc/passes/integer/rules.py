@@ -256,11 +256,16 @@ def layer_norm(context: Context, node: Node) -> Form:
 
 
 def gather(context: Context, node: Node) -> Form:
-    """An embedding: the table in 8 bits per channel, looked up by integer indices."""
+    """An embedding: rows of a table in 8 bits per channel, by integer indices; other tables in 16 bits."""
     forms, table = context.forms, context.constant(node.inputs[0])
     assert isinstance(node.op, Gather) and table is not None
     if table.ndim != 2 or node.op.axis != 0:
-        raise QuantizationError(f"node '{node.source}' (gather): only rows of a 2-D table can be looked up")
+        whole = forms.quantised(node.inputs[0], 16)
+        index = forms.index(node.inputs[1], table.shape[node.op.axis])
+        name = forms.builder.emit(
+            node.op, whole.name, index, name=node.output, source=node.source, scale=as_scale(whole.scale)
+        )
+        return Form(name, whole.scale)
     scale = np.maximum(np.abs(table).max(axis=0).astype(np.float64), 1e-30) / WEIGHT_LIMIT
     integers = np.clip(np.rint(table / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
     data = forms.builder.constant(f"{node.inputs[0]}.q8", integers)
