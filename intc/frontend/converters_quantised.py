@@ -48,12 +48,10 @@ def _number(call: Call, i: int, what: str, default: float | None = None) -> Any:
     return array.reshape(())
 
 
-def _quantised(
-    call: Call, value: Imported, scale: Any, zero: Any, limits: tuple[int, int], last: bool
-) -> str:
+def _quantised(call: Call, value: Imported, scale: Any, zero: Any, limits: tuple[int, int]) -> str:
     x = call.ctx.live(value, call.node.output[0])
     op = FakeQuantize(float(scale), int(zero), *limits)
-    return call.emit(op, x, last=last)
+    return call.emit(op, x)
 
 
 def _quantize_linear(call: Call) -> list[Imported]:
@@ -68,7 +66,7 @@ def _quantize_linear(call: Call) -> list[Imported]:
         scale, zero = _spread(call, value, 1, 2)
         return [np.clip(np.rint(value / scale) + zero, *LIMITS[kind]).astype(np.int32)]
     scale, zero = _number(call, 1, "the scale"), _number(call, 2, "the zero point", 0)
-    return [_quantised(call, value, scale, zero, LIMITS[kind], True)]
+    return [_quantised(call, value, scale, zero, LIMITS[kind])]
 
 
 def _spread(call: Call, value: Array, scale_at: int, zero_at: int) -> tuple[Array, Array]:
@@ -179,9 +177,7 @@ def _out(call: Call, y: Imported, scale_at: int, zero_at: int) -> list[Imported]
     zero = call.inputs[zero_at] if call.has(zero_at) else np.zeros((), np.uint8)
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.asarray(zero).dtype)
     limits = LIMITS[kind]
-    return [
-        _quantised(call, y, _number(call, scale_at, "the scale"), np.asarray(zero).ravel()[0], limits, True)
-    ]
+    return [_quantised(call, y, _number(call, scale_at, "the scale"), np.asarray(zero).ravel()[0], limits)]
 
 
 def _qlinear(op: str, operands: int) -> Converter:
@@ -195,13 +191,19 @@ def _qlinear(op: str, operands: int) -> Converter:
     return run
 
 
+def _bias(call: Call, i: int) -> Array:
+    """Integer bias ``i``, which is in units of the sums, as numbers."""
+    scale = np.asarray(call.known(1, "the scale")) * np.asarray(call.known(4, "the scale"))
+    scale = scale * float(call.attributes.get("alpha", 1.0))
+    return np.asarray(np.asarray(call.known(i, "the bias")) * scale.ravel(), np.float32)
+
+
 def _qlinear_conv(call: Call) -> list[Imported]:
     call.attributes["axis"] = 0
     x, w = _real(call, 0, 1, 2), _real(call, 3, 4, 5)
     inputs: list[Imported] = [x, w]
     if call.has(8):
-        scale = np.asarray(call.known(1, "the scale")) * np.asarray(call.known(4, "the scale"))
-        inputs.append(np.asarray(np.asarray(call.known(8, "the bias")) * scale.ravel(), np.float32))
+        inputs.append(_bias(call, 8))
     attributes = {k: v for k, v in call.attributes.items() if k != "axis"}
     return _out(call, _plain(call, "Conv", inputs, attributes), 6, 7)
 
@@ -211,9 +213,7 @@ def _qgemm(call: Call) -> list[Imported]:
     a, b = _real(call, 0, 1, 2), _real(call, 3, 4, 5)
     inputs: list[Imported] = [a, b]
     if call.has(6):
-        scale: Array = np.asarray(call.known(1, "the scale")) * np.asarray(call.known(4, "the scale"))
-        scale = scale * float(call.attributes.get("alpha", 1.0))  # the bias is in units of the sums
-        inputs.append(np.asarray(np.asarray(call.known(6, "the bias")) * scale.ravel(), np.float32))
+        inputs.append(_bias(call, 6))
     attributes = {k: v for k, v in call.attributes.items() if k != "axis"}
     y = _plain(call, "Gemm", inputs, attributes)
     return _out(call, y, 7, 8) if call.has(7) else [y]

@@ -83,11 +83,11 @@ class Tabulated:
     low: int
     table: Array
 
-    def aligned(self, rank: int) -> tuple[Shape, tuple[int, ...], Array]:
-        """Shape, steps and table with axes of size 1 in front up to ``rank``."""
+    def aligned(self, rank: int) -> tuple[tuple[int, ...], Array]:
+        """Steps and table with axes of size 1 in front up to ``rank``."""
         pad = rank - len(self.shape)
         table = self.table.reshape(self.table.shape[0], *(1,) * pad, *self.table.shape[1:])
-        return (1,) * pad + tuple(self.shape), (0,) * pad + self.steps, table
+        return (0,) * pad + self.steps, table
 
 
 def tabulate(node: onnx.NodeProto, inputs: Sequence[Any], attributes: dict[str, Any], opsets: Any) -> Any:
@@ -146,14 +146,14 @@ def _elementwise(node: onnx.NodeProto, inputs: Sequence[Any], opsets: Any) -> Ta
     shape: Shape = ()
     for x in operands:
         shape = broadcast(shape, tuple(x.shape))
-    moves = {steps for x in operands if isinstance(x, Tabulated) and any(steps := x.aligned(len(shape))[1])}
+    moves = {steps for x in operands if isinstance(x, Tabulated) and any(steps := x.aligned(len(shape))[0])}
     if len(moves) > 1:
         return None
     feeds: dict[str, Array] = {}
     low = 0
     for name, x in zip(node.input, inputs, strict=True):
         if isinstance(x, Tabulated):
-            _, steps, feeds[name] = x.aligned(len(shape))
+            steps, feeds[name] = x.aligned(len(shape))
             low = x.low if any(steps) else low
         elif isinstance(x, Splat):
             feeds[name] = np.full((1,) * (len(shape) + 1), x.value)
@@ -181,7 +181,7 @@ def _structural(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> T
     rank = len(x.shape)
     if op == "Expand" and isinstance(inputs[1], np.ndarray):
         shape = broadcast(tuple(x.shape), dims_of(inputs[1]))
-        _, steps, table = x.aligned(len(shape))
+        steps, table = x.aligned(len(shape))
         return Tabulated(shape, steps, x.low, table)
     if op == "Transpose":
         perm = tuple(attributes.get("perm", range(rank - 1, -1, -1)))
@@ -263,13 +263,18 @@ def _concat(inputs: Sequence[Any], axis: int) -> Tabulated | None:
     return Tabulated(shape, moving.steps, moving.low, np.concatenate(tables, axis=axis + 1))
 
 
+def _rows(indices: Tabulated, size: int) -> Array:
+    """The tabulated positions in an axis of ``size``; those that no input reaches are cut to it."""
+    return np.clip(np.where(indices.table < 0, indices.table + size, indices.table), 0, size - 1)
+
+
 def _gather(data: Any, indices: Any, axis: int) -> Tabulated | None:
-    """Rows of a constant at tabulated positions; positions that no input reaches are cut to the rows."""
+    """Rows of a constant at tabulated positions."""
     if not isinstance(data, np.ndarray) or not isinstance(indices, Tabulated) or data.dtype == object:
         return None
     axis %= data.ndim
     size = data.shape[axis]
-    at = np.clip(np.where(indices.table < 0, indices.table + size, indices.table), 0, size - 1)
+    at = _rows(indices, size)
     table = np.moveaxis(np.take(data, at, axis=axis), axis, 0)
     front, back = data.shape[:axis], data.shape[axis + 1 :]
     shape = (*front, *indices.shape, *back)
@@ -289,8 +294,7 @@ def _gather_elements(data: Any, indices: Any, axis: int) -> Tabulated | None:
     if data.table.size != data.table.shape[axis + 1] or not isinstance(data.shape[axis], int):
         return None
     row = np.broadcast_to(data.table.ravel(), (data.shape[axis],))  # type: ignore[arg-type]
-    at = np.clip(np.where(indices.table < 0, indices.table + len(row), indices.table), 0, len(row) - 1)
-    return Tabulated(indices.shape, indices.steps, indices.low, row[at])
+    return Tabulated(indices.shape, indices.steps, indices.low, row[_rows(indices, len(row))])
 
 
 def emit(b: Builder, x: Tabulated, name: str) -> str:

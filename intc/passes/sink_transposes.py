@@ -13,15 +13,11 @@ import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ir.op import Op
-from intc.ops import elementwise as ew
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.gelu import Gelu
 from intc.ops.movement import Concat, Pad, Transpose
-from intc.ops.pointwise import Pointwise
+from intc.ops.pointwise import BINARY, UNARY, Pointwise
 from intc.ops.reduce import ReduceMax, ReduceMean, ReduceSum
-
-UNARY = (ew.Sqrt, ew.Erf, ew.Exp, ew.Log, ew.Abs, ew.Sin, ew.Cos, ew.Floor, ew.Tanh, ew.Sigmoid, ew.Relu)
-BINARY = (ew.Add, ew.Sub, ew.Mul, ew.Div, ew.Max, ew.Min, ew.Pow)
 
 
 @dataclass(frozen=True)

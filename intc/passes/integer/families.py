@@ -16,7 +16,7 @@ import numpy as np
 
 from intc.errors import QuantizationError
 from intc.ir.graph import Node
-from intc.ir.op import Array, Op
+from intc.ir.op import Array
 from intc.ops.dyadic import dyadic
 from intc.ops.gelu import Gelu
 from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
@@ -27,7 +27,7 @@ from intc.ops.poly import PolyGelu
 from intc.ops.row_softmax import ShiftWeights, octave_factor
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
-from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
+from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
 
 Norm: TypeAlias = Callable[[Forms, Node, int, Array], Form]
 LOG2_E: Final = Fraction(1.4426950408889634)
@@ -46,37 +46,37 @@ def fixed_point(forms: Forms, value: str, low: int, high: int) -> tuple[Form, in
 def shiftmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     scores = forms.as_is(node.inputs[0], 32, 32)
     m, e = dyadic(Fraction(float(scores.scale)) * LOG2_E * 2**15)
-    return _emit(forms, node, Shiftmax(m, e, 8), (scores.name, *mask), PROBABILITY_SCALE)
+    return emitted(forms, node, Shiftmax(m, e, 8), (scores.name, *mask), PROBABILITY_SCALE)
 
 
 def shift_weights(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     """Softmax that only weighs values: numerators, to be divided by their sums behind the product."""
     scores = forms.as_is(node.inputs[0], 32, 32)
     op = ShiftWeights(*octave_factor(Fraction(float(scores.scale)) * LOG2_E))
-    return replace(_emit(forms, node, op, (scores.name, *mask), np.float64(1.0)), row_sums=True)
+    return replace(emitted(forms, node, op, (scores.name, *mask), np.float64(1.0)), row_sums=True)
 
 
 def ivit_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     scores = forms.quantised(node.inputs[0], 8)
     op = IvitShiftmax.from_scale(float(scores.scale))
-    return _emit(forms, node, op, (scores.name, *mask), np.float64(op.output_scale))
+    return emitted(forms, node, op, (scores.name, *mask), np.float64(op.output_scale))
 
 
 def ibert_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     scores = forms.quantised(node.inputs[0], 16)
     op = IbertSoftmax.from_scale(float(scores.scale))
-    return _emit(forms, node, op, (scores.name, *mask), np.float64(op.output_scale))
+    return emitted(forms, node, op, (scores.name, *mask), np.float64(op.output_scale))
 
 
 def lut_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     scores = forms.quantised(node.inputs[0], 8)
     table = forms.builder.constant(f"{node.output}.table", LutSoftmax.table(float(scores.scale)))
-    return _emit(forms, node, LutSoftmax(8), (scores.name, table, *mask), PROBABILITY_SCALE)
+    return emitted(forms, node, LutSoftmax(8), (scores.name, table, *mask), PROBABILITY_SCALE)
 
 
 def shift_gelu(forms: Forms, node: Node) -> Form:
     x, frac = fixed_point(forms, node.inputs[0], 4, 12)
-    return _emit(forms, node, ShiftGelu(frac), (x.name,), np.float64(2.0 ** -(frac + 15)))
+    return emitted(forms, node, ShiftGelu(frac), (x.name,), np.float64(2.0 ** -(frac + 15)))
 
 
 def poly_gelu(forms: Forms, node: Node, centre: Array | None = None) -> Form:
@@ -84,22 +84,22 @@ def poly_gelu(forms: Forms, node: Node, centre: Array | None = None) -> Form:
     x, frac = fixed_point(forms, node.inputs[0], 4, 12)
     op, scale = PolyGelu(frac, node.op.approximate), np.float64(2.0**-frac)
     if centre is None:
-        return _emit(forms, node, op, (x.name,), scale)
+        return emitted(forms, node, op, (x.name,), scale)
     integers = np.clip(np.rint(centre / scale), 0, 16383).astype(np.int16)
     c = forms.builder.constant(f"{node.output}.centre", integers)
-    return replace(_emit(forms, node, op, (x.name, c), scale), centre=integers * scale)
+    return replace(emitted(forms, node, op, (x.name, c), scale), centre=integers * scale)
 
 
 def ivit_gelu(forms: Forms, node: Node) -> Form:
     x = forms.quantised(node.inputs[0], 8)
     op = IvitShiftGelu.from_scale(float(x.scale))
-    return _emit(forms, node, op, (x.name,), np.float64(op.output_scale))
+    return emitted(forms, node, op, (x.name,), np.float64(op.output_scale))
 
 
 def ibert_gelu(forms: Forms, node: Node) -> Form:
     x = forms.quantised(node.inputs[0], 16)
     op = IbertGelu.from_scale(float(x.scale))
-    return _emit(forms, node, op, (x.name,), np.float64(op.output_scale))
+    return emitted(forms, node, op, (x.name,), np.float64(op.output_scale))
 
 
 def table_gelu(forms: Forms, node: Node) -> Form:
@@ -108,7 +108,7 @@ def table_gelu(forms: Forms, node: Node) -> Form:
 
 def shift_tanh(forms: Forms, node: Node) -> Form:
     x, frac = fixed_point(forms, node.inputs[0], 5, 12)
-    return _emit(forms, node, ShiftTanh(frac), (x.name,), np.float64(2.0**-15))
+    return emitted(forms, node, ShiftTanh(frac), (x.name,), np.float64(2.0**-15))
 
 
 def table_tanh(forms: Forms, node: Node) -> Form:
@@ -117,7 +117,7 @@ def table_tanh(forms: Forms, node: Node) -> Form:
 
 def shift_sigmoid(forms: Forms, node: Node) -> Form:
     x, frac = fixed_point(forms, node.inputs[0], 4, 12)
-    return _emit(forms, node, ShiftSigmoid(frac), (x.name,), np.float64(2.0**-15))
+    return emitted(forms, node, ShiftSigmoid(frac), (x.name,), np.float64(2.0**-15))
 
 
 def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
@@ -152,7 +152,7 @@ def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
     limit = LIMIT[bits]
     op = ShiftLayerNorm(eps_q, e, -limit, limit, "int8" if bits == 8 else "int16", node.op.centred)
     consts = (forms.builder.constant(f"{node.output}.g", g), forms.builder.constant(f"{node.output}.b", b))
-    return _emit(forms, node, op, (x.name, *consts), scale)
+    return emitted(forms, node, op, (x.name, *consts), scale)
 
 
 def published_layer_norm(op_class: type[IvitLayerNorm] | type[IbertLayerNorm]) -> Norm:
@@ -167,7 +167,7 @@ def published_layer_norm(op_class: type[IvitLayerNorm] | type[IbertLayerNorm]) -
         x = forms.quantised(node.inputs[0], 16)
         op, bias, out_scale = op_class.from_affine(*_affine(forms, node))
         b = forms.builder.constant(f"{node.output}.b", bias)
-        forms.base[node.output] = _emit(forms, node, op, (x.name, b), out_scale)
+        forms.base[node.output] = emitted(forms, node, op, (x.name, b), out_scale)
         return forms.quantised(node.output, bits, scale)
 
     return run
@@ -193,14 +193,7 @@ def _table(forms: Forms, node: Node, function: object, bits: int) -> Form:
     codes = np.arange(-128, 128)
     entries = np.clip(np.rint(function(codes * float(x.scale)) / float(scale)), -127, 127).astype(np.int8)
     table = forms.builder.constant(f"{node.output}.table", entries)
-    return _emit(forms, node, Table("int8"), (x.name, table), scale)
-
-
-def _emit(forms: Forms, node: Node, op: Op, inputs: tuple[str, ...], scale: Array | np.float64) -> Form:
-    name = forms.builder.emit(
-        op, *inputs, name=node.output, source=node.source, scale=as_scale(np.asarray(scale))
-    )
-    return Form(name, np.asarray(scale, np.float64))
+    return emitted(forms, node, Table("int8"), (x.name, table), scale)
 
 
 SOFTMAX = {

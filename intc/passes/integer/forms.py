@@ -17,7 +17,7 @@ from intc.calibration.observers import Statistics
 from intc.errors import QuantizationError
 from intc.ir.dims import Dim
 from intc.ir.graph import Builder, Graph, Node
-from intc.ir.op import Array
+from intc.ir.op import Array, Op
 from intc.ir.types import DType
 from intc.ops.dyadic import dyadic_array
 from intc.ops.elementwise import Div, Max, Min, Mul
@@ -242,3 +242,14 @@ class Forms:
 def as_scale(scale: Array) -> float | tuple[float, ...]:
     """A numpy scale as the graph stores it."""
     return float(scale) if np.ndim(scale) == 0 else tuple(float(s) for s in scale)
+
+
+def emitted(
+    forms: Forms, node: Node, op: Op, inputs: tuple[str, ...], scale: Array | np.float64, suffix: str = ""
+) -> Form:
+    """``op`` on ``inputs`` as what ``node`` computes (or, with a ``suffix``, a step of it), at ``scale``."""
+    wanted = np.asarray(scale, np.float64)
+    name = forms.builder.emit(
+        op, *inputs, name=node.output + suffix, source=node.source, scale=as_scale(wanted)
+    )
+    return Form(name, wanted)

@@ -11,7 +11,6 @@ import numpy as np
 from intc.errors import QuantizationError
 from intc.ir.dims import product
 from intc.ir.graph import Node
-from intc.ir.op import Array, Op
 from intc.ops.curve import KNOTS, Curve
 from intc.ops.division import Divide, Root
 from intc.ops.elementwise import (
@@ -38,7 +37,7 @@ from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, as_scale
+from intc.passes.integer.forms import Form, emitted
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
 MEAN_BITS = 10  # fraction bits of a mean
@@ -58,7 +57,7 @@ def multiply(context: Context, node: Node) -> Form:
         return Form(form.name, form.scale * constant.astype(np.float64).ravel())
     a, c = forms.quantised(left, 16), forms.quantised(right, 16)
     scale = np.asarray(a.scale * c.scale)
-    return _emit(context, node, Mul(), (a.name, c.name), scale)
+    return emitted(context.forms, node, Mul(), (a.name, c.name), scale)
 
 
 def divide(context: Context, node: Node) -> Form:
@@ -74,12 +73,12 @@ def divide(context: Context, node: Node) -> Form:
     room = 61 - forms.builder.graph.type(a.name).magnitude.bit_length()
     shift = math.floor(math.log2(QUOTIENT * ratio / forms.range_of(node.output)))
     shift = min(max(shift, 0), room)
-    return _emit(context, node, Divide(shift, WIDE), (a.name, b.name), np.asarray(ratio / 2.0**shift))
+    return emitted(context.forms, node, Divide(shift, WIDE), (a.name, b.name), np.asarray(ratio / 2.0**shift))
 
 
 def root(context: Context, node: Node) -> Form:
     x = context.forms.as_is(node.inputs[0], 32, 16)
-    return _emit(context, node, Root(30), (x.name,), np.asarray(np.sqrt(float(x.scale)) / 2.0**15))
+    return emitted(context.forms, node, Root(30), (x.name,), np.asarray(np.sqrt(float(x.scale)) / 2.0**15))
 
 
 def power(context: Context, node: Node) -> Form:
@@ -115,7 +114,7 @@ def curve(context: Context, node: Node) -> Form:
         entries = np.interp(np.arange(KNOTS), known, entries[known])
     table = np.clip(entries, -32767, 32767).astype(np.int16)
     name = forms.builder.constant(f"{node.output}.curve", table)
-    return _emit(context, node, Curve(), (x.name, name), scale)
+    return emitted(context.forms, node, Curve(), (x.name, name), scale)
 
 
 def extreme(context: Context, node: Node) -> Form:
@@ -133,11 +132,11 @@ def extreme(context: Context, node: Node) -> Form:
         bound = int(np.clip(np.rint(float(constant.ravel()[0]) / float(form.scale)), lo, hi))
         largest = isinstance(node.op, Max) == (float(form.scale) > 0)
         op = Clip(bound, hi, type_.dtype) if largest else Clip(lo, bound, type_.dtype)
-        return _emit(context, node, op, (form.name,), form.scale)
+        return emitted(context.forms, node, op, (form.name,), form.scale)
     scale = forms.scale_for(node.output, 16)
     a, b = (forms.quantised(x, 16, scale) for x in node.inputs)
-    clip = _emit(context, node, node.op, (a.name, b.name), scale, ".wide")
-    return _emit(context, node, Clip(-32767, 32767, "int16"), (clip.name,), scale)
+    clip = emitted(context.forms, node, node.op, (a.name, b.name), scale, ".wide")
+    return emitted(context.forms, node, Clip(-32767, 32767, "int16"), (clip.name,), scale)
 
 
 def where(context: Context, node: Node) -> Form:
@@ -145,7 +144,7 @@ def where(context: Context, node: Node) -> Form:
     forms = context.forms
     scale = forms.scale_for(node.output, 16)
     branches = [forms.quantised(x, 16, scale).name for x in node.inputs[1:]]
-    return _emit(context, node, Where(), (forms.integer(node.inputs[0]), *branches), scale)
+    return emitted(context.forms, node, Where(), (forms.integer(node.inputs[0]), *branches), scale)
 
 
 def relu(context: Context, node: Node) -> Form:
@@ -155,10 +154,7 @@ def relu(context: Context, node: Node) -> Form:
         form = forms.quantised(node.inputs[0], 16)
     hi = max(forms.builder.graph.type(form.name).interval[1], 0)
     dtype = forms.builder.graph.type(form.name).dtype
-    name = forms.builder.emit(
-        Clip(0, hi, dtype), form.name, name=node.output, source=node.source, scale=as_scale(form.scale)
-    )
-    return Form(name, form.scale)
+    return emitted(forms, node, Clip(0, hi, dtype), (form.name,), form.scale)
 
 
 def reduce_mean(context: Context, node: Node) -> Form:
@@ -170,26 +166,26 @@ def reduce_mean(context: Context, node: Node) -> Form:
     form = forms.as_is(node.inputs[0], 16, 16)
     op = ReduceSum(tuple(a % x.rank for a in node.op.axes), node.op.keepdims)
     if isinstance(count, int):
-        return _emit(context, node, op, (form.name,), form.scale / count)
-    total = _emit(context, node, op, (form.name,), form.scale, ".sum")
+        return emitted(context.forms, node, op, (form.name,), form.scale / count)
+    total = emitted(context.forms, node, op, (form.name,), form.scale, ".sum")
     divisor = forms.builder.emit(
         Positions((1,), (0,), count), name=f"{node.output}.count", source=node.source
     )
     scale = form.scale / 2.0**MEAN_BITS
-    return _emit(context, node, Divide(MEAN_BITS, WIDE), (total.name, divisor), scale)
+    return emitted(context.forms, node, Divide(MEAN_BITS, WIDE), (total.name, divisor), scale)
 
 
 def reduce_sum(context: Context, node: Node) -> Form:
     """Sums, whole and running, of 16-bit integers."""
     form = context.forms.as_is(node.inputs[0], 16, 16)
-    return _emit(context, node, node.op, (form.name,), form.scale)
+    return emitted(context.forms, node, node.op, (form.name,), form.scale)
 
 
 def reduce_max(context: Context, node: Node) -> Form:
     form = context.forms.as_is(node.inputs[0], 32, 16)
     if float(form.scale) < 0:
         form = context.forms.quantised(node.inputs[0], 16)
-    return _emit(context, node, node.op, (form.name,), form.scale)
+    return emitted(context.forms, node, node.op, (form.name,), form.scale)
 
 
 def cast(context: Context, node: Node) -> Form:
@@ -200,16 +196,7 @@ def cast(context: Context, node: Node) -> Form:
     if type_.magnitude <= WIDE and type_.dtype != "bool":
         return Form(name, np.asarray(1.0))
     op = Cast("int8") if type_.dtype == "bool" else Clip(-WIDE, WIDE, "int32")
-    return _emit(context, node, op, (name,), np.asarray(1.0))
-
-
-def _emit(
-    context: Context, node: Node, op: Op, inputs: tuple[str, ...], scale: Array | np.float64, suffix: str = ""
-) -> Form:
-    name = context.forms.builder.emit(
-        op, *inputs, name=node.output + suffix, source=node.source, scale=as_scale(np.asarray(scale))
-    )
-    return Form(name, np.asarray(scale, np.float64))
+    return emitted(context.forms, node, op, (name,), np.asarray(1.0))
 
 
 RULES: dict[type, Rule] = {

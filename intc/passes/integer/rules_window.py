@@ -8,7 +8,7 @@ from intc.errors import QuantizationError
 from intc.ir.graph import Node
 from intc.ops.window import GroupedConv, MaxPool
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, as_scale
+from intc.passes.integer.forms import Form, emitted
 from intc.passes.integer.rounding import nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
 
@@ -31,8 +31,7 @@ def grouped_conv(context: Context, node: Node) -> Form:
     scale = context.bias_room(node, np.where(grid > 0, grid, weight_scales(columns, 127)))
     integers = nearest(columns, scale, 127).reshape(weight.shape).astype(np.int8)
     w = forms.builder.constant(f"{node.inputs[1]}.q8", integers)
-    name = forms.builder.emit(op, x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
-    return Form(name, scale)
+    return emitted(forms, node, op, (x.name, w), scale)
 
 
 def max_pool(context: Context, node: Node) -> Form:
@@ -40,8 +39,7 @@ def max_pool(context: Context, node: Node) -> Form:
     x = forms.as_is(node.inputs[0], 16, 16)
     if float(x.scale) < 0:
         x = forms.quantised(node.inputs[0], 16)
-    name = forms.builder.emit(node.op, x.name, name=node.output, source=node.source, scale=as_scale(x.scale))
-    return Form(name, x.scale)
+    return emitted(forms, node, node.op, (x.name,), x.scale)
 
 
 RULES: dict[type, Rule] = {GroupedConv: grouped_conv, MaxPool: max_pool}
