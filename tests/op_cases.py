@@ -158,8 +158,17 @@ CASES: tuple[Case, ...] = (
         (X8, t("int8", 4, 5), t("int32", 5, lo=-9, hi=9), *(2 * (t("int32", 5, lo=1, hi=62),))),
     ),
     Case(
-        fused.Attention(2, 4, 0, 8, 16, 20000, 2, -127, 127),
+        fused.Attention(2, 2, 4, 0, 8, 16, 20000, 2, -127, 127),
         (QKV, QKV, QKV, t("int32", 1, lo=2**30), t("int32", 1, lo=30, hi=40)),
+    ),
+    Case(
+        fused.Attention(4, 2, 8, 0, 0, 0, 20000, 2, -127, 127, biased=True, heads_first=True),
+        (
+            *(t("int8", 1, heads, 3, 8) for heads in (4, 2, 2)),
+            t("int32", 1, lo=2**30),
+            t("int32", 1, lo=30, hi=40),
+            t("int32", 4, 3, 3, lo=-(2**20), hi=2**20),
+        ),
     ),
 )
 """At least one case of every operator."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from intc.codegen.cpu.attention import (
     AttentionSpec,
+    Rows,
     attention,
     attention_arguments,
     attention_scratch_bytes,
@@ -81,9 +82,8 @@ class Case:
             *(aligned(np.pad(a, pad)) for a in factors),
         ]
         left = self.shift < 0
-        self.spec = AttentionSpec(
-            self.heads, self.dim, 3 * width, 3 * width, 3 * width, width, form, self.masked, left
-        )
+        rows, out = Rows(self.heads, self.dim, 3 * width), Rows(self.heads, self.dim, width)
+        self.spec = AttentionSpec(rows, rows, rows, out, form, self.masked, left=left)
         names = attention_arguments(self.spec)
         kinds = {**DTYPES, **dict(stage_arguments(self.spec.stages))}
         dtypes = {n: kinds.get(n, "int8") for n in names[: names.index("sq")]}

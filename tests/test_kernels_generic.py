@@ -284,6 +284,7 @@ def attention_case(heads: int, dim: int, shared: bool, mask: tuple[Dim, ...] | N
     width = heads * dim
     op = Attention(
         heads,
+        heads,
         dim,
         0,
         width if shared else 3,
@@ -292,6 +293,7 @@ def attention_case(heads: int, dim: int, shared: bool, mask: tuple[Dim, ...] | N
         3 - 5 * (dim == 5),
         -127,
         127,
+        masked=mask is not None,
     )
     q = t((B, S, 3 * width), "int8", -127, 127)
     k, v = (
@@ -305,8 +307,25 @@ def attention_case(heads: int, dim: int, shared: bool, mask: tuple[Dim, ...] | N
     return Case(op, (q, k, v, mo, eo, *([t(mask, "bool")] if mask else [])), {"batch": 2, "seq": 29})
 
 
+def grouped_attention_case(shared: int, first: bool, bias: tuple[Dim, ...], mask: bool) -> Case:
+    """Head-major rows, ``shared`` heads of queries to one of keys, values in token order."""
+    dim, groups = 8, 2
+    heads, keys = shared * groups, S + 5
+    op = Attention(
+        *(heads, groups, dim, 0, 0, 3, 20077, 1, -32767, 32767), masked=mask, biased=True, heads_first=first
+    )
+    q, k = t((B, heads, S, dim), "int8", -127, 127), t((B, groups, keys, dim), "int8", -127, 127)
+    v = t((B, keys, groups * dim + 3), "int8", -127, 127)
+    factors = (ints(2**30, 2**31 - 1, (1,), np.int32), ints(33, 33, (1,), np.int32))
+    extra = [t((B, keys), "bool")] if mask else []
+    return Case(op, (q, k, v, *factors, *extra, t(bias, "int32", -40000, 40000)), {"batch": 2, "seq": 29})
+
+
 def attention_cases() -> list[Case]:
     return [
+        grouped_attention_case(1, True, (1, 2, S, S + 5), False),
+        grouped_attention_case(3, False, (6, 1, S + 5), True),
+        grouped_attention_case(2, True, (B, 1, S, S + 5), True),
         attention_case(2, 16, True, None),
         attention_case(3, 32, True, (B, S)),
         attention_case(1, 5, True, (B, 1, S, S)),

@@ -68,7 +68,7 @@ class Statistics:
 
     def range(self, calibrator: Calibrator) -> float:
         """The magnitude to represent with one scale."""
-        if calibrator == "minmax" or self.tensor is None:
+        if calibrator == "minmax" or self.tensor is None or not self.low.size:
             return self.magnitude
         return min(float(self.tensor.magnitudes(calibrator)[0]), self.magnitude)
 
@@ -138,6 +138,8 @@ class Observer:
                 self.stats[value.name] = self.fresh(value.name)
             if kept is not None and array.ndim == 3 and array.shape[:2] == kept.shape:
                 array = array[kept]
+            if not array.size:
+                return
             rows = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
             self.stats[value.name].update(rows)
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from intc.errors import CalibrationError
-from intc.ir.dims import Poly, format_shape, symbols
+from intc.ir.dims import PAST, Poly, evaluate_shape, format_shape, is_symbol, symbols
 from intc.ir.graph import Graph
 from intc.ir.op import Array
 
@@ -41,6 +41,7 @@ def count_batches(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> int 
 def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterator[dict[str, Array]]:
     """Checked batches of ``feeds`` for the inputs of ``graph``; ``"random"`` draws standard normal samples.
 
+    States that a feed leaves out are empty.
     CalibrationError names the input that is missing, empty, not finite, or of the wrong shape or type.
     """
     if feeds is None:
@@ -95,6 +96,7 @@ def _stacked(graph: Graph, data: Mapping[str, Array], batch: int, what: str) -> 
 
 def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Array]:
     out = {}
+    feed = {**_empty_states(graph, feed), **feed}
     for name in graph.inputs:
         type_ = graph.type(name)
         if name not in feed:
@@ -106,7 +108,7 @@ def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Ar
         if not fits:
             shape = format_shape(type_.shape)
             raise CalibrationError(f"{what}: input '{name}' has shape {list(array.shape)}, expected {shape}")
-        if array.size == 0:
+        if array.size == 0 and name not in graph.states:
             raise CalibrationError(f"{what}: input '{name}' is empty")
         if array.dtype.kind not in "fiub" or (array.dtype.kind == "f") > type_.is_float:
             raise CalibrationError(f"{what}: input '{name}' has type {array.dtype}, expected {type_.dtype}")
@@ -118,16 +120,28 @@ def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Ar
     return out
 
 
+def _empty_states(graph: Graph, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """States of no positions, for as many sequences as ``feed`` holds."""
+    sizes = {PAST: 0}
+    for name in graph.inputs:
+        if name in feed:
+            shape = zip(graph.type(name).shape, np.shape(feed[name]), strict=False)
+            sizes.update((str(d), n) for d, n in shape if is_symbol(d))
+    shapes = {name: graph.type(name).shape for name in graph.states if name not in feed}
+    known = {name: shape for name, shape in shapes.items() if set(symbols(shape)) <= set(sizes)}
+    return {name: np.zeros(evaluate_shape(shape, sizes), np.float32) for name, shape in known.items()}
+
+
 def _random(graph: Graph) -> Iterator[dict[str, Array]]:
     rng = np.random.default_rng(0)
     free = symbols(d for name in graph.inputs for d in graph.type(name).shape)
     batch = {str(graph.type(name).shape[0]) for name in graph.inputs if graph.type(name).shape}
-    env = {name: 1 if name in batch else RANDOM_SIZE for name in free}
+    env = {name: 1 if name in batch else RANDOM_SIZE for name in free} | {PAST: 0}
     for _ in range(RANDOM_SAMPLES):
         feed: dict[str, Array] = {}
         for name in graph.inputs:
             type_ = graph.type(name)
-            shape = tuple(d if isinstance(d, int) else env[str(d)] for d in type_.shape)
+            shape = evaluate_shape(type_.shape, env)
             if type_.is_float:
                 feed[name] = rng.standard_normal(shape).astype(np.float32)
             else:

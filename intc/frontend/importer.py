@@ -28,12 +28,12 @@ from intc.frontend.symbolic import (
     substitute,
 )
 from intc.frontend.tabulated import Tabulated, emit
-from intc.ir.dims import Dim, symbol
+from intc.ir.dims import PAST, Dim, is_symbol, symbol
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
 from intc.ops.elementwise import Cast
-from intc.ops.movement import Expand, Reshape
+from intc.ops.movement import Concat, Expand, Reshape
 from intc.ops.positions import Positions
 
 OLDEST_OPSET = 13
@@ -138,7 +138,26 @@ class Importer:
                 value = self.builder.emit(Reshape(self.shape_of(value)), value, name=output.name)
             self.builder.output(value)
             names[value] = output.name
+        self._hold_states()
         return _renamed(self.builder.finish(), names)
+
+    def _hold_states(self) -> None:
+        """Find the inputs that an output continues along one axis: the keys and values of past positions.
+
+        Their length is the size ``PAST``, which may be 0.
+        """
+        graph, last = self.builder.graph, symbol(PAST)
+        joins = {n.output: n for n in graph.nodes if isinstance(n.op, Concat)}
+        for index, name in enumerate(graph.outputs):
+            join = joins.get(name)
+            past = join.inputs[0] if join is not None else ""
+            if join is None or past not in graph.inputs or past in graph.states or not graph.type(past).is_float:
+                continue
+            length = graph.type(past).shape[join.op.axis]  # type: ignore[attr-defined]
+            if length != last and is_symbol(length):
+                raise EqualSizes(str(length), last)
+            if length == last:
+                graph.states[past] = index
 
     def _input(self, info: onnx.ValueInfoProto) -> None:
         tensor = info.type.tensor_type
@@ -288,7 +307,7 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
     ]
     values = {to.get(k, k): replace(v, name=to.get(k, k)) for k, v in graph.values.items()}
     outputs = [to.get(x, x) for x in graph.outputs]
-    return Graph(graph.name, graph.inputs, outputs, nodes, values, graph.constants)
+    return Graph(graph.name, graph.inputs, outputs, nodes, values, graph.constants, graph.states)
 
 
 def _storable(array: Array) -> Array:

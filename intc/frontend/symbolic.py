@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Poly, Shape, as_dim, bounds, broadcast, symbol, symbols, terms_of
+from intc.ir.dims import Dim, Poly, Shape, as_dim, bounds, broadcast, is_symbol, symbol, symbols, terms_of
 from intc.ir.op import Array
 from intc.ir.types import DType
 
@@ -324,9 +324,8 @@ def require_equal(a: Dim, b: Dim) -> None:
     if a == b:
         return
     for x, y in ((a, b), (b, a)):
-        if isinstance(x, Poly) and list(x.terms.values()) == [1] and len(next(iter(x.terms))) == 1:
-            if str(x) not in symbols((y,)):
-                raise EqualSizes(str(x), y)
+        if is_symbol(x) and str(x) not in symbols((y,)):
+            raise EqualSizes(str(x), y)
 
 
 def require_broadcast(*shapes: Shape) -> None:

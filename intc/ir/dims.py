@@ -24,6 +24,8 @@ from intc.errors import GraphError
 
 # no symbol stands for more; the runtime refuses larger feeds, and proofs rely on it
 SYMBOL_MAX: Final = 65535
+# how many positions a decoder's state holds: of all symbols, this one may be 0
+PAST: Final = "past"
 Monomial: TypeAlias = tuple[str, ...]
 
 
@@ -110,6 +112,11 @@ def symbol(name: str) -> Dim:
     return Poly({("d" + clean if clean[0].isdigit() else clean,): 1})
 
 
+def is_symbol(dim: Dim) -> bool:
+    """Whether ``dim`` is one symbol and nothing else."""
+    return isinstance(dim, Poly) and list(dim.terms.values()) == [1] and len(next(iter(dim.terms))) == 1
+
+
 def as_dim(value: object) -> Dim:
     """``value`` (int, numpy integer or Poly) as a dim."""
     return value if isinstance(value, Poly) else int(value)  # type: ignore[call-overload]
@@ -166,10 +173,12 @@ def evaluate(dim: Dim, env: Mapping[str, int]) -> int:
 
 
 def bounds(dim: Dim) -> tuple[int, int]:
-    """The smallest and the largest value of ``dim`` over all symbols of 1 to ``SYMBOL_MAX``, term by term."""
+    """The smallest and the largest value of ``dim`` over all symbols of 1 (``PAST``: 0) to ``SYMBOL_MAX``, term
+    by term.
+    """
     lo = hi = 0
     for mono, coef in terms_of(dim).items():
-        ends = (coef, coef * SYMBOL_MAX ** len(mono))
+        ends = (coef * (PAST not in mono), coef * SYMBOL_MAX ** len(mono))
         lo, hi = lo + min(ends), hi + max(ends)
     return lo, hi
 

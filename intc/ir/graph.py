@@ -44,7 +44,11 @@ class Node:
 
 @dataclass
 class Graph:
-    """``inputs`` and ``outputs`` are value names; ``constants`` maps value names to arrays."""
+    """``inputs`` and ``outputs`` are value names; ``constants`` maps value names to arrays.
+
+    ``states`` maps an input that a decoder carries from run to run to the index of the output that continues
+    it.
+    """
 
     name: str
     inputs: list[str] = field(default_factory=list)
@@ -52,6 +56,7 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
+    states: dict[str, int] = field(default_factory=dict)
 
     def type(self, name: str) -> TensorType:
         return self.values[name].type
@@ -96,10 +101,15 @@ class Graph:
                 if isinstance(dim, int):
                     if dim != size:
                         raise FeedError(f"input '{name}' has shape {list(got)}, expected {expected}")
-                elif env.setdefault(str(dim), size) != size:
+                elif dims.is_symbol(dim) and env.setdefault(str(dim), size) != size:
                     raise FeedError(
                         f"input '{name}' has shape {list(got)}: {dim} is {env[str(dim)]} elsewhere"
                     )
+        for name in self.inputs:  # sizes such as past + sequence
+            sizes = dims.evaluate_shape(self.type(name).shape, env)
+            if sizes != feeds[name].shape:
+                shape = dims.format_shape(self.type(name).shape)
+                raise FeedError(f"input '{name}' has shape {list(feeds[name].shape)}, expected {shape}: {sizes}")
         for size, largest in self.limits().items():
             if dims.evaluate(size, env) > largest:
                 raise FeedError(f"{size} is {dims.evaluate(size, env)}; the model takes at most {largest}")
@@ -177,8 +187,8 @@ def dequantize(value: Value, array: Array) -> Array:
 class Builder:
     """Builds a graph node by node; types and intervals are inferred as nodes are emitted."""
 
-    def __init__(self, name: str) -> None:
-        self.graph = Graph(name)
+    def __init__(self, name: str, states: Mapping[str, int] | None = None) -> None:
+        self.graph = Graph(name, states=dict(states or {}))
 
     def fresh(self, stem: str) -> str:
         """A value name that is not taken yet, equal to ``stem`` where possible."""
@@ -242,7 +252,7 @@ def rebuild(graph: Graph, visit: Visit) -> Graph:
     ``inputs`` are the node's inputs in the new graph. Returning ``None`` copies the node. Names of untouched
     values are kept; constants are copied on first use; what no output needs is dropped.
     """
-    builder = Builder(graph.name)
+    builder = Builder(graph.name, graph.states)
     names: dict[str, str] = {}
     for name in graph.inputs:
         value = graph.values[name]
@@ -285,4 +295,5 @@ def prune(graph: Graph) -> Graph:
         kept,
         {n: graph.values[n] for n in names},
         {n: a for n, a in graph.constants.items() if n in needed},
+        graph.states,
     )

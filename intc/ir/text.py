@@ -11,7 +11,7 @@
     %y : int8[batch, 10] scale 0.05 = requantize(%acc, %m, %e) {lo=-128, hi=127, dtype="int8"} from "fc/Gemm"
     output %y
 
-Names outside ``[A-Za-z0-9_./:-]`` are quoted as JSON strings. Small constants stand inline; the others, and
+Last comes ``state %past 1`` for an input that output 1 continues. Names outside ``[A-Za-z0-9_./:-]`` are quoted as JSON strings. Small constants stand inline; the others, and
 scales with one entry per channel (``scale @``), live in a side table of arrays that :func:`side_tensors`
 gives and the parser takes.
 """
@@ -56,6 +56,7 @@ def print_graph(graph: Graph) -> str:
     lines += [_constant_line(graph.values[name], array) for name, array in graph.constants.items()]
     lines += [format_node(graph, node) for node in graph.nodes]
     lines += [f"output {format_name(name)}" for name in graph.outputs]
+    lines += [f"state {format_name(name)} {index}" for name, index in graph.states.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -261,6 +262,8 @@ def _parse_line(
         graph.constants[value.name] = _constant(cursor, value, tensors)
     elif cursor.accept("output "):
         graph.outputs.append(cursor.name())
+    elif cursor.accept("state "):
+        graph.states[cursor.name()] = int(_number(cursor.take(r"\d+", "the index of an output")))
     else:
         value = _define(cursor, graph, tensors)
         cursor.expect("=")

@@ -97,13 +97,17 @@ class Linear(Op):
 class Attention(Op):
     """Scaled dot-product attention of all heads: Q K^T, ShiftWeights, times V, NormaliseRows, requantise.
 
-    Inputs: q [B, Sq, *], k and v [B, Sk, *] int8, of which the columns ``offset .. offset + heads*head_dim``
-    are used (they may be one tensor); mo, eo [1] or [heads*head_dim]; optionally a bool mask, [B, Sk] over
-    keys or broadcastable to [B, heads, Sq, Sk], True = keep. ``m, shift`` are those of ShiftWeights.
-    Output [B, Sq, heads*head_dim] in [lo, hi]: int8, or int16 where 8 bits do not hold that.
+    Inputs: q, k, v int8, each token-major [B, S, *], of which the columns ``offset .. offset + heads*head_dim``
+    are used (they may be one tensor), or head-major [B, heads, S, head_dim]; k and v have ``kv_heads`` heads,
+    each for ``heads / kv_heads`` neighbours of q. mo, eo [1] or [heads*head_dim]. Where ``masked``, a bool
+    mask, [B, Sk] over keys or broadcastable to [B, heads, Sq, Sk], True = keep; where ``biased``, an int32
+    summand of the scores, broadcastable to them. ``m, shift`` are those of ShiftWeights. Output
+    [B, Sq, heads*head_dim], or [B, heads, Sq, head_dim] where ``heads_first``, in [lo, hi]: int8, or int16
+    where 8 bits do not hold that.
     """
 
     heads: int
+    kv_heads: int
     head_dim: int
     q_offset: int
     k_offset: int
@@ -112,8 +116,11 @@ class Attention(Op):
     shift: int
     lo: int
     hi: int
+    masked: bool = False
+    biased: bool = False
+    heads_first: bool = False
     name: ClassVar[str] = "attention"
-    arity: ClassVar[tuple[int, ...]] = (5, 6)
+    arity: ClassVar[tuple[int, ...]] = (5, 6, 7)
 
     @property
     def dtype(self) -> DType:
@@ -122,35 +129,57 @@ class Attention(Op):
 
     def infer(self, *types: TensorType) -> TensorType:
         q, k, v = types[:3]
-        width = self.heads * self.head_dim
-        for what, type_, offset in (
-            ("q", q, self.q_offset),
-            ("k", k, self.k_offset),
-            ("v", v, self.v_offset),
+        if len(types) != 5 + self.masked + self.biased or self.heads % self.kv_heads:
+            raise GraphError("attention's attributes do not fit its inputs")
+        for what, type_, offset, heads in (
+            ("q", q, self.q_offset, self.heads),
+            ("k", k, self.k_offset, self.kv_heads),
+            ("v", v, self.v_offset, self.kv_heads),
         ):
-            last = type_.shape[-1]
-            if type_.rank != 3 or type_.dtype != "int8" or not isinstance(last, int) or last < offset + width:
-                raise GraphError(f"attention needs {what} as int8 [B, S, >= {offset + width}], not {type_}")
-        return TensorType((q.shape[0], q.shape[1], width), self.dtype, self.lo, self.hi)
+            last, width = type_.shape[-1], heads * self.head_dim
+            tokens = type_.rank == 3 and isinstance(last, int) and last >= offset + width
+            first = type_.rank == 4 and type_.shape[1] == heads and last == self.head_dim and not offset
+            if type_.dtype != "int8" or not (tokens or first):
+                raise GraphError(
+                    f"attention needs {what} as int8 [B, S, >= {offset + width}] or"
+                    f" [B, {heads}, S, {self.head_dim}], not {type_}"
+                )
+        if self.biased and types[-1].magnitude + self.head_dim * q.magnitude * k.magnitude >= 2**31:
+            raise QuantizationError(f"scores with a bias up to {types[-1].magnitude} exceed 32 bits")
+        rows = q.shape[-2]
+        if self.heads_first:
+            return TensorType((q.shape[0], self.heads, rows, self.head_dim), self.dtype, self.lo, self.hi)
+        return TensorType((q.shape[0], rows, self.heads * self.head_dim), self.dtype, self.lo, self.hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         q, k, v = (
-            self._heads(a, o)
-            for a, o in zip(arrays[:3], (self.q_offset, self.k_offset, self.v_offset), strict=True)
+            self._heads(a, o, h)
+            for a, o, h in zip(
+                arrays[:3],
+                (self.q_offset, self.k_offset, self.v_offset),
+                (self.heads, self.kv_heads, self.kv_heads),
+                strict=True,
+            )
         )
         scores = exact_matmul(q, np.swapaxes(k, -1, -2)).astype(np.int32)  # B H Sq Sk
-        masks = [a[:, None, None, :] if a.ndim == 2 else a for a in arrays[5:]]
+        if self.biased:
+            scores = scores + arrays[-1]
+        masks = [a[:, None, None, :] if a.ndim == 2 else a for a in arrays[5 : 5 + self.masked]]
         weights = ShiftWeights(self.m, self.shift).evaluate(scores, *masks, sizes=sizes)
         context = NormaliseRows().evaluate(exact_matmul(weights, v), weights, sizes=sizes).astype(np.int64)
         context = np.swapaxes(context, 1, 2)  # B Sq H D
-        context = context.reshape(*context.shape[:2], -1)
+        split = context.shape
+        context = context.reshape(*split[:2], -1)
         mo, eo = arrays[3].astype(np.int64), arrays[4].astype(np.int64)
-        return np.asarray(scalar.requantize(scalar.EXACT, context, mo, eo, self.lo, self.hi), self.dtype)
+        out = np.asarray(scalar.requantize(scalar.EXACT, context, mo, eo, self.lo, self.hi), self.dtype)
+        return np.swapaxes(out.reshape(split), 1, 2) if self.heads_first else out
 
-    def _heads(self, array: Array, offset: int) -> Array:
-        """B H S D view of the used columns."""
-        used = array[:, :, offset : offset + self.heads * self.head_dim]
-        return np.swapaxes(used.reshape(*used.shape[:2], self.heads, self.head_dim), 1, 2)
+    def _heads(self, array: Array, offset: int, heads: int) -> Array:
+        """B H S D view of the used columns; heads of keys and values repeated for those that share them."""
+        if array.ndim == 3:
+            used = array[:, :, offset : offset + heads * self.head_dim]
+            array = np.swapaxes(used.reshape(*used.shape[:2], heads, self.head_dim), 1, 2)
+        return np.repeat(array, self.heads // heads, axis=1)
 
 
 OPS = (Linear, Attention)

@@ -1,8 +1,9 @@
-"""Phase 5: ``reshape(transpose(requantize(normalise_rows(w @ v, w))))`` over split heads becomes one
-``attention``, where ``w = shift_weights(q @ k^T)``; also without the ``requantize``, which is then by one.
+"""Phase 5: ``requantize(normalise_rows(w @ v, w))`` becomes one ``attention``, where
+``w = shift_weights(q @ k^T [+ bias])``; also without the ``requantize``, which is then by one.
 
-The split ``reshape -> transpose`` of q, k and v and the merge of the result are absorbed: the kernel reads
-and writes token-major rows. A score bias or other layouts stay as they are.
+What splits rows into heads is absorbed, since the kernel reads token-major and head-major rows alike:
+``reshape -> transpose`` of q, k and v, the repetition of keys that several heads share, and the merge of the
+result.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node, rebuild
+from intc.ops.elementwise import Add
 from intc.ops.fused import Attention
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Reshape, Transpose
+from intc.ops.movement import Expand, Reshape, Transpose
 from intc.ops.requantize import Requantize
 from intc.ops.row_softmax import NormaliseRows, ShiftWeights
 from intc.passes.match import Uses
@@ -22,6 +24,7 @@ from intc.passes.match import Uses
 IDENTITY = (2**30, 30)  # m and e that multiply by one
 HEADS_FIRST = (0, 2, 1, 3)
 KEYS_LAST = (0, 2, 3, 1)
+SWAPPED = (0, 1, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -30,79 +33,150 @@ class FuseAttention:
 
     def run(self, graph: Graph) -> Graph:
         uses = Uses.of(graph)
+        matches = (_match(graph, uses, node) for node in graph.nodes if isinstance(node.op, NormaliseRows))
+        found = {match.output: match for match in matches if match is not None}
 
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
-            found = _match(graph, uses, node)
-            if found is None:
-                return None
-            op, operands = found
-            if not operands[3]:
-                operands[3:5] = [
-                    b.constant(n, np.array([v], np.int32)) for n, v in zip("me", IDENTITY, strict=True)
-                ]
-            operands[5:] = [_of_rank_4(b, x) for x in operands[5:]]
-            scale = graph.values[node.output].scale
-            return b.emit(op, *operands, name=node.output, source=node.source, scale=scale)
+            match = found.get(node.output)
+            return None if match is None else match.emit(b, graph.values[node.output].scale, node.source)
 
         return rebuild(graph, visit)
 
 
-def _of_rank_4(b: Builder, mask: str) -> str:
-    """``mask``, which broadcasts to [B, H, Sq, Sk], with all axes: rank 2 means [B, Sk] to the operator."""
-    shape = b.graph.type(mask).shape
-    full = (1,) * (4 - len(shape)) + tuple(shape)
-    return mask if len(shape) == 4 else b.emit(Reshape(full), mask, name=f"{mask}.rank4")
+@dataclass(frozen=True)
+class _Match:
+    """An attention that computes ``output``; ``beside`` are its mask and its bias, ``factors`` m and e."""
+
+    op: Attention
+    output: str
+    rows: tuple[str, str, str]
+    factors: tuple[str, ...]
+    beside: tuple[str, ...]
+
+    def emit(self, b: Builder, scale: object, source: str) -> str:
+        factors = self.factors or tuple(
+            b.constant(n, np.array([v], np.int32)) for n, v in zip("me", IDENTITY, strict=True)
+        )
+        beside = (_of_rank_4(b, x, self.op.heads) for x in self.beside)
+        operands = (*self.rows, *factors, *beside)
+        return b.emit(self.op, *operands, name=self.output, source=source, scale=scale)  # type: ignore[arg-type]
 
 
-def _split(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> tuple[str, int, int] | None:
-    """``value = transpose(reshape(x), perm)`` splitting [B, S, H*D] into heads: x, H and D."""
+def _of_rank_4(b: Builder, x: str, heads: int) -> str:
+    """``x``, which broadcasts to the scores, with the axes [B, H, Sq, Sk]: rank 2 means [B, Sk] to the
+    operator, and rank 3 scores are those of one head.
+    """
+    shape = tuple(b.graph.type(x).shape)
+    if len(shape) == 4:
+        return x
+    full = (shape[0], 1, *shape[1:]) if len(shape) == 3 and heads == 1 else (1,) * (4 - len(shape)) + shape
+    return b.emit(Reshape(full), x, name=f"{x}.rank4")
+
+
+def _match(graph: Graph, uses: Uses, rows: Node) -> _Match | None:
+    """The attention around ``normalise_rows``, as far as it reaches."""
+    context = uses.only(rows.inputs[0], MatMul)
+    weights = uses.producer(rows.inputs[1], ShiftWeights)
+    if context is None or weights is None or context.inputs[0] != weights.output:
+        return None
+    if len(uses.users[weights.output]) != 2 or weights.output in uses.outputs:
+        return None
+    assert isinstance(weights.op, ShiftWeights)
+    biased = uses.only(weights.inputs[0], Add)
+    scores, bias = _biased(graph, uses, biased) if biased else (uses.only(weights.inputs[0], MatMul), ())
+    if scores is None or graph.type(scores.output).rank not in (3, 4):
+        return None
+    q = _rows(graph, uses, scores.inputs[0])
+    k = _keys(graph, uses, scores.inputs[1])
+    v = _rows(graph, uses, context.inputs[1])
+    if q is None or k is None or v is None or k[1] != v[1] or q[2] != k[2] != v[2] or q[1] % k[1]:
+        return None
+    beside = (*weights.inputs[1:], *bias)
+    if any(graph.type(x).shape[-1:] != graph.type(scores.output).shape[-1:] for x in beside):
+        return None  # a mask of whole rows
+    end, (lo, hi), factors = rows, graph.type(rows.output).interval, ()
+    narrow = uses.sole_user(rows.output, Requantize)
+    if narrow is not None and graph.constants[narrow.inputs[1]].size == 1:
+        assert isinstance(narrow.op, Requantize)
+        if narrow.op.dtype in ("int8", "int16"):
+            end, lo, hi, factors = narrow, narrow.op.lo, narrow.op.hi, narrow.inputs[1:]
+    merge = _merge(graph, uses, end.output)
+    heads_first = merge is None and graph.type(end.output).rank == 4
+    op = Attention(
+        *(q[1], k[1], q[2], 0, 0, 0, weights.op.m, weights.op.shift, lo, hi),
+        masked=len(weights.inputs) == 2,
+        biased=bool(bias),
+        heads_first=heads_first,
+    )
+    return _Match(op, (merge or end).output, (q[0], k[0], v[0]), tuple(factors), beside)
+
+
+def _biased(graph: Graph, uses: Uses, total: Node) -> tuple[Node | None, tuple[str, ...]]:
+    """``scores + bias`` taken apart."""
+    for scores, bias in (total.inputs, total.inputs[::-1]):
+        node = uses.only(scores, MatMul)
+        same = graph.type(scores).shape == graph.type(total.output).shape
+        if node is not None and same and graph.type(bias).dtype == "int32":
+            return node, (bias,)
+    return None, ()
+
+
+def _rows(graph: Graph, uses: Uses, value: str) -> tuple[str, int, int] | None:
+    """A tensor of rows that ``value`` [B, H, S, D] or [B, S, D] shows, its heads, and D."""
+    value = _unshared(graph, uses, value)
+    type_ = graph.type(value)
+    dim = type_.shape[-1]
+    heads = type_.shape[1] if type_.rank == 4 else 1
+    if type_.dtype != "int8" or not isinstance(dim, int) or not isinstance(heads, int):
+        return None
+    return _tokens(graph, uses, value, HEADS_FIRST) or value, heads, dim
+
+
+def _keys(graph: Graph, uses: Uses, value: str) -> tuple[str, int, int] | None:
+    """Like :func:`_rows`, of ``value`` [B, H, D, S] or [B, D, S]."""
+    moved = uses.producer(value, Transpose)
+    if moved is None or not isinstance(moved.op, Transpose):
+        return None
+    if tuple(moved.op.perm) in (SWAPPED, (0, 2, 1)):
+        return _rows(graph, uses, moved.inputs[0])
+    tokens = _tokens(graph, uses, value, KEYS_LAST)
+    heads, dim = graph.type(value).shape[1:3] if tokens else (0, 0)
+    return (tokens, heads, dim) if tokens else None  # type: ignore[return-value]
+
+
+def _tokens(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> str | None:
+    """x [B, S, H*D] where ``value = transpose(reshape(x), perm)`` splits it into heads."""
     moved = uses.producer(value, Transpose)
     if moved is None or not isinstance(moved.op, Transpose) or tuple(moved.op.perm) != perm:
         return None
     shaped = uses.producer(moved.inputs[0], Reshape)
     if shaped is None:
         return None
-    x = graph.type(shaped.inputs[0])
-    b, s, heads, dim = graph.type(shaped.output).shape
-    if x.rank != 3 or x.shape[:2] != (b, s) or x.dtype != "int8" or not isinstance(heads, int):
-        return None
-    return (shaped.inputs[0], heads, dim) if isinstance(dim, int) and x.shape[2] == heads * dim else None
+    x, split = graph.type(shaped.inputs[0]), graph.type(shaped.output).shape
+    heads, dim = split[2:]
+    known = isinstance(heads, int) and isinstance(dim, int)
+    fits = x.rank == 3 and x.dtype == "int8" and x.shape == (*split[:2], heads * dim)
+    return shaped.inputs[0] if known and fits else None
 
 
-def _match(graph: Graph, uses: Uses, merge: Node) -> tuple[Attention, list[str]] | None:
-    if not isinstance(merge.op, Reshape) or graph.type(merge.output).rank != 3:
+def _unshared(graph: Graph, uses: Uses, value: str) -> str:
+    """x [B, G, S, D] where ``value`` [B, G*n, S, D] repeats each of its heads n times; else ``value``."""
+    merged = uses.producer(value, Reshape)
+    repeated = uses.producer(merged.inputs[0], Expand) if merged else None
+    split = uses.producer(repeated.inputs[0], Reshape) if repeated else None
+    if repeated is None or split is None or graph.type(value).rank != 4:
+        return value
+    x, wide, whole = (graph.type(n).shape for n in (split.inputs[0], repeated.output, value))
+    one = graph.type(split.output).shape
+    fits = len(x) == 4 and len(wide) == 5 and one == (*x[:2], 1, *x[2:])
+    return split.inputs[0] if fits and (*wide[:2], *wide[3:]) == x and whole[2:] == x[2:] else value
+
+
+def _merge(graph: Graph, uses: Uses, value: str) -> Node | None:
+    """The node that makes [B, S, H*D] of ``value`` [B, H, S, D], where nothing else reads it."""
+    moved = uses.sole_user(value, Transpose)
+    if moved is None or not isinstance(moved.op, Transpose) or tuple(moved.op.perm) != HEADS_FIRST:
         return None
-    moved = uses.only(merge.inputs[0], Transpose)
-    narrow = uses.only(moved.inputs[0], Requantize) if moved and tuple(moved.op.perm) == HEADS_FIRST else None  # type: ignore[attr-defined]
-    whole = narrow is None and moved is not None and tuple(moved.op.perm) == HEADS_FIRST  # type: ignore[attr-defined]
-    source = narrow.inputs[0] if narrow else moved.inputs[0] if moved and whole else ""
-    rows = uses.only(source, NormaliseRows)
-    context = uses.only(rows.inputs[0], MatMul) if rows else None
-    weights = uses.producer(context.inputs[0], ShiftWeights) if context else None
-    scores = uses.only(weights.inputs[0], MatMul) if weights else None
-    if rows is None or context is None or weights is None or scores is None:
-        return None
-    if rows.inputs[1] != weights.output or len(uses.users[weights.output]) != 2:
-        return None
-    assert isinstance(weights.op, ShiftWeights)
-    q = _split(graph, uses, scores.inputs[0], HEADS_FIRST)
-    k = _split(graph, uses, scores.inputs[1], KEYS_LAST)
-    v = _split(graph, uses, context.inputs[1], HEADS_FIRST)
-    if q is None or k is None or v is None or not q[1:] == k[1:] == v[1:]:
-        return None
-    heads, dim = q[1:]
-    lo, hi = graph.type(rows.output).interval
-    factors: tuple[str, ...] = ("", "")  # as it is: 16 bits
-    if narrow is not None:
-        assert isinstance(narrow.op, Requantize)
-        lo, hi, factors = narrow.op.lo, narrow.op.hi, narrow.inputs[1:]
-        if narrow.op.dtype not in ("int8", "int16") or graph.constants[factors[0]].size != 1:
-            return None
-    out = graph.type(merge.output).shape
-    if out[:2] != graph.type(q[0]).shape[:2] or out[2] != heads * dim:
-        return None
-    op = Attention(heads, dim, 0, 0, 0, weights.op.m, weights.op.shift, lo, hi)
-    mask = list(weights.inputs[1:])
-    if any(graph.type(x).shape[-1:] != graph.type(scores.output).shape[-1:] for x in mask):
-        return None  # a mask of whole rows
-    return op, [q[0], k[0], v[0], *factors, *mask]
+    merged = uses.sole_user(moved.output, Reshape)
+    b, s, h, d = graph.type(moved.output).shape
+    return merged if merged is not None and graph.type(merged.output).shape == (b, s, h * d) else None

@@ -23,6 +23,7 @@ from intc.passes.integer.rules import RULES
 from intc.passes.plan import Plan
 
 OUTPUT_BITS = 16
+STATE_BITS = 8
 COMPARED_BITS = 24  # of the larger operand of a comparison
 
 
@@ -32,7 +33,7 @@ class Integerise:
     ``plan``: what differs from 8 bits and ``family``.
 
     Float inputs become int8 (per tensor; wider for products that read more bits), float outputs int16 with
-    one scale, so that integer logits can be compared. UnsupportedModel lists every
+    one scale, so that integer logits can be compared; a state is int8 at one scale on both sides. UnsupportedModel lists every
     node that has no integer form, all at once.
     """
 
@@ -44,7 +45,7 @@ class Integerise:
     name: str = "integerise"
 
     def run(self, graph: Graph) -> Graph:
-        builder = Builder(graph.name)
+        builder = Builder(graph.name, graph.states)
         forms = Forms(graph, builder, self.stats, self.calibrator)
         context = Context(forms, self.plan.resolve(graph, self.family), graph.users(), self.rounding)
         indexed = _index_ranges(graph)
@@ -55,8 +56,10 @@ class Integerise:
             self._node(context, node, problems)
         if problems:
             raise UnsupportedModel(graph.name, problems)
-        for name in graph.outputs:
-            builder.output(_output(forms, name))
+        continued = {index: name for name, index in graph.states.items()}
+        for index, name in enumerate(graph.outputs):
+            state = forms.base[continued[index]] if index in continued else None
+            builder.output(_output(forms, name) if state is None else forms.quantised(name, STATE_BITS, state.scale).name)
         return builder.finish()
 
     def _node(self, context: Context, node: Node, problems: list[tuple[str, str, str]]) -> None:
@@ -131,8 +134,9 @@ def _input(context: Context, name: str, indexed: dict[str, int]) -> None:
     forms = context.forms
     type_ = forms.source.type(name)
     if type_.is_float:
-        bits = _reader_bits(context, name)
-        scale = forms.scale_for(name, bits)
+        held = name in forms.source.states
+        bits = STATE_BITS if held else _reader_bits(context, name)
+        scale = forms.scale_for(forms.source.outputs[forms.source.states[name]] if held else name, bits)
         wanted = TensorType(type_.shape, DTYPE[bits], -LIMIT[bits], LIMIT[bits])
         forms.builder.input(name, wanted, float(scale))
         forms.base[name] = Form(name, scale)

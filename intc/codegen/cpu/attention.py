@@ -26,28 +26,67 @@ BLOCK_ROWS: Final = 24
 
 
 @dataclass(frozen=True)
-class AttentionSpec:
-    """Shape and layout; equal specs share a kernel.
-
-    q [B, Sq, *], k and v [B, Sk, *] are int8 rows with the given strides (elements between tokens), head h in
-    columns ``h * head_dim``; the pointers include the column offset of head 0. The output has ``out_stride``.
-    ``mask`` adds an 8-bit mask (nonzero keeps) of strides given at run time. ``output`` turns the normalised
-    context (Q8) into int8, or int16 where it goes beyond. ``left``: score distances are shifted left.
+class Rows:
+    """Where the rows of all heads lie: token-major [B, S, stride], head h in columns ``h * dim``; or, with
+    ``stride`` 0, head-major [B, heads, S, dim].
     """
 
     heads: int
-    head_dim: int
-    q_stride: int
-    k_stride: int
-    v_stride: int
-    out_stride: int
+    dim: int
+    stride: int = 0
+
+    @property
+    def step(self) -> int:
+        """Elements between rows of a head."""
+        return self.stride or self.dim
+
+    def at(self, batch: Any, head: Any, length: Any, row: Any = 0) -> Any:
+        """The index of ``row`` of a head; every head has ``length`` rows."""
+        if self.stride:
+            return (batch * length + row) * self.stride + head * self.dim
+        return ((batch * self.heads + head) * length + row) * self.dim
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Shape and layout; equal specs share a kernel.
+
+    The pointers to the int8 rows ``q``, ``k`` and ``v`` include the column offset of head 0; k and v may have
+    fewer heads than q, each then read by as many neighbouring heads of q. ``mask`` adds an 8-bit mask (nonzero
+    keeps), ``bias`` an int32 summand of the scores, both of strides given at run time. ``output`` turns the
+    normalised context (Q8) into int8, or int16 where it goes beyond. ``left``: score distances are shifted
+    left.
+    """
+
+    q: Rows
+    k: Rows
+    v: Rows
+    out: Rows
     output: Requantize
     mask: bool = False
+    bias: bool = False
     left: bool = False
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.head_dim < 1:
             raise CodegenError(f"attention of {self.heads} heads by {self.head_dim}: both must be positive")
+        if self.k.heads != self.v.heads or self.heads % self.k.heads:
+            raise CodegenError(f"{self.heads} heads of queries cannot share {self.k.heads} heads of keys")
+
+    @property
+    def heads(self) -> int:
+        """The heads of q."""
+        return self.q.heads
+
+    @property
+    def head_dim(self) -> int:
+        """The columns of a head."""
+        return self.q.dim
+
+    @property
+    def group(self) -> int:
+        """The heads of q that read one head of k and v."""
+        return self.heads // self.k.heads
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -115,10 +154,10 @@ def attention_arguments(spec: AttentionSpec) -> tuple[str, ...]:
     """The kernel's parameters in order; ``score`` is
     :func:`intc.codegen.cpu.probabilities.score_parameters`.
     """
-    mask = ("mask",) if spec.mask else ()
+    extra = tuple(name for name, used in (("mask", spec.mask), ("bias", spec.bias)) if used)
     factors = tuple(name for name, _ in stage_arguments(spec.stages))
-    strides = ("mask_batch", "mask_head", "mask_row") if spec.mask else ()
-    return ("q", "k", "v", *mask, "score", *factors, "out", "scratch", "sq", "sk", *strides, "begin", "end")
+    strides = tuple(f"{name}_{axis}" for name in extra for axis in ("batch", "head", "row"))
+    return ("q", "k", "v", *extra, "score", *factors, "out", "scratch", "sq", "sk", *strides, "begin", "end")
 
 
 class _Attention:
@@ -129,7 +168,7 @@ class _Attention:
 
     def emit(self, name: str) -> None:
         spec, isa = self.spec, self.isa
-        dtypes = {"score": "int32", "scratch": "int32", "out": spec.out_dtype}
+        dtypes = {"score": "int32", "bias": "int32", "scratch": "int32", "out": spec.out_dtype}
         dtypes |= dict(stage_arguments(spec.stages))
         names = attention_arguments(spec)
         pointers = names[: names.index("sq")]
@@ -149,9 +188,13 @@ class _Attention:
             chunk = T.Bind(tir.floormod(task, chunks))
             index = T.Bind(tir.floordiv(task, chunks))
             head, batch = T.Bind(tir.floormod(index, spec.heads)), T.Bind(tir.floordiv(index, spec.heads))
-            with T.If(tir.Or(task == self.sizes["begin"], chunk == 0)), T.Then():
-                self._pack_keys(T.Bind(batch * self.sk * spec.k_stride + head * spec.head_dim))
-                self._pack_values(T.Bind(batch * self.sk * spec.v_stride + head * spec.head_dim))
+            shared, first_of_group = head, chunk == 0
+            if spec.group > 1:
+                shared = T.Bind(tir.floordiv(head, spec.group))
+                first_of_group = tir.And(chunk == 0, tir.floormod(head, spec.group) == 0)
+            with T.If(tir.Or(task == self.sizes["begin"], first_of_group)), T.Then():
+                self._pack_keys(T.Bind(spec.k.at(batch, shared, self.sk)))
+                self._pack_values(T.Bind(spec.v.at(batch, shared, self.sk)))
             first = T.Bind(chunk * CHUNK_ROWS)
             rows = T.Bind(tir.Min(self.sq - first, tir.IntImm("int32", CHUNK_ROWS)))
             with T.serial(0, (rows + (BLOCK_ROWS - 1)) // BLOCK_ROWS) as block:
@@ -174,8 +217,8 @@ class _Attention:
             )
             emit_pack_rows(
                 self.at["k"],
-                base + key * self.spec.k_stride,
-                self.spec.k_stride,
+                base + key * self.spec.k.step,
+                self.spec.k.step,
                 self.b,
                 lay.q * unit,
                 lay.q_stride * unit,
@@ -213,7 +256,7 @@ class _Attention:
         last.
         """
         isa, lay, dim = self.lay.value, self.lay, self.spec.head_dim
-        v, stride, g = self.at["v"], self.spec.v_stride, isa.group
+        v, stride, g = self.at["v"], self.spec.v.step, isa.group
         with T.serial(0, lay.value_words) as word:
             last = self.sk - 1
             rows = [T.Bind(base + tir.Min(word * g + i, last) * stride) for i in range(g)]
@@ -228,11 +271,10 @@ class _Attention:
     def _block(self, softmax: RowWeights, batch: Any, head: Any, row: Any, count: Any) -> None:
         """``count`` query rows from ``row``: scores, probabilities, context."""
         spec, isa, lay, g = self.spec, self.isa, self.lay, self.isa.group
-        base = T.Bind((batch * self.sq + row) * spec.q_stride + head * spec.head_dim)
         emit_pack_rows(
             self.at["q"],
-            base,
-            spec.q_stride,
+            T.Bind(spec.q.at(batch, head, self.sq, row)),
+            spec.q.step,
             self.a,
             lay.q * g,
             lay.q_stride * g,
@@ -249,6 +291,8 @@ class _Attention:
                 self._load_mask(batch, head, row + r)
                 mask = (self.bytes, lay.mask * 4)
             scores, p = lay.scores + r * lay.keys, (lay.p + r * lay.p_stride) * g
+            if spec.bias:
+                self._add_bias(T.Bind(scores), self._row_of("bias", batch, head, row + r))
             total = softmax.emit(self.words, scores, self.a, p, mask)
             for i, factor in enumerate(row_factor(T.Bind(T.cast(total, "int64")))):
                 T.buffer_store(self.words, T.cast(factor, "int32"), [lay.factors + r * 3 + i])
@@ -273,12 +317,27 @@ class _Attention:
 
     def _load_mask(self, batch: Any, head: Any, row: Any) -> None:
         """One row of the mask into scratch, zero-filled to whole vectors."""
-        s, mask, to = self.sizes, self.at["mask"], self.lay.mask * 4
-        source = T.Bind(batch * s["mask_batch"] + head * s["mask_head"] + row * s["mask_row"])
+        mask, to = self.at["mask"], self.lay.mask * 4
+        source = self._row_of("mask", batch, head, row)
         with T.serial(0, self.sk) as i:
             T.buffer_store(self.bytes, mask[source + i], [to + i])
         with T.serial(self.sk, _up(self.sk, self.isa.epilogue)) as i:
             T.buffer_store(self.bytes, tir.IntImm("int8", 0), [to + i])
+
+    def _row_of(self, name: str, batch: Any, head: Any, row: Any) -> Any:
+        """Where a row of the mask or the bias begins."""
+        by_batch, by_head, by_row = (self.sizes[f"{name}_{axis}"] for axis in ("batch", "head", "row"))
+        return T.Bind(batch * by_batch + head * by_head + row * by_row)
+
+    def _add_bias(self, scores: Any, source: Any) -> None:
+        """One row of the bias added to the scores at ``scores``."""
+        words, bias, lanes = self.words, self.at["bias"], self.isa.epilogue
+        whole = T.Bind(tir.floordiv(self.sk, lanes))
+        with T.serial(0, whole) as i:
+            at = ramp(scores + i * lanes, lanes)
+            T.buffer_store(words, words[at] + bias[ramp(source + i * lanes, lanes)], [at])
+        with T.serial(whole * lanes, self.sk) as i:
+            T.buffer_store(words, words[scores + i] + bias[source + i], [scores + i])
 
     def _context(self, batch: Any, head: Any, row: Any, count: Any) -> None:
         spec, isa, lay = self.spec, self.lay.value, self.lay
@@ -299,7 +358,7 @@ class _Attention:
 
             def after(first: Any, size: Any) -> None:
                 channel = T.Bind(head * spec.head_dim + column)
-                base = T.Bind((batch * self.sq + row + first) * spec.out_stride + channel)
+                base = T.Bind(spec.out.at(batch, head, self.sq, row + first) + column)
 
                 def factors(r: Any) -> tuple[Any, Any, Any]:
                     at = T.Bind(lay.factors + (first + r) * 3)
@@ -307,7 +366,7 @@ class _Attention:
                     return a, b, c
 
                 def place(r: Any) -> Any:
-                    return base + r * spec.out_stride
+                    return base + r * spec.out.step
 
                 out, kind = self.at["out"], spec.out_dtype
                 to = Output(spec.stages, parameters, out, kind, channel, place, factors=factors)

@@ -9,6 +9,7 @@ import numpy as np
 
 from intc.codegen.cpu.attention import (
     AttentionSpec,
+    Rows,
     attention,
     attention_scratch_bytes,
     attention_tasks,
@@ -144,26 +145,25 @@ def _stages(program: Program, node: Node, factors: Multipliers, bound: int, isa:
 def lower_attention(program: Program, node: Node) -> None:
     op, isa = node.op, isa_of(program)
     assert isinstance(op, Attention)
-    q, k, v = node.inputs[:3]
-    batch, sq, _ = program.type(q).shape
-    sk = program.type(k).shape[1]
+    types = [program.type(x) for x in node.inputs[:3]]
+    batch, sq, sk = types[0].shape[0], types[0].shape[-2], types[1].shape[-2]
     factors = Multipliers(program, isa)
     context = (-32767, 32767)
     output = factors.requantize(node.inputs[3], node.inputs[4], op.lo, op.hi, context, VALUES_BEYOND)
-    widths = [program.type(x).shape[-1] for x in (q, k, v)]
-    q_stride, k_stride, v_stride = (w for w in widths if isinstance(w, int))
-    masked = len(node.inputs) == 6
-    width = op.heads * op.head_dim
-    spec = AttentionSpec(
-        op.heads, op.head_dim, q_stride, k_stride, v_stride, width, output, masked, op.shift < 0
+    q, k, v = (
+        Rows(heads, op.head_dim, t.shape[-1] if t.rank == 3 else 0)  # type: ignore[arg-type]
+        for heads, t in zip((op.heads, op.kv_heads, op.kv_heads), types, strict=True)
     )
+    out = Rows(op.heads, op.head_dim, 0 if op.heads_first else op.heads * op.head_dim)
+    spec = AttentionSpec(q, k, v, out, output, op.masked, op.biased, op.shift < 0)
     kernel = program.kernel("attention", (spec, isa), lambda: attention(spec, isa))
-    args: list[Arg] = [ValueArg(x, o) for x, o in ((q, op.q_offset), (k, op.k_offset), (v, op.v_offset))]
+    offsets = (op.q_offset, op.k_offset, op.v_offset)
+    args: list[Arg] = [ValueArg(x, o) for x, o in zip(node.inputs[:3], offsets, strict=True)]
     strides: list[Arg] = []
-    if masked:
-        mask = node.inputs[5]
-        args.append(program.operand(mask))
-        strides = [SizeArg(s) for s in mask_strides(program.type(mask).shape, (batch, op.heads, sq, sk))]
+    for name in node.inputs[5:]:
+        args.append(program.operand(name))
+        shape = program.type(name).shape
+        strides += [SizeArg(s) for s in score_strides(shape, (batch, op.heads, sq, sk))]
     args += [program.constant(score_parameters(op.m, op.shift)), *factors.args, ValueArg(node.output)]
     args += [ScratchArg(attention_scratch(spec, isa, sk)), SizeArg(sq), SizeArg(sk), *strides]
 
@@ -174,11 +174,13 @@ def lower_attention(program: Program, node: Node) -> None:
     program.add(kernel, args, node.output, node.source)
 
 
-def mask_strides(mask: Shape, scores: Shape) -> tuple[Dim, Dim, Dim]:
-    """Elements between batches, heads and query rows of a mask [B, Sk] or broadcastable to [B, H, Sq, Sk]."""
-    full = (mask[0], 1, 1, mask[1]) if len(mask) == 2 else (1,) * (4 - len(mask)) + tuple(mask)
+def score_strides(operand: Shape, scores: Shape) -> tuple[Dim, Dim, Dim]:
+    """Elements between batches, heads and query rows of a mask [B, Sk] or of a mask or bias that broadcasts to
+    [B, H, Sq, Sk].
+    """
+    full = (operand[0], 1, 1, operand[1]) if len(operand) == 2 else (1,) * (4 - len(operand)) + tuple(operand)
     if full[-1] != scores[-1]:
-        raise CodegenError(f"the attention mask {format_shape(mask)} must give every key")
+        raise CodegenError(f"{format_shape(operand)} beside the attention scores must give every key")
     strides = broadcast_view(full, scores).strides
     return strides[0], strides[1], strides[2]
 

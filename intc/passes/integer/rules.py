@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from intc.errors import QuantizationError
-from intc.ir.dims import SYMBOL_MAX
 from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Sigmoid, Sub, Tanh
@@ -19,9 +18,7 @@ from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Gather
 from intc.ops.requantize import Clip
-from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
-from intc.ops.softmax import Softmax
-from intc.passes.integer import families, rules_elementwise, rules_quantised, rules_window
+from intc.passes.integer import families, rules_attention, rules_elementwise, rules_quantised, rules_window
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
@@ -33,7 +30,7 @@ WEIGHT_LIMIT = 127
 def matmul(context: Context, node: Node) -> Form:
     weight = context.constant(node.inputs[1])
     return (
-        _linear(context, node, weight) if weight is not None and weight.ndim == 2 else _product(context, node)
+        _linear(context, node, weight) if weight is not None and weight.ndim == 2 else rules_attention.product(context, node)
     )
 
 
@@ -113,27 +110,6 @@ def linear_input(context: Context, value: str, bits: int) -> Form:
     return forms.as_is(value, bits, bits)
 
 
-def _product(context: Context, node: Node) -> Form:
-    forms, b = context.forms, context.forms.builder
-    a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
-    length = forms.source.type(node.inputs[0]).shape[-1]
-    count = length if isinstance(length, int) else SYMBOL_MAX
-    types = [b.graph.type(f.name) for f in (a, c)]
-    if count * types[0].magnitude * types[1].magnitude >= 2**31:  # a model's own zero point took a ninth bit
-        a, c = (
-            forms.quantised(x, 8) if type_.dtype == "int16" else form
-            for x, form, type_ in zip(node.inputs, (a, c), types, strict=True)
-        )
-    scale = np.asarray(a.scale * c.scale)
-    if not a.row_sums:
-        name = b.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
-        return Form(name, scale)
-    total = b.emit(MatMul(), a.name, c.name, name=f"{node.output}.weighted", source=node.source)
-    scale = scale / 2.0**CONTEXT_FRAC
-    name = b.emit(NormaliseRows(), total, a.name, name=node.output, source=node.source, scale=as_scale(scale))
-    return Form(name, scale)
-
-
 def add(context: Context, node: Node) -> Form:
     sign = -1 if isinstance(node.op, Sub) else 1
     left, right = node.inputs
@@ -149,7 +125,8 @@ def add(context: Context, node: Node) -> Form:
         and (left in context.corrections or _fits(constant, base, context))
     ):
         return _biased(context, node, left, base, sign * constant.astype(np.float64))
-    return _sum(context, node, left, right, sign)
+    scores = rules_attention.biased_scores(context, node, sign)
+    return scores or _sum(context, node, left, right, sign)
 
 
 def _is_bias(constant: Array, base: Form, context: Context) -> bool:
@@ -200,26 +177,6 @@ def _sum(context: Context, node: Node, left: str, right: str, sign: int) -> Form
     )
     clip = Clip(-32767, 32767, "int16")
     return Form(b.emit(clip, total, name=node.output, source=node.source, scale=as_scale(scale)), scale)
-
-
-def softmax(context: Context, node: Node) -> Form:
-    assert isinstance(node.op, Softmax)
-    rank = context.forms.source.type(node.inputs[0]).rank
-    if node.op.axis not in (-1, rank - 1):
-        raise QuantizationError(f"node '{node.source}' (softmax): only the last axis has an integer form")
-    mask = tuple(context.forms.integer(m) for m in node.inputs[1:])
-    family = context.plan.family(node)
-    if family in ("auto", "shift") and _only_weighs(context, node.output):
-        return families.shift_weights(context.forms, node, mask)
-    return families.SOFTMAX[family](context.forms, node, mask)
-
-
-def _only_weighs(context: Context, value: str) -> bool:
-    """Whether ``value`` is read by nothing but products, as their left operand, with computed values."""
-    users = context.users[value]
-    weighing = (isinstance(n.op, MatMul) and n.inputs[0] == value != n.inputs[1] for n in users)
-    computed = (context.constant(n.inputs[1]) is None for n in users)
-    return bool(users) and all(weighing) and all(computed) and value not in context.forms.source.outputs
 
 
 def gelu(context: Context, node: Node) -> Form:
@@ -280,10 +237,10 @@ RULES: dict[type, Rule] = {
     **rules_elementwise.RULES,
     **rules_window.RULES,
     **rules_quantised.RULES,
+    **rules_attention.RULES,
     MatMul: matmul,
     Add: add,
     Sub: add,
-    Softmax: softmax,
     Gelu: gelu,
     Tanh: tanh,
     Sigmoid: sigmoid,

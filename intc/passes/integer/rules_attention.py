@@ -1,0 +1,108 @@
+"""The rules around softmax: products of two computed values, biases of scores, and softmax itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from intc.errors import QuantizationError
+from intc.ir.dims import SYMBOL_MAX
+from intc.ir.graph import Node
+from intc.ops.elementwise import Add, Div, Mul
+from intc.ops.matmul import MatMul
+from intc.ops.requantize import Requantize
+from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
+from intc.ops.softmax import Softmax
+from intc.passes.integer import families
+from intc.passes.integer.context import Context, Rule
+from intc.passes.integer.forms import Form, Forms, as_scale, emitted
+
+SCORE_BIAS_MAX: Final = 2**29  # so that the distance of two scores fits 32 bits
+
+
+def product(context: Context, node: Node) -> Form:
+    """A product of two computed values: attention scores, or weights times values."""
+    forms, b = context.forms, context.forms.builder
+    a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
+    length = forms.source.type(node.inputs[0]).shape[-1]
+    count = length if isinstance(length, int) else SYMBOL_MAX
+    types = [b.graph.type(f.name) for f in (a, c)]
+    if count * types[0].magnitude * types[1].magnitude >= 2**31:  # a model's own zero point took a ninth bit
+        a, c = (
+            forms.quantised(x, 8) if type_.dtype == "int16" else form
+            for x, form, type_ in zip(node.inputs, (a, c), types, strict=True)
+        )
+    scale = np.asarray(a.scale * c.scale)
+    if not a.row_sums:
+        name = b.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
+        return Form(name, scale)
+    total = b.emit(MatMul(), a.name, c.name, name=f"{node.output}.weighted", source=node.source)
+    scale = scale / 2.0**CONTEXT_FRAC
+    name = b.emit(NormaliseRows(), total, a.name, name=node.output, source=node.source, scale=as_scale(scale))
+    return Form(name, scale)
+
+
+def biased_scores(context: Context, node: Node, sign: int) -> Form | None:
+    """A sum that only softmax reads: the other operand is brought to the product's scale and added in the
+    accumulator. None where the sum is another.
+    """
+    forms, users = context.forms, context.users[node.output]
+    if not users or not all(isinstance(n.op, Softmax) for n in users) or node.output in forms.source.outputs:
+        return None
+    left, right = node.inputs
+    scores = _scores(forms, left)
+    if scores is None and sign == 1:
+        left, right = right, left
+        scores = _scores(forms, left)
+    if scores is None or forms.source.type(left).shape != forms.source.type(node.output).shape:
+        return None
+    b = forms.builder
+    if (constant := context.constant(right)) is not None:
+        steps = np.clip(np.rint(sign * constant / scores.scale), -SCORE_BIAS_MAX, SCORE_BIAS_MAX)
+        bias = b.constant(f"{node.output}.bias", steps.astype(np.int32))
+    else:
+        form = forms.as_is(right, 32, 16)
+        m, e = forms.ratio(sign * form.scale / scores.scale)
+        op = Requantize(-SCORE_BIAS_MAX, SCORE_BIAS_MAX, "int32")
+        bias = b.emit(op, form.name, m, e, name=f"{node.output}.bias", scale=as_scale(scores.scale))
+    return emitted(forms, node, Add(), (scores.name, bias), scores.scale)
+
+
+def _scores(forms: Forms, value: str) -> Form | None:
+    """The product of two computed values that ``value`` is, up to a constant factor."""
+    factor = 1.0
+    while value not in forms.base and (node := forms.nodes.get(value)) is not None:
+        if not isinstance(node.op, Mul | Div) or not forms.deferred(node):
+            return None
+        value, times = forms.operand(node)
+        factor *= times or 1.0
+    base = forms.base.get(value)
+    if base is None or not base.per_tensor or not isinstance(forms.nodes[value].op, MatMul) or factor <= 0:
+        return None
+    type_ = forms.builder.graph.type(base.name)
+    fits = type_.dtype == "int32" and type_.magnitude < 2**31 - 2 * SCORE_BIAS_MAX
+    return Form(base.name, np.asarray(base.scale * factor)) if fits else None
+
+
+def softmax(context: Context, node: Node) -> Form:
+    assert isinstance(node.op, Softmax)
+    rank = context.forms.source.type(node.inputs[0]).rank
+    if node.op.axis not in (-1, rank - 1):
+        raise QuantizationError(f"node '{node.source}' (softmax): only the last axis has an integer form")
+    mask = tuple(context.forms.integer(m) for m in node.inputs[1:])
+    family = context.plan.family(node)
+    if family in ("auto", "shift") and _only_weighs(context, node.output):
+        return families.shift_weights(context.forms, node, mask)
+    return families.SOFTMAX[family](context.forms, node, mask)
+
+
+def _only_weighs(context: Context, value: str) -> bool:
+    """Whether ``value`` is read by nothing but products, as their left operand, with computed values."""
+    users = context.users[value]
+    weighing = (isinstance(n.op, MatMul) and n.inputs[0] == value != n.inputs[1] for n in users)
+    computed = (context.constant(n.inputs[1]) is None for n in users)
+    return bool(users) and all(weighing) and all(computed) and value not in context.forms.source.outputs
+
+
+RULES: dict[type, Rule] = {Softmax: softmax}
