@@ -42,6 +42,7 @@ from intc.planning.target import Predicate, parse_target
 from intc.report.accuracy import SAMPLES, Report, bounded, cut, measure, samples_in
 from intc.report.reading import read_graph
 from intc.runtime.session import Session
+from intc.runtime.state import State
 
 Progress: TypeAlias = Callable[[str], None]
 DERIVED = "~kernel:"  # prefix of the weights that only the kernels read: constants derived from the graph's
@@ -205,6 +206,7 @@ class Module:
             limits=tuple((str(size), largest) for size, largest in self.prepared.limits().items()),
             target=self.lowered.target.name,
             features=tuple(self.lowered.features),
+            states=tuple((name, self.output_names[i]) for name, i in self.prepared.states.items()),
             program=Program("main", _sizes(self.lowered.slots), _sizes(self.lowered.scratch), packed),
             provenance={**self.provenance, **_producer()},
         )
@@ -212,10 +214,19 @@ class Module:
         write_artifact(path, manifest, print_graph(graph), narrow, self.lowered.library, certificate(graph))
 
     def run(
-        self, output_names: Sequence[str] | None, feeds: Mapping[str, ArrayLike], *, raw: bool = False
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Mapping[str, ArrayLike],
+        *,
+        raw: bool = False,
+        state: State | None = None,
     ) -> list[Array]:
         """One inference with one thread; see :meth:`intc.runtime.Session.run`."""
-        return self._session.run(output_names, feeds, raw=raw)
+        return self._session.run(output_names, feeds, raw=raw, state=state)
+
+    def create_state(self, batch: int = 1) -> State:
+        """See :meth:`intc.runtime.Session.create_state`."""
+        return self._session.create_state(batch)
 
     def session(self, threads: int = 1) -> Session:
         """A session of this module, by way of an artifact in a temporary folder."""

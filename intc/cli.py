@@ -126,11 +126,11 @@ def compile_command(args: argparse.Namespace) -> int:
 def run_command(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from intc.report.data import batches, read_npz
+    from intc.report.data import batches, read_npz, with_empty_states
     from intc.runtime import load
 
     session = load(args.artifact, threads=args.threads)
-    feeds = read_npz(args.inputs)
+    feeds = with_empty_states(read_npz(args.inputs), session.manifest)
     ports = session.manifest.inputs
     unknown = sorted(set(feeds) - {p.name for p in ports})
     if unknown:

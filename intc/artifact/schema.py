@@ -74,7 +74,9 @@ class Program:
 class Manifest:
     """All that the runtime knows of an artifact; ``members`` maps every other member to (size, SHA-256).
 
-    ``limits`` holds the largest value of symbolic sizes, such as the length of the position table.
+    ``limits`` holds the largest value of symbolic sizes, such as the length of the position table. ``states``
+    pairs an input that a decoder carries from run to run with the output that continues it, along the one
+    axis in which they differ; the input may be empty there.
     """
 
     inputs: tuple[Port, ...]
@@ -84,6 +86,7 @@ class Manifest:
     target: str
     features: tuple[str, ...]
     program: Program
+    states: tuple[tuple[str, str], ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     members: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -180,13 +183,27 @@ def _manifest(body: dict[str, Any]) -> Manifest:
             scratch=tuple(_size(s, symbols) for s in program["scratch"]),
             constants=tuple(_packed(c) for c in program["constants"]),
         ),
+        states=tuple((_text(source), _text(target)) for source, target in body.get("states", ())),
         provenance=dict(body["provenance"]),
         members=members,
     )
+    ports = ({p.name: p.shape for p in side} for side in (manifest.inputs, manifest.outputs))
+    _check_states(manifest.states, *ports)
     for name in (GRAPH, WEIGHTS, CERTIFICATE, manifest.kernels):
         if name not in members:
             raise ValueError(f"member {name} is not listed")
     return manifest
+
+
+def _check_states(
+    states: tuple[tuple[str, str], ...],
+    inputs: dict[str, tuple[Size, ...]],
+    outputs: dict[str, tuple[Size, ...]],
+) -> None:
+    for source, target in states:
+        before, after = inputs[source], outputs[target]
+        if len(before) != len(after) or sum(a != b for a, b in zip(before, after, strict=True)) != 1:
+            raise ValueError(f"output {target!r} does not continue {source!r}")
 
 
 def _port(spec: dict[str, Any], symbols: tuple[str, ...]) -> Port:

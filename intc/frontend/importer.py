@@ -151,7 +151,12 @@ class Importer:
         for index, name in enumerate(graph.outputs):
             join = joins.get(name)
             past = join.inputs[0] if join is not None else ""
-            if join is None or past not in graph.inputs or past in graph.states or not graph.type(past).is_float:
+            if (
+                join is None
+                or past not in graph.inputs
+                or past in graph.states
+                or not graph.type(past).is_float
+            ):
                 continue
             length = graph.type(past).shape[join.op.axis]  # type: ignore[attr-defined]
             if length != last and is_symbol(length):

@@ -326,6 +326,10 @@ def require_equal(a: Dim, b: Dim) -> None:
     for x, y in ((a, b), (b, a)):
         if is_symbol(x) and str(x) not in symbols((y,)):
             raise EqualSizes(str(x), y)
+    left, right = (terms_of(x) for x in (a - b, b - a))
+    more, less = ([k for k, v in terms.items() if v == 1 and len(k) == 1] for terms in (left, right))
+    if len(left) == 2 and len(more) == len(less) == 1:  # n + s and n + t
+        raise EqualSizes(less[0][0], symbol(more[0][0]))
 
 
 def require_broadcast(*shapes: Shape) -> None:

@@ -173,8 +173,8 @@ def evaluate(dim: Dim, env: Mapping[str, int]) -> int:
 
 
 def bounds(dim: Dim) -> tuple[int, int]:
-    """The smallest and the largest value of ``dim`` over all symbols of 1 (``PAST``: 0) to ``SYMBOL_MAX``, term
-    by term.
+    """The smallest and the largest value of ``dim`` over all symbols of 1 (``PAST``: 0) to ``SYMBOL_MAX``,
+    term by term.
     """
     lo = hi = 0
     for mono, coef in terms_of(dim).items():

@@ -109,7 +109,9 @@ class Graph:
             sizes = dims.evaluate_shape(self.type(name).shape, env)
             if sizes != feeds[name].shape:
                 shape = dims.format_shape(self.type(name).shape)
-                raise FeedError(f"input '{name}' has shape {list(feeds[name].shape)}, expected {shape}: {sizes}")
+                raise FeedError(
+                    f"input '{name}' has shape {list(feeds[name].shape)}, expected {shape}: {sizes}"
+                )
         for size, largest in self.limits().items():
             if dims.evaluate(size, env) > largest:
                 raise FeedError(f"{size} is {dims.evaluate(size, env)}; the model takes at most {largest}")

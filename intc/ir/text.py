@@ -11,9 +11,9 @@
     %y : int8[batch, 10] scale 0.05 = requantize(%acc, %m, %e) {lo=-128, hi=127, dtype="int8"} from "fc/Gemm"
     output %y
 
-Last comes ``state %past 1`` for an input that output 1 continues. Names outside ``[A-Za-z0-9_./:-]`` are quoted as JSON strings. Small constants stand inline; the others, and
-scales with one entry per channel (``scale @``), live in a side table of arrays that :func:`side_tensors`
-gives and the parser takes.
+Last comes ``state %past 1`` for an input that output 1 continues. Names outside ``[A-Za-z0-9_./:-]`` are
+quoted as JSON strings. Small constants stand inline; the others, and scales with one entry per channel
+(``scale @``), live in a side table of arrays that :func:`side_tensors` gives and the parser takes.
 """
 
 from __future__ import annotations

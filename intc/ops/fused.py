@@ -35,7 +35,8 @@ class Linear(Op):
 
     Inputs: x int8/uint8/int16 [.., K]; w int8 [K, N]; bias int32 [N]; then unless ``raw``: m, e [N]; if there
     is a ``gelu`` ("shift", or a kind of PolyGelu, in Q``frac``): c [N] if ``centred``, then m2, e2 [N]; if
-    ``residual``: r int16 [.., N], mr, er [1]. Output [.., N] in [lo, hi]; ``raw`` gives the int32 sums.
+    ``residual``: r int8 or int16 [.., N], mr, er [1] or [N]. Output [.., N] in [lo, hi];
+    ``raw`` gives the int32 sums.
     """
 
     lo: int
@@ -97,13 +98,14 @@ class Linear(Op):
 class Attention(Op):
     """Scaled dot-product attention of all heads: Q K^T, ShiftWeights, times V, NormaliseRows, requantise.
 
-    Inputs: q, k, v int8, each token-major [B, S, *], of which the columns ``offset .. offset + heads*head_dim``
-    are used (they may be one tensor), or head-major [B, heads, S, head_dim]; k and v have ``kv_heads`` heads,
-    each for ``heads / kv_heads`` neighbours of q. mo, eo [1] or [heads*head_dim]. Where ``masked``, a bool
-    mask, [B, Sk] over keys or broadcastable to [B, heads, Sq, Sk], True = keep; where ``biased``, an int32
-    summand of the scores, broadcastable to them. ``m, shift`` are those of ShiftWeights. Output
-    [B, Sq, heads*head_dim], or [B, heads, Sq, head_dim] where ``heads_first``, in [lo, hi]: int8, or int16
-    where 8 bits do not hold that.
+    Inputs: q, k, v int8, each token-major [B, S, *], of which the columns ``offset`` to
+    ``offset + heads*head_dim`` are used (they may be one tensor), or head-major [B, heads, S, head_dim]; k
+    and v have ``kv_heads`` heads, each for ``heads / kv_heads`` neighbours of q. mo, eo [1] or
+    [heads*head_dim]. Where ``masked``, a bool mask, [B, Sk] over keys or broadcastable to [B, heads, Sq, Sk],
+    True = keep; where ``biased``, an int32 summand of the scores, broadcastable to them. ``m, shift`` are
+    those of ShiftWeights.
+    Output [B, Sq, heads*head_dim], or [B, heads, Sq, head_dim] where ``heads_first``, in [lo, hi]: int8, or
+    int16 where 8 bits do not hold that.
     """
 
     heads: int

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from intc.ir.dims import Dim
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ops.elementwise import Add
 from intc.ops.fused import Attention
@@ -44,12 +45,37 @@ class FuseAttention:
 
 
 @dataclass(frozen=True)
+class _Rows:
+    """``value`` holds the rows of ``heads``: [B, heads, S, dim], or [B, S, heads, dim] if ``tokens``."""
+
+    value: str
+    heads: int
+    dim: int
+    tokens: bool
+
+    def emit(self, b: Builder) -> str:
+        """As the operator takes them; ``reshape`` moves nothing."""
+        if not self.tokens:
+            return self.value
+        shape = b.graph.type(self.value).shape
+        whole = (*shape[:2], self.heads * self.dim)
+        split = next((n for n in b.graph.nodes if n.output == self.value), None)
+        if (
+            split is not None
+            and isinstance(split.op, Reshape)
+            and b.graph.type(split.inputs[0]).shape == whole
+        ):
+            return split.inputs[0]
+        return b.emit(Reshape(whole), self.value, name=f"{self.value}.rows")
+
+
+@dataclass(frozen=True)
 class _Match:
     """An attention that computes ``output``; ``beside`` are its mask and its bias, ``factors`` m and e."""
 
     op: Attention
     output: str
-    rows: tuple[str, str, str]
+    rows: tuple[_Rows, _Rows, _Rows]
     factors: tuple[str, ...]
     beside: tuple[str, ...]
 
@@ -58,7 +84,7 @@ class _Match:
             b.constant(n, np.array([v], np.int32)) for n, v in zip("me", IDENTITY, strict=True)
         )
         beside = (_of_rank_4(b, x, self.op.heads) for x in self.beside)
-        operands = (*self.rows, *factors, *beside)
+        operands = (*(rows.emit(b) for rows in self.rows), *factors, *beside)
         return b.emit(self.op, *operands, name=self.output, source=source, scale=scale)  # type: ignore[arg-type]
 
 
@@ -89,12 +115,15 @@ def _match(graph: Graph, uses: Uses, rows: Node) -> _Match | None:
     q = _rows(graph, uses, scores.inputs[0])
     k = _keys(graph, uses, scores.inputs[1])
     v = _rows(graph, uses, context.inputs[1])
-    if q is None or k is None or v is None or k[1] != v[1] or q[2] != k[2] != v[2] or q[1] % k[1]:
+    if q is None or k is None or v is None or k.heads != v.heads or q.heads % k.heads:
+        return None
+    if not q.dim == k.dim == v.dim:
         return None
     beside = (*weights.inputs[1:], *bias)
     if any(graph.type(x).shape[-1:] != graph.type(scores.output).shape[-1:] for x in beside):
         return None  # a mask of whole rows
-    end, (lo, hi), factors = rows, graph.type(rows.output).interval, ()
+    end, (lo, hi) = rows, graph.type(rows.output).interval
+    factors: tuple[str, ...] = ()
     narrow = uses.sole_user(rows.output, Requantize)
     if narrow is not None and graph.constants[narrow.inputs[1]].size == 1:
         assert isinstance(narrow.op, Requantize)
@@ -103,12 +132,12 @@ def _match(graph: Graph, uses: Uses, rows: Node) -> _Match | None:
     merge = _merge(graph, uses, end.output)
     heads_first = merge is None and graph.type(end.output).rank == 4
     op = Attention(
-        *(q[1], k[1], q[2], 0, 0, 0, weights.op.m, weights.op.shift, lo, hi),
+        *(q.heads, k.heads, q.dim, 0, 0, 0, weights.op.m, weights.op.shift, lo, hi),
         masked=len(weights.inputs) == 2,
         biased=bool(bias),
         heads_first=heads_first,
     )
-    return _Match(op, (merge or end).output, (q[0], k[0], v[0]), tuple(factors), beside)
+    return _Match(op, (merge or end).output, (q, k, v), tuple(factors), beside)
 
 
 def _biased(graph: Graph, uses: Uses, total: Node) -> tuple[Node | None, tuple[str, ...]]:
@@ -121,42 +150,35 @@ def _biased(graph: Graph, uses: Uses, total: Node) -> tuple[Node | None, tuple[s
     return None, ()
 
 
-def _rows(graph: Graph, uses: Uses, value: str) -> tuple[str, int, int] | None:
-    """A tensor of rows that ``value`` [B, H, S, D] or [B, S, D] shows, its heads, and D."""
+def _rows(graph: Graph, uses: Uses, value: str) -> _Rows | None:
+    """The rows that ``value`` [B, H, S, D] or [B, S, D] shows."""
     value = _unshared(graph, uses, value)
     type_ = graph.type(value)
-    dim = type_.shape[-1]
     heads = type_.shape[1] if type_.rank == 4 else 1
-    if type_.dtype != "int8" or not isinstance(dim, int) or not isinstance(heads, int):
-        return None
-    return _tokens(graph, uses, value, HEADS_FIRST) or value, heads, dim
+    return _tokens(graph, uses, value, HEADS_FIRST) or _made(graph, value, heads, False)
 
 
-def _keys(graph: Graph, uses: Uses, value: str) -> tuple[str, int, int] | None:
+def _keys(graph: Graph, uses: Uses, value: str) -> _Rows | None:
     """Like :func:`_rows`, of ``value`` [B, H, D, S] or [B, D, S]."""
     moved = uses.producer(value, Transpose)
-    if moved is None or not isinstance(moved.op, Transpose):
-        return None
-    if tuple(moved.op.perm) in (SWAPPED, (0, 2, 1)):
+    if moved is not None and tuple(moved.op.perm) in (SWAPPED, (0, 2, 1)):  # type: ignore[attr-defined]
         return _rows(graph, uses, moved.inputs[0])
-    tokens = _tokens(graph, uses, value, KEYS_LAST)
-    heads, dim = graph.type(value).shape[1:3] if tokens else (0, 0)
-    return (tokens, heads, dim) if tokens else None  # type: ignore[return-value]
+    return _tokens(graph, uses, value, KEYS_LAST)
 
 
-def _tokens(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> str | None:
-    """x [B, S, H*D] where ``value = transpose(reshape(x), perm)`` splits it into heads."""
+def _tokens(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> _Rows | None:
+    """The rows [B, S, H, D] of which ``value`` is the transpose."""
     moved = uses.producer(value, Transpose)
     if moved is None or not isinstance(moved.op, Transpose) or tuple(moved.op.perm) != perm:
         return None
-    shaped = uses.producer(moved.inputs[0], Reshape)
-    if shaped is None:
-        return None
-    x, split = graph.type(shaped.inputs[0]), graph.type(shaped.output).shape
-    heads, dim = split[2:]
-    known = isinstance(heads, int) and isinstance(dim, int)
-    fits = x.rank == 3 and x.dtype == "int8" and x.shape == (*split[:2], heads * dim)
-    return shaped.inputs[0] if known and fits else None
+    return _made(graph, moved.inputs[0], graph.type(moved.inputs[0]).shape[2], True)
+
+
+def _made(graph: Graph, value: str, heads: Dim, tokens: bool) -> _Rows | None:
+    type_ = graph.type(value)
+    dim = type_.shape[-1]
+    known = isinstance(heads, int) and isinstance(dim, int) and type_.dtype == "int8"
+    return _Rows(value, heads, dim, tokens) if known else None  # type: ignore[arg-type]
 
 
 def _unshared(graph: Graph, uses: Uses, value: str) -> str:

@@ -133,11 +133,21 @@ def _plan(graph: Graph, uses: Uses) -> dict[str, Plan]:
 def _plain(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     assert isinstance(node.op, Requantize)
     x, m, e = node.inputs
-    found = _product(graph, uses, x)
+    lo, relu = node.op.lo, uses.only(x, Clip)
+    if relu is not None and _cuts_below_zero(graph, relu) and (graph.constants[m] > 0).all():
+        found, lo = _product(graph, uses, relu.inputs[0]), max(lo, 0)  # 0 stays 0
+    else:
+        found, relu = _product(graph, uses, x), None
     if found is None or (node.op.dtype == "int32" and uses.sole_user(node.output, Add)):
         return None
-    op = Linear(node.op.lo, node.op.hi, node.op.dtype)
-    return node.output, Plan(op, found[0], (m, e), found[1])
+    op = Linear(lo, node.op.hi, node.op.dtype)
+    return node.output, Plan(op, found[0], (m, e), (x, *found[1]) if relu else found[1])
+
+
+def _cuts_below_zero(graph: Graph, clip: Node) -> bool:
+    """Whether ``clip`` only replaces negative values by 0."""
+    assert isinstance(clip.op, Clip)
+    return clip.op.lo == 0 and clip.op.hi >= graph.type(clip.inputs[0]).interval[1]
 
 
 def _gelu(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
@@ -172,14 +182,12 @@ def _residual(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     if branch is not None and isinstance(branch.op, Requantize) and branch.op.hi == WIDE:
         r, mr, er = branch.inputs
         inside: tuple[str, ...] = (other,)
-        if graph.constants[mr].size != 1:
-            return None
     else:
         return None
     found = _product(graph, uses, node.inputs[0])
     if (
         found is None
-        or graph.type(r).dtype != "int16"
+        or graph.type(r).dtype not in ("int8", "int16")
         or graph.type(r).shape != graph.type(clip.output).shape
     ):
         return None

@@ -33,8 +33,8 @@ class Integerise:
     ``plan``: what differs from 8 bits and ``family``.
 
     Float inputs become int8 (per tensor; wider for products that read more bits), float outputs int16 with
-    one scale, so that integer logits can be compared; a state is int8 at one scale on both sides. UnsupportedModel lists every
-    node that has no integer form, all at once.
+    one scale, so that integer logits can be compared; a state is int8 at one scale on both sides.
+    UnsupportedModel lists every node that has no integer form, all at once.
     """
 
     stats: dict[str, Statistics] = field(repr=False)
@@ -59,7 +59,9 @@ class Integerise:
         continued = {index: name for name, index in graph.states.items()}
         for index, name in enumerate(graph.outputs):
             state = forms.base[continued[index]] if index in continued else None
-            builder.output(_output(forms, name) if state is None else forms.quantised(name, STATE_BITS, state.scale).name)
+            builder.output(
+                _output(forms, name) if state is None else forms.quantised(name, STATE_BITS, state.scale).name
+            )
         return builder.finish()
 
     def _node(self, context: Context, node: Node, problems: list[tuple[str, str, str]]) -> None:

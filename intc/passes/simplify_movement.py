@@ -1,7 +1,8 @@
 """Data movement that undoes itself disappears.
 
 ``reshape(reshape(x)) = reshape(x)``; ``transpose(transpose(x, p), q) = transpose(x, p[q])``; identity
-reshapes and transposes are their input; ``transpose(reshape(transpose(x)))`` is one reshape where the
+reshapes and transposes are their input; a reshape that only splits axes of a transposed reshape joins the
+latter; ``transpose(reshape(transpose(x)))`` is one reshape where the
 transposes cancel (channels-first feature maps flattened to token rows, or back);
 ``reshape(transpose(reshape(x)))`` is one transpose where the reshapes only merge and split axes that stay
 together (keys transposed as [batch*heads, S, D]).
@@ -60,6 +61,10 @@ def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str | None:
             if before is not None and isinstance(before.op, Transpose):
                 base, perm = before.inputs[0], tuple(before.op.perm[i] for i in perm)
             return b.emit(Transpose(perm), base, name=node.output, source=node.source, scale=scale)
+        first = _split_first(tuple(inner.op.perm), b.graph.type(x).shape, shape)
+        if first is not None:
+            early = b.emit(Reshape(first[0]), base, name=f"{node.output}.split", scale=scale)
+            return b.emit(Transpose(first[1]), early, name=node.output, source=node.source, scale=scale)
     return b.emit(Reshape(shape), x, name=node.output, source=node.source, scale=scale)
 
 
@@ -112,6 +117,17 @@ def _unmerged(fine: Shape, merged: Shape, perm: tuple[int, ...], out: Shape) -> 
         return None
     full = tuple(axis for i in perm for axis in runs[i])
     return full if tuple(fine[i] for i in full) == tuple(out) else None
+
+
+def _split_first(perm: tuple[int, ...], moved: Shape, out: Shape) -> tuple[Shape, tuple[int, ...]] | None:
+    """(S, P) with ``reshape(transpose(x, perm), out) == transpose(reshape(x, S), P)`` where ``moved``, the
+    shape in between, is only split, and not just given axes of size 1.
+    """
+    runs = _runs(moved, out)
+    if runs is None or any(len(run) > 1 and 1 in [out[axis] for axis in run] for run in runs):
+        return None
+    before = [axis for original in range(len(perm)) for axis in runs[perm.index(original)]]
+    return tuple(out[axis] for axis in before), tuple(before.index(axis) for axis in range(len(out)))
 
 
 def _through(first: tuple[int, ...], before: Shape, after: Shape, second: tuple[int, ...]) -> Shape | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from intc.ir.dims import product
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ir.op import Array
 from intc.ops.elementwise import Add
@@ -72,6 +73,8 @@ def _split(graph: Graph, uses: Uses, b: Builder, node: Node) -> str | None:
         or not isinstance(op.stop, int)
     ):
         return None
+    if not all(isinstance(user.op, Slice) for user in uses.users[node.inputs[0]]):
+        return None  # the whole is needed too
     direct = _projection(graph, uses, node.inputs[0])
     if direct is not None:
         whole = op.axis == graph.type(node.inputs[0]).rank - 1
@@ -84,9 +87,9 @@ def _split(graph: Graph, uses: Uses, b: Builder, node: Node) -> str | None:
         return None
     split, base = graph.type(shaped.output).shape, graph.type(shaped.inputs[0]).shape
     axis = perm[op.axis] if perm else op.axis
-    lead = len(base) - 1
+    lead = next((i for i in range(len(split)) if product(split[i:]) == base[-1]), len(split))
     sizes = [d for d in split[lead:] if isinstance(d, int)]
-    if axis < lead or split[:lead] != base[:-1] or len(sizes) != len(split) - lead:
+    if axis < lead or product(split[:lead]) != product(base[:-1]) or len(sizes) != len(split) - lead:
         return None
     columns = np.arange(projection.weight.shape[1]).reshape(sizes)
     picked = np.take(columns, range(op.start, op.stop), axis=axis - lead)

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.artifact.schema import Port, size_value
+from intc.artifact.schema import Manifest, Port, size_value
 from intc.errors import FeedError, UsageError
+from intc.runtime.state import held_by
 
 Array = NDArray[Any]
 Feeds: TypeAlias = dict[str, Array]
@@ -42,6 +43,13 @@ def count(feeds: Mapping[str, Array], ports: Sequence[Port]) -> int:
     if len(set(lengths.values())) > 1:
         raise FeedError(f"inputs hold different numbers of samples: {lengths}")
     return next(iter(lengths.values()))
+
+
+def with_empty_states(feeds: Mapping[str, Array], manifest: Manifest) -> Feeds:
+    """``feeds`` with states of no positions where a decoder's are left out."""
+    held = {held.port.name: held for held in held_by(manifest) if held.port.name not in feeds}
+    total = count(feeds, [p for p in manifest.inputs if p.name not in held]) if held else 0
+    return {**feeds, **{n: np.zeros(h.shape(total, 0), h.port.dtype) for n, h in held.items()}}
 
 
 def batches(feeds: Mapping[str, Array], ports: Sequence[Port], size: int) -> Iterator[Feeds]:

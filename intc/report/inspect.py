@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from intc.passes import pipeline as phases
 from intc.passes.base import Snapshot
 from intc.passes.pipeline import Pipeline
 from intc.report.reading import read_graph
+from intc.runtime.state import held_by
 
 
 def graph_of(
@@ -79,6 +81,8 @@ def info(path: Path) -> dict[str, Any]:
         "features": list(manifest.features),
         "inputs": [_port(p) for p in manifest.inputs],
         "outputs": [_port(p) for p in manifest.outputs],
+        "states": [list(pair) for pair in manifest.states],
+        "state_bytes": sum(math.prod(held.shape(1, 1)) for held in held_by(manifest)),
         "symbols": list(manifest.symbols),
         "operators": dict(Counter(node.op.name for node in graph.nodes).most_common()),
         "members": {name: size for name, (size, _) in manifest.members.items()},

@@ -109,6 +109,9 @@ def info_text(result: Mapping[str, Any]) -> str:
             lines.append(
                 f"  {kind[:-1]} {port['name']}: {port['dtype']}[{shape}] in {port['interval']}, scale {scale}"
             )
+    if result["states"]:
+        tensors = f"{len(result['states'])} tensors, {result['state_bytes']:,} bytes a position"
+        lines.append(f"  state: {tensors} of a sequence (Session.create_state)")
     lines.append("  operators: " + ", ".join(f"{n} {name}" for name, n in result["operators"].items()))
     lines.append("  members: " + ", ".join(f"{name} {size:,}" for name, size in result["members"].items()))
     lines.append("  made from: " + ", ".join(f"{k} {v}" for k, v in result["provenance"].items()))

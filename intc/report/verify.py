@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest
+from intc.errors import FeedError
 from intc.ir.graph import Graph, Value, dequantize, quantize_feed
 from intc.ir.verify import float_operators, float_values
-from intc.report.data import Feeds, batches, count
+from intc.report.data import Feeds, batches, count, with_empty_states
 from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
 from intc.runtime import Session
@@ -85,12 +86,17 @@ def verify_artifact(
     outputs are compared with the float model's as well.
     """
     manifest, graph = read_graph(path)
+    data = with_empty_states(data, manifest)
     result = Verification(samples=count(data, manifest.inputs))
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
     result.float_instructions = float_instructions(path, manifest)
     groups = list(batches(data, manifest.inputs, BATCH))
     tell("reference")
     expected = [reference(graph, feeds, result.outside_interval) for feeds in groups]
+    further = _continued(manifest, graph, groups[0], expected[0])
+    if further is not None:
+        groups.append(further)
+        expected.append(reference(graph, further, result.outside_interval))
     for threads in (1, 2):
         tell(f"kernels, {threads} thread(s)")
         session = Session(path, threads=threads)
@@ -103,6 +109,19 @@ def verify_artifact(
         tell("float model")
         result.fidelity = _fidelity(manifest, graph, expected, Reference(model), groups)
     return result
+
+
+def _continued(manifest: Manifest, graph: Graph, feeds: Feeds, outputs: list[Array]) -> Feeds | None:
+    """``feeds`` once more, behind the states that they led to; None where the model has none, or no room."""
+    if not manifest.states:
+        return None
+    names = [p.name for p in manifest.outputs]
+    again = {**feeds, **{source: outputs[names.index(target)] for source, target in manifest.states}}
+    try:
+        graph.bind(again)
+    except FeedError:
+        return None
+    return again
 
 
 def reference(graph: Graph, feeds: Feeds, outside: list[str]) -> list[Array]:

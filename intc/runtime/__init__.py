@@ -4,5 +4,6 @@ It needs numpy, ``tvm_ffi`` and TVM's small runtime library; nothing of the comp
 """
 
 from intc.runtime.session import Port, Session, load
+from intc.runtime.state import State
 
-__all__ = ["Port", "Session", "load"]
+__all__ = ["Port", "Session", "State", "load"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,19 +27,37 @@ def check_names(ports: Sequence[Port], feeds: Mapping[str, Any]) -> None:
             raise FeedError(f"input '{name}' is not known; the model takes {', '.join(names)}")
 
 
-def bind(ports: Sequence[Port], shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+def bind(
+    ports: Sequence[Port], shapes: Sequence[tuple[int, ...]], may_be_empty: Collection[Size] = ()
+) -> dict[str, int]:
     """The size of every symbol, solved from the shapes; FeedError names the input that disagrees."""
     env: dict[str, int] = {}
     for port, shape in zip(ports, shapes, strict=True):
         fits = len(shape) == len(port.shape)
         for want, got in zip(port.shape, shape, strict=False):
-            fits = fits and 0 < got <= MAX_SIZE and _fits(want, got, env)
+            least = 0 if want in may_be_empty else 1
+            fits = fits and least <= got <= MAX_SIZE and _fits(want, got, env)
         if not fits:
-            bound = "".join(f", {k} = {v}" for k, v in env.items() if k in port.shape)
-            raise FeedError(
-                f"input '{port.name}' has shape {list(shape)}, expected {format_shape(port.shape)}{bound}"
-            )
+            _refuse(port, shape, env)
+    for port, shape in zip(ports, shapes, strict=True):
+        if any(
+            is_sum(size) and size_value(size, env) != got for size, got in zip(port.shape, shape, strict=True)
+        ):
+            _refuse(port, shape, env)
     return env
+
+
+def is_sum(size: Size) -> bool:
+    """Whether ``size`` is computed from symbols, such as ``past + sequence``."""
+    return isinstance(size, str) and not size.isidentifier()
+
+
+def _refuse(port: Port, shape: tuple[int, ...], env: Mapping[str, int]) -> None:
+    words = " ".join(size for size in port.shape if isinstance(size, str)).split()
+    bound = "".join(f", {k} = {v}" for k, v in env.items() if k in words)
+    raise FeedError(
+        f"input '{port.name}' has shape {list(shape)}, expected {format_shape(port.shape)}{bound}"
+    )
 
 
 def check_limits(limits: Sequence[tuple[Size, int]], env: Mapping[str, int]) -> None:
@@ -50,7 +68,9 @@ def check_limits(limits: Sequence[tuple[Size, int]], env: Mapping[str, int]) -> 
 
 
 def _fits(want: Size, got: int, env: dict[str, int]) -> bool:
-    return want == got if isinstance(want, int) else env.setdefault(want, got) == got
+    if isinstance(want, int) or is_sum(want):
+        return want == got or is_sum(want)
+    return env.setdefault(want, got) == got
 
 
 def format_shape(shape: Sequence[Size]) -> str:
@@ -78,7 +98,7 @@ def write(port: Port, array: Array, out: Array) -> None:
     if array.dtype != out.dtype and (port.scale is not None or array.dtype.kind not in "iub"):
         expected = f"float32 (or {port.dtype} to pass integers)" if port.scale is not None else port.dtype
         raise FeedError(f"input '{port.name}' is {array.dtype}, expected {expected}")
-    if port.lo is not None and port.hi is not None:
+    if port.lo is not None and port.hi is not None and array.size:
         low, high = int(array.min()), int(array.max())
         if low < port.lo or high > port.hi:
             found = low if low < port.lo else high
@@ -93,6 +113,8 @@ def _quantise(port: Port, array: Array, out: Array) -> None:
     if array.dtype != np.float32:
         array = array.astype(np.float32)
     scaled = array * np.float32(1.0 / port.scale)
+    if not array.size:
+        return
     low, high = float(scaled.min()), float(scaled.max())  # NaN where any element is
     if not (math.isfinite(low) and math.isfinite(high)):
         raise FeedError(f"input '{port.name}' holds NaN or infinite values")

@@ -22,6 +22,7 @@ from intc.runtime import feeds as feeding
 from intc.runtime import native
 from intc.runtime.feeds import Array
 from intc.runtime.native import ALIGN, aligned
+from intc.runtime.state import State, held_by
 from intc.runtime.workspace import Layout, Workspace, address, round_up
 
 ONNX_TYPES: Final = {
@@ -82,8 +83,10 @@ class Session:
         weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
         self._constants = _pack(self.path, self.manifest.program.constants, weights)
         code = container.member(self.manifest.kernels)
+        self._held = held_by(self.manifest)
+        self._may_be_empty = {held.port.shape[held.axis] for held in self._held}
         self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
-        self._layouts: dict[tuple[tuple[int, ...], ...], Layout] = {}
+        self._layouts: dict[tuple[tuple[tuple[int, ...], ...], bool], Layout] = {}
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
 
@@ -95,20 +98,46 @@ class Session:
         """The outputs, in order."""
         return [_public(p) for p in self.manifest.outputs]
 
+    def create_state(self, batch: int = 1) -> State:
+        """An empty state for ``batch`` sequences: what a decoder keeps of past positions between runs.
+
+        UsageError where no output of the model continues an input.
+        """
+        if not self._held:
+            raise UsageError(
+                f"{self.path}: the model keeps no state; export it with past keys and values as inputs and"
+                " their continuation as outputs"
+            )
+        if not isinstance(batch, int) or batch < 1:
+            raise UsageError(f"batch={batch!r} is not a positive number of sequences")
+        return State(self._held, batch)
+
     def run(
-        self, output_names: Sequence[str] | None, feeds: Mapping[str, ArrayLike], *, raw: bool = False
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Mapping[str, ArrayLike],
+        *,
+        raw: bool = False,
+        state: State | None = None,
     ) -> list[Array]:
         """The outputs named (all for ``None``) for ``feeds``; float in, float out, as in onnxruntime.
 
         An input that is given in its own integer type is not quantised; ``raw=True`` returns the outputs'
-        integers. With both there is no floating-point operation. FeedError names the input that does not
-        fit.
+        integers. With both there is no floating-point operation. With a ``state``, the feeds hold what
+        follows its positions, and the inputs and outputs that are the state itself are left out. FeedError
+        names the input that does not fit.
         """
-        names = [p.name for p in self.manifest.outputs] if output_names is None else output_names
-        wanted = [self._output(name) for name in names]
-        workspace = self.prepare(feeds)
+        held = {h.output for h in self._held} if state is not None else set()
+        every = [p.name for i, p in enumerate(self.manifest.outputs) if i not in held]
+        wanted = [self._output(name) for name in (every if output_names is None else output_names)]
+        if held.intersection(wanted):
+            raise FeedError("an output that the state holds cannot be asked for; see State.arrays")
+        workspace = self.prepare(feeds, state)
         try:
-            native.call(self.entry, workspace.call, self.threads)
+            if state is None:
+                native.call(self.entry, workspace.call, self.threads)
+            else:
+                self._continue(state, workspace)
             return [self._result(i, workspace, raw) for i in wanted]
         finally:
             with self._lock:
@@ -125,22 +154,45 @@ class Session:
             raise FeedError(f"output '{name}' is not known; the model gives {', '.join(names)}")
         return names.index(name)
 
-    def prepare(self, feeds: Mapping[str, ArrayLike]) -> Workspace:
+    def prepare(self, feeds: Mapping[str, ArrayLike], state: State | None = None) -> Workspace:
         """Memory for one run on ``feeds``, with the integers in it. FeedError as in :meth:`run`."""
-        ports = self.manifest.inputs
-        feeding.check_names(ports, feeds)
-        arrays = [np.asarray(feeds[p.name]) for p in ports]
-        workspace = self._workspace(tuple([a.shape for a in arrays]))
-        for port, array, place in zip(ports, arrays, workspace.inputs, strict=True):
-            feeding.write(port, array, place)
+        if state is not None and state.held != self._held:
+            raise FeedError(f"{self.path}: the state was made for another model")
+        ports, held = self.manifest.inputs, {h.input: h for h in (state.held if state else ())}
+        feeding.check_names([p for i, p in enumerate(ports) if i not in held], feeds)
+        arrays = {i: np.asarray(feeds[p.name]) for i, p in enumerate(ports) if i not in held}
+        shapes = {i: a.shape for i, a in arrays.items()}
+        if state is not None:
+            shapes |= {i: h.shape(state.batch, state.length) for i, h in held.items()}
+        try:
+            workspace = self._workspace(tuple([shapes[i] for i in range(len(ports))]), bool(held))
+        except FeedError as error:
+            if state is None:
+                raise
+            seen = f"{state.batch} sequence(s) of {state.length} positions"
+            raise FeedError(f"{error} (the state holds {seen})") from None
+        for i, array in arrays.items():
+            feeding.write(ports[i], array, workspace.inputs[i])
         return workspace
 
-    def _workspace(self, shapes: tuple[tuple[int, ...], ...]) -> Workspace:
-        layout = self._layouts.get(shapes)
+    def _continue(self, state: State, workspace: Workspace) -> None:
+        """One run from and to the memory of ``state``."""
+        env = dict(zip(self.manifest.symbols, workspace.layout.symbols, strict=True))
+        first = self._held[0]
+        length = size_value(self.manifest.outputs[first.output].shape[first.axis], env)
+        arguments, inputs = list(workspace.call), 2
+        outputs = inputs + len(self.manifest.inputs)
+        for source, (read, target, write) in state.places(length).items():
+            arguments[inputs + source], arguments[outputs + target] = read, write
+        native.call(self.entry, tuple(arguments), self.threads)
+        state.advance(length)
+
+    def _workspace(self, shapes: tuple[tuple[int, ...], ...], state: bool) -> Workspace:
+        layout = self._layouts.get((shapes, state))
         if layout is None:
-            layout = self._layout(shapes)
+            layout = self._layout(shapes, state)
             if len(self._layouts) < KEPT_LAYOUTS:
-                self._layouts[shapes] = layout
+                self._layouts[shapes, state] = layout
         with self._lock:
             kept = self._kept.pop() if self._kept else None
         if kept is not None and kept.layout is layout:
@@ -148,12 +200,21 @@ class Session:
         enough = kept is not None and kept.block.nbytes >= layout.nbytes
         return Workspace(layout, self.call_arguments, kept.block if kept and enough else None)
 
-    def _layout(self, shapes: Sequence[tuple[int, ...]]) -> Layout:
+    def _layout(self, shapes: Sequence[tuple[int, ...]], state: bool) -> Layout:
+        """With a ``state``, the ports that it holds take no memory."""
         manifest = self.manifest
-        env = feeding.bind(manifest.inputs, shapes)
+        env = feeding.bind(manifest.inputs, shapes, self._may_be_empty)
         feeding.check_limits(manifest.limits, env)
-        inputs = tuple((shape, p.dtype) for p, shape in zip(manifest.inputs, shapes, strict=True))
-        outputs = tuple((feeding.shape_of(p, env), p.dtype) for p in manifest.outputs)
+        sources = {h.input for h in self._held if state}
+        targets = {h.output for h in self._held if state}
+        inputs = tuple(
+            ((0,) if i in sources else shape, p.dtype)
+            for i, (p, shape) in enumerate(zip(manifest.inputs, shapes, strict=True))
+        )
+        outputs = tuple(
+            ((0,) if i in targets else feeding.shape_of(p, env), p.dtype)
+            for i, p in enumerate(manifest.outputs)
+        )
         return Layout(tuple(env[s] for s in manifest.symbols), self.arena_bytes(env), inputs, outputs)
 
     def call_arguments(self, addresses: Sequence[ctypes.c_void_p], symbols: Sequence[int]) -> tuple[Any, ...]:

@@ -52,10 +52,10 @@ class AttentionSpec:
     """Shape and layout; equal specs share a kernel.
 
     The pointers to the int8 rows ``q``, ``k`` and ``v`` include the column offset of head 0; k and v may have
-    fewer heads than q, each then read by as many neighbouring heads of q. ``mask`` adds an 8-bit mask (nonzero
-    keeps), ``bias`` an int32 summand of the scores, both of strides given at run time. ``output`` turns the
-    normalised context (Q8) into int8, or int16 where it goes beyond. ``left``: score distances are shifted
-    left.
+    fewer heads than q, each then read by as many neighbouring heads of q. ``mask`` adds an 8-bit mask
+    (nonzero keeps), ``bias`` an int32 summand of the scores, both of strides given at run time. ``output``
+    turns the normalised context (Q8) into int8, or int16 where it goes beyond. ``left``: score distances are
+    shifted left.
     """
 
     q: Rows

@@ -175,8 +175,8 @@ def lower_attention(program: Program, node: Node) -> None:
 
 
 def score_strides(operand: Shape, scores: Shape) -> tuple[Dim, Dim, Dim]:
-    """Elements between batches, heads and query rows of a mask [B, Sk] or of a mask or bias that broadcasts to
-    [B, H, Sq, Sk].
+    """Elements between batches, heads and query rows of a mask [B, Sk], or of a mask or bias that broadcasts
+    to [B, H, Sq, Sk].
     """
     full = (operand[0], 1, 1, operand[1]) if len(operand) == 2 else (1,) * (4 - len(operand)) + tuple(operand)
     if full[-1] != scores[-1]:

@@ -23,7 +23,8 @@ def copy(
         x, y = frame.buffers["x0"], frame.buffers["y"]
         loop(frame, shape, (read, write), lambda at: store(y, x[at[0]], at[1]))
 
-    program.generic("copy", (shape, read, write), [source], output, body, source=label)
+    sizes = (*shape, *read.strides, read.offset, *write.strides, write.offset)
+    program.generic("copy", (shape, read, write), [source], output, body, source=label, dims=sizes)
 
 
 def lower_reshape(program: Program, node: Node) -> None:

@@ -30,7 +30,9 @@ WEIGHT_LIMIT = 127
 def matmul(context: Context, node: Node) -> Form:
     weight = context.constant(node.inputs[1])
     return (
-        _linear(context, node, weight) if weight is not None and weight.ndim == 2 else rules_attention.product(context, node)
+        _linear(context, node, weight)
+        if weight is not None and weight.ndim == 2
+        else rules_attention.product(context, node)
     )
 
 
