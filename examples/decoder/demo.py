@@ -11,6 +11,7 @@ than 1 % above fp32's. No torch needed.
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import sys
 import tempfile
@@ -96,7 +97,7 @@ def main() -> int:
     )
     parser.add_argument("--model", type=Path, default=TRAINED)
     parser.add_argument("--prompt", default="    def read(self, ")
-    parser.add_argument("--characters", type=int, default=240, help="to generate (default 240)")
+    parser.add_argument("--characters", type=int, default=108, help="to generate (default 108)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--past", type=int, default=256, help="positions before the timed ones (default 256)")
     options = parser.parse_args()
@@ -149,6 +150,7 @@ def _speed(
 ) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
+    logging.disable(logging.WARNING)
     narrow = folder / "int8.onnx"
     quantize_dynamic(options.model, narrow, per_channel=True)
     engines = {

@@ -263,7 +263,8 @@ def _parse_line(
     elif cursor.accept("output "):
         graph.outputs.append(cursor.name())
     elif cursor.accept("state "):
-        graph.states[cursor.name()] = int(_number(cursor.take(r"\d+", "the index of an output")))
+        name = cursor.name()
+        graph.states[name] = int(_number(cursor.take(r"\d+", "the index of an output")))
     else:
         value = _define(cursor, graph, tensors)
         cursor.expect("=")

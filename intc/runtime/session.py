@@ -22,7 +22,7 @@ from intc.runtime import feeds as feeding
 from intc.runtime import native
 from intc.runtime.feeds import Array
 from intc.runtime.native import ALIGN, aligned
-from intc.runtime.state import State, held_by
+from intc.runtime.state import Past, State, held_by
 from intc.runtime.workspace import Layout, Workspace, address, round_up
 
 ONNX_TYPES: Final = {
@@ -84,9 +84,9 @@ class Session:
         self._constants = _pack(self.path, self.manifest.program.constants, weights)
         code = container.member(self.manifest.kernels)
         self._held = held_by(self.manifest)
-        self._may_be_empty = {held.port.shape[held.axis] for held in self._held}
+        self._past = Past(self.manifest, self._held) if self._held else None
         self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
-        self._layouts: dict[tuple[tuple[tuple[int, ...], ...], bool], Layout] = {}
+        self._layouts: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, int] | None], Layout] = {}
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
 
@@ -134,10 +134,10 @@ class Session:
             raise FeedError("an output that the state holds cannot be asked for; see State.arrays")
         workspace = self.prepare(feeds, state)
         try:
-            if state is None:
+            if state is None or self._past is None:
                 native.call(self.entry, workspace.call, self.threads)
             else:
-                self._continue(state, workspace)
+                self._continue(self._past, workspace, state)
             return [self._result(i, workspace, raw) for i in wanted]
         finally:
             with self._lock:
@@ -158,41 +158,33 @@ class Session:
         """Memory for one run on ``feeds``, with the integers in it. FeedError as in :meth:`run`."""
         if state is not None and state.held != self._held:
             raise FeedError(f"{self.path}: the state was made for another model")
-        ports, held = self.manifest.inputs, {h.input: h for h in (state.held if state else ())}
-        feeding.check_names([p for i, p in enumerate(ports) if i not in held], feeds)
-        arrays = {i: np.asarray(feeds[p.name]) for i, p in enumerate(ports) if i not in held}
-        shapes = {i: a.shape for i, a in arrays.items()}
-        if state is not None:
-            shapes |= {i: h.shape(state.batch, state.length) for i, h in held.items()}
-        try:
-            workspace = self._workspace(tuple([shapes[i] for i in range(len(ports))]), bool(held))
-        except FeedError as error:
-            if state is None:
-                raise
-            seen = f"{state.batch} sequence(s) of {state.length} positions"
-            raise FeedError(f"{error} (the state holds {seen})") from None
+        held = {h.input for h in self._held} if state is not None else set()
+        ports = {i: p for i, p in enumerate(self.manifest.inputs) if i not in held}
+        feeding.check_names(list(ports.values()), feeds)
+        arrays = {i: np.asarray(feeds[p.name]) for i, p in ports.items()}
+        shapes = tuple([a.shape for a in arrays.values()])
+        workspace = self._workspace(shapes, self._past.size(state) if state and self._past else None)
         for i, array in arrays.items():
             feeding.write(ports[i], array, workspace.inputs[i])
         return workspace
 
-    def _continue(self, state: State, workspace: Workspace) -> None:
+    def _continue(self, past: Past, workspace: Workspace, state: State) -> None:
         """One run from and to the memory of ``state``."""
         env = dict(zip(self.manifest.symbols, workspace.layout.symbols, strict=True))
-        first = self._held[0]
-        length = size_value(self.manifest.outputs[first.output].shape[first.axis], env)
-        arguments, inputs = list(workspace.call), 2
-        outputs = inputs + len(self.manifest.inputs)
-        for source, (read, target, write) in state.places(length).items():
-            arguments[inputs + source], arguments[outputs + target] = read, write
-        native.call(self.entry, tuple(arguments), self.threads)
+        env[past.symbol] = state.length
+        feeding.check_limits(self.manifest.limits, env)
+        length = size_value(past.after, env)
+        arguments = past.arguments(workspace.call, state, length)
+        native.call(self.entry, arguments, self.threads)
         state.advance(length)
 
-    def _workspace(self, shapes: tuple[tuple[int, ...], ...], state: bool) -> Workspace:
-        layout = self._layouts.get((shapes, state))
+    def _workspace(self, shapes: tuple[tuple[int, ...], ...], past: tuple[int, int] | None) -> Workspace:
+        """For feeds of these ``shapes``, and a state of ``past`` = (sequences, positions)."""
+        layout = self._layouts.get((shapes, past))
         if layout is None:
-            layout = self._layout(shapes, state)
+            layout = self._layout(shapes, past)
             if len(self._layouts) < KEPT_LAYOUTS:
-                self._layouts[shapes, state] = layout
+                self._layouts[shapes, past] = layout
         with self._lock:
             kept = self._kept.pop() if self._kept else None
         if kept is not None and kept.layout is layout:
@@ -200,19 +192,29 @@ class Session:
         enough = kept is not None and kept.block.nbytes >= layout.nbytes
         return Workspace(layout, self.call_arguments, kept.block if kept and enough else None)
 
-    def _layout(self, shapes: Sequence[tuple[int, ...]], state: bool) -> Layout:
-        """With a ``state``, the ports that it holds take no memory."""
-        manifest = self.manifest
-        env = feeding.bind(manifest.inputs, shapes, self._may_be_empty)
-        feeding.check_limits(manifest.limits, env)
-        sources = {h.input for h in self._held if state}
-        targets = {h.output for h in self._held if state}
+    def _layout(self, given: Sequence[tuple[int, ...]], past: tuple[int, int] | None) -> Layout:
+        """The ports that a state holds take no memory."""
+        manifest, rest = self.manifest, iter(given)
+        held = {h.input: h for h in self._held} if past is not None else {}
+        written = {h.output for h in held.values()}
+        shapes = [
+            held[i].shape(*past) if past is not None and i in held else next(rest)
+            for i in range(len(manifest.inputs))
+        ]
+        try:
+            env = feeding.bind(manifest.inputs, shapes, (self._past.symbol,) if self._past else ())
+        except FeedError as error:
+            raise FeedError(
+                f"{error} (the state holds {past[0]} sequences)" if past else str(error)
+            ) from None
+        if past is None:
+            feeding.check_limits(manifest.limits, env)
         inputs = tuple(
-            ((0,) if i in sources else shape, p.dtype)
+            ((0,) if i in held else shape, p.dtype)
             for i, (p, shape) in enumerate(zip(manifest.inputs, shapes, strict=True))
         )
         outputs = tuple(
-            ((0,) if i in targets else feeding.shape_of(p, env), p.dtype)
+            ((0,) if i in written else feeding.shape_of(p, env), p.dtype)
             for i, p in enumerate(manifest.outputs)
         )
         return Layout(tuple(env[s] for s in manifest.symbols), self.arena_bytes(env), inputs, outputs)

@@ -6,7 +6,7 @@ import ctypes
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +17,7 @@ from intc.runtime.feeds import Array
 from intc.runtime.native import aligned
 from intc.runtime.workspace import address
 
+STEP: Final = 64  # working memory is planned for lengths that are multiples of this
 ROOM: Final = 2  # memory is taken for this many times the positions that need it
 
 
@@ -50,6 +51,46 @@ def held_by(manifest: Manifest) -> tuple[Held, ...]:
     return tuple(found)
 
 
+class Past:
+    """How the calls of a model with the tensors ``held`` differ when a state stands for them.
+
+    ``symbol`` is the size that is the state's length, ``after`` the length that a run leaves.
+    """
+
+    def __init__(self, manifest: Manifest, held: tuple[Held, ...]) -> None:
+        self.held, first = held, held[0]
+        self.symbol = str(first.port.shape[first.axis])
+        self.after = manifest.outputs[first.output].shape[first.axis]
+        inputs, outputs = 2, 2 + len(manifest.inputs)  # behind the addresses of constants and arena
+        self.reads = [inputs + h.input for h in held]
+        self.writes = [outputs + h.output for h in held]
+        self.place = outputs + len(manifest.outputs) + manifest.symbols.index(self.symbol)
+        own = {h.port.name for h in held} | {manifest.outputs[h.output].name for h in held}
+        others = [p for p in (*manifest.inputs, *manifest.outputs) if p.name not in own]
+        self.seen = any(self.symbol in str(size).split() for port in others for size in port.shape)
+
+    def size(self, state: State) -> tuple[int, int]:
+        """Sequences and positions to plan memory for: for many lengths at once, where no port shows them."""
+        return state.batch, state.length if self.seen else -(-state.length // STEP) * STEP
+
+    def arguments(self, call: tuple[Any, ...], state: State, length: int) -> tuple[Any, ...]:
+        """``call`` on the memory of ``state``, which then holds ``length`` positions."""
+        out = list(call)
+        out[self.place] = state.length
+        reads, writes = state.addresses(length)
+        for at, pointer in zip((*self.reads, *self.writes), (*reads, *writes), strict=True):
+            out[at] = pointer
+        return tuple(out)
+
+
+class Blocks:
+    """Memory of every tensor of a state, for ``room`` positions."""
+
+    def __init__(self, arrays: list[Array], room: int) -> None:
+        self.arrays, self.room = arrays, room
+        self.addresses = [ctypes.c_void_p(address(array)) for array in arrays]
+
+
 class State:
     """Made by :meth:`intc.runtime.Session.create_state`; passed to :meth:`intc.runtime.Session.run`, which
     appends the positions of its feeds. One run at a time may use a state.
@@ -60,18 +101,17 @@ class State:
     def __init__(self, held: tuple[Held, ...], batch: int) -> None:
         self.batch, self.length = batch, 0
         self.held = held
-        self._now = [aligned(1) for _ in held]
-        self._next = [aligned(1) for _ in held]
+        self._now, self._next = (Blocks([aligned(1) for _ in held], 0) for _ in range(2))
 
     @property
     def nbytes(self) -> int:
         """The memory that the state takes."""
-        return sum(block.nbytes for block in (*self._now, *self._next))
+        return sum(block.nbytes for block in (*self._now.arrays, *self._next.arrays))
 
     def arrays(self) -> dict[str, Array]:
         """The integers by the name of their input, as views that a later run overwrites."""
         out = {}
-        for held, block in zip(self.held, self._now, strict=True):
+        for held, block in zip(self.held, self._now.arrays, strict=True):
             shape = held.shape(self.batch, self.length)
             out[held.port.name] = block[: math.prod(shape)].view(held.port.dtype).reshape(shape)
         return out
@@ -98,28 +138,23 @@ class State:
             raise UsageError(f"the state holds the sequences 0 to {self.batch - 1}, not {picked.tolist()}")
         self._hold({n: a[picked] for n, a in self.arrays().items()}, picked.size, self.length)
 
-    def places(self, length: int) -> dict[int, tuple[ctypes.c_void_p, int, ctypes.c_void_p]]:
-        """For every tensor (address to read at, number of the output, address to write ``length`` positions
-        to), by the number of its input.
-        """
-        out = {}
-        for k, held in enumerate(self.held):
-            need = math.prod(held.shape(self.batch, length))
-            if self._next[k].nbytes < need:
-                self._next[k] = aligned(ROOM * need)
-            read, write = (ctypes.c_void_p(address(block)) for block in (self._now[k], self._next[k]))
-            out[held.input] = (read, held.output, write)
-        return out
+    def addresses(self, length: int) -> tuple[list[ctypes.c_void_p], list[ctypes.c_void_p]]:
+        """Where the tensors are read, and where ``length`` positions of them are to be written."""
+        if length > self._next.room:
+            sizes = [math.prod(held.shape(self.batch, ROOM * length)) for held in self.held]
+            self._next = Blocks([aligned(size) for size in sizes], ROOM * length)
+        return self._now.addresses, self._next.addresses
 
     def advance(self, length: int) -> None:
         """What was written is what the state holds: ``length`` positions."""
         self._now, self._next, self.length = self._next, self._now, length
 
     def _hold(self, arrays: Mapping[str, Array], batch: int, length: int) -> None:
-        now = []
+        blocks = []
         for held in self.held:
             array = np.ascontiguousarray(arrays[held.port.name])
             block = aligned(max(array.nbytes, 1))
             block[: array.nbytes] = array.reshape(-1).view(np.uint8)
-            now.append(block)
-        self._now, self.batch, self.length = now, batch, length
+            blocks.append(block)
+        self._now, self._next = Blocks(blocks, length), Blocks([aligned(1) for _ in self.held], 0)
+        self.batch, self.length = batch, length
