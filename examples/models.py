@@ -32,13 +32,17 @@ Feeds = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One exportable network: `family` is "vit" or "bert"; sizes are those of its `transformers` config."""
+    """One exportable network: `family` is "vit", "swin" or "bert", sizes as in its `transformers` config.
+
+    A swin has the sizes of its first stage, and `depths` gives the layers of each stage.
+    """
 
     family: str
     layers: int
     hidden: int
     heads: int
     intermediate: int
+    depths: tuple[int, ...] = ()
     image: int = 224
     patch: int = 16
     vocabulary: int = 30522
@@ -50,6 +54,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deit-tiny": Architecture("vit", 12, 192, 3, 768),
     "deit-small": Architecture("vit", 12, 384, 6, 1536),
     "vit-base": Architecture("vit", 12, 768, 12, 3072),
+    "swin-tiny": Architecture("swin", 12, 96, 3, 384, (2, 2, 6, 2)),
     "vit-tiny2": Architecture("vit", 2, 64, 2, 128, image=32, patch=8, classes=10),
     "bert-base": Architecture("bert", 12, 768, 12, 3072, classes=8),
     "bert-tiny": Architecture("bert", 2, 128, 2, 512, vocabulary=1000, positions=128, classes=8),
@@ -59,13 +64,13 @@ ARCHITECTURES: dict[str, Architecture] = {
 def sample_feeds(name: str, count: int, *, sequence: int = 64, seed: int = 0) -> Feeds:
     """Seeded inputs for architecture `name`, samples along axis 0.
 
-    vit: `pixel_values` float32 [count, 3, S, S], smooth random images about zero, unequal in contrast.
+    vit, swin: `pixel_values` float32 [count, 3, S, S], smooth random images about zero, unequal in contrast.
     bert: int64 [count, sequence] `input_ids`, `attention_mask` (a prefix of ones, at least a quarter
     of the row), `token_type_ids`.
     """
     arch = ARCHITECTURES[name]
     rng = np.random.default_rng([seed, 0x1A7C])
-    if arch.family == "vit":
+    if arch.family != "bert":
         return {"pixel_values": smooth_images(rng, count, arch.image)}
     lengths = rng.integers(max(2, sequence // 4), sequence + 1, size=count)
     mask = (np.arange(sequence)[None, :] < lengths[:, None]).astype(np.int64)
@@ -93,7 +98,7 @@ def smooth_images(rng: np.random.Generator, count: int, side: int) -> NDArray[np
 def build(name: str, *, attention: str = "sdpa", seed: int = 0) -> torch.nn.Module:
     """The float network `name` in evaluation mode, weights drawn from `seed`."""
     import torch
-    from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+    import transformers
 
     arch = ARCHITECTURES[name]
     shared: dict[str, Any] = {
@@ -106,11 +111,20 @@ def build(name: str, *, attention: str = "sdpa", seed: int = 0) -> torch.nn.Modu
     }
     torch.manual_seed(seed)
     if arch.family == "vit":
-        vit = ViTConfig(image_size=arch.image, patch_size=arch.patch, **shared)
-        model: torch.nn.Module = ViTForImageClassification(vit)
+        vit = transformers.ViTConfig(image_size=arch.image, patch_size=arch.patch, **shared)
+        model: torch.nn.Module = transformers.ViTForImageClassification(vit)
+    elif arch.family == "swin":
+        heads = [arch.heads * 2**stage for stage in range(len(arch.depths))]
+        swin = transformers.SwinConfig(
+            image_size=arch.image, patch_size=4, embed_dim=arch.hidden, depths=list(arch.depths),
+            num_heads=heads, num_labels=arch.classes,
+        )  # fmt: skip
+        model = transformers.SwinForImageClassification(swin)
     else:
-        bert = BertConfig(vocab_size=arch.vocabulary, max_position_embeddings=arch.positions, **shared)
-        model = BertForSequenceClassification(bert)
+        bert = transformers.BertConfig(
+            vocab_size=arch.vocabulary, max_position_embeddings=arch.positions, **shared
+        )
+        model = transformers.BertForSequenceClassification(bert)
     enliven(model, seed)
     return model.eval()
 
@@ -199,7 +213,7 @@ def export(
     names = list(feeds)
     tensors = tuple(torch.from_numpy(value) for value in feeds.values())
     model = _logits_only(build(name, attention=attention, seed=seed), names)
-    symbols = {0: "batch"} if arch.family == "vit" else {0: "batch", 1: "sequence"}
+    symbols = {0: "batch"} if arch.family != "bert" else {0: "batch", 1: "sequence"}
     opset = opset if opset is not None else (17 if exporter == "legacy" else 18)
     with _quiet():
         if exporter == "legacy":

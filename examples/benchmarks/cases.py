@@ -108,6 +108,7 @@ CASES: dict[str, Case] = {
     "deit-tiny": synthetic("deit-tiny"),
     "deit-small": synthetic("deit-small"),
     "vit-base": synthetic("vit-base", calibration=16, held_out=8),
+    "swin-tiny": synthetic("swin-tiny", calibration=16, held_out=8),
     "bert-base": synthetic("bert-base", 128),
     "minilm": minilm(),
     "digits": digits(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,10 +76,33 @@ class Integerise:
                 return  # replayed on the form that a consumer asks for
             elif type(node.op) in RULES:
                 forms.base[node.output] = RULES[type(node.op)](context, node)
+                if _differs_by_reader(context, node.output):
+                    forms.base[node.output] = forms.quantised(node.output, 16)
             else:
                 problems.append((node.source or node.output, node.op.name, "no integer form is known"))
         except (QuantizationError, GraphError, KeyError) as error:
             problems.append((node.source or node.output, node.op.name, str(error)))
+
+
+def _differs_by_reader(context: Context, value: str) -> bool:
+    """Whether several readers want the 32-bit sums ``value`` at scales of their own: they share 16 bits, so
+    that the product is stored once.
+    """
+    forms, form = context.forms, context.forms.base[value]
+    wide = forms.builder.graph.type(form.name).dtype == "int32" and not form.per_tensor and form.plain
+    if not wide:
+        return False
+    readers = list(_readers(context, value))
+    return len(readers) > 1 and len(context.products(value)) < len(readers)
+
+
+def _readers(context: Context, value: str) -> Iterator[Node]:
+    """The nodes that read ``value``, directly or through data movement."""
+    for user in context.users[value]:
+        if context.forms.deferred(user):
+            yield from _readers(context, user.output)
+        else:
+            yield user
 
 
 def _missing(context: Context, value: str) -> bool:

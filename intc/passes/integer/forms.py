@@ -185,8 +185,6 @@ class Forms:
         form = self.base[value]
         if np.array_equal(form.scale, scale) and b.graph.type(form.name).magnitude <= limit:
             return form
-        if scale.ndim == 0 and scale < 0 and b.graph.type(form.name).dtype == "int32":
-            form = self.quantised(value, bits, -scale)  # so that the product itself is requantised once
         m, e = self.ratio(form.scale / scale)
         op = Requantize(-limit, limit, DTYPE[bits])
         name = b.emit(op, form.name, m, e, name=f"{value}.q{bits}", scale=as_scale(scale))
