@@ -271,7 +271,7 @@ def test_replaced_members(artifact: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_another_version(artifact: Path, tmp_path: Path) -> None:
-    for version in (2, 0, "1", None):
+    for version in (1, 3, 0, "2", None):
         edit = edit_manifest(lambda body, version=version: body.update(version=version))  # type: ignore[misc]
         refused(rewritten(artifact, tmp_path / "v.intc", edit), ArtifactVersion, "format version")
 

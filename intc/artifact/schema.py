@@ -19,7 +19,7 @@ from intc.artifact.tensors import INT4
 from intc.errors import ArtifactCorrupt, ArtifactVersion
 
 FORMAT: Final = "intc"
-VERSION: Final = 1
+VERSION: Final = 2
 MANIFEST: Final = "manifest.json"
 GRAPH: Final = "graph.intc.txt"
 WEIGHTS: Final = "weights.safetensors"
@@ -183,7 +183,7 @@ def _manifest(body: dict[str, Any]) -> Manifest:
             scratch=tuple(_size(s, symbols) for s in program["scratch"]),
             constants=tuple(_packed(c) for c in program["constants"]),
         ),
-        states=tuple((_text(source), _text(target)) for source, target in body.get("states", ())),
+        states=tuple((_text(source), _text(target)) for source, target in body["states"]),
         provenance=dict(body["provenance"]),
         members=members,
     )

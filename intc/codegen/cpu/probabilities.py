@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.vector import TIR, Multiplier, Vec, const, load, ramp, shuffle, stack
+from intc.codegen.cpu.vector import TIR, Multiplier, Vec, const, load, ramp, reduce_lanes, stack
 from intc.codegen.kernel import bit_length, int64
 from intc.ops import scalar
 
@@ -88,7 +88,7 @@ class RowWeights:
             T.buffer_store(best, tir.Max(best[whole], x.expr), [whole])
 
         self._vectors(find_max)
-        top = self._all(self._reduce(best, tir.Max))
+        top = self._all(reduce_lanes(best[whole], lanes, tir.Max))
 
         def weigh(base: Any, inside: Any) -> None:
             distance = top - load(scores, at + base, lanes, "int32")
@@ -107,23 +107,14 @@ class RowWeights:
             self._add(total, weight)
 
         self._vectors(weigh)
-        return self._reduce(total, lambda a, b: a + b)
+        return reduce_lanes(total[whole], lanes)
 
     def _add(self, total: Any, weight: Vec) -> None:
         """Add int16 ``weight`` to the lanes of ``total``: pairs at once where a dot instruction does that."""
-        isa, lanes = self.isa, self.lanes
-        if isa.dot != "generic" and isa.group == 2 and isa.lanes * 2 == lanes:
+        isa, lanes = self.isa.wide(), self.lanes
+        if isa.dot != "generic" and isa.lanes * 2 == lanes:
             here = ramp(0, isa.lanes)
             ones = const(1, lanes, "int16")
             T.buffer_store(total, isa.emit_dot_vector(total[here], weight.expr, ones), [here])
         else:
             T.buffer_store(total, total[ramp(0, lanes)] + weight.cast("int32").expr, [ramp(0, lanes)])
-
-    def _reduce(self, buf: Any, combine: Any) -> Any:
-        """All lanes of ``buf`` combined, halves with halves, as a scalar."""
-        value, lanes = T.Bind(buf[ramp(0, self.lanes)]), self.lanes
-        while lanes > 1:
-            lanes //= 2
-            halves = (shuffle([value], list(range(at, at + lanes))) for at in (0, lanes))
-            value = T.Bind(combine(*halves))
-        return value

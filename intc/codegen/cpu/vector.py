@@ -6,6 +6,8 @@ once.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import tvm.tirx as tir
@@ -190,6 +192,16 @@ def store(buf: Any, base: Any, value: Vec, dtype: str) -> None:
 def shuffle(vectors: list[Any], indices: list[int]) -> Any:
     """The lanes ``indices`` of the concatenation of ``vectors`` (expressions of one type)."""
     return T.Bind(tir.Shuffle(vectors, [tir.IntImm("int32", i) for i in indices]))
+
+
+def reduce_lanes(value: Any, lanes: int, combine: Callable[[Any, Any], Any] = operator.add) -> Any:
+    """All lanes of ``value`` combined, halves with halves, as a scalar."""
+    value = T.Bind(value)
+    while lanes > 1:
+        lanes //= 2
+        halves = (shuffle([value], list(range(at, at + lanes))) for at in (0, lanes))
+        value = T.Bind(combine(*halves))
+    return value
 
 
 class Multiplier:
