@@ -161,12 +161,17 @@ def test_import_finds_states() -> None:
 
 
 def test_a_fixed_window_is_no_state() -> None:
-    fixed = model("y = Concat<axis=1>(p, x)", "float[B,4] p, float[B,S] x", "float[B,T] y")
-    assert not import_onnx(fixed).states
-    growing = model("y = Concat<axis=1>(p, x)", "float[B,P] p, float[B,S] x", "float[B,T] y")
-    assert import_onnx(growing).states == {"p": 0}
-    behind = model("y = Concat<axis=1>(x, p)", "float[B,P] p, float[B,4] x", "float[B,T] y")
-    assert not import_onnx(behind).states, "new positions come last"
+    def states(body: str, past: str, new: str) -> dict[str, int]:
+        inputs = f"float[B,{past}] p, float[B,{new}] x"
+        return import_onnx(model(body, inputs, "float[B,T] y, float[B,1] z")).states
+
+    total = "z = ReduceSum<keepdims=1>(y, axes)"
+    given = "axes = Constant<value_ints=[1]>()"
+    assert states(f"{given} y = Concat<axis=1>(p, x) {total}", "P", "S") == {"p": 0}
+    assert not states(f"{given} y = Concat<axis=1>(p, x) {total}", "4", "S")
+    assert not states(f"{given} y = Concat<axis=1>(x, p) {total}", "P", "4"), "new positions come last"
+    unread = f"{given} y = Concat<axis=1>(p, x) z = ReduceSum<keepdims=1>(x, axes)"
+    assert not states(unread, "P", "S"), "nothing reads what is kept"
 
 
 def test_damaged_states_are_refused(artifact: Path) -> None:

@@ -187,6 +187,9 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         provenance=dict(body["provenance"]),
         members=members,
     )
+    bare = {size for port in manifest.inputs for size in port.shape}
+    if not bare.issuperset(symbols):
+        raise ValueError(f"no input has one of the sizes {symbols} for itself")
     ports = ({p.name: p.shape for p in side} for side in (manifest.inputs, manifest.outputs))
     _check_states(manifest.states, *ports)
     for name in (GRAPH, WEIGHTS, CERTIFICATE, manifest.kernels):

@@ -142,12 +142,12 @@ class Importer:
         return _renamed(self.builder.finish(), names)
 
     def _hold_states(self) -> None:
-        """Find the inputs that an output continues along one axis: the keys and values of past positions.
-
-        Their length is the size ``PAST``, which may be 0.
+        """Find the inputs that an output, which is also read inside, continues along one axis: the keys and
+        values of past positions. Their length is the size ``PAST``, which may be 0.
         """
         graph, last = self.builder.graph, symbol(PAST)
-        joins = {n.output: n for n in graph.nodes if isinstance(n.op, Concat)}
+        read = {x for n in graph.nodes for x in n.inputs}
+        joins = {n.output: n for n in graph.nodes if isinstance(n.op, Concat) and n.output in read}
         for index, name in enumerate(graph.outputs):
             join = joins.get(name)
             past = join.inputs[0] if join is not None else ""

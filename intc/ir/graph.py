@@ -105,6 +105,8 @@ class Graph:
                     raise FeedError(
                         f"input '{name}' has shape {list(got)}: {dim} is {env[str(dim)]} elsewhere"
                     )
+        if unknown := set(self.symbols()) - set(env):
+            raise FeedError(f"no input has the size {', '.join(sorted(unknown))} for itself")
         for name in self.inputs:  # sizes such as past + sequence
             sizes = dims.evaluate_shape(self.type(name).shape, env)
             if sizes != feeds[name].shape:

@@ -178,11 +178,17 @@ class Forms:
                 inner, factor = self.operand(node)
                 if factor is not None:
                     return Form(self.quantised(inner, bits, scale / factor).name, scale)
+                if bits == 32:  # what moves is narrow
+                    return self._requantised(self.as_is(value, 16, 16), value, bits, scale)
                 return self._move(node, self.quantised(inner, bits, scale), bits)
             raise QuantizationError(
                 f"node '{node.source or node.output}' ({node.op.name}): no integer form exists"
             )
-        form = self.base[value]
+        return self._requantised(self.base[value], value, bits, scale)
+
+    def _requantised(self, form: Form, value: str, bits: int, scale: Array) -> Form:
+        """``form`` of ``value`` in ``bits`` bits at ``scale``; itself where it is that already."""
+        b, limit = self.builder, LIMIT[bits]
         if np.array_equal(form.scale, scale) and b.graph.type(form.name).magnitude <= limit:
             return form
         m, e = self.ratio(form.scale / scale)

@@ -1,0 +1,51 @@
+"""Labelled scenes drawn by program: discs, squares, triangles and crosses on shaded, noisy grounds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE = 64
+CLASSES = ("ground", "disc", "square", "triangle", "cross")
+
+
+def scenes(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images float32 [count, 3, SIDE, SIDE] about zero, and the class of every pixel, int64 [count, SIDE, SIDE].
+
+    Colours say nothing about the class; later shapes cover earlier ones.
+    """
+    rng = np.random.default_rng(seed)
+    images = np.empty((count, 3, SIDE, SIDE), np.float32)
+    labels = np.zeros((count, SIDE, SIDE), np.int64)
+    for image, label in zip(images, labels, strict=True):
+        _ground(image, rng)
+        for _ in range(rng.integers(2, 6)):
+            kind = int(rng.integers(1, len(CLASSES)))
+            inside = _shape(CLASSES[kind], rng)
+            image[:, inside] = rng.uniform(-1.5, 1.5, (3, 1))
+            label[inside] = kind
+        image += rng.normal(0, 0.15, image.shape)
+    return images, labels
+
+
+def _ground(image: NDArray[np.float32], rng: np.random.Generator) -> None:
+    """A plane of light per colour."""
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    for channel in image:
+        level, dy, dx = rng.normal(0, (0.5, 0.4, 0.4))
+        channel[:] = level + dy * y + dx * x
+
+
+def _shape(kind: str, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """The pixels of one shape of random size, place and turn."""
+    size, angle = rng.uniform(7, 15), rng.uniform(0, 2 * np.pi)
+    cy, cx = rng.uniform(6, SIDE - 6, 2)
+    y, x = np.mgrid[0:SIDE, 0:SIDE] - np.array([cy, cx])[:, None, None]
+    u, v = (np.cos(angle) * x + np.sin(angle) * y) / size, (np.cos(angle) * y - np.sin(angle) * x) / size
+    if kind == "disc":
+        return u * u + v * v < 1
+    if kind == "square":
+        return np.maximum(abs(u), abs(v)) < 0.85
+    if kind == "triangle":
+        return (v > -0.6) & (v + 1.75 * abs(u) < 1.1)
+    return (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 1.1)
