@@ -10,7 +10,7 @@ CLASSES = ("ground", "disc", "square", "triangle", "cross")
 
 
 def scenes(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Images float32 [count, 3, SIDE, SIDE] about zero, and the class of every pixel, int64 [count, SIDE, SIDE].
+    """Images float32 [count, 3, SIDE, SIDE] about zero; every pixel's class, int64 [count, SIDE, SIDE].
 
     Colours say nothing about the class; later shapes cover earlier ones.
     """

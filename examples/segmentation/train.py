@@ -2,9 +2,9 @@
 
     python examples/segmentation/train.py     # writes segmenter.onnx beside this file; minutes
 
-A ViT encoder; a mask transformer, in which class tokens attend with the patches; the masks are the products of
-normalised patches and classes, brought to the image's size by nearest neighbours; the output is the most likely
-class of every pixel, int64 [batch, SIDE, SIDE]. One thread and a fixed seed.
+A ViT encoder; a mask transformer, in which class tokens attend with the patches; the masks are the products
+of normalised patches and classes, brought to the image's size by nearest neighbours; the output is the most
+likely class of every pixel, int64 [batch, SIDE, SIDE]. One thread and a fixed seed.
 """
 
 from __future__ import annotations

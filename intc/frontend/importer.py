@@ -57,14 +57,15 @@ def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = 
     ImportFailure for an unreadable file, UnsupportedModel for nodes outside the supported set.
     """
     if isinstance(model, onnx.ModelProto):
-        proto, source = model, model.graph.name or "model"
+        proto, source, path = model, model.graph.name or "model", None
     else:
-        proto, source = read_model(Path(model)), str(model)
+        path = Path(model)
+        proto, source = read_model(path), str(model)
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
         raise ImportFailure(f"{source}: opset {opset} is older than {OLDEST_OPSET}; re-export the model")
     proto = checked_model(proto, source)
-    arrays = take_initializers(proto, source, owned=proto is not model)
+    arrays = take_initializers(proto, source, path)
     try:
         return Importer(proto, source, inputs or {}, arrays).run()
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:

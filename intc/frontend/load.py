@@ -4,6 +4,7 @@ line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +31,7 @@ def element_name(number: int) -> str:
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The model in ``path`` with its external weights loaded from the same folder."""
+    """The model in ``path``; external weights are left where they are, for :func:`take_initializers`."""
     if not path.is_file():
         raise ImportFailure(f"{path}: no such file")
     proto = onnx.ModelProto()
@@ -40,14 +41,14 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ImportFailure(f"{path}: not an ONNX model, or a truncated one ({first_line(error)})") from None
     if not proto.graph.node and not proto.graph.output:
         raise ImportFailure(f"{path}: not an ONNX model, or an empty one")
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _load_external(tensor, path)
     return proto
 
 
-def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
-    """Replace ``tensor``'s reference by its bytes; the file must lie in the model's folder."""
+def _external(tensor: onnx.TensorProto, path: Path) -> Array:
+    """The array that ``tensor`` refers to in a file, which must lie in the folder of the model at ``path``.
+
+    It is read straight into the array: bytes put into the proto would stay in memory as long as that lives.
+    """
     where = f"{path}: weight '{tensor.name}'"
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = PurePosixPath(entries.get("location", "").replace("\\", "/"))
@@ -70,11 +71,15 @@ def _load_external(tensor: onnx.TensorProto, path: Path) -> None:
         raise ImportFailure(
             f"{where} reads bytes {offset}..{offset + length} of '{location}', which has {size}"
         )
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        tensor.raw_data = stream.read(length)
-    tensor.data_location = onnx.TensorProto.DEFAULT
-    del tensor.external_data[:]
+    _check_shape(tensor, where)
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    if kind.kind not in "iufb" or length != math.prod(tensor.dims) * kind.itemsize:
+        raise ImportFailure(
+            f"{where} is {element_name(tensor.data_type)} {list(tensor.dims)[:8]}, which {length} bytes do"
+            " not hold"
+        )
+    data = np.fromfile(file, kind.newbyteorder("<"), math.prod(tensor.dims), offset=offset)
+    return _usable(data.astype(kind, copy=False).reshape(tuple(tensor.dims)), where)
 
 
 def checked_model(proto: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -112,16 +117,19 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def take_initializers(proto: onnx.ModelProto, source: str, owned: bool) -> Mapping[str, Array]:
-    """Every weight by name; an ``owned`` proto is emptied on the way, so that weights are not held twice."""
+def take_initializers(proto: onnx.ModelProto, source: str, path: Path | None) -> Mapping[str, Array]:
+    """Every weight by name; those of a model read from ``path`` leave the proto on the way."""
     if proto.graph.sparse_initializer:
         raise ImportFailure(f"{source}: sparse weights are not supported; densify them and export again")
     arrays: dict[str, Array] = {}
     for tensor in proto.graph.initializer:
         if tensor.name in arrays:
             raise ImportFailure(f"{source}: weight '{tensor.name}' is defined twice")
+        if path is not None and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            arrays[tensor.name] = _external(tensor, path)
+            continue
         arrays[tensor.name] = decode(tensor, source)
-        if owned:
+        if path is not None:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
     return arrays
@@ -132,12 +140,21 @@ def decode(tensor: onnx.TensorProto, source: str) -> Array:
     where = f"{source}: weight '{tensor.name}'"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise ImportFailure(f"{where} is stored outside the model; import it by file name")
-    if any(d < 0 for d in tensor.dims) or np.prod(np.array(tensor.dims, dtype=np.float64)) > SIZE_LIMIT:
-        raise ImportFailure(f"{where} has the impossible shape {list(tensor.dims)[:8]}")
+    _check_shape(tensor, where)
     try:
         array = np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:
         raise ImportFailure(f"{where} is unreadable ({first_line(error)})") from None
+    return _usable(array, where)
+
+
+def _check_shape(tensor: onnx.TensorProto, where: str) -> None:
+    if any(d < 0 for d in tensor.dims) or np.prod(np.array(tensor.dims, dtype=np.float64)) > SIZE_LIMIT:
+        raise ImportFailure(f"{where} has the impossible shape {list(tensor.dims)[:8]}")
+
+
+def _usable(array: Array, where: str) -> Array:
+    """``array`` with floats as float32, which must be numbers."""
     if array.dtype.kind in "iub":
         return array
     try:

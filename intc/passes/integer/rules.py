@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from intc.calibration.moments import Moments
 from intc.errors import QuantizationError
 from intc.ir.graph import Node
 from intc.ir.op import Array
@@ -25,6 +26,7 @@ from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
 
 WEIGHT_LIMIT = 127
+BLOCK_ELEMENTS = 2**21
 
 
 def matmul(context: Context, node: Node) -> Form:
@@ -44,32 +46,51 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     bits = context.plan.weights(node)
     limit = 2 ** (bits - 1) - 1
     x = linear_input(context, node.inputs[0], context.plan.activations(node, weight.shape[0]))
-    folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
-    grid = grid_scales(folded)
-    scale = context.bias_room(node, np.where(grid > 0, grid, weight_scales(folded, limit)))
     stats = context.forms.stats.get(node.inputs[0])
     moments = stats.moments if stats is not None and stats.moments and stats.moments.rows else None
-    covariance = moments.covariance() if moments and context.rounding == "gptq" else None
-    if covariance is None:
-        integers = nearest(folded, scale, limit)
-    else:
-        units = np.broadcast_to(x.scale, folded.shape[:1])
-        noise = np.eye(len(folded)) / 12  # of rounding x itself
-        integers = compensated(folded, scale, limit, covariance / np.outer(units, units) + noise)
+    covariance = _covariance(moments, x) if moments and context.rounding == "gptq" else None
+    parts = [slice(None)] if covariance is not None else _column_blocks(weight)
+
+    def folded(part: slice) -> Array:
+        return weight[:, part].astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
+
+    pairs = [(grid_scales(w), weight_scales(w, limit)) for w in map(folded, parts)]
+    grid, free = (np.concatenate(scales) for scales in zip(*pairs, strict=True))
+    scale = context.bias_room(node, np.where(grid > 0, grid, free))
     exact = (grid > 0) & (scale == grid) & (bits == 8)
-    integers = np.where(exact, np.rint(folded / scale), integers)
-    w = b.constant(f"{node.inputs[1]}.q{bits}", integers.astype(np.int8))
-    name = b.emit(MatMul(), x.name, w, name=node.output, source=node.source, scale=as_scale(scale))
     base = context.forms.base.get(node.inputs[0])
     centre = base.centre if base is not None and base.centre is not None else np.zeros(1)
-    if moments is None and not centre.any():
-        return Form(name, scale)
-    correction = np.broadcast_to(centre, len(weight)) @ weight.astype(np.float64)
-    if moments is not None:
-        correction = correction + (folded - integers * scale).T @ ((moments.mean - centre) / x.scale)
-    context.corrections[node.output] = correction
+    offset = np.broadcast_to(centre, len(weight))
+    mean = (moments.mean - centre) / x.scale if moments is not None else np.zeros(len(weight))
+    integers, correction = np.empty(weight.shape, np.int8), np.empty(weight.shape[1])
+    for part in parts:
+        w, s = folded(part), scale[part]
+        rounded = nearest(w, s, limit) if covariance is None else compensated(w, s, limit, covariance)
+        rounded = np.where(exact[part], np.rint(w / s), rounded)
+        integers[:, part] = rounded
+        correction[part] = offset @ weight[:, part].astype(np.float64) + (w - rounded * s).T @ mean
+    constant = b.constant(f"{node.inputs[1]}.q{bits}", integers)
+    name = b.emit(MatMul(), x.name, constant, name=node.output, source=node.source, scale=as_scale(scale))
     form = Form(name, scale)
+    if moments is None and not centre.any():
+        return form
+    context.corrections[node.output] = correction
     return form if _bias_follows(context, node) else _biased(context, node, node.output, form, np.zeros(1))
+
+
+def _covariance(moments: Moments, x: Form) -> Array | None:
+    """Of the integers of ``x``, their rounding included; None where only the mean is known."""
+    covariance = moments.covariance()
+    if covariance is None:
+        return None
+    units = np.broadcast_to(x.scale, len(covariance))
+    return np.asarray(covariance / np.outer(units, units) + np.eye(len(covariance)) / 12)
+
+
+def _column_blocks(weight: Array) -> list[slice]:
+    """Runs of columns small enough that what is computed from them stays small beside the model."""
+    width = max(1, BLOCK_ELEMENTS // len(weight))
+    return [slice(start, start + width) for start in range(0, weight.shape[1], width)]
 
 
 def _bias_follows(context: Context, node: Node) -> bool:
