@@ -37,9 +37,11 @@ def right(found: Maps, labels: Maps) -> tuple[float, float]:
 
 
 def picture(maps: list[Maps]) -> Text:
-    """Class maps side by side, two rows of every second pixel in a line of half blocks."""
+    """Class maps side by side, two rows of every third pixel in a line of half blocks."""
     text = Text()
-    small = np.concatenate([np.pad(m[::2, ::2], ((0, 0), (0, 2)), constant_values=-1) for m in maps], axis=1)
+    small = np.concatenate(
+        [np.pad(m[1:-2:3, ::3], ((0, 0), (0, 2)), constant_values=-1) for m in maps], axis=1
+    )
     for top, bottom in zip(small[::2], small[1::2], strict=True):
         for a, b in zip(top, bottom, strict=True):
             text.append(" " if a < 0 else "▀", "" if a < 0 else f"{COLOURS[a]} on {COLOURS[b]}")

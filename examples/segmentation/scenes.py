@@ -19,7 +19,7 @@ def scenes(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64
     labels = np.zeros((count, SIDE, SIDE), np.int64)
     for image, label in zip(images, labels, strict=True):
         _ground(image, rng)
-        for _ in range(rng.integers(2, 6)):
+        for _ in range(rng.integers(2, 5)):
             kind = int(rng.integers(1, len(CLASSES)))
             inside = _shape(CLASSES[kind], rng)
             image[:, inside] = rng.uniform(-1.5, 1.5, (3, 1))
@@ -37,9 +37,9 @@ def _ground(image: NDArray[np.float32], rng: np.random.Generator) -> None:
 
 
 def _shape(kind: str, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """The pixels of one shape of random size, place and turn."""
-    size, angle = rng.uniform(7, 15), rng.uniform(0, 2 * np.pi)
-    cy, cx = rng.uniform(6, SIDE - 6, 2)
+    """The pixels of one shape of random size and place, a little turned."""
+    size, angle = rng.uniform(8, 16), rng.uniform(-0.2, 0.2)
+    cy, cx = rng.uniform(8, SIDE - 8, 2)
     y, x = np.mgrid[0:SIDE, 0:SIDE] - np.array([cy, cx])[:, None, None]
     u, v = (np.cos(angle) * x + np.sin(angle) * y) / size, (np.cos(angle) * y - np.sin(angle) * x) / size
     if kind == "disc":
@@ -47,5 +47,5 @@ def _shape(kind: str, rng: np.random.Generator) -> NDArray[np.bool_]:
     if kind == "square":
         return np.maximum(abs(u), abs(v)) < 0.85
     if kind == "triangle":
-        return (v > -0.6) & (v + 1.75 * abs(u) < 1.1)
+        return (v < 0.7) & (1.7 * abs(u) - v < 0.9)
     return (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 1.1)

@@ -75,12 +75,12 @@ class Segmenter(nn.Module):
 def train(steps: int, seed: int) -> Segmenter:
     torch.manual_seed(seed)
     model = Segmenter()
-    images, labels = (torch.from_numpy(a) for a in scenes(4096, seed=1))
+    images, labels = (torch.from_numpy(a) for a in scenes(8192, seed=1))
     centres = labels[:, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=1.5e-3, total_steps=steps, pct_start=0.1)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        picked = torch.randint(len(images), (16,))
+        picked = torch.randint(len(images), (24,))
         loss = functional.cross_entropy(model.masks(images[picked]), centres[picked])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_name("segmenter.onnx"))
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -25,6 +25,7 @@ from intc.passes.plan import Plan
 
 OUTPUT_BITS = 16
 STATE_BITS = 8
+ROOM = 4  # times the calibrated range, for sums that several readers share
 COMPARED_BITS = 24  # of the larger operand of a comparison
 
 
@@ -77,7 +78,8 @@ class Integerise:
             elif type(node.op) in RULES:
                 forms.base[node.output] = RULES[type(node.op)](context, node)
                 if _differs_by_reader(context, node.output):
-                    forms.base[node.output] = forms.quantised(node.output, 16)
+                    roomy = ROOM * forms.scale_for(node.output, 16)
+                    forms.base[node.output] = forms.quantised(node.output, 16, roomy)
             else:
                 problems.append((node.source or node.output, node.op.name, "no integer form is known"))
         except (QuantizationError, GraphError, KeyError) as error:

@@ -21,8 +21,8 @@ from intc.codegen.cpu.linear import (
     linear,
     linear_scratch_bytes,
     linear_tasks,
-    pack_linear,
     pad_channels,
+    start_values,
     weight_layout,
 )
 from intc.codegen.cpu.probabilities import score_parameters
@@ -101,7 +101,7 @@ def lower_linear(program: Program, node: Node) -> None:
     spec = LinearSpec(k, n, x_type.dtype, stages, out.dtype, w_bits=w_bits)
     rows: Dim = product(x_type.shape[:-1])
     kernel = program.kernel("linear", (spec, isa), lambda: linear(spec, isa))
-    _, start = pack_linear(constants[w], constants[bias], isa, x_type.dtype)
+    start = start_values(constants[w], constants[bias], isa, x_type.dtype)
     layout = weight_layout(k, n, isa, w_bits)
 
     def count(size: Any) -> Any:

@@ -85,14 +85,20 @@ def weight_layout(k: int, n: int, isa: Isa, w_bits: int) -> Layout:
 def pack_linear(
     w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str, w_bits: int = 8
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Weights [K, N] in panel order, and the padded int32 bias with the offset of unsigned rows folded in."""
+    """Weights [K, N] in panel order, and :func:`start_values`."""
     k, n = w.shape
     packed = weight_layout(k, n, isa, w_bits).apply(w).reshape(-1)
+    return packed, start_values(w, bias, isa, x_dtype)
+
+
+def start_values(w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str) -> NDArray[np.int32]:
+    """The padded int32 bias with the offset of unsigned rows folded in: what accumulators start from."""
+    n = w.shape[1]
     start = np.zeros(padded(n, isa), np.int64)
     start[:n] = np.asarray(bias, np.int64)
     if isa.unsigned_a and x_dtype == "int8":
-        start[:n] -= 128 * w.astype(np.int64).sum(axis=0)
-    return packed, start.astype(np.int32)  # wraps modulo 2**32, as the accumulator does
+        start[:n] -= 128 * w.sum(axis=0, dtype=np.int64)
+    return start.astype(np.int32)  # wraps modulo 2**32, as the accumulator does
 
 
 def _stride(spec: LinearSpec, isa: Isa) -> int:
