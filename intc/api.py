@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 import time
@@ -92,7 +93,8 @@ def compile(
     state = phases.canonicalise(source, tell)
     tell("calibrate")
     samples: list[dict[str, Array]] = []
-    feeds = _kept(state.graph, open_feeds(state.graph, calibration), samples)
+    state, feeds = equalised(state, open_feeds(state.graph, calibration), tell)
+    feeds = _kept(state.graph, feeds, samples)
     total = count_batches(state.graph, calibration)
     stats = _calibrate(state.graph, path, feeds, total, calibrator, rounding, calibration_cache, tell)
     planned: dict[str, Any] = {}
@@ -122,6 +124,16 @@ def compile(
     lowered = lower(state.graph, target)
     dumps = {name: state.after(name) for name in wanted}
     return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps, samples)
+
+
+def equalised(
+    state: Pipeline, feeds: Iterator[dict[str, Array]], tell: Progress | None = None
+) -> tuple[Pipeline, Iterator[dict[str, Array]]]:
+    """``state`` with phase 2 done on the first of ``feeds``, and all of ``feeds``."""
+    first = next(feeds)
+    stats = collect(state.graph, [first], "minmax")
+    ranges = {name: seen.channels for name, seen in stats.items()}
+    return phases.equalise(state, ranges, tell), itertools.chain([first], feeds)
 
 
 def _calibrate(

@@ -1,19 +1,21 @@
 """The pass pipeline: one literal list for each phase, and the loop that runs it.
 
-Phase 1 canonicalises the float graph, calibration observes it, phase 3 makes it integer, phase 5 fuses for
-the kernels.
+Phase 1 canonicalises the float graph, phase 2 balances its weights, calibration observes it, phase 3 makes it
+integer, phase 5 fuses for the kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
 from intc.errors import UsageError
 from intc.ir.graph import Graph
+from intc.ir.op import Array
 from intc.passes.base import Pass, Snapshot
+from intc.passes.equalise_heads import EqualiseHeads
 from intc.passes.fold_channel_scale import FoldChannelScale
 from intc.passes.fold_constants import FoldConstants
 from intc.passes.fold_input_normalisation import FoldInputNormalisation
@@ -52,7 +54,12 @@ PREPARE: tuple[Pass, ...] = (
     FuseLinear(),
     MergeLinears(),
 )
-PASS_NAMES: tuple[str, ...] = (*(p.name for p in CANONICALISE), "integerise", *(p.name for p in PREPARE))
+PASS_NAMES: tuple[str, ...] = (
+    *(p.name for p in CANONICALISE),
+    "equalise_heads",
+    "integerise",
+    *(p.name for p in PREPARE),
+)
 EVERYWHERE_8 = Plan()
 OnPass = Callable[[str], None]
 
@@ -90,6 +97,11 @@ class Pipeline:
 def canonicalise(graph: Graph, on_pass: OnPass | None = None) -> Pipeline:
     """Phase 1 on an imported float graph."""
     return Pipeline(graph).then(CANONICALISE, on_pass)
+
+
+def equalise(pipeline: Pipeline, ranges: Mapping[str, Array], on_pass: OnPass | None = None) -> Pipeline:
+    """Phase 2: factors between weights, from the largest magnitudes per channel that a first batch showed."""
+    return pipeline.then((EqualiseHeads(ranges),), on_pass)
 
 
 def integerise(

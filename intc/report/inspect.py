@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from intc.api import equalised
 from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Port
@@ -53,7 +54,8 @@ def _run_to(source: Graph, after: str, calibration: Feeds | None) -> Snapshot:
         raise UsageError(f"no pass '{after}'; the passes are {', '.join(phases.PASS_NAMES)}")
     state: Pipeline = phases.canonicalise(source)
     if not any(s.name == after for s in state.snapshots):
-        stats = collect(state.graph, open_feeds(state.graph, calibration), products=True)
+        state, feeds = equalised(state, open_feeds(state.graph, calibration))
+        stats = collect(state.graph, feeds, products=True)
         state = phases.prepare(phases.integerise(state, stats))
     return next(s for s in state.snapshots if s.name == after)
 
