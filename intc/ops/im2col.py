@@ -8,15 +8,18 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError
+from intc.ir.dims import Dim
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 from intc.ops.movement import joined
+from intc.ops.window import output_size
 
 
 @dataclass(frozen=True)
 class Im2col(Op):
-    """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) zeros. H and W are
-    fixed. ``channels_last``: NHWC images to rows [B, OH*OW, KH*KW*C].
+    """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) zeros.
+
+    ``channels_last``: NHWC images to rows [B, OH*OW, KH*KW*C].
     """
 
     kernel: tuple[int, int]
@@ -26,18 +29,12 @@ class Im2col(Op):
     channels_last: bool = False
     name: ClassVar[str] = "im2col"
 
-    def output_size(self, x: TensorType) -> tuple[int, int]:
-        """OH and OW."""
+    def output_size(self, x: TensorType) -> tuple[Dim, Dim]:
+        """OH and OW; see :func:`intc.ops.window.output_size`."""
         height, width = x.shape[1:3] if self.channels_last else x.shape[2:]
-        if not isinstance(height, int) or not isinstance(width, int):
-            raise GraphError(f"im2col needs a fixed image size, not {x}")
-        out = []
-        for i, size in enumerate((height, width)):
-            span = self.dilations[i] * (self.kernel[i] - 1) + 1
-            out.append((size + self.pads[i] + self.pads[i + 2] - span) // self.strides[i] + 1)
-        if min(out) < 1:
-            raise GraphError(f"a {self.kernel} window does not fit {x}")
-        return out[0], out[1]
+        top, left, bottom, right = self.pads
+        padded = (x.shape[0], height + top + bottom, width + left + right, 1)
+        return output_size(padded, self.kernel, self.strides, self.dilations)
 
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]

@@ -8,25 +8,31 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import Shape
+from intc.ir.dims import Dim, Shape, bounds, format_shape
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
 
 def output_size(
     shape: Shape, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]
-) -> tuple[int, int]:
-    """The rows and columns of windows that fit images [B, H, W, C] of fixed size; GraphError for none."""
-    sizes = [d for d in shape[1:3] if isinstance(d, int)]
-    if len(shape) != 4 or len(sizes) != 2:
-        raise GraphError(f"windows need images [B, H, W, C] of fixed size, not {list(map(str, shape))}")
+) -> tuple[Dim, Dim]:
+    """The rows and columns of windows that fit images [B, H, W, C]; GraphError for none.
+
+    A size that is no number can only be gone through in steps of 1, by windows that fit all that it can be.
+    """
+    if len(shape) != 4:
+        raise GraphError(f"windows need images [B, H, W, C], not {format_shape(shape)}")
     if min(*kernel, *strides, *dilations) < 1:
         raise GraphError(f"windows of {kernel} with strides {strides} and dilations {dilations}")
-    spans = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
-    oh, ow = ((n - s) // t + 1 for n, s, t in zip(sizes, spans, strides, strict=True))
-    if min(oh, ow) < 1:
-        raise GraphError(f"a {kernel} window does not fit {list(map(str, shape))}")
-    return oh, ow
+    out: list[Dim] = []
+    for size, width, stride, dilation in zip(shape[1:3], kernel, strides, dilations, strict=True):
+        rest = size - (dilation * (width - 1) + 1)
+        if not isinstance(rest, int) and stride > 1:
+            raise GraphError(f"windows in steps of {stride} need a fixed image size, not {size}")
+        out.append((rest if stride == 1 else rest // stride) + 1)
+        if bounds(out[-1])[0] < 1:
+            raise GraphError(f"a {kernel} window does not fit {format_shape(shape)}")
+    return out[0], out[1]
 
 
 def windows(x: Array, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]) -> Array:

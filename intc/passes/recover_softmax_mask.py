@@ -16,10 +16,10 @@ from typing import TypeAlias
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import broadcast
+from intc.ir.dims import Shape, broadcast, product
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, And, Cast, Equal, Mul, Not, Or, Sub, Where
+from intc.ops.elementwise import Add, And, Cast, Equal, Max, Mul, Not, Or, Sub, Where
 from intc.ops.movement import Expand, Lookup, Reshape, Slice, Transpose
 from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceSum
@@ -46,20 +46,22 @@ class RecoverSoftmaxMask:
             if not isinstance(node.op, Softmax) or len(node.inputs) != 1:
                 return None
             masks.lowest.clear()
-            scores, keep = masks.split(node.inputs[0])
+            scores, keep, shapes = masks.split(node.inputs[0])
             shape = graph.type(node.inputs[0]).shape
-            if keep is False or graph.type(scores).shape != shape:
+            if keep is False or not masks.fits(scores, shapes, shape):
                 return None
+            kept = names[scores]
+            for reshape in shapes:
+                kept = b.emit(reshape, kept, name=f"{scores}.reshaped")
             if keep is True:
                 return (
                     None
                     if scores == node.inputs[0]
-                    else b.emit(node.op, names[scores], name=node.output, source=node.source)
+                    else b.emit(node.op, kept, name=node.output, source=node.source)
                 )
             mask = masks.emit(b, names, _unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
-            kept = names[scores]
             if masks.may_leave_nothing(keep) and b.graph.type(mask).shape[-2:-1] not in ((), (1,)):
                 kept, mask = _uniform_rows(b, kept, mask)
             return b.emit(node.op, kept, mask, name=node.output, source=node.source)
@@ -128,29 +130,44 @@ class _Masks:
     emitted: dict[Keep, str] = field(default_factory=dict)
     lowest: list[float] = field(default_factory=list)  # what stood for minus infinity in the last mask
 
-    def split(self, value: str) -> tuple[str, Keep]:
-        """(scores, keep) with ``value = where(keep, scores, -big)``; keep is False where nothing was
-        understood.
+    def split(self, value: str) -> tuple[str, Keep, tuple[Reshape, ...]]:
+        """(scores, keep, reshapes) with ``value = where(keep, reshaped scores, -big)``; keep is False where
+        nothing was understood.
         """
         node = self.producers.get(value)
-        keep: Keep | None = None
+        if node is not None and isinstance(node.op, Max):  # the lowest number again, as a floor
+            live = [x for x in node.inputs if not self._minus_infinity(x)]
+            return self.split(live[0]) if len(live) == 1 else (value, False, ())
+        if node is not None and isinstance(node.op, Reshape):
+            scores, keep, shapes = self.split(node.inputs[0])
+            if not isinstance(keep, tuple):
+                return value, False, ()
+            whole = ("move", Expand(self.graph.type(node.inputs[0]).shape), keep)
+            return scores, ("move", node.op, whole), (*shapes, node.op)
+        found: Keep | None = None
         scores = value
         if node is not None and isinstance(node.op, Add):
             for inner, other in (node.inputs, node.inputs[::-1]):
-                keep = self.additive(other)
-                if keep is not None:
+                found = self.additive(other)
+                if found is not None:
                     scores = inner
                     break
         elif node is not None and isinstance(node.op, Where):
             condition, a, b = node.inputs
             if self._minus_infinity(b):
-                scores, keep = a, self.truth(condition)
+                scores, found = a, self.truth(condition)
             elif self._minus_infinity(a):
-                scores, keep = b, self._not(self.truth(condition))
-        if keep is None:
-            return value, False
-        inner_scores, inner_keep = self.split(scores)
-        return inner_scores, _both(keep, inner_keep) if inner_keep is not False else keep
+                scores, found = b, self._not(self.truth(condition))
+        if found is None:
+            return value, False, ()
+        inner, keep, shapes = self.split(scores)
+        return (scores, found, ()) if keep is False else (inner, _both(found, keep), shapes)
+
+    def fits(self, scores: str, shapes: tuple[Reshape, ...], wanted: Shape) -> bool:
+        """Whether no mask has broadcast the scores."""
+        return (shapes[-1].shape if shapes else self.graph.type(scores).shape) == wanted and all(
+            product(self.graph.type(scores).shape) == product(op.shape) for op in shapes
+        )
 
     def additive(self, value: str) -> Keep | None:
         """keep with ``value = where(keep, 0, -big)``; None where ``value`` is no such mask."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.strided import View, broadcast_view, loop, row_major
+from intc.codegen.cpu.window import placed
 from intc.codegen.kernel import Expr, Frame, store
 from intc.codegen.program import Program
 from intc.ir.dims import Dim, Shape, product
@@ -157,12 +158,16 @@ def lower_im2col(program: Program, node: Node) -> None:
 
     def body(frame: Frame) -> None:
         x, y = frame.buffers["x0"], frame.buffers["y"]
-        area = height * width  # ints: Im2col takes fixed images
+        area = height * width
         with frame.share(batch * oh) as row:
-            oy = T.bind(T.truncmod(row, oh))
-            image = T.bind(T.truncdiv(row, oh) * frame.dim(channels * area))
+            oy = T.bind(T.truncmod(row, frame.dim(oh)))
+            image = T.bind(T.truncdiv(row, frame.dim(oh)) * frame.dim(channels * area))
             start = T.bind(row * frame.dim(ow * channels * kh * kw))
-            with T.serial(0, ow) as ox, T.serial(0, frame.dim(channels)) as c, T.serial(0, kh) as ky:
+            with (
+                T.serial(0, frame.dim(ow)) as ox,
+                T.serial(0, frame.dim(channels)) as c,
+                T.serial(0, kh) as ky,
+            ):
                 iy = T.bind(oy * op.strides[0] - top + ky * op.dilations[0])
                 to = T.bind(start + ((ox * frame.dim(channels) + c) * kh + ky) * kw)
                 ix = T.bind(ox * op.strides[1] - left)
@@ -171,7 +176,10 @@ def lower_im2col(program: Program, node: Node) -> None:
                     step = kx * op.dilations[1]
                     value = x[base + step]
                     if padded:
-                        inside = T.And(T.And(iy >= 0, iy < height), T.And(ix + step >= 0, ix + step < width))
+                        inside = T.And(
+                            T.And(iy >= 0, iy < frame.dim(height)),
+                            T.And(ix + step >= 0, ix + step < frame.dim(width)),
+                        )
                         value = T.if_then_else(inside, value, T.IntImm(x.dtype, 0))
                     store(y, value, to + kx)
 
@@ -189,12 +197,12 @@ def _im2col_channels_last(program: Program, node: Node, op: Im2col) -> None:
         x, y = frame.buffers["x0"], frame.buffers["y"]
         lanes = frame.dim(channels)
         with frame.share(batch * (oh * ow)) as pixel:
-            ox, line = T.bind(T.truncmod(pixel, ow)), T.bind(T.truncdiv(pixel, ow))
-            oy, image = T.bind(T.truncmod(line, oh)), T.bind(T.truncdiv(line, oh) * frame.dim(height * width))
+            oy, ox, image = placed(frame, pixel, (oh, ow), height * width)
             with T.serial(0, kh) as ky, T.serial(0, kw) as kx:
                 iy = T.bind(oy * op.strides[0] - top + ky * op.dilations[0])
                 ix = T.bind(ox * op.strides[1] - left + kx * op.dilations[1])
-                inside = T.bind(T.And(T.And(iy >= 0, iy < height), T.And(ix >= 0, ix < width)))
+                rows = T.And(iy >= 0, iy < frame.dim(height))
+                inside = T.bind(T.And(rows, T.And(ix >= 0, ix < frame.dim(width))))
                 base = T.bind(T.Select(inside, (image + iy * frame.dim(width) + ix) * lanes, 0))
                 to = T.bind(((pixel * kh + ky) * kw + kx) * lanes)
                 with T.serial(0, lanes) as c:

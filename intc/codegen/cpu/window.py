@@ -7,6 +7,7 @@ from tvm.tirx.script.builder import ir as T
 from intc.codegen.cpu.strided import View, loop, row_major
 from intc.codegen.kernel import Expr, Frame, store
 from intc.codegen.program import Program
+from intc.ir.dims import Dim
 from intc.ir.graph import Node
 from intc.ops.movement import Pad
 from intc.ops.window import GroupedConv, MaxPool
@@ -33,12 +34,19 @@ def lower_pad(program: Program, node: Node) -> None:
     program.generic("pad", op, node.inputs, node.output, copy, source=node.source)
 
 
+def placed(frame: Frame, pixel: Expr, size: tuple[Dim, Dim], area: Dim) -> tuple[Expr, Expr, Expr]:
+    """Row and column of a window in the output [B, *size], and the first pixel of its image of ``area``."""
+    oh, ow = map(frame.dim, size)
+    ox, line = T.bind(T.truncmod(pixel, ow)), T.bind(T.truncdiv(pixel, ow))
+    return T.bind(T.truncmod(line, oh)), ox, T.bind(T.truncdiv(line, oh) * frame.dim(area))
+
+
 def lower_max_pool(program: Program, node: Node) -> None:
     op = node.op
     assert isinstance(op, MaxPool)
     type_ = program.type(node.inputs[0])
     batch, height, width, channels = type_.shape
-    oh, ow = (d for d in program.type(node.output).shape[1:3] if isinstance(d, int))
+    oh, ow = program.type(node.output).shape[1:3]
     (sy, sx), (dy, dx), (top, left) = op.strides, op.dilations, op.pads[:2]
     lowest = type_.interval[0]
 
@@ -46,14 +54,13 @@ def lower_max_pool(program: Program, node: Node) -> None:
         x, y = frame.buffers["x0"], frame.buffers["y"]
         lanes = frame.dim(channels)
         with frame.share(batch * oh * ow) as pixel:
-            ox, line = T.bind(T.truncmod(pixel, ow)), T.bind(T.truncdiv(pixel, ow))
-            oy, image = T.bind(T.truncmod(line, oh)), T.bind(T.truncdiv(line, oh) * frame.dim(height * width))
+            oy, ox, image = placed(frame, pixel, (oh, ow), height * width)
             to = T.bind(pixel * lanes)
             with T.serial(0, lanes) as c:
                 store(y, T.IntImm(y.dtype, lowest), to + c)
             with T.serial(0, op.kernel[0]) as ky, T.serial(0, op.kernel[1]) as kx:
                 iy, ix = T.bind(oy * sy - top + ky * dy), T.bind(ox * sx - left + kx * dx)
-                inside = T.And(T.And(iy >= 0, iy < height), T.And(ix >= 0, ix < width))
+                inside = T.And(T.And(iy >= 0, iy < frame.dim(height)), T.And(ix >= 0, ix < frame.dim(width)))
                 with T.If(inside), T.Then():
                     base = T.bind((image + iy * frame.dim(width) + ix) * lanes)
                     with T.serial(0, lanes) as c:
@@ -68,7 +75,7 @@ def lower_grouped_conv(program: Program, node: Node) -> None:
     assert isinstance(op, GroupedConv)
     batch, height, width, channels = program.type(node.inputs[0]).shape
     kh, kw, depth, outputs = (d for d in program.type(node.inputs[1]).shape if isinstance(d, int))
-    oh, ow = (d for d in program.type(node.output).shape[1:3] if isinstance(d, int))
+    oh, ow = program.type(node.output).shape[1:3]
     (sy, sx), (dy, dx) = op.strides, op.dilations
     each = outputs // op.groups
 
@@ -79,8 +86,7 @@ def lower_grouped_conv(program: Program, node: Node) -> None:
             T.buffer_store(y, y[to] + T.cast(value, "int32") * T.cast(factor, "int32"), [to])
 
         with frame.share(batch * oh * ow) as pixel:
-            ox, line = T.bind(T.truncmod(pixel, ow)), T.bind(T.truncdiv(pixel, ow))
-            oy, image = T.bind(T.truncmod(line, oh)), T.bind(T.truncdiv(line, oh) * frame.dim(height * width))
+            oy, ox, image = placed(frame, pixel, (oh, ow), height * width)
             to = T.bind(pixel * outputs)
             with T.serial(0, outputs) as o:
                 T.buffer_store(y, T.IntImm("int32", 0), [to + o])
