@@ -19,7 +19,7 @@ from intc.frontend.symbolic import (
     gather_axes,
     require_equal,
 )
-from intc.ir.dims import Dim, Poly, as_dim, broadcast, product
+from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, And, Less, LessOrEqual, Max, Min, Mul, Where
 from intc.ops.movement import Concat, Expand, Gather, GatherElements, Reshape, Slice, Transpose
@@ -96,7 +96,7 @@ def _concat(call: Call) -> list[Imported]:
 def _bound(value: Any, size: Dim, default: Dim) -> Dim:
     """One slice bound normalised to [0, size]."""
     if isinstance(value, Poly):
-        return value
+        return size + value if bounds(value)[1] < 0 else value
     number = int(value)
     if number < 0:
         low = size + number
@@ -224,7 +224,7 @@ def _gather_range(call: Call, data: str, axis: int, index: Index) -> str:
                 parts.append(Index(index.shape, steps))
             picked = _select(call, base, parts)
             return reshape_to(call, picked, (*call.shape(picked), *rest), True)
-    raise GraphError("the gathered positions are not plain index ranges")
+    return call.emit(Gather(axis), data, call.ctx.live(index, f"{call.node.output[0]}.positions"))
 
 
 def _select(call: Call, data: str, parts: Sequence[Index]) -> str:
