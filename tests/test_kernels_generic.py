@@ -129,6 +129,10 @@ def layer_norm_cases() -> list[Case]:
         Case(ShiftLayerNorm(1, 36, -127, 127, "int8", False), (t((B, 24), "int16", -32767, 32767), g, b))
     )
     cases.append(Case(ShiftLayerNorm(2**60, 36, 0, 255, "uint8"), (t((B, 24), "int16", -9, 9), g, b)))
+    wide, beta = ints(-(2**20), 2**20, (64,), np.int32), ints(-(2**40), 2**40, (64,), np.int64)
+    for dtype in ("int8", "int16", "int32"):  # values of 16 bits in any type
+        rows = t((B, S, 64), dtype, *((-128, 127) if dtype == "int8" else (-32767, 32767)))
+        cases.append(Case(ShiftLayerNorm(99, 40, -127, 127, "int8"), (rows, wide, beta)))
     return cases
 
 

@@ -206,6 +206,7 @@ def test_plans() -> None:
     assert plan(2**30, 30, x=1000).clamp is False
     assert plan(2**20, 23) == plan(2**30, 33), "small mantissas are normalised"
     assert plan(2**30, 30, -WIDE, WIDE).exact64
+    assert plan(2**14, 15, -WIDE, WIDE, x=99) == Requantize(-32768, 32767, per_channel=False, narrow=True)
     for bad in ((1, 0), (1, 63), (2**31, 40)):
         with pytest.raises(CodegenError, match="renormalise"):
             plan(*bad)

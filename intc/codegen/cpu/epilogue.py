@@ -94,7 +94,8 @@ def plan_requantize(
     if x_lo >= -32768 and x_hi <= 32767 and np.all(e >= 15) and np.all(m % (1 << (e - 15)) == 0):
         small = m >> (e - 15)
         if np.all(np.abs(small) < 2**15):
-            return Requantize(lo, hi, per_channel=m.size > 1, narrow=True), small.astype(np.int16), e
+            form = Requantize(max(lo, -32768), min(hi, 32767), per_channel=m.size > 1, narrow=True)
+            return form, small.astype(np.int16), e
     m, e = _normalise(m, e)
     pre = max(0, FAST_EXPONENT - int(e.min()))
     form = Requantize(lo, hi, per_channel, exact64=True)

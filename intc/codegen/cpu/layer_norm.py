@@ -122,7 +122,7 @@ def _vector_rows(program: Program, node: Node, lanes: int, pairs: Isa) -> Callab
             for part in sums:
                 T.buffer_store(part, nothing, [all_lanes])
             with T.serial(0, channels // step) as i:
-                value = T.bind(x[ramp(base + i * step, step)])
+                value = T.bind(T.cast(x[ramp(base + i * step, step)], typed("int16", step)))
                 square = Vec(pairs.emit_dot_vector(nothing, value, value), pairs.lanes)  # below 2**31
                 T.buffer_store(sums[0], pairs.emit_dot_vector(sums[0][all_lanes], value, ones), [all_lanes])
                 for part, term in zip(sums[1:], (square & 0xFFFF, square >> 16), strict=True):
