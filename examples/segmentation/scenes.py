@@ -1,4 +1,4 @@
-"""Labelled scenes drawn by program: discs, squares, triangles and crosses on shaded, noisy grounds."""
+"""Labelled scenes drawn by program: woven discs, squares, triangles and crosses on shaded, noisy grounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLASSES = ("ground", "disc", "square", "triangle", "cross")
 def scenes(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Images float32 [count, 3, SIDE, SIDE] about zero; every pixel's class, int64 [count, SIDE, SIDE].
 
-    Colours say nothing about the class; later shapes cover earlier ones.
+    Colours say nothing about the class, weaves and outlines do; later shapes cover earlier ones.
     """
     rng = np.random.default_rng(seed)
     images = np.empty((count, 3, SIDE, SIDE), np.float32)
@@ -22,7 +22,7 @@ def scenes(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64
         for _ in range(rng.integers(2, 5)):
             kind = int(rng.integers(1, len(CLASSES)))
             inside = _shape(CLASSES[kind], rng)
-            image[:, inside] = rng.uniform(-1.5, 1.5, (3, 1))
+            image[:, inside] = rng.uniform(-1.2, 1.2, (3, 1)) + _weave(kind)[inside]
             label[inside] = kind
         image += rng.normal(0, 0.15, image.shape)
     return images, labels
@@ -34,6 +34,12 @@ def _ground(image: NDArray[np.float32], rng: np.random.Generator) -> None:
     for channel in image:
         level, dy, dx = rng.normal(0, (0.5, 0.4, 0.4))
         channel[:] = level + dy * y + dx * x
+
+
+def _weave(kind: int) -> NDArray[np.float64]:
+    """The pattern of a class: plain, stripes either way, or both."""
+    y, x = (np.sign(np.sin(np.pi * (axis + 0.5) / 2)) for axis in np.mgrid[0:SIDE, 0:SIDE])
+    return (0 * y, 0 * y, 0.4 * y, 0.4 * x, 0.4 * x * y)[kind]
 
 
 def _shape(kind: str, rng: np.random.Generator) -> NDArray[np.bool_]:
