@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from intc.codegen.cpu.attention import (
+from intc.codegen.cpu.attention import attention
+from intc.codegen.cpu.attention_spec import (
     AttentionSpec,
     Rows,
-    attention,
     attention_arguments,
     attention_scratch_bytes,
     attention_tasks,

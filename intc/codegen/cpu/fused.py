@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from intc.codegen.cpu.attention import (
+from intc.codegen.cpu.attention import attention
+from intc.codegen.cpu.attention_spec import (
     AttentionSpec,
     Rows,
-    attention,
     attention_scratch_bytes,
     attention_tasks,
 )
