@@ -17,6 +17,7 @@ from intc.ir.text import parse_graph, print_graph, side_tensors
 from intc.ops import OPS
 from intc.report.verify import verify_artifact
 from intc.runtime import Session
+from intc.runtime.state import Past, held_by
 from tests.onnx_models import model
 from tests.small import small_module
 
@@ -172,6 +173,15 @@ def test_a_fixed_window_is_no_state() -> None:
     assert not states(f"{given} y = Concat<axis=1>(x, p) {total}", "P", "4"), "new positions come last"
     unread = f"{given} y = Concat<axis=1>(p, x) z = ReduceSum<keepdims=1>(x, axes)"
     assert not states(unread, "P", "S"), "nothing reads what is kept"
+
+
+def test_memory_that_shrinks_is_planned_exactly(artifact: Path) -> None:
+    """Working memory is planned for a rounded length, unless a longer past needs less of it."""
+    manifest = schema.read_manifest(schema.Container(artifact))
+    for slot, exact in (("2*past + 64", False), ("-1*past + 1024", True), ("-1*s70 + 64", False)):
+        program = replace(manifest.program, slots=(slot,), scratch=())
+        past = Past(replace(manifest, program=program), held_by(manifest))
+        assert past.exact is exact, slot
 
 
 def test_damaged_states_are_refused(artifact: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import torch
 from texts import CHARACTERS, CONTEXT, windows
 from torch import Tensor, nn
 from torch.nn import functional
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from training import one_cycle
 
 WIDTH, HEADS, LAYERS = 96, 3, 4
 
@@ -65,21 +69,15 @@ def perplexity(model: nn.Module, rows: Tensor) -> float:
 
 
 def train(rows: Tensor, steps: int, seed: int) -> Characters:
-    """One-cycle AdamW on `steps` batches of 32 of the windows `rows` [N, CONTEXT + 1]."""
+    """Of `steps` batches of 32 of the windows `rows` [N, CONTEXT + 1]."""
     torch.manual_seed(seed)
     model = Characters()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps, pct_start=0.08)
-    for step in range(steps):
+
+    def loss() -> Tensor:
         batch = rows[torch.randint(len(rows), (32,))]
-        loss = functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1:5d}  loss {loss.item():.3f}", flush=True)
+        return functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+
+    one_cycle(model, loss, steps, 3e-3, 0.05, betas=(0.9, 0.98), warm=0.08)
     return model
 
 

@@ -18,9 +18,10 @@ import transformers
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "accuracy"))
+sys.path += [str(HERE.parent), str(HERE.parent / "accuracy")]
 from export import export_with_past  # noqa: E402
 from texts import CHARACTERS, CONTEXT, windows  # noqa: E402
+from training import one_cycle  # noqa: E402
 
 
 def network() -> nn.Module:
@@ -45,20 +46,14 @@ def perplexity(model: nn.Module, rows: Tensor) -> float:
 
 
 def train(rows: Tensor, steps: int, seed: int) -> nn.Module:
-    """One-cycle AdamW on `steps` batches of 32 of the windows `rows` [N, CONTEXT + 1]."""
+    """Of `steps` batches of 32 of the windows `rows` [N, CONTEXT + 1]."""
     torch.manual_seed(seed)
     model = network().train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.98), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps, pct_start=0.08)
-    for step in range(steps):
-        loss = loss_of(model, rows[torch.randint(len(rows), (32,))])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1:5d}  loss {loss.item():.3f}", flush=True)
+
+    def loss() -> Tensor:
+        return loss_of(model, rows[torch.randint(len(rows), (32,))])
+
+    one_cycle(model, loss, steps, 4e-3, 0.05, betas=(0.9, 0.98), warm=0.08)
     return model
 
 

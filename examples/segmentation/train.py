@@ -10,6 +10,7 @@ likely class of every pixel, int64 [batch, SIDE, SIDE]. One thread and a fixed s
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import torch
 from scenes import CLASSES, SIDE, scenes
 from torch import Tensor, nn
 from torch.nn import functional
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from training import one_cycle
 
 PATCH, WIDTH, HEADS, ENCODER, DECODER = 4, 96, 3, 4, 2
 GRID = SIDE // PATCH
@@ -77,18 +81,12 @@ def train(steps: int, seed: int) -> Segmenter:
     model = Segmenter()
     images, labels = (torch.from_numpy(a) for a in scenes(8192, seed=1))
     centres = labels[:, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
+
+    def loss() -> Tensor:
         picked = torch.randint(len(images), (24,))
-        loss = functional.cross_entropy(model.masks(images[picked]), centres[picked])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if (step + 1) % 100 == 0:
-            print(f"step {step + 1:5d}  loss {loss.item():.3f}", flush=True)
+        return functional.cross_entropy(model.masks(images[picked]), centres[picked])
+
+    one_cycle(model, loss, steps, 2e-3, 0.02, every=100)
     return model.eval()
 
 

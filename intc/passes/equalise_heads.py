@@ -49,16 +49,13 @@ class EqualiseHeads:
         scores = trace.back(softmax.inputs[0], (Add, Mul, Div), MatMul)
         if scores is None:
             return
-        q, k = (trace.projection(x, scores.output) for x in scores.inputs)
+        q, k = (trace.projection(x) for x in scores.inputs)
         if q is None or k is None or q.root == k.root:
             return
-        left, right = trace.channels(q), trace.channels(k)
-        if left is None or right is None:
+        left, right = trace.channels(q), np.swapaxes(trace.channels(k), -1, -2)
+        if not _constant_rows(left) or not _constant_rows(right):
             return
-        left, right = left[..., :1, :], np.swapaxes(right[..., :, :1], -1, -2)
-        if not _constant_rows(trace.channels(q), -2) or not _constant_rows(trace.channels(k), -1):
-            return
-        mine, theirs = (a.ravel() for a in np.broadcast_arrays(left, right))
+        mine, theirs = (a.ravel() for a in np.broadcast_arrays(left[..., :1, :], right[..., :1, :]))
         partner = np.full(q.width, -1)
         partner[mine] = theirs
         if not np.array_equal(partner[mine], theirs) or (partner < 0).any():
@@ -74,9 +71,8 @@ class EqualiseHeads:
         context = trace.uses.sole_user(softmax.output, MatMul)
         if context is None or context.inputs[0] != softmax.output:
             return
-        v = trace.projection(context.inputs[1], context.output)
-        ids = trace.channels(v) if v is not None else None
-        if v is None or ids is None or not _constant_rows(ids, -2):
+        v = trace.projection(context.inputs[1])
+        if v is None or not _constant_rows(ids := trace.channels(v)):
             return
         shape = trace.shape(context.output)
         moved = trace.forward(context.output, np.broadcast_to(ids[..., :1, :], shape))
@@ -86,7 +82,8 @@ class EqualiseHeads:
         rows = ids.reshape(-1, ids.shape[-1])
         if not (rows == rows[0]).all():
             return
-        factor = _bounded(self._range(v.root) / np.exp(np.log(self._range(v.root)).mean()))
+        found = self._range(v.root)
+        factor = _bounded(found / np.exp(np.log(found).mean()))
         edits.columns(v, 1 / factor)
         edits.rows(reader, factor[rows[0]])
 
@@ -101,9 +98,9 @@ def _bounded(factor: Array) -> Array:
     return np.asarray(np.clip(factor, middle / LARGEST, middle * LARGEST))
 
 
-def _constant_rows(ids: Array | None, axis: int) -> bool:
-    """Whether all positions along ``axis`` show the same channels."""
-    return ids is not None and bool((ids == np.take(ids, [0], axis)).all())
+def _constant_rows(ids: Array) -> bool:
+    """Whether all rows show the same channels."""
+    return bool((ids == ids[..., :1, :]).all())
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,6 @@ class _Projection:
 
     root: str
     product: Node
-    bias: str | None
     width: int
     chain: tuple[Node, ...]
 
@@ -139,8 +135,8 @@ class _Trace:
             node if node is not None and isinstance(node.op, to) and self.uses.single(node.output) else None
         )
 
-    def projection(self, value: str, reader: str) -> _Projection | None:
-        """What computes ``value``, read by nothing but the node of ``reader``."""
+    def projection(self, value: str) -> _Projection | None:
+        """What computes ``value``, which one node reads."""
         chain: list[Node] = []
         node = self.uses.producers.get(value)
         while node is not None and self.uses.single(value) and self._moves(node):
@@ -149,7 +145,7 @@ class _Trace:
             node = self.uses.producers.get(value)
         if node is None or not self.uses.single(value):
             return None
-        root, bias = value, None
+        root = value
         if isinstance(node.op, Add):
             left, right = node.inputs if node.inputs[1] in self.graph.constants else node.inputs[::-1]
             constant = self.graph.constants.get(right)
@@ -159,11 +155,11 @@ class _Trace:
                 or not self.uses.single(left)
             ):
                 return None
-            bias, node = right, self.uses.producers.get(left)
+            node = self.uses.producers.get(left)
         weight = self.graph.constants.get(node.inputs[1]) if node and isinstance(node.op, MatMul) else None
         if node is None or weight is None or weight.ndim != 2:
             return None
-        return _Projection(root, node, bias, weight.shape[1], tuple(reversed(chain)))
+        return _Projection(root, node, weight.shape[1], tuple(reversed(chain)))
 
     def _moves(self, node: Node) -> bool:
         if isinstance(node.op, Mul | Div):
@@ -171,7 +167,7 @@ class _Trace:
             return constant is not None and constant.size == 1
         return isinstance(node.op, MOVES)
 
-    def channels(self, found: _Projection) -> Array | None:
+    def channels(self, found: _Projection) -> Array:
         """The channel of the root at every element of the operand."""
         ids = np.broadcast_to(np.arange(found.width), self.shape(found.root))
         for node in found.chain:

@@ -83,8 +83,8 @@ class Session:
         weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
         self._constants = _pack(self.path, self.manifest.program.constants, weights)
         code = container.member(self.manifest.kernels)
-        self._held = held_by(self.manifest)
-        self._past = Past(self.manifest, self._held) if self._held else None
+        held = held_by(self.manifest)
+        self._past = Past(self.manifest, held) if held else None
         self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
         self._layouts: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, int] | None], Layout] = {}
         self._kept: list[Workspace] = []
@@ -103,14 +103,14 @@ class Session:
 
         UsageError where no output of the model continues an input.
         """
-        if not self._held:
+        if self._past is None:
             raise UsageError(
                 f"{self.path}: the model keeps no state; export it with past keys and values as inputs and"
                 " their continuation as outputs"
             )
         if not isinstance(batch, int) or batch < 1:
             raise UsageError(f"batch={batch!r} is not a positive number of sequences")
-        return State(self._held, batch)
+        return State(self._past.held, batch)
 
     def run(
         self,
@@ -127,17 +127,18 @@ class Session:
         follows its positions, and the inputs and outputs that are the state itself are left out. FeedError
         names the input that does not fit.
         """
-        held = {h.output for h in self._held} if state is not None else set()
+        past = self._past_of(state)
+        held = past.outputs if past else set()
         every = [p.name for i, p in enumerate(self.manifest.outputs) if i not in held]
         wanted = [self._output(name) for name in (every if output_names is None else output_names)]
         if held.intersection(wanted):
             raise FeedError("an output that the state holds cannot be asked for; see State.arrays")
         workspace = self.prepare(feeds, state)
         try:
-            if state is None or self._past is None:
+            if state is None or past is None:
                 native.call(self.entry, workspace.call, self.threads)
             else:
-                self._continue(self._past, workspace, state)
+                self._continue(past, workspace, state)
             return [self._result(i, workspace, raw) for i in wanted]
         finally:
             with self._lock:
@@ -154,16 +155,23 @@ class Session:
             raise FeedError(f"output '{name}' is not known; the model gives {', '.join(names)}")
         return names.index(name)
 
+    def _past_of(self, state: State | None) -> Past | None:
+        """What ``state`` stands for; FeedError where it is another model's."""
+        if state is None:
+            return None
+        if self._past is None or state.held != self._past.held:
+            raise FeedError(f"{self.path}: the state was made for another model")
+        return self._past
+
     def prepare(self, feeds: Mapping[str, ArrayLike], state: State | None = None) -> Workspace:
         """Memory for one run on ``feeds``, with the integers in it. FeedError as in :meth:`run`."""
-        if state is not None and state.held != self._held:
-            raise FeedError(f"{self.path}: the state was made for another model")
-        held = {h.input for h in self._held} if state is not None else set()
+        past = self._past_of(state)
+        held = past.inputs if past else set()
         ports = {i: p for i, p in enumerate(self.manifest.inputs) if i not in held}
         feeding.check_names(list(ports.values()), feeds)
         arrays = {i: np.asarray(feeds[p.name]) for i, p in ports.items()}
         shapes = tuple([a.shape for a in arrays.values()])
-        workspace = self._workspace(shapes, self._past.size(state) if state and self._past else None)
+        workspace = self._workspace(shapes, past.size(state) if state and past else None)
         for i, array in arrays.items():
             feeding.write(ports[i], array, workspace.inputs[i])
         return workspace
@@ -195,7 +203,7 @@ class Session:
     def _layout(self, given: Sequence[tuple[int, ...]], past: tuple[int, int] | None) -> Layout:
         """The ports that a state holds take no memory."""
         manifest, rest = self.manifest, iter(given)
-        held = {h.input: h for h in self._held} if past is not None else {}
+        held = {h.input: h for h in self._past.held} if past is not None and self._past else {}
         written = {h.output for h in held.values()}
         shapes = [
             held[i].shape(*past) if past is not None and i in held else next(rest)
@@ -204,9 +212,9 @@ class Session:
         try:
             env = feeding.bind(manifest.inputs, shapes, (self._past.symbol,) if self._past else ())
         except FeedError as error:
-            raise FeedError(
-                f"{error} (the state holds {past[0]} sequences)" if past else str(error)
-            ) from None
+            if past is None:
+                raise
+            raise FeedError(f"{error} (the state holds {past[0]} sequences)") from None
         if past is None:
             feeding.check_limits(manifest.limits, env)
         inputs = tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,31 +55,38 @@ def held_by(manifest: Manifest) -> tuple[Held, ...]:
 class Past:
     """How the calls of a model with the tensors ``held`` differ when a state stands for them.
 
-    ``symbol`` is the size that is the state's length, ``after`` the length that a run leaves.
+    ``symbol`` is the size that is the state's length, ``after`` the length that a run leaves; ``inputs`` and
+    ``outputs`` are the numbers of the ports.
     """
 
     def __init__(self, manifest: Manifest, held: tuple[Held, ...]) -> None:
         self.held, first = held, held[0]
         self.symbol = str(first.port.shape[first.axis])
         self.after = manifest.outputs[first.output].shape[first.axis]
-        inputs, outputs = 2, 2 + len(manifest.inputs)  # behind the addresses of constants and arena
-        self.reads = [inputs + h.input for h in held]
-        self.writes = [outputs + h.output for h in held]
-        self.place = outputs + len(manifest.outputs) + manifest.symbols.index(self.symbol)
-        own = {h.port.name for h in held} | {manifest.outputs[h.output].name for h in held}
-        others = [p for p in (*manifest.inputs, *manifest.outputs) if p.name not in own]
-        self.seen = any(self.symbol in str(size).split() for port in others for size in port.shape)
+        self.inputs, self.outputs = ({h.input for h in held}, {h.output for h in held})
+        reads, writes = 2, 2 + len(manifest.inputs)  # behind the addresses of constants and arena
+        self.places = [*(reads + h.input for h in held), *(writes + h.output for h in held)]
+        self.place = writes + len(manifest.outputs) + manifest.symbols.index(self.symbol)
+        self.exact = self._needs_exact(manifest)
+
+    def _needs_exact(self, manifest: Manifest) -> bool:
+        """Whether another port shows the length, or some memory shrinks as it grows."""
+        sides = ((manifest.inputs, self.inputs), (manifest.outputs, self.outputs))
+        others = [
+            size for ports, own in sides for i, p in enumerate(ports) if i not in own for size in p.shape
+        ]
+        memory = [size for size in (*manifest.program.slots, *manifest.program.scratch) if "-" in str(size)]
+        return any(self.symbol in re.split(r"\W+", str(size)) for size in (*others, *memory))
 
     def size(self, state: State) -> tuple[int, int]:
-        """Sequences and positions to plan memory for: for many lengths at once, where no port shows them."""
-        return state.batch, state.length if self.seen else -(-state.length // STEP) * STEP
+        """Sequences and positions to plan memory for: for many lengths at once, where that is safe."""
+        return state.batch, state.length if self.exact else -(-state.length // STEP) * STEP
 
     def arguments(self, call: tuple[Any, ...], state: State, length: int) -> tuple[Any, ...]:
         """``call`` on the memory of ``state``, which then holds ``length`` positions."""
         out = list(call)
         out[self.place] = state.length
-        reads, writes = state.addresses(length)
-        for at, pointer in zip((*self.reads, *self.writes), (*reads, *writes), strict=True):
+        for at, pointer in zip(self.places, state.addresses(length), strict=True):
             out[at] = pointer
         return tuple(out)
 
@@ -138,12 +146,12 @@ class State:
             raise UsageError(f"the state holds the sequences 0 to {self.batch - 1}, not {picked.tolist()}")
         self._hold({n: a[picked] for n, a in self.arrays().items()}, picked.size, self.length)
 
-    def addresses(self, length: int) -> tuple[list[ctypes.c_void_p], list[ctypes.c_void_p]]:
-        """Where the tensors are read, and where ``length`` positions of them are to be written."""
+    def addresses(self, length: int) -> list[ctypes.c_void_p]:
+        """Where the tensors are read, then where ``length`` positions of them are to be written."""
         if length > self._next.room:
             sizes = [math.prod(held.shape(self.batch, ROOM * length)) for held in self.held]
             self._next = Blocks([aligned(size) for size in sizes], ROOM * length)
-        return self._now.addresses, self._next.addresses
+        return [*self._now.addresses, *self._next.addresses]
 
     def advance(self, length: int) -> None:
         """What was written is what the state holds: ``length`` positions."""

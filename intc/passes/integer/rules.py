@@ -62,17 +62,19 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     centre = base.centre if base is not None and base.centre is not None else np.zeros(1)
     offset = np.broadcast_to(centre, len(weight))
     mean = (moments.mean - centre) / x.scale if moments is not None else np.zeros(len(weight))
+    corrected = moments is not None or bool(centre.any())
     integers, correction = np.empty(weight.shape, np.int8), np.empty(weight.shape[1])
     for part in parts:
         w, s = folded(part), scale[part]
         rounded = nearest(w, s, limit) if covariance is None else compensated(w, s, limit, covariance)
         rounded = np.where(exact[part], np.rint(w / s), rounded)
         integers[:, part] = rounded
-        correction[part] = offset @ weight[:, part].astype(np.float64) + (w - rounded * s).T @ mean
+        if corrected:
+            correction[part] = offset @ weight[:, part].astype(np.float64) + (w - rounded * s).T @ mean
     constant = b.constant(f"{node.inputs[1]}.q{bits}", integers)
     name = b.emit(MatMul(), x.name, constant, name=node.output, source=node.source, scale=as_scale(scale))
     form = Form(name, scale)
-    if moments is None and not centre.any():
+    if not corrected:
         return form
     context.corrections[node.output] = correction
     return form if _bias_follows(context, node) else _biased(context, node, node.output, form, np.zeros(1))
