@@ -38,7 +38,7 @@ from intc.passes import pipeline as phases
 from intc.passes.integer.rounding import ROUNDINGS
 from intc.passes.pipeline import Pipeline
 from intc.passes.plan import Plan, PlanLike, parse_plan, read_plan
-from intc.planning.planner import Planner, Search, singly
+from intc.planning.planner import Planner, Search, held_apart, singly
 from intc.planning.target import Predicate, parse_target
 from intc.report.accuracy import SAMPLES, Report, bounded, cut, measure, samples_in
 from intc.report.reading import read_graph
@@ -95,8 +95,11 @@ def compile(
     samples: list[dict[str, Array]] = []
     state, feeds = equalised(state, open_feeds(state.graph, calibration), tell)
     feeds = _kept(state.graph, feeds, samples)
+    feeds = feeds if goal is None else held_apart(state.graph, feeds)
     total = count_batches(state.graph, calibration)
-    stats = _calibrate(state.graph, path, feeds, total, calibrator, rounding, calibration_cache, tell)
+    stats = _calibrate(
+        state.graph, path, feeds, total, calibrator, rounding, calibration_cache, goal is not None, tell
+    )
     planned: dict[str, Any] = {}
     if plan is None or goal is not None:
         settings: Any = (approximation, calibrator, rounding, tell)
@@ -144,9 +147,13 @@ def _calibrate(
     calibrator: str,
     rounding: str,
     cache: str | os.PathLike[str] | None,
+    apart: bool,
     tell: Progress,
 ) -> dict[str, Statistics]:
-    """The statistics of ``graph`` over ``total`` batches, from ``cache`` as far as it holds them."""
+    """The statistics of ``graph`` over ``total`` batches, from ``cache`` as far as it holds them.
+
+    ``apart``: some samples are kept out to judge plans, so the cache is another.
+    """
     if rounding not in ROUNDINGS:
         raise UsageError(f"rounding '{rounding}' is not one of {', '.join(ROUNDINGS)}")
     start = time.monotonic()
@@ -164,7 +171,7 @@ def _calibrate(
         return collect(graph, batches, calibrator, progress, products)  # type: ignore[arg-type]
     observer = Observer(graph, calibrator, products)  # type: ignore[arg-type]
     shapes = [str(graph.type(x)) for x in graph.inputs]
-    key = f"{_file_digest(model)} {calibrator} {rounding} {intc.__version__} {shapes}"
+    key = f"{_file_digest(model)} {calibrator} {rounding} {intc.__version__} {shapes}{' apart' * apart}"
     return collect_cached(observer, batches, cache, key, progress)
 
 

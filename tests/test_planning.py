@@ -20,7 +20,7 @@ from intc.frontend import import_onnx
 from intc.passes import pipeline
 from intc.passes.plan import Choice, Plan
 from intc.planning import latency
-from intc.planning.planner import Goal, Planner, Search, wide_share
+from intc.planning.planner import Goal, Planner, Search, held_apart, wide_share
 from intc.planning.search import Table, solve
 from intc.planning.sensitivity import Options, Probe, measure_noises, units_of
 from intc.planning.target import parse_target
@@ -189,3 +189,15 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ["--max-slowdown", "0.5"],
     ):
         assert main([*base, *bad]) == 2
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "kept"), [(3, 50, 42), (20, 60, 52), (1, 40, 32), (4, 36, 36), (64, 64, 56)]
+)
+def test_judged_samples_are_not_calibrated_on(planner: Planner, batch: int, count: int, kept: int) -> None:
+    feeds = tiny_feeds(count, 8)
+    parts = [{n: a[i : i + batch] for n, a in feeds.items()} for i in range(0, count, batch)]
+    left = list(held_apart(planner.graph, parts))
+    for name, array in feeds.items():
+        found = np.concatenate([part[name] for part in left])
+        assert np.array_equal(found, array[count - kept :])

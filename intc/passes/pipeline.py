@@ -33,6 +33,7 @@ from intc.passes.recover_layer_norm import RecoverLayerNorm
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 from intc.passes.simplify_movement import SimplifyMovement
 from intc.passes.sink_transposes import SinkTransposes
+from intc.passes.split_outliers import SplitOutliers
 from intc.passes.split_projections import SplitProjections
 
 CANONICALISE: tuple[Pass, ...] = (
@@ -57,6 +58,7 @@ PREPARE: tuple[Pass, ...] = (
 PASS_NAMES: tuple[str, ...] = (
     *(p.name for p in CANONICALISE),
     "equalise_heads",
+    "split_outliers",
     "integerise",
     *(p.name for p in PREPARE),
 )
@@ -101,7 +103,7 @@ def canonicalise(graph: Graph, on_pass: OnPass | None = None) -> Pipeline:
 
 def equalise(pipeline: Pipeline, ranges: Mapping[str, Array], on_pass: OnPass | None = None) -> Pipeline:
     """Phase 2: factors between weights, from the largest magnitudes per channel that a first batch showed."""
-    return pipeline.then((EqualiseHeads(ranges),), on_pass)
+    return pipeline.then((EqualiseHeads(ranges), SplitOutliers(ranges)), on_pass)
 
 
 def integerise(

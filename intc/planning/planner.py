@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -32,9 +33,11 @@ from intc.planning.sensitivity import (
     units_of,
 )
 from intc.planning.target import Predicate, Target
+from intc.report.accuracy import cut, samples_in
 
 MEASURED_SAMPLES: Final = 2
 JUDGED_SAMPLES: Final = 8
+OTHERS: Final = 4
 ROUNDS: Final = 16
 TIGHTEN: Final = 0.7  # of the noise budget, after a plan that missed the target
 
@@ -229,6 +232,31 @@ def singly(graph: Graph, feeds: Iterable[Mapping[str, Array]]) -> list[Mapping[s
         count = min((len(a) for a in batch.values() if a.ndim), default=1)
         out += [{n: a[i : i + 1] for n, a in batch.items()} for i in range(count)] if free else [batch]
     return out[:JUDGED_SAMPLES]
+
+
+def held_apart(graph: Graph, feeds: Iterable[dict[str, Array]]) -> Iterator[dict[str, Array]]:
+    """``feeds`` for calibration without the first JUDGED_SAMPLES, which judge plans; all of them where fewer
+    than OTHERS times as many would be left.
+    """
+    feeds, count = iter(feeds), 0
+    waiting: list[dict[str, Array]] = []
+    while count < JUDGED_SAMPLES * (1 + OTHERS):
+        feed = next(feeds, None)
+        if feed is None:
+            yield from waiting
+            return
+        waiting.append(feed)
+        count += samples_in(graph, feed)
+    apart = 0
+    for feed in chain(waiting, feeds):
+        size, first = samples_in(graph, feed), JUDGED_SAMPLES - apart
+        if first <= 0:
+            yield feed
+        elif first < size:
+            rest = cut(graph, feed, first, size)
+            if samples_in(graph, rest) < size:  # else the model's batch size is fixed
+                yield rest
+        apart += size
 
 
 def wide_share(graph: Graph, plan: Plan) -> float:

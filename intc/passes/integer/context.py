@@ -65,7 +65,7 @@ class Context:
         """Scales that equalise the channels of ``value`` for all products that read it."""
         readers = [*self.products(value), *self.windows(value)]
         narrowest = min(self.plan.weights(n) for n, _ in readers)
-        share = strength(self.forms.nodes[value].op, bits > 8, narrowest)
+        share = strength(bits > 8, narrowest)
         ranges = self.forms.stats[value].channel_ranges(self.forms.calibrator if bits == 8 else "minmax")
         return channel_scales(ranges, [w for _, w in readers], bits, share)
 

@@ -24,6 +24,7 @@ from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
+from intc.passes.split_outliers import offsets
 
 WEIGHT_LIMIT = 127
 BLOCK_ELEMENTS = 2**21
@@ -213,7 +214,8 @@ def gelu(context: Context, node: Node) -> Form:
     free = node.output not in forms.source.outputs and stats is not None and stats.low.shape == width
     if context.plan.family(node) == "auto" and only_products and free and stats is not None:
         low, high = _codes(context, node.output)
-        return families.poly_gelu(forms, node, (low + high) / 2)
+        stagger = (high - low) / 254 * offsets(forms.source, node)
+        return families.poly_gelu(forms, node, (low + high) / 2 + stagger)
     return families.GELU[context.plan.family(node)](context.forms, node)
 
 

@@ -8,24 +8,20 @@ from typing import Final
 
 import numpy as np
 
-from intc.ir.op import Array, Op
-from intc.ops.gelu import Gelu
+from intc.ir.op import Array
 
 # The share of an activation's spread that its weights take over. Sixteen bits hold more of the spread
-# themselves, which leaves the weights more even (measured: docs/plan.md). Channels of a GELU differ most.
+# themselves, which leaves the weights more even (measured: docs/plan.md).
 NARROW: Final = 0.8
-NARROW_GELU: Final = 0.9
 WIDE: Final = {8: 0.5, 4: 0.3}  # by weight bits
 SHORTEST: Final = 8
 OFF_GRID: Final = 1e-3  # of a step; dequantised floats are off by 1e-5 at most
 SHRINK: Final = tuple(1.0 - 0.05 * i for i in range(9))
 
 
-def strength(op: Op, wide: bool, weight_bits: int) -> float:
-    """How far the channels of the result of ``op`` are equalised."""
-    if wide:
-        return WIDE[weight_bits]
-    return NARROW_GELU if isinstance(op, Gelu) else NARROW
+def strength(wide: bool, weight_bits: int) -> float:
+    """How far the channels of an activation are equalised."""
+    return WIDE[weight_bits] if wide else NARROW
 
 
 def weight_scales(folded: Array, limit: int) -> Array:
