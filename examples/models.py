@@ -32,9 +32,9 @@ Feeds = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One exportable network: `family` is "vit", "swin" or "bert", sizes as in its `transformers` config.
+    """One exportable network: `family` is that of a `transformers` config, sizes are as there.
 
-    A swin has the sizes of its first stage, and `depths` gives the layers of each stage.
+    A swin or segformer has the sizes of its first stage, and `depths` gives the layers of each stage.
     """
 
     family: str
@@ -55,6 +55,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deit-small": Architecture("vit", 12, 384, 6, 1536),
     "vit-base": Architecture("vit", 12, 768, 12, 3072),
     "swin-tiny": Architecture("swin", 12, 96, 3, 384, (2, 2, 6, 2)),
+    "segformer-b0": Architecture("segformer", 8, 32, 1, 128, (2, 2, 2, 2), image=512, classes=150),
     "vit-tiny2": Architecture("vit", 2, 64, 2, 128, image=32, patch=8, classes=10),
     "bert-base": Architecture("bert", 12, 768, 12, 3072, classes=8),
     "bert-tiny": Architecture("bert", 2, 128, 2, 512, vocabulary=1000, positions=128, classes=8),
@@ -64,9 +65,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 def sample_feeds(name: str, count: int, *, sequence: int = 64, seed: int = 0) -> Feeds:
     """Seeded inputs for architecture `name`, samples along axis 0.
 
-    vit, swin: `pixel_values` float32 [count, 3, S, S], smooth random images about zero, unequal in contrast.
     bert: int64 [count, sequence] `input_ids`, `attention_mask` (a prefix of ones, at least a quarter
-    of the row), `token_type_ids`.
+    of the row), `token_type_ids`. Others: `pixel_values` float32 [count, 3, S, S], smooth random images about
+    zero, unequal in contrast.
     """
     arch = ARCHITECTURES[name]
     rng = np.random.default_rng([seed, 0x1A7C])
@@ -120,6 +121,9 @@ def build(name: str, *, attention: str = "sdpa", seed: int = 0) -> torch.nn.Modu
             num_heads=heads, num_labels=arch.classes,
         )  # fmt: skip
         model = transformers.SwinForImageClassification(swin)
+    elif arch.family == "segformer":  # the sizes of the later stages are those of B0, the config's default
+        segformer = transformers.SegformerConfig(depths=list(arch.depths), num_labels=arch.classes)
+        model = transformers.SegformerForSemanticSegmentation(segformer)
     else:
         bert = transformers.BertConfig(
             vocab_size=arch.vocabulary, max_position_embeddings=arch.positions, **shared

@@ -109,6 +109,7 @@ CASES: dict[str, Case] = {
     "deit-small": synthetic("deit-small"),
     "vit-base": synthetic("vit-base", calibration=16, held_out=8),
     "swin-tiny": synthetic("swin-tiny", calibration=16, held_out=8),
+    "segformer-b0": synthetic("segformer-b0", calibration=8, held_out=4),
     "bert-base": synthetic("bert-base", 128),
     "minilm": minilm(),
     "digits": digits(),

@@ -25,7 +25,7 @@ from intc.codegen.cpu.epilogue import stage_arguments
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.probabilities import RowWeights, row_factor
 from intc.codegen.cpu.tile import Output, as_a, as_b, emit_pack_rows, emit_store, emit_tile, for_row_tiles
-from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, shuffle
+from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, transposed
 
 
 class _Attention:
@@ -101,7 +101,7 @@ class _Attention:
             )
             for w in range(0, lay.words, lanes):
                 rows = [T.Bind(self.words[ramp(lay.q + i * lay.q_stride + w, lanes)]) for i in range(lanes)]
-                for i, column in enumerate(_transposed(rows, lanes)[: lay.words - w]):
+                for i, column in enumerate(transposed(rows, lanes)[: lay.words - w]):
                     T.buffer_store(self.words, column, [ramp(lay.k + panel + (w + i) * isa.columns, lanes)])
             self._start(isa, panel, key)
 
@@ -247,22 +247,6 @@ class _Attention:
                 emit(whole, isa.columns)
         if spec.head_dim % isa.columns:
             emit(tir.IntImm("int32", full), spec.head_dim % isa.columns)
-
-
-def _transposed(rows: list[Any], lanes: int) -> list[Any]:
-    """``lanes`` vectors of ``lanes`` words, rows and columns exchanged (Eklundh: blocks of 1, 2, 4 ...
-    swapped).
-    """
-    step = 1
-    while step < lanes:
-        low = [i if not i & step else lanes + i - step for i in range(lanes)]
-        high = [i + step if not i & step else lanes + i for i in range(lanes)]
-        new = list(rows)
-        for i in (i for i in range(lanes) if not i & step):
-            new[i] = shuffle([rows[i], rows[i + step]], low)
-            new[i + step] = shuffle([rows[i], rows[i + step]], high)
-        rows, step = new, 2 * step
-    return rows
 
 
 def _woven(parts: list[Any], lanes: int) -> Any:

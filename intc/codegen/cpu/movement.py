@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.strided import View, broadcast_view, loop, row_major
+from intc.codegen.cpu.transpose import crossing, transposing_copy
 from intc.codegen.cpu.window import placed
-from intc.codegen.kernel import Expr, Frame, store
+from intc.codegen.kernel import Expr, Frame, storage, store
 from intc.codegen.program import Program
 from intc.ir.dims import Dim, Shape, product
 from intc.ir.graph import Node
@@ -20,9 +22,15 @@ def copy(
 ) -> None:
     """Append a stage that copies ``shape`` elements from one view of ``source`` to one view of ``output``."""
 
+    itemsize = np.dtype(storage(program.type(source).dtype)).itemsize
+    axis = crossing(shape, read, write, itemsize)
+
     def body(frame: Frame) -> None:
         x, y = frame.buffers["x0"], frame.buffers["y"]
-        loop(frame, shape, (read, write), lambda at: store(y, x[at[0]], at[1]))
+        if axis is None:
+            loop(frame, shape, (read, write), lambda at: store(y, x[at[0]], at[1]))
+        else:
+            transposing_copy(frame, shape, read, write, axis, itemsize)
 
     sizes = (*shape, *read.strides, read.offset, *write.strides, write.offset)
     program.generic("copy", (shape, read, write), [source], output, body, source=label, dims=sizes)

@@ -194,6 +194,22 @@ def shuffle(vectors: list[Any], indices: list[int]) -> Any:
     return T.Bind(tir.Shuffle(vectors, [tir.IntImm("int32", i) for i in indices]))
 
 
+def transposed(rows: list[Any], lanes: int) -> list[Any]:
+    """``lanes`` vectors of ``lanes`` elements, rows and columns exchanged (Eklundh: blocks of 1, 2, 4 ...
+    swapped).
+    """
+    step = 1
+    while step < lanes:
+        low = [i if not i & step else lanes + i - step for i in range(lanes)]
+        high = [i + step if not i & step else lanes + i for i in range(lanes)]
+        new = list(rows)
+        for i in (i for i in range(lanes) if not i & step):
+            new[i] = shuffle([rows[i], rows[i + step]], low)
+            new[i + step] = shuffle([rows[i], rows[i + step]], high)
+        rows, step = new, 2 * step
+    return rows
+
+
 def reduce_lanes(value: Any, lanes: int, combine: Callable[[Any, Any], Any] = operator.add) -> Any:
     """All lanes of ``value`` combined, halves with halves, as a scalar."""
     value = T.Bind(value)

@@ -1,0 +1,62 @@
+"""Transposing copies: square blocks of elements go through registers.
+
+An element-wise copy whose source is contiguous along one axis and whose target along another touches a line
+of memory for every element. A block of 16 x 16 bytes is read as rows, transposed by shuffles and written as
+rows.
+"""
+
+from __future__ import annotations
+
+import tvm.tirx as tir
+from tvm.tirx.script.builder import ir as T
+
+from intc.codegen.cpu.strided import View, coalesce, rows
+from intc.codegen.cpu.vector import ramp, transposed
+from intc.codegen.kernel import Expr, Frame
+from intc.ir.dims import Dim, Shape
+
+BYTES = 16  # of a vector
+LINE = 64  # bytes of memory that move together
+
+
+def crossing(shape: Shape, read: View, write: View, itemsize: int) -> int | None:
+    """The axis of the merged ``shape`` along which ``read`` is contiguous, where ``write`` is along another and
+    both hold a block.
+    """
+    sizes, (source, target) = coalesce(shape, (read, write))
+    lanes = BYTES // itemsize
+    if target.strides[-1] != 1 or source.strides[-1] == 1:
+        return None
+    wide = [isinstance(size, int) and size >= lanes for size in sizes]
+    return next((i for i in range(len(sizes) - 1) if source.strides[i] == 1 and wide[i] and wide[-1]), None)
+
+
+def transposing_copy(frame: Frame, shape: Shape, read: View, write: View, axis: int, itemsize: int) -> None:
+    """Copy ``x0`` to ``y`` in blocks; ``axis`` as :func:`crossing` found it."""
+    sizes, (source, target) = coalesce(shape, (read, write))
+    lanes, along, across = BYTES // itemsize, int(sizes[axis]), int(sizes[-1])  # type: ignore[arg-type]
+    run = lanes * min(LINE // BYTES, along // lanes)
+    step_in, step_out = frame.dim(source.strides[-1]), frame.dim(target.strides[axis])
+    x, y = frame.buffers["x0"], frame.buffers["y"]
+
+    def others(strides: Shape) -> Shape:
+        return (*strides[:axis], *strides[axis + 1 : -1], 0)
+
+    outer: tuple[Dim, ...] = (*sizes[:axis], *sizes[axis + 1 : -1], -(-along // run))
+    views = [View(others(v.strides), v.offset) for v in (source, target)]
+    with rows(frame, outer, views) as (row, bases):
+        first = _start(T.truncmod(row, outer[-1]), run, along)
+        with T.serial(0, -(-across // lanes)) as block:
+            column = _start(block, lanes, across)
+            for part in range(run // lanes):
+                at = T.bind(first + part * lanes)
+                origin = T.bind(bases[0] + at + column * step_in)
+                taken = [T.bind(x[ramp(origin + i * step_in, lanes)]) for i in range(lanes)]
+                origin = T.bind(bases[1] + at * step_out + column)
+                for i, vector in enumerate(transposed(taken, lanes)):
+                    T.buffer_store(y, vector, [ramp(origin + i * step_out, lanes)])
+
+
+def _start(block: Expr, size: int, total: int) -> Expr:
+    """Where a block begins; the last one overlaps the one before it rather than the end."""
+    return T.bind(block * size if total % size == 0 else tir.min(block * size, total - size))
