@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import intc
+from intc.frontend.converters import STANDARD
 from intc.report.operators import document
+from intc.report.refusals import refusals
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "examples" / "digits" / "digits_vit.onnx"
@@ -47,6 +49,15 @@ def test_every_page_names_folders_that_exist() -> None:
     for page in PAGES:
         for path in re.findall(r"`(intc/[\w/.]+)`", page.read_text()):
             assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def test_refusals_are_read_from_converters_and_what_they_call() -> None:
+    conv, cast = refusals(STANDARD["Conv"]), refusals(STANDARD["Cast"])
+    assert "only one- and two-dimensional convolutions are supported" in conv  # refused by the converter
+    assert ".. must have a fixed size, not .." in conv  # by a function it calls
+    assert "the weights depends on input values" in conv  # asked of the call
+    assert cast == ["cast to .. is not supported"]
+    assert refusals(STANDARD["Relu"]) == []
 
 
 def test_the_page_of_operators_is_that_of_the_registries() -> None:

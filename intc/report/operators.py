@@ -6,22 +6,32 @@ python -m intc.report.operators > docs/operators.md
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import onnx
 
 from intc.codegen.rules import RULES
+from intc.frontend.call import Converter
 from intc.frontend.converters import MICROSOFT, STANDARD
 from intc.frontend.importer import OLDEST_OPSET
 from intc.frontend.known import FOLDED
 from intc.ops import OPS
+from intc.report.refusals import refusals
 
 HEAD = f"""# Operators
 
-Made by `python -m intc.report.operators` from the registries; a test keeps it so.
+Made by `python -m intc.report.operators` from the registries and the converters' own source; a test keeps
+it so.
 
 ## Imported from ONNX
 
-Opset {OLDEST_OPSET} or later. Nodes on known values, sizes and positions are computed while importing. What
-lies outside an operator's conditions is refused with the node, the operator and the reason.
+Opset {OLDEST_OPSET} or later. Nodes on known values, sizes and positions are computed while importing,
+whatever the operator. What lies outside an operator's conditions is refused with the node, the operator and
+the reason: *refused where* lists these reasons, with `..` for what depends on the node. *Tests* are those
+files `tests/test_*.py` that have it in a model; beside them `onnx_backend` runs ONNX's own cases of every
+operator.
 """
+TESTS = Path(__file__).resolve().parents[2] / "tests"
 INTEGER = """
 ## Computed in integers
 
@@ -33,8 +43,20 @@ docstring (output steps, or absolute); operators without one compute their meani
 def document() -> str:
     """The page as Markdown."""
     lines = [HEAD]
-    for domain, names in (("ai.onnx", {*STANDARD, *FOLDED}), ("com.microsoft", set(MICROSOFT))):
-        lines.append(f"**{domain}** ({len(names)}): {', '.join(f'`{n}`' for n in sorted(names))}.\n")
+    texts = {path.stem.removeprefix("test_"): path.read_text() for path in sorted(TESTS.glob("test_*.py"))}
+    for domain, converters in (("ai.onnx", STANDARD), ("com.microsoft", MICROSOFT)):
+        folded = FOLDED if converters is STANDARD else ()
+        lines += [
+            f"### {domain}\n",
+            "| operator | opset | refused where | tests |",
+            "| --- | --- | --- | --- |",
+        ]
+        for name in sorted({*converters, *folded}):
+            reasons = "its inputs depend on input values" if name in folded else _reasons(converters[name])
+            used = re.compile(rf'= {name}\b(?!\.)|"{name}"')  # as in ONNX's text, or as a node is made
+            named = ", ".join(f"`{stem}`" for stem, text in texts.items() if used.search(text))
+            lines.append(f"| `{name}` | {_opset(name, domain)} | {reasons} | {named} |")
+        lines.append("")
     lines += [INTEGER, "| operator | meaning | error |", "| --- | --- | --- |"]
     for name in sorted(RULES):
         bound = getattr(OPS[name], "error_bound", None)
@@ -42,6 +64,22 @@ def document() -> str:
             f"| `{name}` | {_summary(OPS[name].__doc__ or '')} | {'' if bound is None else f'{bound:.4g}'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _reasons(converter: Converter) -> str:
+    return "; ".join(refusals(converter)).replace("|", "\\|")
+
+
+def _opset(name: str, domain: str) -> str:
+    """The opsets that define the operator, as far as they are imported."""
+    if domain != "ai.onnx":
+        return "1"
+    known = [s for s in onnx.defs.get_all_schemas_with_history() if (s.name, s.domain) == (name, "")]
+    if not known:
+        return "(onnxruntime)"
+    first = min(s.since_version for s in known if not s.deprecated)
+    last = max(known, key=lambda schema: schema.since_version)
+    return f"until {last.since_version - 1}" if last.deprecated else f"{max(first, OLDEST_OPSET)}+"
 
 
 def _summary(docstring: str) -> str:

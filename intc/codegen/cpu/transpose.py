@@ -20,8 +20,8 @@ LINE = 64  # bytes of memory that move together
 
 
 def crossing(shape: Shape, read: View, write: View, itemsize: int) -> int | None:
-    """The axis of the merged ``shape`` along which ``read`` is contiguous, where ``write`` is along another and
-    both hold a block.
+    """The axis of the merged ``shape`` along which ``read`` is contiguous, where ``write`` is along another
+    and both hold a block.
     """
     sizes, (source, target) = coalesce(shape, (read, write))
     lanes = BYTES // itemsize
