@@ -102,7 +102,10 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--families", default="", help="approximations that auto may choose from, with commas"
     )
     parser.add_argument(
-        "--sensitivity", default="output", help="output or local: where noise is measured (default: output)"
+        "--sensitivity",
+        default="output",
+        metavar="MEASURE",
+        help="how a choice's noise is measured: output (default), local, hessian, relevance, outliers",
     )
     parser.add_argument(
         "--calibrator", default="mse", help="8-bit ranges: mse (default), minmax, percentile or entropy"

@@ -61,6 +61,43 @@ def test_noise_of_a_choice(planner: Planner) -> None:
             assert noise[Choice(8, 16)] < noise[Choice(8, 8)] < noise[Choice(4, 8)]
 
 
+def test_alternative_measures_weigh_the_noise_of_the_unit_itself(planner: Planner) -> None:
+    probe = Probe(planner.graph, planner.stats, "minmax", planner.samples[0])
+    units = units_of(planner.graph, Plan(), "auto", EVERYTHING)
+    for measure in ("hessian", "relevance", "outliers"):
+        for unit in units:
+            local = [probe.noise(unit, c, "local") for c in unit.choices]
+            weight = probe.weight(unit, measure)
+            assert [probe.noise(unit, c, measure) for c in unit.choices] == [weight * n for n in local]
+            assert weight > 0
+    last = units[-1]  # computes the logits, less a bias: what happens to it happens to them
+    assert probe.values[last.nodes[0].output].shape == probe.values[planner.graph.outputs[0]].shape
+    own, logits = (
+        float((probe.values[v] ** 2).mean()) for v in (last.nodes[0].output, planner.graph.outputs[0])
+    )
+    assert probe.weight(last, "hessian") == pytest.approx(own / logits, rel=1e-3)
+
+
+def test_hessian_predicts_the_noise_at_the_output(planner: Planner) -> None:
+    probe = Probe(planner.graph, planner.stats, "minmax", planner.samples[0])
+    units = units_of(planner.graph, Plan(), "auto", Options())
+    wanted, found = (
+        np.log([probe.noise(u, u.choices[0], m) for u in units if len(u.choices) > 1])
+        for m in ("output", "hessian")
+    )
+    assert np.corrcoef(wanted, found)[0, 1] > 0.7
+
+
+def test_outliers_are_counted(planner: Planner) -> None:
+    probe = Probe(planner.graph, planner.stats, "minmax", planner.samples[0])
+    unit = units_of(planner.graph, Plan(), "auto", EVERYTHING)[0]
+    value = probe.values[unit.nodes[0].inputs[0]]
+    before = probe.weight(unit, "outliers")
+    probe.weights.clear()
+    value.flat[:3] = 1000 * np.abs(value).max()
+    assert probe.weight(unit, "outliers") == pytest.approx(4 / value.size) and before < 4 / value.size
+
+
 def test_positions_that_nobody_attends_to_do_not_count(planner: Planner) -> None:
     norms = [n.output for n in planner.graph.nodes if n.op.name == "layer_norm"]
     graph = replace(planner.graph, outputs=(*planner.graph.outputs, norms[-1]))

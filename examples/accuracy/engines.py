@@ -5,6 +5,7 @@ All use one thread and int8 weights per output channel; their calibration is the
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -104,16 +105,20 @@ ENGINES: dict[str, Engine] = {
 
 
 def variant(text: str) -> Engine:
-    """``"calibrator=percentile,bits=8"`` as an engine; ValueError names what `intc.compile` does not take."""
+    """``"calibrator=percentile,bits=8"`` or ``"bits=auto,sensitivity=hessian"`` as an engine: options of
+    `intc.compile` and fields of `intc.Search`. ValueError names what neither takes.
+    """
     parameters = inspect.signature(intc.compile).parameters.values()
-    taken = {p.name for p in parameters if p.kind == p.KEYWORD_ONLY}
+    limits = {f.name for f in dataclasses.fields(intc.Search)}
+    taken = {p.name for p in parameters if p.kind == p.KEYWORD_ONLY} | limits
     options: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if not equals or name not in taken:
             raise ValueError(f"'{part}' is no option of intc.compile; known: {', '.join(sorted(taken))}")
         options[name] = int(value) if value.lstrip("-").isdigit() else value
-    return integer(**options)
+    search = {name: options.pop(name) for name in limits & options.keys()}
+    return integer(**options, **({"search": intc.Search(**search)} if search else {}))
 
 
 def _onnxruntime(model: Path) -> Run:

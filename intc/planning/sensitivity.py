@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -30,8 +30,11 @@ from intc.passes.plan import Choice, Plan, Resolved, is_linear, name_of, plannab
 from intc.planning.padding import attended
 
 Tell: TypeAlias = Callable[[str], None]
-Measure: TypeAlias = Literal["output", "local"]
-MEASURES: tuple[str, ...] = ("output", "local")
+Measure: TypeAlias = Literal["output", "local", "hessian", "relevance", "outliers"]
+MEASURES: tuple[str, ...] = ("output", "local", "hessian", "relevance", "outliers")
+DRAWS: Final = 2  # random vectors of an estimated trace
+SMALL: Final = 2.0**-6  # of a value's deviation: a perturbation to which the network responds linearly
+FAR: Final = 6.0  # deviations: an outlier (Dettmers et al. 2022)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Unit:
 @dataclass(frozen=True)
 class Options:
     """``weights`` (none: the start's) and ``activations`` are the widths to try, ``families`` the
-    approximations; ``measure`` takes the noise at the model's ``output``, or ``local``, at the node's own.
+    approximations; ``measure`` takes the noise at the model's ``output``, or ``local``, at the node's own, or
+    weighs the latter by an estimate of its effect: see :meth:`Probe.weight`.
     """
 
     weights: tuple[int, ...] = (8, 4)
@@ -101,6 +105,7 @@ class Probe:
     calibrator: Calibrator
     feeds: Mapping[str, Array]
     values: dict[str, Array] = field(default_factory=dict)
+    weights: dict[tuple[tuple[str, ...], Measure], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.env = self.graph.bind(self.feeds)
@@ -110,11 +115,33 @@ class Probe:
         self.counted = attended(self.graph, self.values)
 
     def noise(self, unit: Unit, choice: Choice, measure: Measure) -> float:
-        """The noise of the outputs (or of the unit's own) with ``unit`` computed as ``choice`` says."""
+        """The noise of ``unit`` computed as ``choice`` says."""
         changed = {node.output: self.quantised(node, choice) for node in unit.nodes}
         if measure == "output":
-            self.propagate(changed)
-        ends = self.graph.outputs if measure == "output" else list(changed)
+            return self.distance(changed)
+        return self.relative_to_float(changed, list(changed)) * self.weight(unit, measure)
+
+    def weight(self, unit: Unit, measure: Measure) -> float:
+        """What the unit's own noise is multiplied by.
+
+        ``local``: 1. ``hessian``: the response of the outputs to a small random perturbation, which estimates
+        the trace of the Gauss-Newton Hessian of their distance (Hutchinson; HAWQ-V2, Dong et al. 2020).
+        ``relevance``: the response to the unit's result replaced by its mean. ``outliers``: the share of the
+        unit's inputs beyond FAR deviations.
+        """
+        if measure == "local":
+            return 1.0
+        key = (unit.names, measure)
+        if key not in self.weights:
+            self.weights[key] = WEIGHTS[measure](self, unit)
+        return self.weights[key]
+
+    def distance(self, changed: dict[str, Array]) -> float:
+        """That of the model's outputs from float, with the values ``changed``."""
+        self.propagate(changed)
+        return self.relative_to_float(changed, self.graph.outputs)
+
+    def relative_to_float(self, changed: Mapping[str, Array], ends: Sequence[str]) -> float:
         pairs = [(self.counted.get(n, ...), self.values[n], changed.get(n, self.values[n])) for n in ends]
         return float(np.mean([relative(wanted[where], got[where]) for where, wanted, got in pairs]))
 
@@ -162,6 +189,39 @@ class Probe:
         for correction in context.corrections.values():  # what the bias behind a product would add
             form = replace(form, centre=correction)
         return builder.finish(), form, feeds
+
+
+def _hessian(probe: Probe, unit: Unit) -> float:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(DRAWS):
+        changed = {}
+        for node in unit.nodes:
+            value = probe.values[node.output]
+            signs = rng.choice(np.array([-1.0, 1.0], np.float32), value.shape)
+            changed[node.output] = value + signs * (SMALL * float(value.std()))
+        own = probe.relative_to_float(changed, list(changed))
+        found.append(probe.distance(changed) / max(own, 1e-30))
+    return float(np.mean(found))
+
+
+def _relevance(probe: Probe, unit: Unit) -> float:
+    return probe.distance(
+        {n.output: np.full_like(probe.values[n.output], probe.values[n.output].mean()) for n in unit.nodes}
+    )
+
+
+def _outliers(probe: Probe, unit: Unit) -> float:
+    value = probe.values[unit.nodes[0].inputs[0]].astype(np.float64)
+    beyond = np.abs(value - value.mean()) > FAR * value.std()
+    return float((1 + beyond.sum()) / value.size)  # none at all still leaves an order
+
+
+WEIGHTS: Final[dict[Measure, Callable[[Probe, Unit], float]]] = {
+    "hessian": _hessian,
+    "relevance": _relevance,
+    "outliers": _outliers,
+}
 
 
 def relative(wanted: Array, got: Array) -> float:
