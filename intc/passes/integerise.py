@@ -9,7 +9,7 @@ import numpy as np
 
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
-from intc.errors import GraphError, QuantizationError, UnsupportedModel
+from intc.errors import CalibrationError, GraphError, QuantizationError, RangeUnknown, UnsupportedModel
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
@@ -26,6 +26,7 @@ from intc.passes.plan import Plan
 OUTPUT_BITS = 16
 STATE_BITS = 8
 ROOM = 4  # times the calibrated range, for sums that several readers share
+LISTED = 8  # values whose range is unknown, in the error
 COMPARED_BITS = 24  # of the larger operand of a comparison
 
 
@@ -51,13 +52,19 @@ class Integerise:
         forms = Forms(graph, builder, self.stats, self.calibrator)
         context = Context(forms, self.plan.resolve(graph, self.family), graph.users(), self.rounding)
         indexed = _index_ranges(graph)
+        unknown: list[str] = []  # values that data would have to show
         for name in graph.inputs:
-            _input(context, name, indexed)
+            try:
+                _input(context, name, indexed)
+            except RangeUnknown as error:
+                unknown.append(error.value)
         problems: list[tuple[str, str, str]] = []
         for node in graph.nodes:
-            self._node(context, node, problems)
+            self._node(context, node, problems, unknown)
         if problems:
             raise UnsupportedModel(graph.name, problems)
+        if unknown:
+            raise _unknown_ranges(graph, unknown)
         continued = {index: name for name, index in graph.states.items()}
         for index, name in enumerate(graph.outputs):
             state = forms.base[continued[index]] if index in continued else None
@@ -66,7 +73,9 @@ class Integerise:
             )
         return builder.finish()
 
-    def _node(self, context: Context, node: Node, problems: list[tuple[str, str, str]]) -> None:
+    def _node(
+        self, context: Context, node: Node, problems: list[tuple[str, str, str]], unknown: list[str]
+    ) -> None:
         forms = context.forms
         if any(forms.source.type(x).is_float and _missing(context, x) for x in node.inputs):
             return  # its producer is already on the list
@@ -82,8 +91,22 @@ class Integerise:
                     forms.base[node.output] = forms.quantised(node.output, 16, roomy)
             else:
                 problems.append((node.source or node.output, node.op.name, "no integer form is known"))
+        except RangeUnknown as error:
+            unknown.append(error.value)
         except (QuantizationError, GraphError, KeyError) as error:
             problems.append((node.source or node.output, node.op.name, str(error)))
+
+
+def _unknown_ranges(graph: Graph, values: list[str]) -> CalibrationError:
+    producers = graph.producers()
+    named = dict.fromkeys(
+        f"'{v}' ({f'{n.op.name} of node {n.source!r}' if (n := producers.get(v)) else 'an input'})" for v in values
+    )
+    listed = ", ".join(list(named)[:LISTED]) + (f" and {len(named) - LISTED} more" if len(named) > LISTED else "")
+    return CalibrationError(
+        f"{graph.name}: the model's own scales do not give the range of {listed}; give calibration data "
+        "(calibration=, --calibration NPZ)"
+    )
 
 
 def _differs_by_reader(context: Context, value: str) -> bool:

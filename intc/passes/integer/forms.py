@@ -14,7 +14,7 @@ import numpy as np
 
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
-from intc.errors import QuantizationError
+from intc.errors import QuantizationError, RangeUnknown
 from intc.ir.dims import Dim
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array, Op
@@ -30,6 +30,8 @@ from intc.ops.requantize import Clip, Requantize
 LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
 DTYPE: dict[int, DType] = {bits: "int8" if bits == 8 else "int16" for bits in range(8, 17)} | {32: "int32"}
 
+NARROW_LOOSENESS = 2.0  # of a derived range, in few bits
+STEP_BITS = 9  # bits that a derived range must leave to what occurs, where there are more
 GRID_MIN = 32  # a coarser grid would waste more than 3 % of the range
 
 
@@ -80,9 +82,16 @@ class Forms:
         """
         if value in self.source.constants:
             return float(np.abs(self.source.constants[value]).max(initial=0.0)) or 1.0
-        if value not in self.stats:
-            raise QuantizationError(f"value '{value}' was not reached by the calibration data")
-        return self.stats[value].range(self.calibrator if bits == 8 else "minmax") or 1.0
+        return self.seen(value, bits).range(self.calibrator if bits == 8 else "minmax") or 1.0
+
+    def seen(self, value: str, bits: int) -> Statistics:
+        """The statistics of ``value``, good enough for ``bits`` bits: RangeUnknown where its range was derived
+        and may be so wide that few steps are left within what occurs.
+        """
+        found = self.stats.get(value)
+        if found is None or found.looseness > max(NARROW_LOOSENESS, 2.0 ** (bits - STEP_BITS)):
+            raise RangeUnknown(value)
+        return found
 
     def scale_for(self, value: str, bits: int) -> Array:
         """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits."""

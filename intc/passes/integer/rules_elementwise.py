@@ -41,6 +41,7 @@ from intc.passes.integer.forms import Form, emitted
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
 MEAN_BITS = 10  # fraction bits of a mean
+CURVE_BITS = 10  # its pieces are as fine as that
 MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
 
 
@@ -103,7 +104,8 @@ def curve(context: Context, node: Node) -> Form:
     """The function at even steps over its input's calibrated range, entries within that of its result."""
     forms, op = context.forms, node.op
     assert isinstance(op, Pointwise)
-    x = forms.quantised(node.inputs[0], 16, np.asarray(MARGIN * forms.range_of(node.inputs[0]) / 32767))
+    reach = MARGIN * forms.range_of(node.inputs[0], CURVE_BITS)
+    x = forms.quantised(node.inputs[0], 16, np.asarray(reach / 32767))
     scale = MARGIN * forms.scale_for(node.output, 16)
     knots = np.linspace(-32768, 32768, KNOTS) * float(x.scale)
     entries = np.rint(op.function(knots) / scale)
