@@ -17,6 +17,7 @@ from intc.ops.elementwise import Cast
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.movement import Concat, Gather, GatherElements
 from intc.ops.requantize import Clip
+from intc.passes.integer import rules_quantised
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
 from intc.passes.integer.rounding import Rounding
@@ -185,6 +186,12 @@ def _input(context: Context, name: str, indexed: dict[str, int]) -> None:
     forms = context.forms
     type_ = forms.source.type(name)
     if type_.is_float:
+        grid = _grid(context, name)
+        if grid is not None:
+            dtype, lo, hi = rules_quantised.holder(grid)
+            forms.builder.input(name, TensorType(type_.shape, dtype, lo, hi), grid.scale)
+            forms.base[name] = Form(name, np.asarray(grid.scale))
+            return
         held = name in forms.source.states
         bits = STATE_BITS if held else _reader_bits(context, name)
         scale = forms.scale_for(forms.source.outputs[forms.source.states[name]] if held else name, bits)
@@ -196,6 +203,13 @@ def _input(context: Context, name: str, indexed: dict[str, int]) -> None:
         type_ = TensorType(type_.shape, type_.dtype, 0, indexed[name] - 1)
     forms.builder.input(name, type_)
     forms.base[name] = Form(name, np.asarray(1.0))
+
+
+def _grid(context: Context, value: str) -> FakeQuantize | None:
+    """The one grid that all readers of the input ``value`` put it on; None where they differ."""
+    grids = {n.op for n in context.users[value] if isinstance(n.op, FakeQuantize)}
+    alone = len(grids) == 1 and all(isinstance(n.op, FakeQuantize) for n in context.users[value])
+    return grids.pop() if alone and value not in context.forms.source.outputs else None
 
 
 def _reader_bits(context: Context, value: str) -> int:

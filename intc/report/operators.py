@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from intc.codegen.rules import RULES
-from intc.frontend.converters import MICROSOFT, STANDARD
+from intc.frontend.converters import MICROSOFT, STANDARD, TENSORRT
 from intc.frontend.importer import OLDEST_OPSET
 from intc.frontend.known import FOLDED
 from intc.ops import OPS
@@ -33,7 +33,7 @@ docstring (output steps, or absolute); operators without one compute their meani
 def document() -> str:
     """The page as Markdown."""
     lines = [HEAD]
-    for domain, names in (("ai.onnx", {*STANDARD, *FOLDED}), ("com.microsoft", set(MICROSOFT))):
+    for domain, names in (("ai.onnx", {*STANDARD, *FOLDED}), ("com.microsoft", set(MICROSOFT)), ("trt", set(TENSORRT))):
         lines.append(f"**{domain}** ({len(names)}): {', '.join(f'`{n}`' for n in sorted(names))}.\n")
     lines += [INTEGER, "| operator | meaning | error |", "| --- | --- | --- |"]
     for name in sorted(RULES):

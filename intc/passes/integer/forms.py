@@ -134,19 +134,27 @@ class Forms:
         form = self.base.get(value)
         if form is not None and form.per_tensor:
             type_ = self.builder.graph.type(form.name)
-            if form.fixed or type_.magnitude < 2 ** (widest - 1) or (widest == 8 and type_.dtype == "uint8"):
+            narrow = type_.magnitude < 2 ** (widest - 1) or (widest == 8 and type_.dtype == "uint8")
+            if narrow or (form.fixed and type_.dtype != "int32"):
                 return form
+            if form.fixed:  # a zero point beside 16 bits takes a 17th
+                return self.within(value, form, max(bits, 16))
         node = self.nodes.get(value)
         if form is None and node is not None and not isinstance(node.op, Concat):
             inner, factor = self.operand(node)
             if inner not in self.source.constants:
                 moved = self.as_is(inner, widest, bits)
                 return (
-                    self._move(node, moved)
+                    self.move(node, moved)
                     if factor is None
                     else Form(moved.name, np.asarray(moved.scale * factor))
                 )
         return self.quantised(value, bits)
+
+    def within(self, value: str, form: Form, bits: int) -> Form:
+        """``form`` of ``value`` in ``bits`` bits that hold its whole interval."""
+        magnitude = self.builder.graph.type(form.name).magnitude
+        return self.quantised(value, bits, np.asarray(form.scale * max(1.0, magnitude / LIMIT[bits])))
 
     def deferred(self, node: Node) -> bool:
         """Whether ``node`` has no base form of its own: data movement, or a product with one constant number.
@@ -189,7 +197,7 @@ class Forms:
                     return Form(self.quantised(inner, bits, scale / factor).name, scale)
                 if bits == 32:  # what moves is narrow
                     return self._requantised(self.as_is(value, 16, 16), value, bits, scale)
-                return self._move(node, self.quantised(inner, bits, scale), bits)
+                return self.move(node, self.quantised(inner, bits, scale), bits)
             raise QuantizationError(
                 f"node '{node.source or node.output}' ({node.op.name}): no integer form exists"
             )
@@ -210,7 +218,8 @@ class Forms:
         m, e = dyadic_array(np.atleast_1d(np.asarray(ratios, np.float64)))
         return self.builder.constant("m", m), self.builder.constant("e", e)
 
-    def _move(self, node: Node, form: Form, bits: int = 0) -> Form:
+    def move(self, node: Node, form: Form, bits: int = 0) -> Form:
+        """``form`` of the operand of ``node`` moved as ``node`` does."""
         rest = [self.integer(x) for x in node.inputs[1:]]
         if isinstance(node.op, Gather | GatherElements):
             rest = [self.index(node.inputs[1], self.source.type(node.inputs[0]).shape[node.op.axis])]

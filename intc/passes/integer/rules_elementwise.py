@@ -55,7 +55,7 @@ def multiply(context: Context, node: Node) -> Form:
     same = forms.source.type(left).shape == forms.source.type(node.output).shape
     if constant is not None and same and constant.size == (constant.shape or (1,))[-1] and constant.all():
         form = forms.base.get(left) or forms.quantised(left, 16)
-        return Form(form.name, form.scale * constant.astype(np.float64).ravel())
+        return Form(form.name, form.scale * constant.astype(np.float64).ravel(), fixed=form.fixed)
     a, c = forms.quantised(left, 16), forms.quantised(right, 16)
     scale = np.asarray(a.scale * c.scale)
     return emitted(context.forms, node, Mul(), (a.name, c.name), scale)
