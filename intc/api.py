@@ -20,7 +20,15 @@ from numpy.typing import ArrayLike
 import intc
 from intc.artifact.schema import Manifest, Packed, Port, Program, Size
 from intc.artifact.writer import write_artifact
-from intc.calibration import Observer, collect, collect_cached, count_batches, derive, is_quantised, open_feeds
+from intc.calibration import (
+    Observer,
+    collect,
+    collect_cached,
+    count_batches,
+    derive,
+    is_quantised,
+    open_feeds,
+)
 from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
 from intc.codegen.lower import Lowered, lower
@@ -96,7 +104,9 @@ def compile(
     samples: list[dict[str, Array]] = []
     if calibration is None and is_quantised(state.graph):
         if plan is None or goal is not None:
-            raise CalibrationError("bits='auto' and accuracy targets are judged on calibration data; give some")
+            raise CalibrationError(
+                "bits='auto' and accuracy targets are judged on calibration data; give some"
+            )
         state = phases.equalise(state, {}, tell)
         stats = derive(state.graph)
     else:

@@ -5,4 +5,13 @@ from intc.calibration.derived import derive, is_quantised
 from intc.calibration.observers import Observer, Statistics, collect
 from intc.calibration.readers import count_batches, open_feeds
 
-__all__ = ["Observer", "Statistics", "collect", "collect_cached", "count_batches", "derive", "is_quantised", "open_feeds"]
+__all__ = [
+    "Observer",
+    "Statistics",
+    "collect",
+    "collect_cached",
+    "count_batches",
+    "derive",
+    "is_quantised",
+    "open_feeds",
+]

@@ -77,8 +77,8 @@ def derive(graph: Graph) -> dict[str, Statistics]:
         if value.type.is_float and name not in graph.constants:
             found = _narrowed(known.get(name), demands.get(name, EVERYTHING))
             if found is not None:
-                ends = (np.array([x], np.float32) for x in (found.low, found.high))
-                out[name] = Statistics(*ends, looseness=found.looseness)
+                low, high = (np.array([x], np.float32) for x in (found.low, found.high))
+                out[name] = Statistics(low, high, looseness=found.looseness)
     return out
 
 
@@ -292,7 +292,10 @@ def _wanted(node: Node, i: int, demand: Demand, known: Known) -> Demand:
         return demand
     if isinstance(op, FUNCTIONS):
         return _telling(_function(node), demand, known.get(node.inputs[0]))
-    if isinstance(op, ew.Add | ew.Sub | ew.Mul | ew.Div | ew.Max | ew.Min) and node.inputs[0] != node.inputs[1]:
+    if (
+        isinstance(op, ew.Add | ew.Sub | ew.Mul | ew.Div | ew.Max | ew.Min)
+        and node.inputs[0] != node.inputs[1]
+    ):
         other = known.get(node.inputs[1 - i])
         return _before(node.op, i, demand, other) if other is not None else EVERYTHING
     return EVERYTHING

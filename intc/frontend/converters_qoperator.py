@@ -146,7 +146,7 @@ def _softmax(call: Call) -> list[Imported]:
 
 
 def _qattention(call: Call) -> list[Imported]:
-    """Attention with a quantised input and weights: input, weights, bias, their scales, a mask, zero points."""
+    """Attention with a quantised input and weights: both, a bias, their scales, a mask, their zero points."""
     x = real(call, 0, 3, 6)
     call.attributes["axis"] = 1
     inputs: list[Imported | None] = [x, real(call, 1, 4, 7), call.inputs[2]]
@@ -156,8 +156,8 @@ def _qattention(call: Call) -> list[Imported]:
 
 
 def _matmul_nbits(call: Call) -> list[Imported]:
-    """Inputs a, b [N, blocks, bytes], scales, zero points (default: the middle), order of rows, bias: column n
-    of the weights [K, N] in blocks of ``block_size`` with a scale each.
+    """Inputs a, b [N, blocks, bytes], scales, zero points (default: the middle), order of rows, bias: the
+    columns of the weights [K, N] in blocks of ``block_size`` with a scale each.
     """
     bits, block = int(call.attributes.get("bits", 4)), int(call.attributes["block_size"])
     k, n = int(call.attributes["K"]), int(call.attributes["N"])

@@ -100,7 +100,9 @@ def _spread(call: Call, shape: Any, scale_at: int, zero_at: int) -> tuple[Array,
     """
     rank = len(shape)
     axis = int(call.attributes.get("axis", 1))
-    call.refuse(rank and not -rank <= axis < rank and _several(call, scale_at), f"axis {axis} is none of {rank}")
+    call.refuse(
+        rank and not -rank <= axis < rank and _several(call, scale_at), f"axis {axis} is none of {rank}"
+    )
     axis %= max(rank, 1)
     out = []
     for i, default in ((scale_at, 1), (zero_at, 0)):
@@ -194,7 +196,9 @@ def _cast(call: Call) -> list[Imported]:
 def _pad(call: Call) -> list[Imported]:
     """An integer that fills a quantised tensor stands for the number that it means there."""
     fill = call.inputs[2] if call.has(2) else None
-    quantiser = quantiser_of(call, call.x()) if isinstance(fill, np.ndarray) and fill.dtype.kind in "iu" else None
+    quantiser = (
+        quantiser_of(call, call.x()) if isinstance(fill, np.ndarray) and fill.dtype.kind in "iu" else None
+    )
     if quantiser is not None and isinstance(fill, np.ndarray):
         call.refuse(quantiser.scale.size > 1, "padding of a value that is quantised per channel")
         call.inputs[2] = np.float32((fill.astype(np.float64) - quantiser.op.zero) * quantiser.scale)

@@ -100,13 +100,12 @@ class Integerise:
 
 def _unknown_ranges(graph: Graph, values: list[str]) -> CalibrationError:
     producers = graph.producers()
-    named = dict.fromkeys(
-        f"'{v}' ({f'{n.op.name} of node {n.source!r}' if (n := producers.get(v)) else 'an input'})" for v in values
-    )
-    listed = ", ".join(list(named)[:LISTED]) + (f" and {len(named) - LISTED} more" if len(named) > LISTED else "")
+    whose = {v: producers.get(v) for v in values}
+    named = [f"'{v}' ({n.op.name} of node '{n.source}')" if n else f"input '{v}'" for v, n in whose.items()]
+    more = [f"{len(named) - LISTED} more"] if len(named) > LISTED else []
     return CalibrationError(
-        f"{graph.name}: the model's own scales do not give the range of {listed}; give calibration data "
-        "(calibration=, --calibration NPZ)"
+        f"{graph.name}: the model's own scales do not give the range of {', '.join(named[:LISTED] + more)}; "
+        "give calibration data (calibration=, --calibration NPZ)"
     )
 
 

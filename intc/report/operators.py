@@ -33,7 +33,8 @@ docstring (output steps, or absolute); operators without one compute their meani
 def document() -> str:
     """The page as Markdown."""
     lines = [HEAD]
-    for domain, names in (("ai.onnx", {*STANDARD, *FOLDED}), ("com.microsoft", set(MICROSOFT)), ("trt", set(TENSORRT))):
+    domains = {"ai.onnx": {*STANDARD, *FOLDED}, "com.microsoft": {*MICROSOFT}, "trt": {*TENSORRT}}
+    for domain, names in domains.items():
         lines.append(f"**{domain}** ({len(names)}): {', '.join(f'`{n}`' for n in sorted(names))}.\n")
     lines += [INTEGER, "| operator | meaning | error |", "| --- | --- | --- |"]
     for name in sorted(RULES):

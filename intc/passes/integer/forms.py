@@ -85,8 +85,8 @@ class Forms:
         return self.seen(value, bits).range(self.calibrator if bits == 8 else "minmax") or 1.0
 
     def seen(self, value: str, bits: int) -> Statistics:
-        """The statistics of ``value``, good enough for ``bits`` bits: RangeUnknown where its range was derived
-        and may be so wide that few steps are left within what occurs.
+        """The statistics of ``value``, good enough for ``bits`` bits: RangeUnknown where its range was
+        derived and may be so wide that few steps are left within what occurs.
         """
         found = self.stats.get(value)
         if found is None or found.looseness > max(NARROW_LOOSENESS, 2.0 ** (bits - STEP_BITS)):

@@ -59,8 +59,8 @@ def fake_quantize(context: Context, node: Node) -> Form:
 
 
 def codes(forms: Forms, value: str) -> Form | None:
-    """``value``, on a grid of 256 numbers that its zero point puts beyond int8, as int8 and a centre; None for
-    another.
+    """``value``, on a grid of 256 numbers that its zero point puts beyond int8, as int8 and a centre; None
+    for another.
     """
     key = (value, "codes")
     if key in forms.cache:
@@ -70,7 +70,11 @@ def codes(forms: Forms, value: str) -> Form | None:
         if not _beyond_int8(forms, base):
             return None
         forms.cache[key] = _codes(forms, value, base)
-    elif node is not None and isinstance(node.op, MOVES) and not (isinstance(node.op, Im2col) and any(node.op.pads)):
+    elif (
+        node is not None
+        and isinstance(node.op, MOVES)
+        and not (isinstance(node.op, Im2col) and any(node.op.pads))
+    ):
         inner = codes(forms, node.inputs[0])
         if inner is None:
             return None
