@@ -10,7 +10,7 @@ products ``|w|_1 / |w|_2``, since independent terms add up like the second, not 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot, inf, sqrt
 from typing import Final, TypeAlias
 
@@ -33,6 +33,7 @@ from intc.ops.softmax import Softmax
 from intc.ops.window import GroupedConv, MaxPool
 
 LARGEST_INTEGER: Final = 2**24  # of integers read as numbers; wider types say nothing about their values
+ROOM: Final = 4.0
 SAMPLES: Final = 4096  # points on either side of zero at which a function is looked at
 FAR: Final = 2.0**20  # how far a function is looked at whose operand has no known end
 SATURATED: Final = 2.0**-16  # of the readers' range: a smaller change of the result is none
@@ -80,6 +81,17 @@ def derive(graph: Graph) -> dict[str, Statistics]:
                 low, high = (np.array([x], np.float32) for x in (found.low, found.high))
                 out[name] = Statistics(low, high, looseness=found.looseness)
     return out
+
+
+def widened(stats: dict[str, Statistics], graph: Graph) -> dict[str, Statistics]:
+    """``stats`` that also reach what the quantisers of ``graph`` let a value be, up to ROOM times what data
+    showed: so that a few samples do not cut what the model itself does not.
+    """
+    if not is_quantised(graph):
+        return stats
+    known = derive(graph)
+    reach = {n: min(known[n].magnitude, ROOM * s.magnitude) for n, s in stats.items() if n in known}
+    return {n: replace(s, reach=reach.get(n, 0.0)) for n, s in stats.items()}
 
 
 def is_quantised(graph: Graph) -> bool:

@@ -29,7 +29,7 @@ CHANNEL_BINS = 512
 class Statistics:
     """One value over all samples; ``low`` and ``high`` are its range per index of the last axis, or of one
     element where that axis is dynamic. ``looseness``: by which factor that may exceed what occurs, where no
-    data showed it.
+    data showed it; ``reach``: a magnitude that wide integers hold even if no data showed it.
     """
 
     low: Array = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -38,6 +38,7 @@ class Statistics:
     channel: Histogram | None = None
     moments: Moments | None = None
     looseness: float = 1.0
+    reach: float = 0.0
 
     @property
     def channels(self) -> Array:

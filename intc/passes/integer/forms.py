@@ -31,6 +31,7 @@ LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {
 DTYPE: dict[int, DType] = {bits: "int8" if bits == 8 else "int16" for bits in range(8, 17)} | {32: "int32"}
 
 NARROW_LOOSENESS = 2.0  # of a derived range, in few bits
+WIDE_BITS = 16  # can spare what a value may reach beyond the data
 STEP_BITS = 9  # bits that a derived range must leave to what occurs, where there are more
 GRID_MIN = 32  # a coarser grid would waste more than 3 % of the range
 
@@ -82,7 +83,9 @@ class Forms:
         """
         if value in self.source.constants:
             return float(np.abs(self.source.constants[value]).max(initial=0.0)) or 1.0
-        return self.seen(value, bits).range(self.calibrator if bits == 8 else "minmax") or 1.0
+        found = self.seen(value, bits)
+        magnitude = found.range(self.calibrator if bits == 8 else "minmax")
+        return (max(magnitude, found.reach) if bits >= WIDE_BITS else magnitude) or 1.0
 
     def seen(self, value: str, bits: int) -> Statistics:
         """The statistics of ``value``, good enough for ``bits`` bits: RangeUnknown where its range was
