@@ -20,13 +20,21 @@ from numpy.typing import ArrayLike
 import intc
 from intc.artifact.schema import Manifest, Packed, Port, Program, Size
 from intc.artifact.writer import write_artifact
-from intc.calibration import Observer, collect, collect_cached, count_batches, open_feeds
+from intc.calibration import (
+    Observer,
+    collect,
+    collect_cached,
+    count_batches,
+    derive,
+    is_quantised,
+    open_feeds,
+)
 from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
 from intc.codegen.lower import Lowered, lower
 from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
-from intc.errors import UsageError
+from intc.errors import CalibrationError, UsageError
 from intc.frontend import import_onnx
 from intc.ir.dims import Dim
 from intc.ir.graph import Graph
@@ -68,8 +76,9 @@ def compile(
     """The ONNX file ``model`` as an integer-only module with kernels for ``target``.
 
     ``calibration`` is a .npz path, a dict of stacked arrays or an iterable of ``{name: array}``; the ranges
-    of all values are taken from it, so it is required (``"random"`` invents data, for trials of speed
-    only). ``bits``: 8, 16 (activations), ``"auto"``, or a plan, as a path, a dict or a :class:`Plan`.
+    of all values are taken from it (``"random"`` invents data, for trials of speed only). A model that
+    arrives quantised may do without: CalibrationError names the values whose ranges its scales do not give.
+    ``bits``: 8, 16 (activations), ``"auto"``, or a plan, as a path, a dict or a :class:`Plan`.
     ``accuracy_target``: ``"sqnr>=30"``, ``"cosine>=0.998"`` or ``predicate(run)``, where ``run(feeds)`` gives
     the outputs of a candidate; widths grow until it holds, else AccuracyNotReached. ``search`` limits and
     steers both (docs/plan.md). ``calibrator`` chooses the 8-bit ranges (minmax, percentile, entropy, mse) and
@@ -93,13 +102,21 @@ def compile(
     state = phases.canonicalise(source, tell)
     tell("calibrate")
     samples: list[dict[str, Array]] = []
-    state, feeds = equalised(state, open_feeds(state.graph, calibration), tell)
-    feeds = _kept(state.graph, feeds, samples)
-    feeds = feeds if goal is None else held_apart(state.graph, feeds)
-    total = count_batches(state.graph, calibration)
-    stats = _calibrate(
-        state.graph, path, feeds, total, calibrator, rounding, calibration_cache, goal is not None, tell
-    )
+    if calibration is None and is_quantised(state.graph):
+        if plan is None or goal is not None:
+            raise CalibrationError(
+                "bits='auto' and accuracy targets are judged on calibration data; give some"
+            )
+        state = phases.equalise(state, {}, tell)
+        stats = derive(state.graph)
+    else:
+        state, feeds = equalised(state, open_feeds(state.graph, calibration), tell)
+        feeds = _kept(state.graph, feeds, samples)
+        feeds = feeds if goal is None else held_apart(state.graph, feeds)
+        total = count_batches(state.graph, calibration)
+        stats = _calibrate(
+            state.graph, path, feeds, total, calibrator, rounding, calibration_cache, goal is not None, tell
+        )
     planned: dict[str, Any] = {}
     if plan is None or goal is not None:
         settings: Any = (approximation, calibrator, rounding, tell)
@@ -122,11 +139,18 @@ def compile(
         **planned,
         "calibrator": calibrator,
         "rounding": rounding,
-        "calibration": "random" if isinstance(calibration, str) and calibration == "random" else "data",
+        "calibration": _origin(calibration),
     }
     lowered = lower(state.graph, target)
     dumps = {name: state.after(name) for name in wanted}
     return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps, samples)
+
+
+def _origin(calibration: Feeds | None) -> str:
+    """Where ranges come from: "data", "random" data, or the "model"."""
+    if calibration is None:
+        return "model"
+    return "random" if isinstance(calibration, str) and calibration == "random" else "data"
 
 
 def equalised(

@@ -60,11 +60,6 @@ def _fail(args: argparse.Namespace, error: BaseException, status: int, prefix: s
 def compile_command(args: argparse.Namespace) -> int:
     from intc.report.accuracy_text import accuracy_scope, print_worst
 
-    if args.calibration is None:
-        raise UsageError(
-            f"{args.model}: no calibration data; give --calibration data.npz (one array per input, samples "
-            "along axis 0), or --calibration random for trials of speed only"
-        )
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".intc")
     families = tuple(f for f in args.families.split(",") if f)

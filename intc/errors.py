@@ -44,6 +44,14 @@ class CalibrationError(IntcError):
     """Calibration data is missing, empty, NaN or infinite, or does not fit the model's inputs."""
 
 
+class RangeUnknown(CalibrationError):
+    """Without calibration data, nothing in the model says how large ``value`` becomes."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+        super().__init__(f"the range of '{value}' follows from no scale of the model; give calibration data")
+
+
 class QuantizationError(IntcError):
     """An integer form cannot be proven to fit (accumulator overflow, scale out of range)."""
 

@@ -28,7 +28,8 @@ CHANNEL_BINS = 512
 @dataclass
 class Statistics:
     """One value over all samples; ``low`` and ``high`` are its range per index of the last axis, or of one
-    element where that axis is dynamic.
+    element where that axis is dynamic. ``looseness``: by which factor that may exceed what occurs, where no
+    data showed it; ``reach``: a magnitude that wide integers hold even if no data showed it.
     """
 
     low: Array = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -36,6 +37,8 @@ class Statistics:
     tensor: Histogram | None = None
     channel: Histogram | None = None
     moments: Moments | None = None
+    looseness: float = 1.0
+    reach: float = 0.0
 
     @property
     def channels(self) -> Array:

@@ -18,6 +18,7 @@ from intc.frontend import (
     converters_image,
     converters_movement,
     converters_nn,
+    converters_qoperator,
     converters_quantised,
     converters_reduce,
 )
@@ -35,13 +36,20 @@ STANDARD: dict[str, Converter] = {
     **converters_reduce.CONVERTERS,
     **converters_attention.CONVERTERS,
     **converters_quantised.CONVERTERS,
+    **converters_qoperator.CONVERTERS,
 }
 MICROSOFT: dict[str, Converter] = {
     **converters_attention.MICROSOFT,
-    **converters_quantised.MICROSOFT,
+    **converters_qoperator.MICROSOFT,
     **{k: converters_nn.CONVERTERS[k] for k in ("LayerNormalization", "SimplifiedLayerNormalization")},
 }
-DOMAINS: dict[str, dict[str, Converter]] = {"": STANDARD, "ai.onnx": STANDARD, "com.microsoft": MICROSOFT}
+TENSORRT = converters_quantised.TENSORRT
+DOMAINS: dict[str, dict[str, Converter]] = {
+    "": STANDARD,
+    "ai.onnx": STANDARD,
+    "com.microsoft": MICROSOFT,
+    "trt": TENSORRT,
+}
 
 
 def exists(node: onnx.NodeProto) -> bool:

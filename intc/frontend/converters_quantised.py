@@ -1,29 +1,31 @@
-"""Converters of models that are already quantised: QDQ pairs, and operators on quantised tensors.
+"""Converters of the pairs that quantise a model: QuantizeLinear, DequantizeLinear and what stands between.
 
 A quantised tensor is imported as the real value that it stands for. ``QuantizeLinear`` of a computed value
 becomes FakeQuantize, which remembers scale and zero point; ``DequantizeLinear`` behind it is the identity; of
-constants it is computed. Operators on quantised operands are the plain operators between the two. Dynamic
-quantisation has no scale of its own: its values stay as they are.
+constants it is computed. One scale per channel of a computed value is a division in front of a grid of
+integers and a product behind it. Dynamic quantisation has no scale of its own: its values stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import onnx
 
-from intc.frontend import converters_elementwise, converters_image, converters_movement, converters_nn
+from intc.frontend import converters_elementwise, converters_image
 from intc.frontend.call import Call, Converter
+from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported
+from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.movement import MOVEMENT
 from intc.ops.window import MaxPool
 
-LIMITS: dict[int, tuple[int, int]] = {
+LIMITS: Final[dict[int, tuple[int, int]]] = {
     onnx.TensorProto.UINT8: (0, 255),
     onnx.TensorProto.INT8: (-128, 127),
     onnx.TensorProto.UINT16: (0, 2**16 - 1),
@@ -31,15 +33,24 @@ LIMITS: dict[int, tuple[int, int]] = {
     onnx.TensorProto.UINT4: (0, 15),
     onnx.TensorProto.INT4: (-8, 7),
 }
-PLAIN: dict[str, Converter] = {
-    **converters_elementwise.CONVERTERS,
-    **converters_movement.CONVERTERS,
-    **converters_nn.CONVERTERS,
-    **converters_image.CONVERTERS,
-}
 
 
-def _number(call: Call, i: int, what: str, default: float | None = None) -> Any:
+@dataclass(frozen=True)
+class Quantiser:
+    """The grid of a computed value: ``op`` with one scale, or ``op`` at scale 1 between a division by
+    ``scale`` and a product with it, where that is one number per channel.
+    """
+
+    op: FakeQuantize
+    scale: Array
+
+    def equals(self, scale: Array, zero: Array) -> bool:
+        """Whether dequantising by ``scale`` and ``zero``, which broadcast to the value, gives it back."""
+        same = np.array_equal(np.float32(self.scale).ravel(), np.float32(scale).ravel())
+        return same and bool((zero == self.op.zero).all())
+
+
+def number(call: Call, i: int, what: str, default: float | None = None) -> Any:
     """Input ``i``, one known number."""
     if not call.has(i) and default is not None:
         return np.asarray(default)
@@ -48,181 +59,114 @@ def _number(call: Call, i: int, what: str, default: float | None = None) -> Any:
     return array.reshape(())
 
 
-def _quantised(call: Call, value: Imported, scale: Any, zero: Any, limits: tuple[int, int]) -> str:
+def limits_of(call: Call, kind: int) -> tuple[int, int]:
+    """The integers of element type ``kind``."""
+    known = ", ".join(map(element_name, LIMITS))
+    call.refuse(kind not in LIMITS, f"{element_name(kind)} has no integer form; quantise to one of {known}")
+    return LIMITS[kind]
+
+
+def quantised(call: Call, value: Imported, scale: Any, zero: Any, limits: tuple[int, int]) -> str:
+    """``value`` on the grid of ``scale`` and ``zero``: one number each, or arrays that broadcast to it."""
     x = call.ctx.live(value, call.node.output[0])
-    op = FakeQuantize(float(scale), int(zero), *limits)
-    return call.emit(op, x)
+    scale, zero = np.asarray(scale, np.float32), np.asarray(zero)
+    call.refuse(not (scale > 0).all(), "a scale is not positive")
+    call.refuse(np.ptp(zero), "zero points that differ between the channels of a computed value")
+    offset = int(zero.ravel()[0])
+    if scale.size == 1:
+        return call.emit(FakeQuantize(float(scale.ravel()[0]), offset, *limits), x)
+    steps = call.constant(scale)
+    units = call.emit(ew.Div(), x, steps, last=False)
+    return call.emit(ew.Mul(), call.emit(FakeQuantize(1.0, offset, *limits), units, last=False), steps)
 
 
 def _quantize_linear(call: Call) -> list[Imported]:
     kind = int(call.attributes.get("output_dtype", 0)) or onnx.TensorProto.UINT8
     if call.has(2):
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.asarray(call.inputs[2]).dtype)
-    call.refuse(
-        kind not in LIMITS, f"only {', '.join(map(onnx.TensorProto.DataType.Name, LIMITS))} are supported"
-    )
-    value = call.inputs[0]
+    limits, value = limits_of(call, kind), call.inputs[0]
+    shape = call.ctx.shape_of(value) if value is not None else ()
+    scale, zero = _spread(call, shape, 1, 2)
     if isinstance(value, np.ndarray):
-        scale, zero = _spread(call, value, 1, 2)
-        return [np.clip(np.rint(value / scale) + zero, *LIMITS[kind]).astype(np.int32)]
-    scale, zero = _number(call, 1, "the scale"), _number(call, 2, "the zero point", 0)
-    return [_quantised(call, value, scale, zero, LIMITS[kind])]
+        return [np.asarray(np.clip(np.rint(value / scale) + zero, *limits), np.int32)]
+    blocked = scale.size > 1 and sum(d != 1 for d in scale.shape) > 1
+    call.refuse(blocked, "a computed value in blocks with scales of their own")
+    return [quantised(call, value, scale, zero, limits)]
 
 
-def _spread(call: Call, value: Array, scale_at: int, zero_at: int) -> tuple[Array, Array]:
-    """Scale and zero point of constant ``value`` as float32 that broadcast to it: one, one per index of the
+def _spread(call: Call, shape: Any, scale_at: int, zero_at: int) -> tuple[Array, Array]:
+    """Scale and zero point of a value of ``shape`` as float32 that broadcast to it: one, one per index of the
     axis, or one per block of it.
     """
-    axis = int(call.attributes.get("axis", 1)) % max(value.ndim, 1)
+    rank = len(shape)
+    axis = int(call.attributes.get("axis", 1))
+    call.refuse(
+        rank and not -rank <= axis < rank and _several(call, scale_at), f"axis {axis} is none of {rank}"
+    )
+    axis %= max(rank, 1)
     out = []
     for i, default in ((scale_at, 1), (zero_at, 0)):
         array = np.asarray(call.known(i, "the scale") if call.has(i) else default, np.float32)
         if array.size == 1:
             array = array.reshape(())
-        elif array.ndim == value.ndim:
-            block = int(call.attributes.get("block_size", 0)) or -(-value.shape[axis] // array.shape[axis])
-            array = np.repeat(array, block, axis=axis).take(range(value.shape[axis]), axis=axis)
+        elif array.ndim == rank and rank > 1:
+            block = int(call.attributes.get("block_size", 0)) or -(-shape[axis] // array.shape[axis])
+            array = np.repeat(array, block, axis=axis).take(range(shape[axis]), axis=axis)
         else:
-            array = array.reshape([-1 if a == axis else 1 for a in range(value.ndim)])
+            call.refuse(array.size != shape[axis], f"{array.size} scales for {shape[axis]} channels")
+            array = array.reshape([-1 if a == axis else 1 for a in range(rank)])
         out.append(array)
     return out[0], out[1]
 
 
-def quantiser_of(call: Call, value: str) -> FakeQuantize | None:
+def _several(call: Call, i: int) -> bool:
+    return call.has(i) and np.asarray(call.inputs[i]).size > 1
+
+
+def quantiser_of(call: Call, value: str) -> Quantiser | None:
     """What quantised ``value``, seen through operators that only move elements."""
-    producers = {n.output: n for n in call.ctx.builder.graph.nodes}
-    while (node := producers.get(value)) is not None:
+    graph = call.ctx.builder.graph
+    producers = {n.output: n for n in graph.nodes}
+    first = producers.get(value)
+    if first is not None and isinstance(first.op, ew.Mul) and first.inputs[1] in graph.constants:
+        inner = producers.get(first.inputs[0])
+        if inner is not None and isinstance(inner.op, FakeQuantize):
+            return Quantiser(inner.op, graph.constants[first.inputs[1]])
+    node: Node | None = first
+    while node is not None:
         if isinstance(node.op, FakeQuantize):
-            return node.op
+            return Quantiser(node.op, np.asarray(node.op.scale))
         if not isinstance(node.op, (*MOVEMENT, MaxPool)):
             return None
-        value = node.inputs[0]
+        node = producers.get(node.inputs[0])
     return None
 
 
-def _real(call: Call, i: int, scale_at: int, zero_at: int) -> Imported:
+def real(call: Call, i: int, scale_at: int, zero_at: int) -> Imported:
     """Quantised input ``i`` as the real value that it stands for."""
     value = call.inputs[i]
+    shape = call.ctx.shape_of(value) if value is not None else ()
+    scale, zero = _spread(call, shape, scale_at, zero_at)
     if isinstance(value, np.ndarray):
-        scale, zero = _spread(call, value, scale_at, zero_at)
         return np.asarray((value.astype(np.float32) - zero) * scale, np.float32)
     x = call.ctx.live(value, call.node.input[i])
-    scale, zero = _number(call, scale_at, "the scale"), _number(call, zero_at, "the zero point", 0)
     if not call.ctx.builder.graph.type(x).is_float:  # an integer input of the model
-        number = call.emit(ew.Cast("float32"), x, last=False)
-        shifted = call.emit(ew.Sub(), number, call.constant([float(zero)]), last=False)
-        return call.emit(ew.Mul(), shifted, call.constant([float(scale)]), last=False)
+        units = call.emit(ew.Cast("float32"), x, last=False)
+        shifted = call.emit(ew.Sub(), units, call.constant(np.atleast_1d(zero)), last=False)
+        return call.emit(ew.Mul(), shifted, call.constant(np.atleast_1d(scale)), last=False)
     known = quantiser_of(call, x)
-    same = known is not None and np.float32(known.scale) == np.float32(scale) and known.zero == int(zero)
+    same = known is not None and known.equals(scale, zero)
     call.refuse(not same, "its scale and zero point are not those that the value was quantised with")
     return x
 
 
 def _dequantize_linear(call: Call) -> list[Imported]:
-    return [_real(call, 0, 1, 2)]
+    return [real(call, 0, 1, 2)]
 
 
 def _dynamic(call: Call) -> list[Imported]:
     """The value itself, at scale 1 with zero point 0."""
     return [call.x(), np.ones((), np.float32), np.zeros((), np.uint8)]
-
-
-def _plain(call: Call, op: str, inputs: Sequence[Imported | None], attributes: dict[str, Any]) -> Imported:
-    """What the converter of ``op`` makes of ``inputs``."""
-    stem = f"{call.node.output[0]}.real"
-    node = onnx.helper.make_node(
-        op, [f"{stem}.{i}" if x is not None else "" for i, x in enumerate(inputs)], [stem]
-    )
-    return PLAIN[op](Call(call.ctx, node, inputs, attributes, call.label))[0]
-
-
-def _without_zero(call: Call, i: int, zero_at: int) -> Imported:
-    """Integer input ``i`` less its zero point, as a number."""
-    value = call.inputs[i]
-    zero = np.asarray(call.known(zero_at, "the zero point"), np.float32) if call.has(zero_at) else np.zeros(1)
-    if isinstance(value, np.ndarray):
-        return np.asarray(value.astype(np.float32) - zero.astype(np.float32), np.float32)
-    x = call.x(i)
-    number = x if call.ctx.builder.graph.type(x).is_float else call.emit(ew.Cast("float32"), x, last=False)
-    if not zero.any():
-        return number
-    return call.emit(ew.Sub(), number, call.constant(zero), last=False)
-
-
-def _integer_product(op: str) -> Converter:
-    """MatMulInteger and ConvInteger: inputs a, b, a's zero point, b's zero point."""
-    return lambda call: [
-        _plain(call, op, [_without_zero(call, 0, 2), _without_zero(call, 1, 3)], dict(call.attributes))
-    ]
-
-
-def _scaled_product(dynamic: bool) -> Converter:
-    """MatMulIntegerToFloat (a, b, scales, zeros, bias); DynamicQuantizeMatMul (a, b, scale, zero, bias)."""
-
-    def run(call: Call) -> list[Imported]:
-        a = call.x(0) if dynamic else _without_zero(call, 0, 4)
-        b_zero, b_scale, bias = (3, 2, 4) if dynamic else (5, 3, 6)
-        weight = np.asarray(call.known(1, "the weights"), np.float32)
-        zero = np.asarray(call.inputs[b_zero], np.float32) if call.has(b_zero) else np.zeros(1, np.float32)
-        scale = np.asarray(call.known(b_scale, "the scale"), np.float32)
-        if not dynamic:
-            scale = scale * np.asarray(call.known(2, "the scale"), np.float32)
-        y = _plain(call, "MatMul", [a, np.asarray((weight - zero) * scale, np.float32)], {})
-        return [_plain(call, "Add", [y, call.x(bias)], {}) if call.has(bias) else y]
-
-    return run
-
-
-def _out(call: Call, y: Imported, scale_at: int, zero_at: int) -> list[Imported]:
-    zero = call.inputs[zero_at] if call.has(zero_at) else np.zeros((), np.uint8)
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.asarray(zero).dtype)
-    limits = LIMITS[kind]
-    return [_quantised(call, y, _number(call, scale_at, "the scale"), np.asarray(zero).ravel()[0], limits)]
-
-
-def _qlinear(op: str, operands: int) -> Converter:
-    """``op`` on operands (value, scale, zero point), then the result's scale and zero point."""
-
-    def run(call: Call) -> list[Imported]:
-        reals = [_real(call, 3 * i, 3 * i + 1, 3 * i + 2) for i in range(operands)]
-        y = _plain(call, op, reals, dict(call.attributes))
-        return _out(call, y, 3 * operands, 3 * operands + 1)
-
-    return run
-
-
-def _bias(call: Call, i: int) -> Array:
-    """Integer bias ``i``, which is in units of the sums, as numbers."""
-    scale = np.asarray(call.known(1, "the scale")) * np.asarray(call.known(4, "the scale"))
-    scale = scale * float(call.attributes.get("alpha", 1.0))
-    return np.asarray(np.asarray(call.known(i, "the bias")) * scale.ravel(), np.float32)
-
-
-def _qlinear_conv(call: Call) -> list[Imported]:
-    call.attributes["axis"] = 0
-    x, w = _real(call, 0, 1, 2), _real(call, 3, 4, 5)
-    inputs: list[Imported] = [x, w]
-    if call.has(8):
-        inputs.append(_bias(call, 8))
-    attributes = {k: v for k, v in call.attributes.items() if k != "axis"}
-    return _out(call, _plain(call, "Conv", inputs, attributes), 6, 7)
-
-
-def _qgemm(call: Call) -> list[Imported]:
-    call.attributes["axis"] = 0 if call.attributes.get("transB") else 1
-    a, b = _real(call, 0, 1, 2), _real(call, 3, 4, 5)
-    inputs: list[Imported] = [a, b]
-    if call.has(6):
-        inputs.append(_bias(call, 6))
-    attributes = {k: v for k, v in call.attributes.items() if k != "axis"}
-    y = _plain(call, "Gemm", inputs, attributes)
-    return _out(call, y, 7, 8) if call.has(7) else [y]
-
-
-def _qlinear_concat(call: Call) -> list[Imported]:
-    """Inputs: the result's scale and zero point, then (value, scale, zero point) of every part."""
-    parts = [_real(call, i, i + 1, i + 2) for i in range(2, len(call.inputs), 3)]
-    return _out(call, _plain(call, "Concat", parts, dict(call.attributes)), 0, 1)
 
 
 def _clip(call: Call) -> list[Imported]:
@@ -231,41 +175,57 @@ def _clip(call: Call) -> list[Imported]:
     quantiser = quantiser_of(call, call.x()) if known and known[0].dtype.kind in "iu" else None
     if quantiser is None:
         return converters_elementwise.CONVERTERS["Clip"](call)
+    op = quantiser.op
     lo, hi = (
         int(np.asarray(call.inputs[i]).ravel()[0]) if call.has(i) else bound
-        for i, bound in ((1, quantiser.lo), (2, quantiser.hi))
+        for i, bound in ((1, op.lo), (2, op.hi))
     )
-    op = FakeQuantize(quantiser.scale, quantiser.zero, max(lo, quantiser.lo), min(hi, quantiser.hi))
-    return [call.emit(op, call.x())]
+    return [quantised(call, call.x(), quantiser.scale, op.zero, (max(lo, op.lo), min(hi, op.hi)))]
 
 
-def _softmax(call: Call) -> list[Imported]:
-    call.attributes.pop("opset", None)
-    return _qlinear("Softmax", 1)(call)
+def _cast(call: Call) -> list[Imported]:
+    """Between integer types that hold the grid, a quantised tensor stays what it is."""
+    limits = LIMITS.get(int(call.attributes["to"]))
+    quantiser = quantiser_of(call, call.x()) if limits is not None else None
+    if limits is None or quantiser is None:
+        return converters_elementwise.CONVERTERS["Cast"](call)
+    call.refuse(quantiser.op.lo < limits[0] or quantiser.op.hi > limits[1], "the type does not hold the grid")
+    return [call.x()]
+
+
+def _pad(call: Call) -> list[Imported]:
+    """An integer that fills a quantised tensor stands for the number that it means there."""
+    fill = call.inputs[2] if call.has(2) else None
+    quantiser = (
+        quantiser_of(call, call.x()) if isinstance(fill, np.ndarray) and fill.dtype.kind in "iu" else None
+    )
+    if quantiser is not None and isinstance(fill, np.ndarray):
+        call.refuse(quantiser.scale.size > 1, "padding of a value that is quantised per channel")
+        call.inputs[2] = np.float32((fill.astype(np.float64) - quantiser.op.zero) * quantiser.scale)
+    return converters_image.CONVERTERS["Pad"](call)
+
+
+def _float8(call: Call) -> list[Imported]:
+    call.refuse(True, "8-bit and 4-bit floats have no integer form; quantise to INT8")
+    return []
 
 
 CONVERTERS: dict[str, Converter] = {
     "QuantizeLinear": _quantize_linear,
     "DequantizeLinear": _dequantize_linear,
     "DynamicQuantizeLinear": _dynamic,
-    "MatMulInteger": _integer_product("MatMul"),
-    "ConvInteger": _integer_product("Conv"),
-    "QLinearMatMul": _qlinear("MatMul", 2),
-    "QLinearConv": _qlinear_conv,
     "Clip": _clip,
+    "Cast": _cast,
+    "Pad": _pad,
 }
-MICROSOFT: dict[str, Converter] = {
-    "QuantizeLinear": _quantize_linear,
-    "DequantizeLinear": _dequantize_linear,
-    "MatMulIntegerToFloat": _scaled_product(False),
-    "DynamicQuantizeMatMul": _scaled_product(True),
-    "QLinearAdd": _qlinear("Add", 2),
-    "QLinearMul": _qlinear("Mul", 2),
-    "QLinearSigmoid": _qlinear("Sigmoid", 1),
-    "QLinearLeakyRelu": _qlinear("LeakyRelu", 1),
-    "QLinearGlobalAveragePool": _qlinear("GlobalAveragePool", 1),
-    "QLinearAveragePool": _qlinear("AveragePool", 1),
-    "QLinearSoftmax": _softmax,
-    "QLinearConcat": _qlinear_concat,
-    "QGemm": _qgemm,
+PAIRS: dict[str, Converter] = {k: CONVERTERS[k] for k in ("QuantizeLinear", "DequantizeLinear")}
+TENSORRT: dict[str, Converter] = {  # ModelOpt writes these
+    **PAIRS,
+    "TRT_INT4QuantizeLinear": _quantize_linear,
+    "TRT_INT4DequantizeLinear": _dequantize_linear,
+    "TRT_FP8QuantizeLinear": _float8,
+    "TRT_FP8DequantizeLinear": _float8,
+    "TRT_MXFP8QuantizeLinear": _float8,
+    "TRT_MXFP8DequantizeLinear": _float8,
+    "TRT_FP4DynamicQuantize": _float8,
 }

@@ -149,6 +149,11 @@ def decode(tensor: onnx.TensorProto, source: str) -> Array:
 
 
 def _check_shape(tensor: onnx.TensorProto, where: str) -> None:
+    kind = element_name(tensor.data_type)
+    if kind.startswith(("FLOAT8", "FLOAT4")):
+        raise ImportFailure(
+            f"{where} is {kind}: 8-bit and 4-bit floats have no integer form; quantise to INT8"
+        )
     if any(d < 0 for d in tensor.dims) or np.prod(np.array(tensor.dims, dtype=np.float64)) > SIZE_LIMIT:
         raise ImportFailure(f"{where} has the impossible shape {list(tensor.dims)[:8]}")
 

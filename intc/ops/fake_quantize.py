@@ -22,6 +22,11 @@ class FakeQuantize(Op):
     hi: int
     name: ClassVar[str] = "fake_quantize"
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest number of the grid."""
+        return (self.lo - self.zero) * self.scale, (self.hi - self.zero) * self.scale
+
     def infer(self, *types: TensorType) -> TensorType:
         if not types[0].is_float or not self.scale > 0 or not self.lo <= self.zero <= self.hi:
             raise GraphError(

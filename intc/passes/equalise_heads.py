@@ -37,6 +37,8 @@ class EqualiseHeads:
     name: str = "equalise_heads"
 
     def run(self, graph: Graph) -> Graph:
+        if not self.ranges:  # nothing was seen
+            return graph
         uses, edits = Uses.of(graph), _Edits(graph)
         trace = _Trace(graph, uses)
         for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""Normalisation of a convolution's input moves into its weights.
+"""Normalisation of a convolution's input, and the scales of a quantiser per channel, move into its weights.
 
 ``conv(a * x + c, W) + b = conv(x, W * a) + (b + sum_k W[:, k] * c[k])`` with a and c one number per input
 channel. Where the convolution pads, only the factor moves (padding is zero after normalisation, not before).
@@ -15,12 +15,15 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ops.conv import Conv
 from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
+from intc.ops.fake_quantize import FakeQuantize
 from intc.passes.rewrite import rewrite
 
 
 @dataclass(frozen=True)
 class FoldInputNormalisation:
-    """Chains from a graph input (or its cast from integers) to an plain convolution with constant weights."""
+    """Chains from a graph input (or its cast from integers), or from a quantiser, to a convolution with
+    constant weights.
+    """
 
     name: str = "fold_input_normalisation"
 
@@ -28,23 +31,23 @@ class FoldInputNormalisation:
         producers = graph.producers()
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
-            if (
-                not isinstance(node.op, Conv)
-                or node.op.groups != 1
-                or any(x not in graph.constants for x in node.inputs[1:])
-            ):
+            if not isinstance(node.op, Conv) or any(x not in graph.constants for x in node.inputs[1:]):
                 return None
-            channels = graph.constants[node.inputs[1]].shape[1]
+            outputs, depth = graph.constants[node.inputs[1]].shape[:2]
+            channels = depth * node.op.groups
             x, factor, shift = _affine(graph, producers, node.inputs[0], channels)
             cast = producers.get(x)
             first = cast.inputs[0] if cast is not None and isinstance(cast.op, Cast) else x
-            if first not in graph.inputs or x == node.inputs[0] or (np.any(shift) and any(node.op.pads)):
+            starts = first in graph.inputs or (cast is not None and isinstance(cast.op, FakeQuantize))
+            if not starts or x == node.inputs[0] or (np.any(shift) and any(node.op.pads)):
                 return None
             weight = graph.constants[node.inputs[1]].astype(np.float64)
             bias = graph.constants[node.inputs[2]].astype(np.float64) if len(node.inputs) == 3 else 0.0
-            bias = bias + np.einsum("okhw,k->o", weight, shift)
+            group = np.arange(outputs) // (outputs // node.op.groups)  # of every output
+            factors, shifts = (a.reshape(node.op.groups, depth)[group] for a in (factor, shift))
+            bias = bias + np.einsum("okhw,ok->o", weight, shifts)
             w = b.constant(
-                f"{node.inputs[1]}.normalised", (weight * factor[:, None, None]).astype(np.float32)
+                f"{node.inputs[1]}.normalised", (weight * factors[:, :, None, None]).astype(np.float32)
             )
             c = b.constant(f"{node.output}.bias", np.asarray(bias, np.float32))
             return b.emit(node.op, names[x], w, c, name=node.output, source=node.source)

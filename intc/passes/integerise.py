@@ -9,7 +9,7 @@ import numpy as np
 
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
-from intc.errors import GraphError, QuantizationError, UnsupportedModel
+from intc.errors import CalibrationError, GraphError, QuantizationError, RangeUnknown, UnsupportedModel
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
@@ -17,6 +17,7 @@ from intc.ops.elementwise import Cast
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.movement import Concat, Gather, GatherElements
 from intc.ops.requantize import Clip
+from intc.passes.integer import rules_quantised
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
 from intc.passes.integer.rounding import Rounding
@@ -26,6 +27,7 @@ from intc.passes.plan import Plan
 OUTPUT_BITS = 16
 STATE_BITS = 8
 ROOM = 4  # times the calibrated range, for sums that several readers share
+LISTED = 8  # values whose range is unknown, in the error
 COMPARED_BITS = 24  # of the larger operand of a comparison
 
 
@@ -51,13 +53,19 @@ class Integerise:
         forms = Forms(graph, builder, self.stats, self.calibrator)
         context = Context(forms, self.plan.resolve(graph, self.family), graph.users(), self.rounding)
         indexed = _index_ranges(graph)
+        unknown: list[str] = []  # values that data would have to show
         for name in graph.inputs:
-            _input(context, name, indexed)
+            try:
+                _input(context, name, indexed)
+            except RangeUnknown as error:
+                unknown.append(error.value)
         problems: list[tuple[str, str, str]] = []
         for node in graph.nodes:
-            self._node(context, node, problems)
+            self._node(context, node, problems, unknown)
         if problems:
             raise UnsupportedModel(graph.name, problems)
+        if unknown:
+            raise _unknown_ranges(graph, unknown)
         continued = {index: name for name, index in graph.states.items()}
         for index, name in enumerate(graph.outputs):
             state = forms.base[continued[index]] if index in continued else None
@@ -66,7 +74,9 @@ class Integerise:
             )
         return builder.finish()
 
-    def _node(self, context: Context, node: Node, problems: list[tuple[str, str, str]]) -> None:
+    def _node(
+        self, context: Context, node: Node, problems: list[tuple[str, str, str]], unknown: list[str]
+    ) -> None:
         forms = context.forms
         if any(forms.source.type(x).is_float and _missing(context, x) for x in node.inputs):
             return  # its producer is already on the list
@@ -82,8 +92,21 @@ class Integerise:
                     forms.base[node.output] = forms.quantised(node.output, 16, roomy)
             else:
                 problems.append((node.source or node.output, node.op.name, "no integer form is known"))
+        except RangeUnknown as error:
+            unknown.append(error.value)
         except (QuantizationError, GraphError, KeyError) as error:
             problems.append((node.source or node.output, node.op.name, str(error)))
+
+
+def _unknown_ranges(graph: Graph, values: list[str]) -> CalibrationError:
+    producers = graph.producers()
+    whose = {v: producers.get(v) for v in values}
+    named = [f"'{v}' ({n.op.name} of node '{n.source}')" if n else f"input '{v}'" for v, n in whose.items()]
+    more = [f"{len(named) - LISTED} more"] if len(named) > LISTED else []
+    return CalibrationError(
+        f"{graph.name}: the model's own scales do not give the range of {', '.join(named[:LISTED] + more)}; "
+        "give calibration data (calibration=, --calibration NPZ)"
+    )
 
 
 def _differs_by_reader(context: Context, value: str) -> bool:
@@ -162,6 +185,12 @@ def _input(context: Context, name: str, indexed: dict[str, int]) -> None:
     forms = context.forms
     type_ = forms.source.type(name)
     if type_.is_float:
+        grid = _grid(context, name)
+        if grid is not None:
+            dtype, lo, hi = rules_quantised.holder(grid)
+            forms.builder.input(name, TensorType(type_.shape, dtype, lo, hi), grid.scale)
+            forms.base[name] = Form(name, np.asarray(grid.scale))
+            return
         held = name in forms.source.states
         bits = STATE_BITS if held else _reader_bits(context, name)
         scale = forms.scale_for(forms.source.outputs[forms.source.states[name]] if held else name, bits)
@@ -173,6 +202,13 @@ def _input(context: Context, name: str, indexed: dict[str, int]) -> None:
         type_ = TensorType(type_.shape, type_.dtype, 0, indexed[name] - 1)
     forms.builder.input(name, type_)
     forms.base[name] = Form(name, np.asarray(1.0))
+
+
+def _grid(context: Context, value: str) -> FakeQuantize | None:
+    """The one grid that all readers of the input ``value`` put it on; None where they differ."""
+    grids = {n.op for n in context.users[value] if isinstance(n.op, FakeQuantize)}
+    alone = len(grids) == 1 and all(isinstance(n.op, FakeQuantize) for n in context.users[value])
+    return grids.pop() if alone and value not in context.forms.source.outputs else None
 
 
 def _reader_bits(context: Context, value: str) -> int:

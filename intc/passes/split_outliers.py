@@ -40,7 +40,7 @@ class SplitOutliers:
         columns: dict[str, Array] = {}  # by the node whose constant vector or columns are repeated
         rows: dict[str, Array] = {}  # by the product whose rows are repeated and shared out
         for node in graph.nodes:
-            if not isinstance(node.op, Gelu) or node.output in uses.outputs:
+            if not isinstance(node.op, Gelu) or node.output in uses.outputs or node.output not in self.ranges:
                 continue
             before, after = projection(graph, node), uses.users[node.output]
             if before is None or not all(uses.single(n.output) for n in before):

@@ -12,7 +12,7 @@ import onnx
 
 from intc.codegen.rules import RULES
 from intc.frontend.call import Converter
-from intc.frontend.converters import MICROSOFT, STANDARD
+from intc.frontend.converters import MICROSOFT, STANDARD, TENSORRT
 from intc.frontend.importer import OLDEST_OPSET
 from intc.frontend.known import FOLDED
 from intc.ops import OPS
@@ -31,6 +31,7 @@ the reason: *refused where* lists these reasons, with `..` for what depends on t
 files `tests/test_*.py` that have it in a model; beside them `onnx_backend` runs ONNX's own cases of every
 operator.
 """
+DOMAINS = {"ai.onnx": STANDARD, "com.microsoft": MICROSOFT, "trt": TENSORRT}
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 INTEGER = """
 ## Computed in integers
@@ -44,7 +45,7 @@ def document() -> str:
     """The page as Markdown."""
     lines = [HEAD]
     texts = {path.stem.removeprefix("test_"): path.read_text() for path in sorted(TESTS.glob("test_*.py"))}
-    for domain, converters in (("ai.onnx", STANDARD), ("com.microsoft", MICROSOFT)):
+    for domain, converters in DOMAINS.items():
         folded = FOLDED if converters is STANDARD else ()
         lines += [
             f"### {domain}\n",

@@ -66,7 +66,7 @@ class Context:
         readers = [*self.products(value), *self.windows(value)]
         narrowest = min(self.plan.weights(n) for n, _ in readers)
         share = strength(bits > 8, narrowest)
-        ranges = self.forms.stats[value].channel_ranges(self.forms.calibrator if bits == 8 else "minmax")
+        ranges = self.forms.seen(value, bits).channel_ranges(self.forms.calibrator if bits == 8 else "minmax")
         return channel_scales(ranges, [w for _, w in readers], bits, share)
 
 

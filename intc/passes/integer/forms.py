@@ -14,7 +14,7 @@ import numpy as np
 
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
-from intc.errors import QuantizationError
+from intc.errors import QuantizationError, RangeUnknown
 from intc.ir.dims import Dim
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array, Op
@@ -30,6 +30,9 @@ from intc.ops.requantize import Clip, Requantize
 LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
 DTYPE: dict[int, DType] = {bits: "int8" if bits == 8 else "int16" for bits in range(8, 17)} | {32: "int32"}
 
+NARROW_LOOSENESS = 2.0  # of a derived range, in few bits
+WIDE_BITS = 16  # can spare what a value may reach beyond the data
+STEP_BITS = 9  # bits that a derived range must leave to what occurs, where there are more
 GRID_MIN = 32  # a coarser grid would waste more than 3 % of the range
 
 
@@ -80,9 +83,18 @@ class Forms:
         """
         if value in self.source.constants:
             return float(np.abs(self.source.constants[value]).max(initial=0.0)) or 1.0
-        if value not in self.stats:
-            raise QuantizationError(f"value '{value}' was not reached by the calibration data")
-        return self.stats[value].range(self.calibrator if bits == 8 else "minmax") or 1.0
+        found = self.seen(value, bits)
+        magnitude = found.range(self.calibrator if bits == 8 else "minmax")
+        return (max(magnitude, found.reach) if bits >= WIDE_BITS else magnitude) or 1.0
+
+    def seen(self, value: str, bits: int) -> Statistics:
+        """The statistics of ``value``, good enough for ``bits`` bits: RangeUnknown where its range was
+        derived and may be so wide that few steps are left within what occurs.
+        """
+        found = self.stats.get(value)
+        if found is None or found.looseness > max(NARROW_LOOSENESS, 2.0 ** (bits - STEP_BITS)):
+            raise RangeUnknown(value)
+        return found
 
     def scale_for(self, value: str, bits: int) -> Array:
         """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits."""
@@ -125,19 +137,27 @@ class Forms:
         form = self.base.get(value)
         if form is not None and form.per_tensor:
             type_ = self.builder.graph.type(form.name)
-            if form.fixed or type_.magnitude < 2 ** (widest - 1) or (widest == 8 and type_.dtype == "uint8"):
+            narrow = type_.magnitude < 2 ** (widest - 1) or (widest == 8 and type_.dtype == "uint8")
+            if narrow or (form.fixed and type_.dtype != "int32"):
                 return form
+            if form.fixed:  # a zero point beside 16 bits takes a 17th
+                return self.within(value, form, max(bits, 16))
         node = self.nodes.get(value)
         if form is None and node is not None and not isinstance(node.op, Concat):
             inner, factor = self.operand(node)
             if inner not in self.source.constants:
                 moved = self.as_is(inner, widest, bits)
                 return (
-                    self._move(node, moved)
+                    self.move(node, moved)
                     if factor is None
                     else Form(moved.name, np.asarray(moved.scale * factor))
                 )
         return self.quantised(value, bits)
+
+    def within(self, value: str, form: Form, bits: int) -> Form:
+        """``form`` of ``value`` in ``bits`` bits that hold its whole interval."""
+        magnitude = self.builder.graph.type(form.name).magnitude
+        return self.quantised(value, bits, np.asarray(form.scale * max(1.0, magnitude / LIMIT[bits])))
 
     def deferred(self, node: Node) -> bool:
         """Whether ``node`` has no base form of its own: data movement, or a product with one constant number.
@@ -180,7 +200,7 @@ class Forms:
                     return Form(self.quantised(inner, bits, scale / factor).name, scale)
                 if bits == 32:  # what moves is narrow
                     return self._requantised(self.as_is(value, 16, 16), value, bits, scale)
-                return self._move(node, self.quantised(inner, bits, scale), bits)
+                return self.move(node, self.quantised(inner, bits, scale), bits)
             raise QuantizationError(
                 f"node '{node.source or node.output}' ({node.op.name}): no integer form exists"
             )
@@ -201,7 +221,8 @@ class Forms:
         m, e = dyadic_array(np.atleast_1d(np.asarray(ratios, np.float64)))
         return self.builder.constant("m", m), self.builder.constant("e", e)
 
-    def _move(self, node: Node, form: Form, bits: int = 0) -> Form:
+    def move(self, node: Node, form: Form, bits: int = 0) -> Form:
+        """``form`` of the operand of ``node`` moved as ``node`` does."""
         rest = [self.integer(x) for x in node.inputs[1:]]
         if isinstance(node.op, Gather | GatherElements):
             rest = [self.index(node.inputs[1], self.source.type(node.inputs[0]).shape[node.op.axis])]

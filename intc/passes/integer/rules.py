@@ -46,7 +46,10 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     b = context.forms.builder
     bits = context.plan.weights(node)
     limit = 2 ** (bits - 1) - 1
-    x = linear_input(context, node.inputs[0], context.plan.activations(node, weight.shape[0]))
+    x = rules_quantised.codes(context.forms, node.inputs[0])
+    if x is None:
+        x = linear_input(context, node.inputs[0], context.plan.activations(node, weight.shape[0]))
+    x = rules_quantised.fitting(context.forms, node.inputs[0], x, len(weight), limit)
     stats = context.forms.stats.get(node.inputs[0])
     moments = stats.moments if stats is not None and stats.moments and stats.moments.rows else None
     covariance = _covariance(moments, x) if moments and context.rounding == "gptq" else None
@@ -59,8 +62,10 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     grid, free = (np.concatenate(scales) for scales in zip(*pairs, strict=True))
     scale = context.bias_room(node, np.where(grid > 0, grid, free))
     exact = (grid > 0) & (scale == grid) & (bits == 8)
-    base = context.forms.base.get(node.inputs[0])
-    centre = base.centre if base is not None and base.centre is not None else np.zeros(1)
+    centre = x.centre
+    if centre is None:
+        base = context.forms.base.get(node.inputs[0])
+        centre = base.centre if base is not None and base.centre is not None else np.zeros(1)
     offset = np.broadcast_to(centre, len(weight))
     mean = (moments.mean - centre) / x.scale if moments is not None else np.zeros(len(weight))
     corrected = moments is not None or bool(centre.any())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -16,7 +18,7 @@ from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
 from intc.passes.integer import families
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, Forms, as_scale, emitted
+from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
 
 SCORE_BIAS_MAX: Final = 2**29  # so that the distance of two scores fits 32 bits
 
@@ -27,12 +29,7 @@ def product(context: Context, node: Node) -> Form:
     a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
     length = forms.source.type(node.inputs[0]).shape[-1]
     count = length if isinstance(length, int) else SYMBOL_MAX
-    types = [b.graph.type(f.name) for f in (a, c)]
-    if count * types[0].magnitude * types[1].magnitude >= 2**31:  # a model's own zero point took a ninth bit
-        a, c = (
-            forms.quantised(x, 8) if type_.dtype == "int16" else form
-            for x, form, type_ in zip(node.inputs, (a, c), types, strict=True)
-        )
+    a, c = _fitting(forms, node, (a, c), count)
     scale = np.asarray(a.scale * c.scale)
     if not a.row_sums:
         name = b.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
@@ -41,6 +38,19 @@ def product(context: Context, node: Node) -> Form:
     scale = scale / 2.0**CONTEXT_FRAC
     name = b.emit(NormaliseRows(), total, a.name, name=node.output, source=node.source, scale=as_scale(scale))
     return Form(name, scale)
+
+
+def _fitting(forms: Forms, node: Node, operands: tuple[Form, Form], count: int) -> Iterator[Form]:
+    """The operands in as many bits as sums of ``count`` products leave: a model's own zero point takes a
+    ninth, and its own 16 bits are too many.
+    """
+    sizes = [forms.builder.graph.type(f.name).magnitude for f in operands]
+    bits = 16
+    while bits > 8 and count * math.prod(min(s, LIMIT[bits]) for s in sizes) >= 2**31:
+        bits -= 1
+    for x, form, size in zip(node.inputs, operands, sizes, strict=True):
+        unsigned = forms.builder.graph.type(form.name).dtype == "uint8"
+        yield form if unsigned or size <= LIMIT[bits] + 1 else forms.within(x, form, bits)
 
 
 def biased_scores(context: Context, node: Node, sign: int) -> Form | None:

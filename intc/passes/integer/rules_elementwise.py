@@ -41,6 +41,7 @@ from intc.passes.integer.forms import Form, emitted
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
 MEAN_BITS = 10  # fraction bits of a mean
+CURVE_BITS = 10  # its pieces are as fine as that
 MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
 
 
@@ -54,7 +55,7 @@ def multiply(context: Context, node: Node) -> Form:
     same = forms.source.type(left).shape == forms.source.type(node.output).shape
     if constant is not None and same and constant.size == (constant.shape or (1,))[-1] and constant.all():
         form = forms.base.get(left) or forms.quantised(left, 16)
-        return Form(form.name, form.scale * constant.astype(np.float64).ravel())
+        return Form(form.name, form.scale * constant.astype(np.float64).ravel(), fixed=form.fixed)
     a, c = forms.quantised(left, 16), forms.quantised(right, 16)
     scale = np.asarray(a.scale * c.scale)
     return emitted(context.forms, node, Mul(), (a.name, c.name), scale)
@@ -103,7 +104,8 @@ def curve(context: Context, node: Node) -> Form:
     """The function at even steps over its input's calibrated range, entries within that of its result."""
     forms, op = context.forms, node.op
     assert isinstance(op, Pointwise)
-    x = forms.quantised(node.inputs[0], 16, np.asarray(MARGIN * forms.range_of(node.inputs[0]) / 32767))
+    reach = MARGIN * forms.range_of(node.inputs[0], CURVE_BITS)
+    x = forms.quantised(node.inputs[0], 16, np.asarray(reach / 32767))
     scale = MARGIN * forms.scale_for(node.output, 16)
     knots = np.linspace(-32768, 32768, KNOTS) * float(x.scale)
     entries = np.rint(op.function(knots) / scale)

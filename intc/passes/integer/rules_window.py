@@ -7,6 +7,7 @@ import numpy as np
 from intc.errors import QuantizationError
 from intc.ir.graph import Node
 from intc.ops.window import GroupedConv, MaxPool
+from intc.passes.integer import rules_quantised
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, emitted
 from intc.passes.integer.rounding import nearest
@@ -24,8 +25,9 @@ def grouped_conv(context: Context, node: Node) -> Form:
     weight = context.constant(node.inputs[1])
     if weight is None:
         raise QuantizationError(f"node '{node.source}' (conv): the weights must be constants")
-    bits = 16 if np.prod(weight.shape[:3]) <= WIDE_TAPS else 8
-    x = forms.as_is(node.inputs[0], bits, bits)
+    taps = int(np.prod(weight.shape[:3]))
+    bits = 16 if taps <= WIDE_TAPS else 8
+    x = rules_quantised.fitting(forms, node.inputs[0], forms.as_is(node.inputs[0], bits, bits), taps, 127)
     columns = weight.reshape(-1, weight.shape[-1]).astype(np.float64) * float(x.scale)
     grid = grid_scales(columns)
     scale = context.bias_room(node, np.where(grid > 0, grid, weight_scales(columns, 127)))
