@@ -20,6 +20,7 @@ from intc.frontend import (
     converters_nn,
     converters_quantised,
     converters_reduce,
+    converters_scatter,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
@@ -33,6 +34,7 @@ STANDARD: dict[str, Converter] = {
     **converters_nn.CONVERTERS,
     **converters_image.CONVERTERS,
     **converters_reduce.CONVERTERS,
+    **converters_scatter.CONVERTERS,
     **converters_attention.CONVERTERS,
     **converters_quantised.CONVERTERS,
 }

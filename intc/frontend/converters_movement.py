@@ -17,7 +17,7 @@ from intc.frontend.symbolic import (
     dims_of,
     divide,
     gather_axes,
-    require_equal,
+    require_product,
 )
 from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
 from intc.ir.op import Array
@@ -43,9 +43,7 @@ def reshape_to(call: Call, x: str, target: Sequence[Dim], allow_zero: bool = Fal
                 rest.remove(d)
         shape[holes[0]] = divide(product(left), product(rest))
     elif product(have) != product(shape):
-        for a, b in zip(have, shape, strict=False):
-            if isinstance(a, Poly) and isinstance(b, Poly):
-                require_equal(a, b)
+        require_product(have, shape)
     return x if tuple(shape) == tuple(have) else call.emit(Reshape(tuple(shape)), x)
 
 

@@ -3,14 +3,14 @@
 ``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``,
 ``softmax(x + (1 - k) * -big)`` alike, because ``exp(-big)`` is 0 in float32. Integers stand for the bool
 ``k != 0``; masks that keep everything vanish; repeated axes are dropped, since softmax broadcasts its mask. A
-row without any kept element is 0; where -big is finite such a row is uniform, which is spelt out for masks
-that can have one: those that depend on queries and are no function of positions.
+row without any kept element is 0; where -big is finite such a row is uniform, and so is it in softmax unless
+the mask is a function of positions alone, which leaves no row empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -19,10 +19,8 @@ from intc.errors import GraphError
 from intc.ir.dims import Shape, broadcast, product
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, And, Cast, Equal, Max, Mul, Not, Or, Sub, Where
-from intc.ops.movement import Expand, Lookup, Reshape, Slice, Transpose
-from intc.ops.positions import Positions
-from intc.ops.reduce import ReduceSum
+from intc.ops.elementwise import Add, And, Cast, Equal, Max, Mul, Not, Sub, Where
+from intc.ops.movement import Expand, Reshape, Slice, Transpose
 from intc.ops.softmax import Softmax
 from intc.passes.rewrite import constant_of, rewrite, scalar_of
 
@@ -62,9 +60,8 @@ class RecoverSoftmaxMask:
             mask = masks.emit(b, names, _unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
-            if masks.may_leave_nothing(keep) and b.graph.type(mask).shape[-2:-1] not in ((), (1,)):
-                kept, mask = _uniform_rows(b, kept, mask)
-            return b.emit(node.op, kept, mask, name=node.output, source=node.source)
+            op = replace(node.op, uniform=all(np.isfinite(masks.lowest)) and not masks.by_position(keep))
+            return b.emit(op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
 
@@ -97,17 +94,6 @@ def _reassociated(graph: Graph, big: float) -> Graph:
         return None
 
     return rewrite(graph, rule)
-
-
-def _uniform_rows(b: Builder, scores: str, mask: str) -> tuple[str, str]:
-    """Rows without a kept element become rows of equal scores that keep everything."""
-    count = b.emit(ReduceSum((-1,), True), b.emit(Cast("int32"), mask, name="mask.int32"), name="mask.count")
-    some = b.emit(Cast("bool"), count, name="mask.some")
-    zero = b.constant("mask.zero", np.zeros(1, np.float32))
-    return (
-        b.emit(Where(), some, scores, zero, name=f"{scores}.some"),
-        b.emit(Or(), mask, b.emit(Not(), some, name="mask.none"), name="mask.full"),
-    )
 
 
 def _unrepeated(keep: Keep) -> Keep:
@@ -244,9 +230,11 @@ class _Masks:
         return None if type_.is_float else ("nonzero", value)
 
     def _not(self, keep: Keep | None) -> Keep | None:
-        if isinstance(keep, tuple):
-            return keep[1] if keep[0] == "not" else ("not", keep)  # type: ignore[return-value]
-        return None
+        if not isinstance(keep, tuple):
+            return None
+        if keep[0] == "move":
+            return ("move", keep[1], self._not(keep[2]))  # type: ignore[arg-type]
+        return keep[1] if keep[0] == "not" else ("not", keep)  # type: ignore[return-value]
 
     def _moved(self, op: Op, keep: Keep | None) -> Keep | None:
         return ("move", op, keep) if isinstance(keep, tuple) else keep
@@ -257,27 +245,22 @@ class _Masks:
             self.lowest.append(number)
         return number is not None and number <= -self.big
 
-    def may_leave_nothing(self, keep: Keep) -> bool:
-        """Whether a row of ``keep`` may be empty while its float scores are finite."""
-        return all(np.isfinite(self.lowest)) and not self._by_position(keep)
-
-    def _by_position(self, keep: Keep) -> bool:
+    def by_position(self, keep: Keep) -> bool:
+        """Whether ``keep`` depends on positions and constants alone: no row of such a mask is empty."""
         if not isinstance(keep, tuple):
-            return False
-        if keep[0] in ("value", "nonzero"):
-            pending, seen = [str(keep[1])], set()
-            while pending:
-                name = pending.pop()
-                node = self.producers.get(name)
-                if name in self.graph.constants and self.graph.constants[name].size > 1:
-                    return True  # a buffer
-                if node is not None and node.output not in seen:
-                    if isinstance(node.op, (Positions, Lookup)):
-                        return True
-                    seen.add(node.output)
-                    pending += node.inputs
-            return False
-        return keep[0] == "zeros" or any(self._by_position(k) for k in keep[1:])  # type: ignore[arg-type]
+            return True
+        if keep[0] not in ("value", "nonzero"):
+            return keep[0] == "zeros" or all(self.by_position(k) for k in keep[1:] if not isinstance(k, Op))  # type: ignore[arg-type]
+        pending, seen = [str(keep[1])], set[str]()
+        while pending:
+            name = pending.pop()
+            node = self.producers.get(name)
+            if node is None and name not in self.graph.constants:
+                return False
+            if node is not None and name not in seen:
+                seen.add(name)
+                pending += node.inputs
+        return True
 
     def emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
         """The value of ``keep`` in the new graph."""
