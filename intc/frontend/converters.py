@@ -15,6 +15,7 @@ from intc.errors import GraphError
 from intc.frontend import (
     converters_attention,
     converters_elementwise,
+    converters_fused,
     converters_image,
     converters_movement,
     converters_nn,
@@ -40,6 +41,7 @@ STANDARD: dict[str, Converter] = {
 }
 MICROSOFT: dict[str, Converter] = {
     **converters_attention.MICROSOFT,
+    **converters_fused.MICROSOFT,
     **converters_quantised.MICROSOFT,
     **{k: converters_nn.CONVERTERS[k] for k in ("LayerNormalization", "SimplifiedLayerNormalization")},
 }

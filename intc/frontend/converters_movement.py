@@ -43,7 +43,7 @@ def reshape_to(call: Call, x: str, target: Sequence[Dim], allow_zero: bool = Fal
                 rest.remove(d)
         shape[holes[0]] = divide(product(left), product(rest))
     elif product(have) != product(shape):
-        require_product(have, shape)
+        require_product(have, tuple(shape))
     return x if tuple(shape) == tuple(have) else call.emit(Reshape(tuple(shape)), x)
 
 

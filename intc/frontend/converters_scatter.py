@@ -6,6 +6,7 @@ that are read at run time a comparison of every row's number with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -104,7 +105,7 @@ def _at_known(call: Call, data: str, updates: str, index: Array) -> str:
     if len(lead) != count:
         raise GraphError("writes along an axis of symbolic size are not supported at these positions")
     flat = np.ravel_multi_index(tuple(np.moveaxis(index, -1, 0) % lead_column(lead, index)), lead).ravel()
-    source = np.arange(product(lead), dtype=np.int64)  # type: ignore[call-overload]
+    source = np.arange(math.prod(lead), dtype=np.int64)
     source[flat] = len(source) + np.arange(flat.size)
     old = reshape_to(call, data, (len(source), *shape[count:]), True)
     new = reshape_to(call, updates, (flat.size, *shape[count:]), True)

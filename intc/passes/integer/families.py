@@ -46,6 +46,13 @@ def fixed_point(forms: Forms, value: str, low: int, high: int) -> tuple[Form, in
     return forms.quantised(value, 16, np.float64(2.0**-frac)), frac  # type: ignore[arg-type]
 
 
+def wide_scores(forms: Forms, value: str) -> Form:
+    """Scores of at most 32 bits, any two of which are less than 2**31 apart."""
+    form = forms.as_is(value, 32, 32)
+    lo, hi = forms.builder.graph.type(form.name).interval
+    return form if hi - lo < 2**31 else forms.quantised(value, 32)
+
+
 def filled(forms: Forms, node: Node, scores: Form, mask: tuple[str, ...]) -> tuple[Form, tuple[str, ...]]:
     """Scores and mask of a softmax; where it is uniform, rows that keep nothing become equal scores that keep
     everything.
@@ -64,14 +71,14 @@ def filled(forms: Forms, node: Node, scores: Form, mask: tuple[str, ...]) -> tup
 
 
 def shiftmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
-    scores, mask = filled(forms, node, forms.as_is(node.inputs[0], 32, 32), mask)
+    scores, mask = filled(forms, node, wide_scores(forms, node.inputs[0]), mask)
     m, e = dyadic(Fraction(float(scores.scale)) * LOG2_E * 2**15)
     return emitted(forms, node, Shiftmax(m, e, 8), (scores.name, *mask), PROBABILITY_SCALE)
 
 
 def shift_weights(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     """Softmax that only weighs values: numerators, to be divided by their sums behind the product."""
-    scores = forms.as_is(node.inputs[0], 32, 32)
+    scores = wide_scores(forms, node.inputs[0])
     assert isinstance(node.op, Softmax)
     op = ShiftWeights(*octave_factor(Fraction(float(scores.scale)) * LOG2_E), node.op.uniform)
     return replace(emitted(forms, node, op, (scores.name, *mask), np.float64(1.0)), row_sums=True)
