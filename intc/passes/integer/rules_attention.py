@@ -9,24 +9,28 @@ import numpy as np
 from intc.errors import QuantizationError
 from intc.ir.dims import SYMBOL_MAX
 from intc.ir.graph import Node
-from intc.ops.elementwise import Add, Div, Mul
+from intc.ops.elementwise import Add, Div, Mul, Sub, Where
 from intc.ops.matmul import MatMul
+from intc.ops.movement import Reshape, Transpose
 from intc.ops.requantize import Requantize
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
 from intc.passes.integer import families
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, Forms, as_scale, emitted
+from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
 
 SCORE_BIAS_MAX: Final = 2**29  # so that the distance of two scores fits 32 bits
 
 
 def product(context: Context, node: Node) -> Form:
-    """A product of two computed values: attention scores, or weights times values."""
+    """A product of two computed values: attention scores, or weights times values, in 8 bits; any other in as
+    many bits as its sums leave.
+    """
     forms, b = context.forms, context.forms.builder
-    a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
     length = forms.source.type(node.inputs[0]).shape[-1]
     count = length if isinstance(length, int) else SYMBOL_MAX
+    bits = 8 if _in_softmax(context, node) else _room(count)
+    a, c = (forms.as_is(x, bits, bits) for x in node.inputs)
     types = [b.graph.type(f.name) for f in (a, c)]
     if count * types[0].magnitude * types[1].magnitude >= 2**31:  # a model's own zero point took a ninth bit
         a, c = (
@@ -41,6 +45,31 @@ def product(context: Context, node: Node) -> Form:
     scale = scale / 2.0**CONTEXT_FRAC
     name = b.emit(NormaliseRows(), total, a.name, name=node.output, source=node.source, scale=as_scale(scale))
     return Form(name, scale)
+
+
+def _room(count: int) -> int:
+    """The most bits, from 8 to 16, of two operands whose ``count`` products sum up in 32 bits."""
+    return next(bits for bits in range(16, 7, -1) if bits == 8 or count * LIMIT[bits] ** 2 < 2**31)
+
+
+def _in_softmax(context: Context, node: Node) -> bool:
+    """Whether a softmax reads the product, scaled or with something added, or makes its left operand."""
+    forms = context.forms
+    left = forms.nodes.get(node.inputs[0])
+    if left is not None and isinstance(left.op, Softmax):
+        return True
+    pending, seen = [node.output], set[str]()
+    while pending:
+        value = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        for user in context.users[value]:
+            if isinstance(user.op, Softmax):
+                return True
+            if isinstance(user.op, Add | Sub | Mul | Div | Where | Reshape | Transpose):
+                pending.append(user.output)
+    return False
 
 
 def biased_scores(context: Context, node: Node, sign: int) -> Form | None:
