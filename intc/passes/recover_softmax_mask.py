@@ -1,10 +1,10 @@
 """Attention masks, however they are spelt, become the bool mask input of softmax.
 
-``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``,
-``softmax(x + (1 - k) * -big)`` alike, because ``exp(-big)`` is 0 in float32. Integers stand for the bool
-``k != 0``; masks that keep everything vanish; repeated axes are dropped, since softmax broadcasts its mask. A
-row without any kept element is 0; where -big is finite such a row is uniform, and so is it in softmax unless
-the mask is a function of positions alone, which leaves no row empty.
+``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``, and
+``softmax(x + (1 - k) * -big)`` and ``softmax(k * x + (1 - k) * -big)`` alike, because ``exp(-big)`` is 0 in
+float32. Integers stand for the bool ``k != 0``; masks that keep everything vanish; repeated axes are dropped,
+since softmax broadcasts its mask. A row without any kept element is 0; where -big is finite such a row is
+uniform, and so is it in softmax unless the mask is a function of positions alone, which leaves no row empty.
 """
 
 from __future__ import annotations
@@ -108,6 +108,18 @@ def _both(a: Keep, b: Keep) -> Keep:
     return a if a == b else ("and", a, b)
 
 
+def _parts(keep: Keep) -> list[Keep]:
+    """The conditions that ``keep`` joins."""
+    if isinstance(keep, tuple) and keep[0] == "and":
+        return [part for side in keep[1:] for part in _parts(side)]  # type: ignore[arg-type]
+    return [keep]
+
+
+def _counts(keep: Keep) -> bool:
+    """Whether ``keep`` stems from integers, which need not be 1 where they are not 0."""
+    return isinstance(keep, tuple) and (keep[0] == "nonzero" or any(_counts(k) for k in keep[1:]))  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
 class _Masks:
     graph: Graph
@@ -147,7 +159,18 @@ class _Masks:
         if found is None:
             return value, False, ()
         inner, keep, shapes = self.split(scores)
-        return (scores, found, ()) if keep is False else (inner, _both(found, keep), shapes)
+        keep = found if keep is False else _both(found, keep)
+        return self._unfactored(inner, keep), keep, shapes
+
+    def _unfactored(self, scores: str, keep: Keep) -> str:
+        """``x`` where ``scores`` is x times a part of ``keep``: where it counts, the factor is 1."""
+        node = self.producers.get(scores)
+        if node is None or not isinstance(node.op, Mul):
+            return scores
+        ones = [part for part in _parts(keep) if not _counts(part)]
+        live = [x for x in node.inputs if (factor := self.truth(x)) is None or factor not in ones]
+        same = len(live) == 1 and self.graph.type(live[0]).shape == self.graph.type(scores).shape
+        return live[0] if same else scores
 
     def fits(self, scores: str, shapes: tuple[Reshape, ...], wanted: Shape) -> bool:
         """Whether no mask has broadcast the scores."""
@@ -202,7 +225,9 @@ class _Masks:
         if constant is not None:
             if constant.all():
                 return True
-            return ("value", value) if type_.dtype == "bool" else None
+            if type_.dtype == "bool":
+                return ("value", value)
+            return ("ones", value) if np.isin(constant, (0, 1)).all() else None
         node = self.producers.get(value)
         if node is not None and isinstance(node.op, MOVES):
             return self._moved(node.op, self.truth(node.inputs[0]))
@@ -250,7 +275,9 @@ class _Masks:
         if not isinstance(keep, tuple):
             return True
         if keep[0] not in ("value", "nonzero"):
-            return keep[0] == "zeros" or all(self.by_position(k) for k in keep[1:] if not isinstance(k, Op))  # type: ignore[arg-type]
+            return keep[0] in ("zeros", "ones") or all(
+                self.by_position(k) for k in keep[1:] if not isinstance(k, Op)
+            )  # type: ignore[arg-type]
         pending, seen = [str(keep[1])], set[str]()
         while pending:
             name = pending.pop()
@@ -273,6 +300,8 @@ class _Masks:
         kind, first = keep[0], keep[1]
         if kind == "zeros":
             return b.constant(f"{first}.keep", self.graph.constants[str(first)] == 0)
+        if kind == "ones":
+            return b.constant(f"{first}.keep", self.graph.constants[str(first)] != 0)
         if kind == "value":
             return names[str(first)]
         if kind == "nonzero":
