@@ -143,6 +143,34 @@ def test_windows_that_hold_padding_alone_are_uniform(approximation: str, tmp_pat
         assert operators(module.prepared)["attention"] == 1
 
 
+def test_rows_without_keys_stay_zero_through_a_norm_behind(tmp_path: Path) -> None:
+    """Where masked scores are minus infinity and NaN becomes 0, a product and an RMS norm behind give 0:
+    nothing that is folded into the product may be magnified there.
+    """
+    weights: Feeds = {
+        **WEIGHTS,
+        "heads": np.array([0, 0, 2, 8]), "flat": np.array([0, 0, 16]), "ax": np.array([1, 2]),
+        "zero": np.int64(0), "one": np.int64(1), "three": np.int64(3), "last": np.array([-1]),
+        "low": np.float32(-np.inf), "none": np.float32(0), "two": np.float32(2), "eps": np.float32(1e-6),
+    }  # fmt: skip
+    body = MASKED.replace("p = Softmax(h)", "j1 = Softmax(h) j2 = IsNaN(j1) p = Where(j2, none, j1)")
+    norm = " z = MatMul(m, wo) g = Pow(z, two) f = ReduceMean<axes=[-1]>(g) e = Add(f, eps)"
+    norm += " r = Sqrt(e) y = Div(z, r)"
+    inputs = "float[batch, seq, 16] x, int64[batch, seq] keep"
+    proto = model(HEAD + body + norm, inputs, "float[batch, seq, 16] y", weights)
+    onnx.save(proto, tmp_path / "model.onnx")
+    keep = (np.arange(12) < RNG.integers(2, 13, (32, 1))).astype(np.int64)
+    feeds: Feeds = {"x": RNG.normal(1, 1, size=(32, 12, 16)).astype(np.float32), "keep": keep}
+    module = intc.compile(tmp_path / "model.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    empty = ~np.array([[keep[b, max(0, i - 2) : i + 1].any() for i in range(12)] for b in range(32)])
+    assert empty.sum() > 20
+    assert not found[empty].any()
+    (want,) = expected(proto, feeds)
+    assert np.linalg.norm(found - want) < 0.06 * np.linalg.norm(want)
+
+
 def test_a_mask_turned_after_it_was_repeated_is_repeated_no_more() -> None:
     body = (
         "n = Shape(s) e = Equal(keep, zero) u = Unsqueeze(e, ax) h = Expand(u, n) q = Not(h) g = Not(q)"
