@@ -18,7 +18,7 @@ from intc.ops.gelu import Gelu
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Pad, Slice, Transpose
-from intc.ops.reduce import ReduceMean, ReduceSum
+from intc.ops.reduce import ReduceMax, ReduceMean, ReduceSum
 from intc.ops.softmax import Softmax
 
 
@@ -166,6 +166,15 @@ def _softmax(call: Call) -> list[Imported]:
     return [call.emit(Transpose(swap), moved)]
 
 
+def _log_softmax(call: Call) -> list[Imported]:
+    """``d - log(sum(exp(d)))`` with d the distance from the largest element of the axis."""
+    x = call.x()
+    axes = (call.axis(x, -1),)
+    distance = call.emit(ew.Sub(), x, call.emit(ReduceMax(axes, True), x, last=False), last=False)
+    total = call.emit(ReduceSum(axes, True), call.emit(ew.Exp(), distance, last=False), last=False)
+    return [call.emit(ew.Sub(), distance, call.emit(ew.Log(), total, last=False))]
+
+
 def _layer_norm(call: Call) -> list[Imported]:
     return [normalised(call, call.x(0), 1, 2)]
 
@@ -250,6 +259,7 @@ CONVERTERS: dict[str, Converter] = {
     "Gemm": _gemm,
     "Conv": _conv,
     "Softmax": _softmax,
+    "LogSoftmax": _log_softmax,
     "LayerNormalization": _layer_norm,
     "BatchNormalization": _batch_norm,
     "Gelu": gelu(),

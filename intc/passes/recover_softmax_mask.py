@@ -274,10 +274,10 @@ class _Masks:
         """Whether ``keep`` depends on positions and constants alone: no row of such a mask is empty."""
         if not isinstance(keep, tuple):
             return True
+        if keep[0] in ("zeros", "ones"):
+            return True
         if keep[0] not in ("value", "nonzero"):
-            return keep[0] in ("zeros", "ones") or all(
-                self.by_position(k) for k in keep[1:] if not isinstance(k, Op)
-            )  # type: ignore[arg-type]
+            return all(self.by_position(k) for k in keep[1:] if isinstance(k, bool | tuple))
         pending, seen = [str(keep[1])], set[str]()
         while pending:
             name = pending.pop()
