@@ -150,6 +150,8 @@ class _Masks:
                 if found is not None:
                     scores = inner
                     break
+        elif node is not None and isinstance(node.op, Sub):
+            scores, found = node.inputs[0], self.additive(node.inputs[1], -1)
         elif node is not None and isinstance(node.op, Where):
             condition, a, b = node.inputs
             if self._minus_infinity(b):
@@ -178,37 +180,37 @@ class _Masks:
             product(self.graph.type(scores).shape) == product(op.shape) for op in shapes
         )
 
-    def additive(self, value: str) -> Keep | None:
-        """keep with ``value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
+    def additive(self, value: str, sign: int = 1) -> Keep | None:
+        """keep with ``sign * value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
         constant = constant_of(self.graph, self.producers, value)
         if constant is not None and constant.dtype.kind == "f":
             kept = constant == 0
-            if not np.all(kept | (constant <= -self.big)):
+            if not np.all(kept | (sign * constant <= -self.big)):
                 return None
             return True if bool(kept.all()) else ("zeros", value)
         node = self.producers.get(value)
         if node is None:
             return None
         if isinstance(node.op, MOVES):
-            return self._moved(node.op, self.additive(node.inputs[0]))
+            return self._moved(node.op, self.additive(node.inputs[0], sign))
         if isinstance(node.op, Add):
-            parts = [self.additive(x) for x in node.inputs]
+            parts = [self.additive(x, sign) for x in node.inputs]
             return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
         if isinstance(node.op, Mul):
             for factor, other in (node.inputs, node.inputs[::-1]):
-                if self._minus_infinity(other):
+                if self._minus_infinity(other, sign):
                     return self._not(self.truth(factor))
             return None
-        return self._chosen(node) if isinstance(node.op, Where) else None
+        return self._chosen(node, sign) if isinstance(node.op, Where) else None
 
-    def _chosen(self, node: Node) -> Keep | None:
+    def _chosen(self, node: Node, sign: int) -> Keep | None:
         """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is
         false.
         """
         condition, a, b = node.inputs
-        if self._minus_infinity(b) and scalar_of(self.graph, self.producers, a) == 0:
+        if self._minus_infinity(b, sign) and scalar_of(self.graph, self.producers, a) == 0:
             return self.truth(condition)
-        if self._minus_infinity(a):
+        if self._minus_infinity(a, sign):
             masked = self.truth(condition)
             if scalar_of(self.graph, self.producers, b) == 0 or (
                 masked is not None and masked == self.truth(b)
@@ -264,11 +266,12 @@ class _Masks:
     def _moved(self, op: Op, keep: Keep | None) -> Keep | None:
         return ("move", op, keep) if isinstance(keep, tuple) else keep
 
-    def _minus_infinity(self, value: str) -> bool:
+    def _minus_infinity(self, value: str, sign: int = 1) -> bool:
         number = scalar_of(self.graph, self.producers, value)
-        if number is not None and number <= -self.big:
+        found = number is not None and sign * number <= -self.big
+        if found and number is not None:
             self.lowest.append(number)
-        return number is not None and number <= -self.big
+        return found
 
     def by_position(self, keep: Keep) -> bool:
         """Whether ``keep`` depends on positions and constants alone: no row of such a mask is empty."""
