@@ -38,3 +38,25 @@ def test_elements_of_long_constants(axis: int) -> None:
     assert operators(graph) == {"add": 1}
     with pytest.raises(UnsupportedModel, match="an index lies outside the 90 entries"):
         import_onnx(model(body, "float[7, 5] x", "float[7, 5] y", {"table": table, "index": index + 90}))
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_one_hot(axis: int) -> None:
+    body = f"h = OneHot<axis={axis}>(i, depth, values) y = Mul(h, two)"
+    weights: Feeds = {"depth": np.array([4]), "values": np.array([0.5, 3], np.float32), "two": np.float32(2)}
+    proto = model(body, "int64[batch, seq] i", "float[a, b, c] y", weights)
+    canonical(proto, {"i": np.array([[0, 3, -1], [2, 5, -4]])})
+
+
+@pytest.mark.parametrize("k", [0, 1, -2])
+def test_identity_of_any_length(k: int) -> None:
+    body = "d = Shape(x) n = Gather(d, at) s = Concat<axis=0>(n, n) z = ConstantOfShape(s)"
+    body += f" e = EyeLike<k={k}>(z) y = Add(x, e)"
+    proto = model(body, "float[batch, seq, seq] x", "float[b2, s2, s3] y", {"at": np.array([1])})
+    canonical(proto, {"x": floats(2, 5, 5)})
+
+
+def test_positions_that_count_down() -> None:
+    body = "d = Shape(x) n = Gather(d, at) r = Range(n, zero, minus) f = Cast<to=1>(r) y = Add(x, f)"
+    weights = {"at": np.int64(1), "zero": np.int64(0), "minus": np.int64(-1)}
+    canonical(model(body, "float[batch, seq] x", "float[b2, s2] y", weights), {"x": floats(2, 5)})

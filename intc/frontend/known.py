@@ -159,9 +159,9 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
             raise GraphError(f"a range from {start} to {stop} in steps of {step} is empty or too long")
         positions = np.arange(start, stop, step)
         return positions.astype(np.float32) if positions.dtype.kind == "f" else positions
-    if step != 1:
-        raise GraphError("a range with a symbolic bound must have step 1")
-    return Index((as_dim(stop - start),), (1,), as_dim(start))
+    if is_symbolic(np.asarray(step, object)) or step not in (1, -1):
+        raise GraphError("a range with a symbolic bound must have step 1 or -1")
+    return Index((as_dim(stop - start) * int(step),), (int(step),), as_dim(start))
 
 
 def _fold_splat(
