@@ -101,6 +101,7 @@ CASES: tuple[Case, ...] = (
     Case(matmul.MatMul(), (X8, t("int8", 4, 5))),
     Case(conv.Conv((2, 2), (1, 1, 1, 1), (1, 1), 1), (t("float32", 1, 2, 6, 6), t("float32", 3, 2, 3, 3))),
     Case(softmax.Softmax(-1), (F, BOOL)),
+    Case(softmax.Softmax(-1, True), (F, BOOL)),
     Case(gelu.Gelu("none"), (F,)),
     Case(layer_norm.LayerNorm(-1, 1e-5), (F, G, G)),
     Case(fake_quantize.FakeQuantize(0.1, 3, -8, 7), (F,)),
@@ -127,6 +128,7 @@ CASES: tuple[Case, ...] = (
     Case(shift.Shiftmax(2**31 - 1, 20, 8), (SCORES, BOOL)),
     Case(row_softmax.ShiftWeights(2**15 - 1, 9), (SCORES, BOOL)),
     Case(row_softmax.ShiftWeights(20000, -3), (SCORES,)),
+    Case(row_softmax.ShiftWeights(20000, 3, True), (SCORES, BOOL)),
     Case(row_softmax.NormaliseRows(), (t("int32", 2, 3, 5, lo=-(2**20), hi=2**20), t("uint8", 2, 3, 9))),
     Case(shift.Shiftmax(2**30, 35, 16), (SCORES,)),
     Case(

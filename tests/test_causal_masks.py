@@ -176,3 +176,24 @@ def test_gpt2_of_either_exporter(attention: str, dynamo: bool, tmp_path: Path) -
     assert len(softmax) == 2
     assert len({node.inputs[1] for node in softmax}) == 1
     assert operators(graph)["less_or_equal"] == 1
+
+
+def test_scores_times_a_triangle_of_ones_that_is_subtracted_too() -> None:
+    """``x * b - 10000 * (1 - b)``, and a mask of keys behind it: x where both keep it."""
+    body = (
+        "d = Shape(x) e = Gather(d, at) c1 = Slice(buffer, zero1, e, rows) b = Slice(c1, zero1, e, columns)"
+        " p = Mul(x, b) i = Sub(one, b) a = Mul(i, low) s = Add(p, a) f = Cast<to=1>(keep) m = Sub(one, f)"
+        " k = Mul(m, least) t = Add(s, k) y = Softmax(t)"
+    )
+    weights: Feeds = {
+        "buffer": np.tril(np.ones((1, 1, 9, 9), np.float32)), "at": np.array([2]), "zero1": np.array([0]),
+        "rows": np.array([2]), "columns": np.array([3]), "one": np.float32(1), "low": np.float32(-1e4),
+        "least": np.float32(-3.4e38),
+    }  # fmt: skip
+    shape = "float[batch, 2, seq, seq]"
+    proto = model(body, f"{shape} x, int64[batch, 1, 1, seq] keep", f"{shape} y", weights)
+    keep = np.ones((2, 1, 1, 6), np.int64)
+    keep[1, ..., 4:] = 0
+    graph = canonical(proto, {"x": floats(2, 2, 6, 6), "keep": keep})
+    (softmax,) = (node for node in graph.nodes if node.op.name == "softmax")
+    assert softmax.inputs[0] == "x"

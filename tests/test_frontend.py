@@ -121,6 +121,7 @@ MASK_WEIGHTS = {
     "one": np.float32(1),
     "zero": np.float32(0),
     "low": np.float32(-10000),
+    "high": np.float32(1e6),
     "least": np.finfo(np.float32).min,
     "none": np.int64(0),
     "inf": np.float32(-np.inf),
@@ -129,6 +130,9 @@ WIDE = "w = Unsqueeze(attention_mask, axes) "
 MASKS = {
     "(1 - mask) * -10000": WIDE
     + "f = Cast<to=1>(w) i = Sub(one, f) a = Mul(i, low) s = Add(x, a) y = Softmax(s)",
+    "less (1 - mask) * 1000000": WIDE
+    + "f = Cast<to=1>(w) i = Sub(one, f) a = Mul(high, i) s = Sub(x, a) y = Softmax(s)",
+    "less what is chosen": WIDE + "b = Cast<to=9>(w) a = Where(b, zero, high) s = Sub(x, a) y = Softmax(s)",
     "masked fill of the complement": WIDE + "f = Cast<to=1>(w) i = Sub(one, f) b = Cast<to=9>(i)"
     " a = Where(b, least, i) s = Add(x, a) y = Softmax(s)",
     "where 0 or least": WIDE + "b = Cast<to=9>(w) a = Where(b, zero, least) s = Add(a, x) y = Softmax(s)",

@@ -217,7 +217,7 @@ UNSUPPORTED = {
         {},
         "control flow is not supported",
     ),
-    "3-D convolution": ("y = Conv(x, w)", {"w": np.ones((1, 1, 2, 2, 2), np.float32)}, "two-dimensional"),
+    "4-D convolution": ("y = Conv(x, w)", {"w": np.ones((1, 1, 2, 2, 2, 2), np.float32)}, "three dimensions"),
     "unbounded result": (
         "s = ConstantOfShape(n) y = Add(x, s)",
         {"n": np.array([2**20, 2**20])},
@@ -241,7 +241,7 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_nodes_outside_the_conditions(name: str) -> None:
     body, weights, reason = UNSUPPORTED[name]
-    shape = "1, 1, 4, 4, 4" if "3-D" in name else "5"
+    shape = "1, 1, 4, 4, 4, 4" if "4-D" in name else "5"
     proto = model(body, f"float[{shape}] x", "float[m] y", weights)
     with pytest.raises(ImportFailure, match=reason) as caught:
         import_onnx(proto)

@@ -31,9 +31,12 @@ DTYPES = {"score": "int32", "scratch": "int32"}
 
 
 def contexts(
-    x: NDArray[np.int64], v: NDArray[np.int64], m: int, shift: int, keep: NDArray[np.bool_]
+    x: NDArray[np.int64], v: NDArray[np.int64], m: int, shift: int, keep: NDArray[np.bool_], uniform: bool
 ) -> NDArray[Any]:
     """The definition, row by row in Python integers: weights, their product with v, the division, in Q8."""
+    if uniform:
+        empty = ~keep.any(axis=-1, keepdims=True)
+        x, keep = np.where(empty, 0, x), keep | empty
     out = np.zeros((*x.shape[:-1], v.shape[-1]), object)
     for at in np.ndindex(*x.shape[:-1]):
         kept = np.flatnonzero(keep[at])
@@ -60,6 +63,7 @@ class Case:
     heads: int
     dim: int
     masked: bool = False
+    uniform: bool = False
     m: int = 23456
     shift: int = 4
     narrow: bool = False
@@ -83,7 +87,7 @@ class Case:
         ]
         left = self.shift < 0
         rows, out = Rows(self.heads, self.dim, 3 * width), Rows(self.heads, self.dim, width)
-        self.spec = AttentionSpec(rows, rows, rows, out, form, self.masked, left=left)
+        self.spec = AttentionSpec(rows, rows, rows, out, form, self.masked, left=left, uniform=self.uniform)
         names = attention_arguments(self.spec)
         kinds = {**DTYPES, **dict(stage_arguments(self.spec.stages))}
         dtypes = {n: kinds.get(n, "int8") for n in names[: names.index("sq")]}
@@ -132,7 +136,7 @@ class Case:
             return np.swapaxes(used.reshape(*a.shape[:2], self.heads, self.dim), 1, 2)
 
         scores = split(q, 0) @ np.swapaxes(split(kv, width), -1, -2)
-        context = contexts(scores, split(kv, 2 * width), self.m, self.shift, keep)
+        context = contexts(scores, split(kv, 2 * width), self.m, self.shift, keep, self.uniform)
         flat = np.swapaxes(context, 1, 2).reshape(q.shape[0], q.shape[1], width)
         mo, eo = self.mo.astype(object), self.eo.astype(object)
         return np.clip((flat * mo + 2 ** (eo - 1)) // 2**eo, -128, 127).astype(np.int64)
@@ -167,6 +171,19 @@ def test_masks(isa: Isa) -> None:
     assert not case.check(q, kv, nothing).any(), "a row without keys is zero"
     nothing[1, 36] = 1
     case.check(q, kv, nothing)
+
+
+@pytest.mark.parametrize("isa", ISA_PARAMS)
+def test_rows_without_keys_that_weigh_all_alike(isa: Isa) -> None:
+    rng = np.random.default_rng(5)
+    heads, dim, b, sq, sk = 2, 16, 2, 5, 37
+    case = Case(isa, heads, dim, masked=True, uniform=True)
+    q, kv = tokens(rng, b, sq, 3 * heads * dim, spread=24), tokens(rng, b, sk, 3 * heads * dim, spread=90)
+    mask = (rng.random((b, 1, sq, sk)) < 0.5).astype(np.int8)
+    mask[0, 0, 2], mask[1] = 0, 0
+    found = case.check(q, kv, mask)
+    assert np.array_equal(found[1, 0], found[1, 4]), "rows of equal weights are equal"
+    assert found[1].any()
 
 
 @pytest.mark.parametrize("isa", ISA_PARAMS)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "accuracy"))
+sys.path += [str(HERE.parent / "accuracy"), str(HERE.parent)]
 FOLDER = HERE / "build"  # exports are kept here until the sources of the networks change
 EXPORTERS = ("legacy", "dynamo")
 OPSETS = {"legacy": 17, "dynamo": 18}

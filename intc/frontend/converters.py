@@ -15,12 +15,14 @@ from intc.errors import GraphError
 from intc.frontend import (
     converters_attention,
     converters_elementwise,
+    converters_fused,
     converters_image,
     converters_movement,
     converters_nn,
     converters_qoperator,
     converters_quantised,
     converters_reduce,
+    converters_scatter,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
@@ -34,6 +36,7 @@ STANDARD: dict[str, Converter] = {
     **converters_nn.CONVERTERS,
     **converters_image.CONVERTERS,
     **converters_reduce.CONVERTERS,
+    **converters_scatter.CONVERTERS,
     **converters_attention.CONVERTERS,
     **converters_quantised.CONVERTERS,
     **converters_qoperator.CONVERTERS,
@@ -41,6 +44,7 @@ STANDARD: dict[str, Converter] = {
 MICROSOFT: dict[str, Converter] = {
     **converters_attention.MICROSOFT,
     **converters_qoperator.MICROSOFT,
+    **converters_fused.MICROSOFT,
     **{k: converters_nn.CONVERTERS[k] for k in ("LayerNormalization", "SimplifiedLayerNormalization")},
 }
 TENSORRT = converters_quantised.TENSORRT

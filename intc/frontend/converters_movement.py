@@ -10,6 +10,7 @@ import numpy as np
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import (
+    NUMBERS,
     Imported,
     Index,
     IndexTuple,
@@ -17,11 +18,11 @@ from intc.frontend.symbolic import (
     dims_of,
     divide,
     gather_axes,
-    require_equal,
+    require_product,
 )
 from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
 from intc.ir.op import Array
-from intc.ops.elementwise import Add, And, Less, LessOrEqual, Max, Min, Mul, Where
+from intc.ops.elementwise import Add, And, Cast, Equal, Less, LessOrEqual, Max, Min, Mul, Or, Where
 from intc.ops.movement import Concat, Expand, Gather, GatherElements, Reshape, Slice, Transpose
 
 
@@ -43,9 +44,7 @@ def reshape_to(call: Call, x: str, target: Sequence[Dim], allow_zero: bool = Fal
                 rest.remove(d)
         shape[holes[0]] = divide(product(left), product(rest))
     elif product(have) != product(shape):
-        for a, b in zip(have, shape, strict=False):
-            if isinstance(a, Poly) and isinstance(b, Poly):
-                require_equal(a, b)
+        require_product(have, tuple(shape))
     return x if tuple(shape) == tuple(have) else call.emit(Reshape(tuple(shape)), x)
 
 
@@ -321,6 +320,48 @@ def triangle(call: Call, rows: Dim, columns: Dim, k: Dim = 0, upper: bool = Fals
     return call.ctx.once((LessOrEqual, order), emit)
 
 
+def _eye_like(call: Call) -> list[Imported]:
+    """1 on the diagonal ``k``, 0 elsewhere, of the shape of the input."""
+    x = call.inputs[0]
+    assert x is not None
+    shape = call.ctx.shape_of(x)
+    call.refuse(len(shape) != 2, "an identity needs two axes")
+    row = Index((shape[0], 1), (1, 0), int(call.attributes.get("k", 0)))
+    sides = (call.ctx.live(i, "positions") for i in (row, Index((1, shape[1]), (0, 1))))
+    dtype = NUMBERS.get(int(call.attributes.get("dtype", 1)))
+    call.refuse(dtype is None, "an identity of this element type is not supported")
+    return [call.emit(Cast(dtype or "float32"), call.emit(Equal(), *sides, last=False))]
+
+
+def _one_hot(call: Call) -> list[Imported]:
+    """``on`` along a new axis where its position is the index (from the end if negative), else ``off``."""
+    depth = int(call.known(1, "the depth").ravel()[0])
+    off, on = call.known(2, "the values").ravel()
+    index = call.x(0)
+    rank = len(call.shape(index)) + 1
+    axis = int(call.attributes.get("axis", -1)) % rank
+    column = reshape_to(call, index, (*call.shape(index)[:axis], 1, *call.shape(index)[axis:]), True)
+    column = call.emit(Cast("int64"), column, last=False)
+    one = tuple(depth if a == axis else 1 for a in range(rank))
+    steps = tuple(int(a == axis) for a in range(rank))
+    here = [
+        call.emit(Equal(), column, call.ctx.live(Index(one, steps, start), "positions"), last=False)
+        for start in (0, -depth)
+    ]
+    hot = call.emit(Or(), *here, last=False)
+    values = (
+        call.ctx.builder.constant(f"{call.node.output[0]}.{n}", _storable(v))
+        for n, v in (("on", on), ("off", off))
+    )
+    return [call.emit(Where(), hot, *values)]
+
+
+def _storable(number: Any) -> Array:
+    """One number as a constant of the graph."""
+    array = np.asarray(number).reshape(1)
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+
+
 def _trilu(call: Call) -> list[Imported]:
     """``where(triangle, x, 0)`` on the last two axes."""
     x = call.inputs[0]
@@ -352,4 +393,6 @@ CONVERTERS: dict[str, Converter] = {
     "GatherElements": _gather_elements,
     "Tile": _tile,
     "Trilu": _trilu,
+    "EyeLike": _eye_like,
+    "OneHot": _one_hot,
 }

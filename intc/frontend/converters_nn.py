@@ -17,8 +17,8 @@ from intc.ops.conv import Conv
 from intc.ops.gelu import Gelu
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Concat, Slice, Transpose
-from intc.ops.reduce import ReduceMean, ReduceSum
+from intc.ops.movement import Concat, Pad, Slice, Transpose
+from intc.ops.reduce import ReduceMax, ReduceMean, ReduceSum
 from intc.ops.softmax import Softmax
 
 
@@ -68,12 +68,15 @@ def _gemm(call: Call) -> list[Imported]:
 
 
 def _conv(call: Call) -> list[Imported]:
-    """Two-dimensional; a one-dimensional convolution runs over images of height 1."""
+    """Two-dimensional; a one-dimensional convolution runs over images of height 1, one in three dimensions
+    over images that hold the frames of each window as channels.
+    """
     x, w = call.x(0), call.x(1)
     rank = len(call.shape(w)) - 2
     kernel = [d for d in call.shape(w)[2:] if isinstance(d, int)]
     call.refuse(
-        rank not in (1, 2) or len(kernel) != rank, "only one- and two-dimensional convolutions are supported"
+        rank not in (1, 2, 3) or len(kernel) != rank,
+        "only convolutions in one to three dimensions are supported",
     )
     strides, dilations = (list(call.attributes.get(k, [1] * rank)) for k in ("strides", "dilations"))
     pads = list(call.attributes.get("pads", [0] * (2 * rank)))
@@ -89,6 +92,8 @@ def _conv(call: Call) -> list[Imported]:
     whole = {*kernel, *strides} == {1} and not any(pads)
     if whole and not all(isinstance(d, int) for d in call.shape(x)[2:]):
         return [_along_channels(call, x, bias, groups)]
+    if rank == 3:
+        return [_over_frames(call, x, bias, strides, pads, dilations, groups)]
     if rank == 2:
         return [call.emit(Conv(tuple(strides), tuple(pads), tuple(dilations), groups), x, w, *bias)]
     x = reshape_to(call, x, (*call.shape(x)[:2], 1, *call.shape(x)[2:]), True)
@@ -96,6 +101,41 @@ def _conv(call: Call) -> list[Imported]:
     op = Conv((1, strides[0]), (0, pads[0], 0, pads[1]), (1, dilations[0]), groups)
     y = call.emit(op, x, w, *bias, last=False)
     return [reshape_to(call, y, (*call.shape(y)[:2], call.shape(y)[3]), True)]
+
+
+def _over_frames(
+    call: Call,
+    x: str,
+    bias: list[str],
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    groups: int,
+) -> str:
+    """``x`` [B, C, D, H, W]: the frames that a window sees become channels, the windows along D images."""
+    weight = np.asarray(call.known(1, "the weights"), np.float32)
+    outputs, _, taps, *kernel = weight.shape
+    if pads[0] or pads[3]:
+        x = call.emit(Pad((0, 0, pads[0], 0, 0), (0, 0, pads[3], 0, 0)), x, last=False)
+    batch, channels, depth, height, width = call.shape(x)
+    call.refuse(not isinstance(depth, int), "a convolution over a symbolic number of frames is not supported")
+    assert isinstance(depth, int)
+    step, gap = strides[0], dilations[0]
+    count = (depth - gap * (taps - 1) - 1) // step + 1
+    call.refuse(count < 1, f"{depth} frames are fewer than a window of {taps}")
+    parts = []
+    for k in range(taps):
+        one = call.emit(Slice(2, k * gap, k * gap + (count - 1) * step + 1, step), x, last=False)
+        parts.append(reshape_to(call, one, (batch, channels, count, 1, height, width), True))
+    frames = call.emit(Concat(3), *parts, last=False) if taps > 1 else parts[0]
+    frames = call.emit(Transpose((0, 2, 1, 3, 4, 5)), frames, last=False)
+    images = reshape_to(call, frames, (batch * count, channels * taps, height, width), True)
+    w = call.constant(weight.reshape(outputs, -1, *kernel))
+    around = (pads[1], pads[2], pads[4], pads[5])
+    op = Conv((strides[1], strides[2]), around, (dilations[1], dilations[2]), groups)
+    y = call.emit(op, images, w, *bias, last=False)
+    apart = reshape_to(call, y, (batch, count, *call.shape(y)[1:]), True)
+    return call.emit(Transpose((0, 2, 1, 3, 4)), apart)
 
 
 def _along_channels(call: Call, x: str, bias: list[str], groups: int) -> str:
@@ -124,6 +164,15 @@ def _softmax(call: Call) -> list[Imported]:
     swap = tuple({axis: last, last: axis}.get(a, a) for a in range(last + 1))
     moved = call.emit(Softmax(-1), call.emit(Transpose(swap), x, last=False), last=False)
     return [call.emit(Transpose(swap), moved)]
+
+
+def _log_softmax(call: Call) -> list[Imported]:
+    """``d - log(sum(exp(d)))`` with d the distance from the largest element of the axis."""
+    x = call.x()
+    axes = (call.axis(x, -1),)
+    distance = call.emit(ew.Sub(), x, call.emit(ReduceMax(axes, True), x, last=False), last=False)
+    total = call.emit(ReduceSum(axes, True), call.emit(ew.Exp(), distance, last=False), last=False)
+    return [call.emit(ew.Sub(), distance, call.emit(ew.Log(), total, last=False))]
 
 
 def _layer_norm(call: Call) -> list[Imported]:
@@ -210,6 +259,7 @@ CONVERTERS: dict[str, Converter] = {
     "Gemm": _gemm,
     "Conv": _conv,
     "Softmax": _softmax,
+    "LogSoftmax": _log_softmax,
     "LayerNormalization": _layer_norm,
     "BatchNormalization": _batch_norm,
     "Gelu": gelu(),

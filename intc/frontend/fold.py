@@ -47,6 +47,8 @@ def small(shape: Iterable[Any]) -> bool:
 
 def compute(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Any) -> list[Array]:
     """The outputs of ``node`` on constants; GraphError when they cannot be computed or would be too large."""
+    if node.op_type == "GatherElements":
+        return [_taken(node, *feeds.values())]
     outputs = [name for name in node.output if name]
     kinds = {np.dtype(np.bool_): onnx.TensorProto.BOOL}
     infos = [
@@ -71,6 +73,17 @@ def compute(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Any) -> li
         raise GraphError(f"cannot be computed on its constants ({first_line(error)})") from None
     by_name = dict(zip(outputs, values, strict=True))
     return [_narrow(np.asarray(by_name[name])) if name else np.zeros(0, np.float32) for name in node.output]
+
+
+def _taken(node: onnx.NodeProto, data: Array, indices: Array) -> Array:
+    """GatherElements, whose reference implementation takes axes of at most 64 elements."""
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % data.ndim
+    size = data.shape[axis]
+    if (indices < -size).any() or (indices >= size).any():
+        raise GraphError(f"an index lies outside the {size} entries")
+    rows = [slice(0, d) for d in indices.shape]
+    rows[axis] = slice(None)
+    return np.take_along_axis(data[tuple(rows)], indices % size, axis)
 
 
 def _narrow(array: Array) -> Array:

@@ -95,9 +95,19 @@ def _fold_known(
             folded = fold_index(op, [index, arrays[1]], attributes) if index is not None else None
             folded = folded or tabulate(node, inputs, attributes, ctx.opsets)
             return None if folded is None else [folded]
+        if op == "Split" and arrays[0] is not None:
+            return _parts(node, arrays[0], arrays[1] if len(arrays) > 1 else None, attributes)
         result = fold_symbolic(op, arrays, attributes)
         return None if result is None else [tidy(result)]
     return _compute(ctx, node, arrays)
+
+
+def _parts(node: onnx.NodeProto, x: Array, sizes: Array | None, attributes: dict[str, Any]) -> list[Imported]:
+    """Sizes cut in parts."""
+    axis, count = int(attributes.get("axis", 0)), len(node.output)
+    chunk = -(-x.shape[axis] // count)
+    given = [chunk] * (count - 1) if sizes is None else [int(s) for s in sizes.ravel()][:-1]
+    return [tidy(part) for part in np.split(x, np.cumsum(given), axis=axis)]
 
 
 def _compute(ctx: Importer, node: onnx.NodeProto, arrays: Sequence[Array | None]) -> list[Imported] | None:
@@ -149,9 +159,9 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
             raise GraphError(f"a range from {start} to {stop} in steps of {step} is empty or too long")
         positions = np.arange(start, stop, step)
         return positions.astype(np.float32) if positions.dtype.kind == "f" else positions
-    if step != 1:
-        raise GraphError("a range with a symbolic bound must have step 1")
-    return Index((as_dim(stop - start),), (1,), as_dim(start))
+    if is_symbolic(np.asarray(step, object)) or step not in (1, -1):
+        raise GraphError("a range with a symbolic bound must have step 1 or -1")
+    return Index((as_dim(stop - start) * int(step),), (int(step),), as_dim(start))
 
 
 def _fold_splat(

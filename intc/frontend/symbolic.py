@@ -8,6 +8,7 @@ when exporters spell out mask positions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -15,7 +16,19 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Poly, Shape, as_dim, bounds, broadcast, is_symbol, symbol, symbols, terms_of
+from intc.ir.dims import (
+    Dim,
+    Poly,
+    Shape,
+    as_dim,
+    bounds,
+    broadcast,
+    is_symbol,
+    product,
+    symbol,
+    symbols,
+    terms_of,
+)
 from intc.ir.op import Array
 from intc.ir.types import DType
 
@@ -127,6 +140,8 @@ def fold_symbolic(op: str, inputs: Sequence[Array | None], attributes: dict[str,
         return None
     if op in ("Identity", "Cast"):
         return x
+    if op == "Neg":
+        return np.asarray(-x, object)
     if op == "Concat":
         return np.concatenate(
             [np.atleast_1d(a) for a in args if a is not None], axis=int(attributes.get("axis", 0))
@@ -205,6 +220,8 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
             shape.insert(axis, 1)
             steps.insert(axis, 0)
         return replace(first, shape=tuple(shape), steps=tuple(steps))
+    if op == "Reshape" and isinstance(inputs[1], np.ndarray):
+        return _with_ones(first, dims_of(inputs[1]))
     if op == "Expand":
         return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
     if op == "Tile" and all(r == 1 or d == 1 for r, d in zip(dims_of(inputs[1]), first.shape, strict=True)):
@@ -221,6 +238,20 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
     if op == "Concat" and all(isinstance(x, Index) and x.shape[-1] == 1 for x in inputs):
         return IndexTuple(tuple(Index(x.shape[:-1], x.steps[:-1], x.offset) for x in inputs))
     return None
+
+
+def _with_ones(index: Index, shape: Shape) -> Index | None:
+    """``index`` with axes of size 1 added and removed, or None where ``shape`` is another one."""
+    kept = [i for i, d in enumerate(index.shape) if d != 1]
+    if shape.count(-1) == 1:
+        missing = [index.shape[i] for i in kept if index.shape[i] not in shape]
+        if len(missing) > 1:
+            return None
+        shape = tuple((missing[0] if missing else 1) if d == -1 else d for d in shape)
+    if [index.shape[i] for i in kept] != [d for d in shape if d != 1]:
+        return None
+    moving = iter(index.steps[i] for i in kept)
+    return replace(index, shape=shape, steps=tuple(0 if d == 1 else next(moving) for d in shape))
 
 
 def as_index(array: Array) -> Index | None:
@@ -330,6 +361,21 @@ def require_equal(a: Dim, b: Dim) -> None:
     more, less = ([k for k, v in terms.items() if v == 1 and len(k) == 1] for terms in (left, right))
     if len(left) == 2 and len(more) == len(less) == 1:  # n + s and n + t
         raise EqualSizes(less[0][0], symbol(more[0][0]))
+
+
+def require_product(have: Shape, wanted: Shape) -> None:
+    """Raise :class:`EqualSizes` where a reshape works only if two sizes agree: those that differ at the same
+    axis, or a symbol and the number that the quotient of both products leaves it.
+    """
+    for a, b in zip(have, wanted, strict=False):
+        if isinstance(a, Poly) and isinstance(b, Poly):
+            require_equal(a, b)
+    left, right = terms_of(product(have)), terms_of(product(wanted))
+    if len(left) == len(right) == 1:
+        ((more, a),), ((less, b),) = left.items(), right.items()
+        rest, missing = (Counter(more) - Counter(less)), (Counter(less) - Counter(more))
+        if not missing and rest.total() == 1 and b % a == 0 and b >= a:
+            raise EqualSizes(next(iter(rest)), b // a)
 
 
 def require_broadcast(*shapes: Shape) -> None:

@@ -102,8 +102,8 @@ class Attention(Op):
     ``offset + heads*head_dim`` are used (they may be one tensor), or head-major [B, heads, S, head_dim]; k
     and v have ``kv_heads`` heads, each for ``heads / kv_heads`` neighbours of q. mo, eo [1] or
     [heads*head_dim]. Where ``masked``, a bool mask, [B, Sk] over keys or broadcastable to [B, heads, Sq, Sk],
-    True = keep; where ``biased``, an int32 summand of the scores, broadcastable to them. ``m, shift`` are
-    those of ShiftWeights.
+    True = keep; where ``biased``, an int32 summand of the scores, broadcastable to them. ``m, shift`` and
+    ``uniform`` are those of ShiftWeights.
     Output [B, Sq, heads*head_dim], or [B, heads, Sq, head_dim] where ``heads_first``, in [lo, hi]: int8, or
     int16 where 8 bits do not hold that.
     """
@@ -121,6 +121,7 @@ class Attention(Op):
     masked: bool = False
     biased: bool = False
     heads_first: bool = False
+    uniform: bool = False
     name: ClassVar[str] = "attention"
     arity: ClassVar[tuple[int, ...]] = (5, 6, 7)
 
@@ -167,7 +168,7 @@ class Attention(Op):
         if self.biased:
             scores = scores + arrays[-1]
         masks = [a[:, None, None, :] if a.ndim == 2 else a for a in arrays[5 : 5 + self.masked]]
-        weights = ShiftWeights(self.m, self.shift).evaluate(scores, *masks, sizes=sizes)
+        weights = ShiftWeights(self.m, self.shift, self.uniform).evaluate(scores, *masks, sizes=sizes)
         context = NormaliseRows().evaluate(exact_matmul(weights, v), weights, sizes=sizes).astype(np.int64)
         context = np.swapaxes(context, 1, 2)  # B Sq H D
         split = context.shape

@@ -43,7 +43,9 @@ class ReduceMean(_Reduce):
 
 @dataclass(frozen=True)
 class ReduceSum(_Reduce):
-    """The sum over ``axes`` of integers as int32, which provably fits at any size."""
+    """The sum over ``axes``: of int64 (which may wrap) as int64, of other integers as int32, which provably
+    fits at any size.
+    """
 
     name: ClassVar[str] = "reduce_sum"
 
@@ -54,16 +56,20 @@ class ReduceSum(_Reduce):
             return TensorType(shape, "float32")
         sizes = (x.shape[a % x.rank] for a in self.axes)
         count = prod(d if isinstance(d, int) else SYMBOL_MAX for d in sizes)
+        lo, hi = x.interval
+        lo, hi = min(count * lo, lo), max(count * hi, hi)
+        if x.dtype == "int64":
+            return TensorType(shape, "int64", max(lo, -(2**63)), min(hi, 2**63 - 1))
         if count * x.magnitude >= 2**31:
             raise QuantizationError(f"the sum of {count} values of {x} may exceed 32 bits")
-        lo, hi = x.interval
-        return TensorType(shape, "int32", min(count * lo, lo), max(count * hi, hi))
+        return TensorType(shape, "int32", lo, hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x = arrays[0]
         if x.dtype.kind == "f":
             return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims), np.float32)
-        return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims, dtype=np.int64), np.int32)
+        dtype = np.int64 if x.dtype == np.int64 else np.int32
+        return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims, dtype=np.int64), dtype)
 
 
 @dataclass(frozen=True)

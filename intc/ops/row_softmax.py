@@ -41,11 +41,13 @@ class ShiftWeights(Op):
 
     ``t = m * (max - x) >> shift`` in Q10 octaves, ``w = round(255 * 2**-t)`` by a shift exponential
     (``bounded_distance`` and ``exp2_weight`` of :mod:`intc.ops.scalar`). Inputs: x [.., L], L <= 65535;
-    optionally a bool mask broadcastable to it, True = keep; what is not kept weighs 0.
+    optionally a bool mask broadcastable to it, True = keep; what is not kept weighs 0. Where ``uniform``, a
+    row that keeps nothing weighs 255 everywhere.
     """
 
     m: int
     shift: int
+    uniform: bool = False
     name: ClassVar[str] = "shift_weights"
     arity: ClassVar[tuple[int, ...]] = (1, 2)
     error_bound: ClassVar[float] = 0.005  # of a weight, relative to the largest
@@ -64,7 +66,8 @@ class ShiftWeights(Op):
         ns = scalar.EXACT
         distance = scalar.bounded_distance(ns, np.where(keep, top - x, 0), self.shift)
         weights = (scalar.exp2_weight(ns, distance, self.m) + 64) >> 7
-        return np.asarray(np.where(keep, weights, 0), np.uint8)
+        empty = ~keep.any(axis=-1, keepdims=True)
+        return np.asarray(np.where(keep, weights, 255 * (empty & self.uniform)), np.uint8)
 
 
 @dataclass(frozen=True)

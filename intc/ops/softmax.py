@@ -16,10 +16,11 @@ from intc.ir.types import TensorType
 @dataclass(frozen=True)
 class Softmax(Op):
     """``exp(x) / sum exp(x)`` along ``axis``; masked-out elements (mask False) are 0, and so is an all-masked
-    row.
+    row, or the same everywhere where it is to be ``uniform``.
     """
 
     axis: int
+    uniform: bool = False
     name: ClassVar[str] = "softmax"
     arity: ClassVar[tuple[int, ...]] = (1, 2)
 
@@ -34,7 +35,11 @@ class Softmax(Op):
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x = arrays[0]
         if len(arrays) == 2:
-            x = np.where(arrays[1], x, -np.inf)
+            keep = arrays[1]
+            if self.uniform:
+                some = np.broadcast_to(keep, x.shape).any(axis=self.axis, keepdims=True)
+                x, keep = np.where(some, x, 0), keep | ~some
+            x = np.where(keep, x, -np.inf)
         top = x.max(axis=self.axis, keepdims=True)
         weights = np.exp(x - np.where(np.isfinite(top), top, 0))
         total = weights.sum(axis=self.axis, keepdims=True)

@@ -3,7 +3,8 @@
 
 What splits rows into heads is absorbed, since the kernel reads token-major and head-major rows alike:
 ``reshape -> transpose`` of q, k and v, the repetition of keys that several heads share, and the merge of the
-result.
+result. Scores of more axes (windows) have their last leading axes for heads, as far as these are numbers,
+and the others for the batch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from intc.ir.dims import Dim
+from intc.ir.dims import Dim, Shape, product
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ops.elementwise import Add
 from intc.ops.fused import Attention
@@ -25,7 +26,6 @@ from intc.passes.match import Uses
 IDENTITY = (2**30, 30)  # m and e that multiply by one
 HEADS_FIRST = (0, 2, 1, 3)
 KEYS_LAST = (0, 2, 3, 1)
-SWAPPED = (0, 1, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -46,57 +46,96 @@ class FuseAttention:
 
 @dataclass(frozen=True)
 class _Rows:
-    """``value`` holds the rows of ``heads``: [B, heads, S, dim], or [B, S, heads, dim] if ``tokens``."""
+    """``value`` holds the rows of ``heads``: [B.., heads.., S, dim], or [B, S, heads, dim] if ``tokens``;
+    where there is a ``perm``, its transpose does.
+    """
 
     value: str
     heads: int
     dim: int
     tokens: bool
+    perm: tuple[int, ...] = ()
 
-    def emit(self, b: Builder) -> str:
-        """As the operator takes them; ``reshape`` moves nothing."""
-        if not self.tokens:
-            return self.value
-        shape = b.graph.type(self.value).shape
-        whole = (*shape[:2], self.heads * self.dim)
-        split = next((n for n in b.graph.nodes if n.output == self.value), None)
-        if (
-            split is not None
-            and isinstance(split.op, Reshape)
-            and b.graph.type(split.inputs[0]).shape == whole
-        ):
-            return split.inputs[0]
-        return b.emit(Reshape(whole), self.value, name=f"{self.value}.rows")
+    def shape(self, graph: Graph) -> Shape:
+        """[B.., heads.., S, dim]."""
+        shape = graph.type(self.value).shape
+        if self.tokens:
+            return (shape[0], shape[2], shape[1], shape[3])
+        return tuple(shape[i] for i in self.perm) if self.perm else tuple(shape)
+
+    def emit(self, b: Builder, batch: Dim) -> str:
+        """As the operator takes them, for ``batch`` items; ``reshape`` moves nothing."""
+        x = b.emit(Transpose(self.perm), self.value, name=f"{self.value}.rows") if self.perm else self.value
+        shape = b.graph.type(x).shape
+        if self.tokens:
+            whole: Shape = (*shape[:2], self.heads * self.dim)
+            split = next((n for n in b.graph.nodes if n.output == x), None)
+            merged = split is not None and isinstance(split.op, Reshape)
+            if merged and b.graph.type(split.inputs[0]).shape == whole:  # type: ignore[union-attr]
+                x = split.inputs[0]  # type: ignore[union-attr]
+        elif len(shape) == 3:
+            whole = tuple(shape)
+        else:
+            whole = (_batch(shape[:-2], self.heads), self.heads, *shape[-2:])
+        if b.graph.type(x).shape != whole:
+            x = b.emit(Reshape(whole), x, name=f"{x}.rows")
+        return x if whole[0] == batch else b.emit(Expand((batch, *whole[1:])), x, name=f"{x}.wide")
 
 
 @dataclass(frozen=True)
 class _Match:
-    """An attention that computes ``output``; ``beside`` are its mask and its bias, ``factors`` m and e."""
+    """An attention that computes ``output``; ``beside`` are its mask and its bias, ``factors`` m and e,
+    ``scores`` the shape of the scores.
+    """
 
     op: Attention
     output: str
     rows: tuple[_Rows, _Rows, _Rows]
     factors: tuple[str, ...]
     beside: tuple[str, ...]
+    scores: Shape
 
     def emit(self, b: Builder, scale: object, source: str) -> str:
         factors = self.factors or tuple(
             b.constant(n, np.array([v], np.int32)) for n, v in zip("me", IDENTITY, strict=True)
         )
-        beside = (_of_rank_4(b, x, self.op.heads) for x in self.beside)
-        operands = (*(rows.emit(b) for rows in self.rows), *factors, *beside)
-        return b.emit(self.op, *operands, name=self.output, source=source, scale=scale)  # type: ignore[arg-type]
+        beside = (_of_rank_4(b, x, self.scores, self.op.heads) for x in self.beside)
+        lead = self.scores[:-2]
+        batch = _batch(lead, self.op.heads) if len(lead) > 1 else lead[0]
+        operands = (*(rows.emit(b, batch) for rows in self.rows), *factors, *beside)
+        if len(self.scores) <= 4:
+            return b.emit(self.op, *operands, name=self.output, source=source, scale=scale)  # type: ignore[arg-type]
+        y = b.emit(self.op, *operands, name=f"{self.output}.windows", source=source, scale=scale)  # type: ignore[arg-type]
+        shape = (*self.scores[:-1], self.op.head_dim)
+        return b.emit(Reshape(shape), y, name=self.output, source=source, scale=scale)  # type: ignore[arg-type]
 
 
-def _of_rank_4(b: Builder, x: str, heads: int) -> str:
-    """``x``, which broadcasts to the scores, with the axes [B, H, Sq, Sk]: rank 2 means [B, Sk] to the
-    operator, and rank 3 scores are those of one head.
+def _batch(lead: Shape, heads: int) -> Dim:
+    """The product of the axes in front of ``heads``."""
+    return product(lead[: _first_head(lead, heads)])
+
+
+def _first_head(lead: Shape, heads: int) -> int:
+    """The first of the last axes of ``lead`` whose product is ``heads``; axes of size 1 count as theirs."""
+    return next(i for i in range(len(lead)) if product(lead[i:]) == heads)
+
+
+def _of_rank_4(b: Builder, x: str, scores: Shape, heads: int) -> str:
+    """``x``, which broadcasts to the scores, with the axes [B, H, Sq, Sk] (rank 2 means [B, Sk] to the
+    operator), repeated along those that it shares only in part.
     """
     shape = tuple(b.graph.type(x).shape)
-    if len(shape) == 4:
-        return x
-    full = (shape[0], 1, *shape[1:]) if len(shape) == 3 and heads == 1 else (1,) * (4 - len(shape)) + shape
-    return b.emit(Reshape(full), x, name=f"{x}.rank4")
+    shape = (1,) * (len(scores) - len(shape)) + shape
+    first = _first_head(scores[:-2], heads) if len(scores) > 3 else 1
+    groups = ((0, first), (first, len(scores) - 2))
+    wide = [*shape[:-1], scores[-1]]
+    for start, stop in groups:
+        if any(d != 1 for d in shape[start:stop]):
+            wide[start:stop] = scores[start:stop]
+    if tuple(wide) != shape:
+        x = b.emit(Expand(tuple(wide)), x, name=f"{x}.wide")
+    full = (*(product(wide[start:stop]) for start, stop in groups), *wide[-2:])
+    return x if full == tuple(b.graph.type(x).shape) else b.emit(Reshape(full), x, name=f"{x}.rank4")
 
 
 def _match(graph: Graph, uses: Uses, rows: Node) -> _Match | None:
@@ -110,18 +149,20 @@ def _match(graph: Graph, uses: Uses, rows: Node) -> _Match | None:
     assert isinstance(weights.op, ShiftWeights)
     biased = uses.only(weights.inputs[0], Add)
     scores, bias = _biased(graph, uses, biased) if biased else (uses.only(weights.inputs[0], MatMul), ())
-    if scores is None or graph.type(scores.output).rank not in (3, 4):
+    if scores is None or graph.type(scores.output).rank < 3:
         return None
-    q = _rows(graph, uses, scores.inputs[0])
-    k = _keys(graph, uses, scores.inputs[1])
-    v = _rows(graph, uses, context.inputs[1])
+    shape = graph.type(scores.output).shape
+    heads = _heads(shape[:-2])
+    q = _rows(graph, uses, scores.inputs[0], heads)
+    k = _keys(graph, uses, scores.inputs[1], heads)
+    v = _rows(graph, uses, context.inputs[1], heads)
     if q is None or k is None or v is None or k.heads != v.heads or q.heads % k.heads:
         return None
     if not q.dim == k.dim == v.dim:
         return None
+    if not all(_agrees(rows.shape(graph)[:-2], shape[:-2]) for rows in (q, k, v)):
+        return None
     beside = (*weights.inputs[1:], *bias)
-    if any(graph.type(x).shape[-1:] != graph.type(scores.output).shape[-1:] for x in beside):
-        return None  # a mask of whole rows
     end, (lo, hi) = rows, graph.type(rows.output).interval
     factors: tuple[str, ...] = ()
     narrow = uses.sole_user(rows.output, Requantize)
@@ -130,14 +171,15 @@ def _match(graph: Graph, uses: Uses, rows: Node) -> _Match | None:
         if narrow.op.dtype in ("int8", "int16"):
             end, lo, hi, factors = narrow, narrow.op.lo, narrow.op.hi, narrow.inputs[1:]
     merge = _merge(graph, uses, end.output)
-    heads_first = merge is None and graph.type(end.output).rank == 4
+    heads_first = merge is None and len(shape) > 3
     op = Attention(
         *(q.heads, k.heads, q.dim, 0, 0, 0, weights.op.m, weights.op.shift, lo, hi),
         masked=len(weights.inputs) == 2,
         biased=bool(bias),
         heads_first=heads_first,
+        uniform=weights.op.uniform,
     )
-    return _Match(op, (merge or end).output, (q, k, v), tuple(factors), beside)
+    return _Match(op, (merge or end).output, (q, k, v), tuple(factors), beside, shape)
 
 
 def _biased(graph: Graph, uses: Uses, total: Node) -> tuple[Node | None, tuple[str, ...]]:
@@ -150,20 +192,49 @@ def _biased(graph: Graph, uses: Uses, total: Node) -> tuple[Node | None, tuple[s
     return None, ()
 
 
-def _rows(graph: Graph, uses: Uses, value: str) -> _Rows | None:
-    """The rows that ``value`` [B, H, S, D] or [B, S, D] shows."""
+def _agrees(lead: Shape, wanted: Shape) -> bool:
+    """Whether rows with these axes in front are those of the scores: the same batch, or one for all of it."""
+    if len(wanted) > 2:
+        return lead == wanted
+    return len(lead) == len(wanted) and lead[0] in (1, wanted[0])
+
+
+def _heads(lead: Shape) -> int:
+    """How many heads scores with these axes in front have."""
+    if len(lead) == 1:
+        return 1
+    first = next((i for i in range(1, len(lead)) if all(isinstance(d, int) for d in lead[i:])), len(lead) - 1)
+    heads = product(lead[first:])
+    return heads if isinstance(heads, int) else 0
+
+
+def _rows(graph: Graph, uses: Uses, value: str, heads: int) -> _Rows | None:
+    """The rows that ``value`` [B.., H.., S, D] or [B, S, D] shows."""
     value = _unshared(graph, uses, value)
     type_ = graph.type(value)
-    heads = type_.shape[1] if type_.rank == 4 else 1
+    heads = int(type_.shape[1]) if type_.rank == 4 and isinstance(type_.shape[1], int) else heads
     return _tokens(graph, uses, value, HEADS_FIRST) or _made(graph, value, heads, False)
 
 
-def _keys(graph: Graph, uses: Uses, value: str) -> _Rows | None:
-    """Like :func:`_rows`, of ``value`` [B, H, D, S] or [B, D, S]."""
+def _keys(graph: Graph, uses: Uses, value: str, heads: int) -> _Rows | None:
+    """Like :func:`_rows`, of ``value`` [B.., H.., D, S] or [B, D, S], which is turned where nothing that is
+    there shows its rows.
+    """
     moved = uses.producer(value, Transpose)
-    if moved is not None and tuple(moved.op.perm) in (SWAPPED, (0, 2, 1)):  # type: ignore[attr-defined]
-        return _rows(graph, uses, moved.inputs[0])
-    return _tokens(graph, uses, value, KEYS_LAST)
+    rank = graph.type(value).rank
+    swapped = (*range(rank - 2), rank - 1, rank - 2)
+    perm = tuple(moved.op.perm) if moved is not None and isinstance(moved.op, Transpose) else ()
+    if moved is not None and perm == swapped:
+        return _rows(graph, uses, moved.inputs[0], heads)
+    tokens = _tokens(graph, uses, value, KEYS_LAST)
+    if tokens is not None:
+        return tokens
+    source, whole = (moved.inputs[0], tuple(perm[i] for i in swapped)) if moved else (value, swapped)
+    shape, dtype = graph.type(value).shape, graph.type(value).dtype
+    heads = int(shape[1]) if rank == 4 and isinstance(shape[1], int) else heads
+    if not isinstance(shape[-2], int) or dtype != "int8" or not heads:
+        return None
+    return _Rows(source, heads, shape[-2], False, whole)
 
 
 def _tokens(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> _Rows | None:
@@ -171,13 +242,14 @@ def _tokens(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> _Row
     moved = uses.producer(value, Transpose)
     if moved is None or not isinstance(moved.op, Transpose) or tuple(moved.op.perm) != perm:
         return None
-    return _made(graph, moved.inputs[0], graph.type(moved.inputs[0]).shape[2], True)
+    heads = graph.type(moved.inputs[0]).shape[2]
+    return _made(graph, moved.inputs[0], heads, True)
 
 
 def _made(graph: Graph, value: str, heads: Dim, tokens: bool) -> _Rows | None:
     type_ = graph.type(value)
     dim = type_.shape[-1]
-    known = isinstance(heads, int) and isinstance(dim, int) and type_.dtype == "int8"
+    known = isinstance(heads, int) and heads and isinstance(dim, int) and type_.dtype == "int8"
     return _Rows(value, heads, dim, tokens) if known else None  # type: ignore[arg-type]
 
 

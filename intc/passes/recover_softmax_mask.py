@@ -1,16 +1,16 @@
 """Attention masks, however they are spelt, become the bool mask input of softmax.
 
-``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``,
-``softmax(x + (1 - k) * -big)`` alike, because ``exp(-big)`` is 0 in float32. Integers stand for the bool
-``k != 0``; masks that keep everything vanish; repeated axes are dropped, since softmax broadcasts its mask. A
-row without any kept element is 0; where -big is finite such a row is uniform, which is spelt out for masks
-that can have one: those that depend on queries and are no function of positions.
+``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``, and
+``softmax(x + (1 - k) * -big)`` and ``softmax(k * x + (1 - k) * -big)`` alike, because ``exp(-big)`` is 0 in
+float32. Integers stand for the bool ``k != 0``; masks that keep everything vanish; repeated axes are dropped,
+since softmax broadcasts its mask. A row without any kept element is 0; where -big is finite such a row is
+uniform, and so is it in softmax unless the mask is a function of positions alone, which leaves no row empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -19,10 +19,8 @@ from intc.errors import GraphError
 from intc.ir.dims import Shape, broadcast, product
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, And, Cast, Equal, Max, Mul, Not, Or, Sub, Where
-from intc.ops.movement import Expand, Lookup, Reshape, Slice, Transpose
-from intc.ops.positions import Positions
-from intc.ops.reduce import ReduceSum
+from intc.ops.elementwise import Add, And, Cast, Equal, Max, Mul, Not, Sub, Where
+from intc.ops.movement import Expand, Reshape, Slice, Transpose
 from intc.ops.softmax import Softmax
 from intc.passes.rewrite import constant_of, rewrite, scalar_of
 
@@ -62,9 +60,8 @@ class RecoverSoftmaxMask:
             mask = masks.emit(b, names, _unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
-            if masks.may_leave_nothing(keep) and b.graph.type(mask).shape[-2:-1] not in ((), (1,)):
-                kept, mask = _uniform_rows(b, kept, mask)
-            return b.emit(node.op, kept, mask, name=node.output, source=node.source)
+            op = replace(node.op, uniform=all(np.isfinite(masks.lowest)) and not masks.by_position(keep))
+            return b.emit(op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
 
@@ -99,17 +96,6 @@ def _reassociated(graph: Graph, big: float) -> Graph:
     return rewrite(graph, rule)
 
 
-def _uniform_rows(b: Builder, scores: str, mask: str) -> tuple[str, str]:
-    """Rows without a kept element become rows of equal scores that keep everything."""
-    count = b.emit(ReduceSum((-1,), True), b.emit(Cast("int32"), mask, name="mask.int32"), name="mask.count")
-    some = b.emit(Cast("bool"), count, name="mask.some")
-    zero = b.constant("mask.zero", np.zeros(1, np.float32))
-    return (
-        b.emit(Where(), some, scores, zero, name=f"{scores}.some"),
-        b.emit(Or(), mask, b.emit(Not(), some, name="mask.none"), name="mask.full"),
-    )
-
-
 def _unrepeated(keep: Keep) -> Keep:
     while isinstance(keep, tuple) and keep[0] == "move" and isinstance(keep[1], Expand):
         keep = keep[2]  # type: ignore[assignment]
@@ -120,6 +106,18 @@ def _both(a: Keep, b: Keep) -> Keep:
     if a is True or b is True:
         return b if a is True else a
     return a if a == b else ("and", a, b)
+
+
+def _parts(keep: Keep) -> list[Keep]:
+    """The conditions that ``keep`` joins."""
+    if isinstance(keep, tuple) and keep[0] == "and":
+        return [part for side in keep[1:] for part in _parts(side)]  # type: ignore[arg-type]
+    return [keep]
+
+
+def _counts(keep: Keep) -> bool:
+    """Whether ``keep`` stems from integers, which need not be 1 where they are not 0."""
+    return isinstance(keep, tuple) and (keep[0] == "nonzero" or any(_counts(k) for k in keep[1:]))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,8 @@ class _Masks:
                 if found is not None:
                     scores = inner
                     break
+        elif node is not None and isinstance(node.op, Sub):
+            scores, found = node.inputs[0], self.additive(node.inputs[1], -1)
         elif node is not None and isinstance(node.op, Where):
             condition, a, b = node.inputs
             if self._minus_infinity(b):
@@ -161,7 +161,18 @@ class _Masks:
         if found is None:
             return value, False, ()
         inner, keep, shapes = self.split(scores)
-        return (scores, found, ()) if keep is False else (inner, _both(found, keep), shapes)
+        keep = found if keep is False else _both(found, keep)
+        return self._unfactored(inner, keep), keep, shapes
+
+    def _unfactored(self, scores: str, keep: Keep) -> str:
+        """``x`` where ``scores`` is x times a part of ``keep``: where it counts, the factor is 1."""
+        node = self.producers.get(scores)
+        if node is None or not isinstance(node.op, Mul):
+            return scores
+        ones = [part for part in _parts(keep) if not _counts(part)]
+        live = [x for x in node.inputs if (factor := self.truth(x)) is None or factor not in ones]
+        same = len(live) == 1 and self.graph.type(live[0]).shape == self.graph.type(scores).shape
+        return live[0] if same else scores
 
     def fits(self, scores: str, shapes: tuple[Reshape, ...], wanted: Shape) -> bool:
         """Whether no mask has broadcast the scores."""
@@ -169,37 +180,37 @@ class _Masks:
             product(self.graph.type(scores).shape) == product(op.shape) for op in shapes
         )
 
-    def additive(self, value: str) -> Keep | None:
-        """keep with ``value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
+    def additive(self, value: str, sign: int = 1) -> Keep | None:
+        """keep with ``sign * value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
         constant = constant_of(self.graph, self.producers, value)
         if constant is not None and constant.dtype.kind == "f":
             kept = constant == 0
-            if not np.all(kept | (constant <= -self.big)):
+            if not np.all(kept | (sign * constant <= -self.big)):
                 return None
             return True if bool(kept.all()) else ("zeros", value)
         node = self.producers.get(value)
         if node is None:
             return None
         if isinstance(node.op, MOVES):
-            return self._moved(node.op, self.additive(node.inputs[0]))
+            return self._moved(node.op, self.additive(node.inputs[0], sign))
         if isinstance(node.op, Add):
-            parts = [self.additive(x) for x in node.inputs]
+            parts = [self.additive(x, sign) for x in node.inputs]
             return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
         if isinstance(node.op, Mul):
             for factor, other in (node.inputs, node.inputs[::-1]):
-                if self._minus_infinity(other):
+                if self._minus_infinity(other, sign):
                     return self._not(self.truth(factor))
             return None
-        return self._chosen(node) if isinstance(node.op, Where) else None
+        return self._chosen(node, sign) if isinstance(node.op, Where) else None
 
-    def _chosen(self, node: Node) -> Keep | None:
+    def _chosen(self, node: Node, sign: int) -> Keep | None:
         """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is
         false.
         """
         condition, a, b = node.inputs
-        if self._minus_infinity(b) and scalar_of(self.graph, self.producers, a) == 0:
+        if self._minus_infinity(b, sign) and scalar_of(self.graph, self.producers, a) == 0:
             return self.truth(condition)
-        if self._minus_infinity(a):
+        if self._minus_infinity(a, sign):
             masked = self.truth(condition)
             if scalar_of(self.graph, self.producers, b) == 0 or (
                 masked is not None and masked == self.truth(b)
@@ -216,7 +227,9 @@ class _Masks:
         if constant is not None:
             if constant.all():
                 return True
-            return ("value", value) if type_.dtype == "bool" else None
+            if type_.dtype == "bool":
+                return ("value", value)
+            return ("ones", value) if np.isin(constant, (0, 1)).all() else None
         node = self.producers.get(value)
         if node is not None and isinstance(node.op, MOVES):
             return self._moved(node.op, self.truth(node.inputs[0]))
@@ -244,40 +257,40 @@ class _Masks:
         return None if type_.is_float else ("nonzero", value)
 
     def _not(self, keep: Keep | None) -> Keep | None:
-        if isinstance(keep, tuple):
-            return keep[1] if keep[0] == "not" else ("not", keep)  # type: ignore[return-value]
-        return None
+        if not isinstance(keep, tuple):
+            return None
+        if keep[0] == "move":
+            return ("move", keep[1], self._not(keep[2]))  # type: ignore[arg-type]
+        return keep[1] if keep[0] == "not" else ("not", keep)  # type: ignore[return-value]
 
     def _moved(self, op: Op, keep: Keep | None) -> Keep | None:
         return ("move", op, keep) if isinstance(keep, tuple) else keep
 
-    def _minus_infinity(self, value: str) -> bool:
+    def _minus_infinity(self, value: str, sign: int = 1) -> bool:
         number = scalar_of(self.graph, self.producers, value)
-        if number is not None and number <= -self.big:
+        found = number is not None and sign * number <= -self.big
+        if found and number is not None:
             self.lowest.append(number)
-        return number is not None and number <= -self.big
+        return found
 
-    def may_leave_nothing(self, keep: Keep) -> bool:
-        """Whether a row of ``keep`` may be empty while its float scores are finite."""
-        return all(np.isfinite(self.lowest)) and not self._by_position(keep)
-
-    def _by_position(self, keep: Keep) -> bool:
+    def by_position(self, keep: Keep) -> bool:
+        """Whether ``keep`` depends on positions and constants alone: no row of such a mask is empty."""
         if not isinstance(keep, tuple):
-            return False
-        if keep[0] in ("value", "nonzero"):
-            pending, seen = [str(keep[1])], set()
-            while pending:
-                name = pending.pop()
-                node = self.producers.get(name)
-                if name in self.graph.constants and self.graph.constants[name].size > 1:
-                    return True  # a buffer
-                if node is not None and node.output not in seen:
-                    if isinstance(node.op, (Positions, Lookup)):
-                        return True
-                    seen.add(node.output)
-                    pending += node.inputs
-            return False
-        return keep[0] == "zeros" or any(self._by_position(k) for k in keep[1:])  # type: ignore[arg-type]
+            return True
+        if keep[0] in ("zeros", "ones"):
+            return True
+        if keep[0] not in ("value", "nonzero"):
+            return all(self.by_position(k) for k in keep[1:] if isinstance(k, bool | tuple))
+        pending, seen = [str(keep[1])], set[str]()
+        while pending:
+            name = pending.pop()
+            node = self.producers.get(name)
+            if node is None and name not in self.graph.constants:
+                return False
+            if node is not None and name not in seen:
+                seen.add(name)
+                pending += node.inputs
+        return True
 
     def emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
         """The value of ``keep`` in the new graph."""
@@ -290,6 +303,8 @@ class _Masks:
         kind, first = keep[0], keep[1]
         if kind == "zeros":
             return b.constant(f"{first}.keep", self.graph.constants[str(first)] == 0)
+        if kind == "ones":
+            return b.constant(f"{first}.keep", self.graph.constants[str(first)] != 0)
         if kind == "value":
             return names[str(first)]
         if kind == "nonzero":

@@ -25,7 +25,7 @@ from intc.codegen.cpu.epilogue import stage_arguments
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.probabilities import RowWeights, row_factor
 from intc.codegen.cpu.tile import Output, as_a, as_b, emit_pack_rows, emit_store, emit_tile, for_row_tiles
-from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, transposed
+from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, stack, transposed
 
 
 class _Attention:
@@ -161,6 +161,8 @@ class _Attention:
             scores, p = lay.scores + r * lay.keys, (lay.p + r * lay.p_stride) * g
             if spec.bias:
                 self._add_bias(T.Bind(scores), self._row_of("bias", batch, head, row + r))
+            if spec.mask and spec.uniform:
+                self._fill_empty(T.Bind(scores))
             total = softmax.emit(self.words, scores, self.a, p, mask)
             for i, factor in enumerate(row_factor(T.Bind(T.cast(total, "int64")))):
                 T.buffer_store(self.words, T.cast(factor, "int32"), [lay.factors + r * 3 + i])
@@ -191,6 +193,17 @@ class _Attention:
             T.buffer_store(self.bytes, mask[source + i], [to + i])
         with T.serial(self.sk, up(self.sk, self.isa.epilogue)) as i:
             T.buffer_store(self.bytes, tir.IntImm("int8", 0), [to + i])
+
+    def _fill_empty(self, scores: Any) -> None:
+        """Equal scores that are all kept where the mask in scratch keeps none."""
+        words, lanes, mask = self.words, self.isa.epilogue, self.lay.mask
+        any_kept = stack(1, "int32")
+        T.buffer_store(any_kept, tir.IntImm("int32", 0), [0])
+        with T.serial(0, up(self.sk, lanes) // 4) as i:
+            T.buffer_store(any_kept, any_kept[0] | words[mask + i], [0])
+        with T.If(any_kept[0] == 0), T.Then(), T.serial(0, self.sk) as i:
+            T.buffer_store(self.bytes, tir.IntImm("int8", 1), [mask * 4 + i])
+            T.buffer_store(words, tir.IntImm("int32", 0), [scores + i])
 
     def _row_of(self, name: str, batch: Any, head: Any, row: Any) -> Any:
         """Where a row of the mask or the bias begins."""

@@ -43,7 +43,7 @@ class AttentionSpec:
     fewer heads than q, each then read by as many neighbouring heads of q. ``mask`` adds an 8-bit mask
     (nonzero keeps), ``bias`` an int32 summand of the scores, both of strides given at run time. ``output``
     turns the normalised context (Q8) into int8, or int16 where it goes beyond. ``left``: score distances are
-    shifted left.
+    shifted left. ``uniform``: a row whose mask keeps nothing weighs all keys alike.
     """
 
     q: Rows
@@ -54,6 +54,7 @@ class AttentionSpec:
     mask: bool = False
     bias: bool = False
     left: bool = False
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.head_dim < 1:

@@ -155,7 +155,7 @@ def lower_attention(program: Program, node: Node) -> None:
         for heads, t in zip((op.heads, op.kv_heads, op.kv_heads), types, strict=True)
     )
     out = Rows(op.heads, op.head_dim, 0 if op.heads_first else op.heads * op.head_dim)
-    spec = AttentionSpec(q, k, v, out, output, op.masked, op.biased, op.shift < 0)
+    spec = AttentionSpec(q, k, v, out, output, op.masked, op.biased, op.shift < 0, op.uniform)
     kernel = program.kernel("attention", (spec, isa), lambda: attention(spec, isa))
     offsets = (op.q_offset, op.k_offset, op.v_offset)
     args: list[Arg] = [ValueArg(x, o) for x, o in zip(node.inputs[:3], offsets, strict=True)]

@@ -45,7 +45,8 @@ def lower_shift_weights(program: Program, node: Node) -> None:
 
     def write(frame: Frame, weights: Expr, length: Expr, total: Expr, to: Expr) -> None:
         with T.serial(0, length) as i:
-            store(frame.buffers["y"], weights[i], to + i)
+            value = T.Select(total == 0, T.IntImm("int32", 255), weights[i]) if op.uniform else weights[i]
+            store(frame.buffers["y"], value, to + i)
 
     softmax_rows(program, node, op, weight, write, (), node.inputs[1:])
 

@@ -18,16 +18,19 @@ from intc.errors import QuantizationError
 from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.dyadic import dyadic
+from intc.ops.elementwise import Cast, Not, Or, Where
 from intc.ops.gelu import Gelu
 from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
 from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.lut import LutSoftmax
 from intc.ops.poly import PolyGelu
+from intc.ops.reduce import ReduceSum
 from intc.ops.row_softmax import ShiftWeights, octave_factor
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
+from intc.ops.softmax import Softmax
 from intc.ops.table import Table
-from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
+from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
 
 Norm: TypeAlias = Callable[[Forms, Node, int, Array], Form]
 LOG2_E: Final = Fraction(1.4426950408889634)
@@ -43,33 +46,58 @@ def fixed_point(forms: Forms, value: str, low: int, high: int) -> tuple[Form, in
     return forms.quantised(value, 16, np.float64(2.0**-frac)), frac  # type: ignore[arg-type]
 
 
+def wide_scores(forms: Forms, value: str) -> Form:
+    """Scores of at most 32 bits, any two of which are less than 2**31 apart."""
+    form = forms.as_is(value, 32, 32)
+    lo, hi = forms.builder.graph.type(form.name).interval
+    return form if hi - lo < 2**31 else forms.quantised(value, 32)
+
+
+def filled(forms: Forms, node: Node, scores: Form, mask: tuple[str, ...]) -> tuple[Form, tuple[str, ...]]:
+    """Scores and mask of a softmax; where it is uniform, rows that keep nothing become equal scores that keep
+    everything.
+    """
+    assert isinstance(node.op, Softmax)
+    if not mask or not node.op.uniform:
+        return scores, mask
+    b, keep = forms.builder, mask[0]
+    zero = b.constant("zero", np.zeros(1, b.graph.type(scores.name).dtype))
+    ones = b.emit(Cast("int32"), keep, name=f"{keep}.int32")
+    count = b.emit(ReduceSum((-1,), True), ones, name=f"{keep}.count")
+    some = b.emit(Cast("bool"), count, name=f"{keep}.some")
+    kept = b.emit(Where(), some, scores.name, zero, name=f"{scores.name}.some", scale=as_scale(scores.scale))
+    full = b.emit(Or(), keep, b.emit(Not(), some, name=f"{keep}.none"), name=f"{keep}.full")
+    return replace(scores, name=kept), (full,)
+
+
 def shiftmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
-    scores = forms.as_is(node.inputs[0], 32, 32)
+    scores, mask = filled(forms, node, wide_scores(forms, node.inputs[0]), mask)
     m, e = dyadic(Fraction(float(scores.scale)) * LOG2_E * 2**15)
     return emitted(forms, node, Shiftmax(m, e, 8), (scores.name, *mask), PROBABILITY_SCALE)
 
 
 def shift_weights(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     """Softmax that only weighs values: numerators, to be divided by their sums behind the product."""
-    scores = forms.as_is(node.inputs[0], 32, 32)
-    op = ShiftWeights(*octave_factor(Fraction(float(scores.scale)) * LOG2_E))
+    scores = wide_scores(forms, node.inputs[0])
+    assert isinstance(node.op, Softmax)
+    op = ShiftWeights(*octave_factor(Fraction(float(scores.scale)) * LOG2_E), node.op.uniform)
     return replace(emitted(forms, node, op, (scores.name, *mask), np.float64(1.0)), row_sums=True)
 
 
 def ivit_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
-    scores = forms.quantised(node.inputs[0], 8)
+    scores, mask = filled(forms, node, forms.quantised(node.inputs[0], 8), mask)
     op = IvitShiftmax.from_scale(float(scores.scale))
     return emitted(forms, node, op, (scores.name, *mask), np.float64(op.output_scale))
 
 
 def ibert_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
-    scores = forms.quantised(node.inputs[0], 16)
+    scores, mask = filled(forms, node, forms.quantised(node.inputs[0], 16), mask)
     op = IbertSoftmax.from_scale(float(scores.scale))
     return emitted(forms, node, op, (scores.name, *mask), np.float64(op.output_scale))
 
 
 def lut_softmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
-    scores = forms.quantised(node.inputs[0], 8)
+    scores, mask = filled(forms, node, forms.quantised(node.inputs[0], 8), mask)
     table = forms.builder.constant(f"{node.output}.table", LutSoftmax.table(float(scores.scale)))
     return emitted(forms, node, LutSoftmax(8), (scores.name, table, *mask), PROBABILITY_SCALE)
 

@@ -18,9 +18,9 @@ from intc.errors import QuantizationError, RangeUnknown
 from intc.ir.dims import Dim
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array, Op
-from intc.ir.types import DType
+from intc.ir.types import DType, narrowest
 from intc.ops.dyadic import dyadic_array
-from intc.ops.elementwise import Div, Max, Min, Mul
+from intc.ops.elementwise import Cast, Div, Max, Min, Mul
 from intc.ops.fused import WIDE
 from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT, Concat, Gather, GatherElements
@@ -192,7 +192,7 @@ class Forms:
         if value not in self.base:
             node = self.nodes[value]
             if isinstance(node.op, Concat):
-                parts = [self.quantised(x, bits, scale).name for x in node.inputs]
+                parts = self._alike([self.quantised(x, bits, scale).name for x in node.inputs])
                 return Form(self._emit(node, *parts, bits=bits, scale=scale), scale)
             if self.deferred(node):
                 inner, factor = self.operand(node)
@@ -215,6 +215,18 @@ class Forms:
         op = Requantize(-limit, limit, DTYPE[bits])
         name = b.emit(op, form.name, m, e, name=f"{value}.q{bits}", scale=as_scale(scale))
         return Form(name, scale)
+
+    def _alike(self, values: list[str]) -> list[str]:
+        """Integers of several widths, all in the widest of them."""
+        types = [self.builder.graph.type(x) for x in values]
+        if len({t.dtype for t in types}) == 1:
+            return values
+        holds = narrowest(min(t.interval[0] for t in types), max(t.interval[1] for t in types))
+        widest = max((holds, *(t.dtype for t in types)), key=lambda d: np.dtype(d).itemsize)
+        return [
+            x if t.dtype == widest else self.builder.emit(Cast(widest), x, name=f"{x}.{widest}")
+            for x, t in zip(values, types, strict=True)
+        ]
 
     def ratio(self, ratios: Array) -> tuple[str, str]:
         """Constants ``m`` and ``e`` of the dyadic form of ``ratios`` (at least one element)."""

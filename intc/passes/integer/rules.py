@@ -19,6 +19,7 @@ from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Gather
 from intc.ops.requantize import Clip
+from intc.ops.softmax import Softmax
 from intc.passes.integer import families, rules_attention, rules_elementwise, rules_quantised, rules_window
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
@@ -67,8 +68,9 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
         base = context.forms.base.get(node.inputs[0])
         centre = base.centre if base is not None and base.centre is not None else np.zeros(1)
     offset = np.broadcast_to(centre, len(weight))
-    mean = (moments.mean - centre) / x.scale if moments is not None else np.zeros(len(weight))
-    corrected = moments is not None or bool(centre.any())
+    known = moments is not None and not _keeps_zeros(context, node)
+    mean = (moments.mean - centre) / x.scale if moments is not None and known else np.zeros(len(weight))
+    corrected = known or bool(centre.any())
     integers, correction = np.empty(weight.shape, np.int8), np.empty(weight.shape[1])
     for part in parts:
         w, s = folded(part), scale[part]
@@ -84,6 +86,20 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
         return form
     context.corrections[node.output] = correction
     return form if _bias_follows(context, node) else _biased(context, node, node.output, form, np.zeros(1))
+
+
+def _keeps_zeros(context: Context, node: Node) -> bool:
+    """Whether rows of zeros must stay zeros: those of an attention whose mask may keep nothing, where a norm
+    that is not centred would magnify the least constant.
+    """
+    forms, users = context.forms, context.users[node.output]
+    if not users or not all(isinstance(n.op, LayerNorm) and not n.op.centred for n in users):
+        return False
+    value = node.inputs[0]
+    while (made := forms.nodes.get(value)) is not None and isinstance(made.op, MOVEMENT):
+        value = made.inputs[0]
+    weights = forms.nodes.get(made.inputs[0]) if made is not None and isinstance(made.op, MatMul) else None
+    return weights is not None and isinstance(weights.op, Softmax) and len(weights.inputs) == 2
 
 
 def _covariance(moments: Moments, x: Form) -> Array | None:

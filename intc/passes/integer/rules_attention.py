@@ -11,8 +11,9 @@ import numpy as np
 from intc.errors import QuantizationError
 from intc.ir.dims import SYMBOL_MAX
 from intc.ir.graph import Node
-from intc.ops.elementwise import Add, Div, Mul
+from intc.ops.elementwise import Add, Div, Mul, Sub, Where
 from intc.ops.matmul import MatMul
+from intc.ops.movement import Reshape, Transpose
 from intc.ops.requantize import Requantize
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
@@ -24,11 +25,14 @@ SCORE_BIAS_MAX: Final = 2**29  # so that the distance of two scores fits 32 bits
 
 
 def product(context: Context, node: Node) -> Form:
-    """A product of two computed values: attention scores, or weights times values."""
+    """A product of two computed values: attention scores, or weights times values, in 8 bits; any other in as
+    many bits as its sums leave.
+    """
     forms, b = context.forms, context.forms.builder
-    a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
     length = forms.source.type(node.inputs[0]).shape[-1]
     count = length if isinstance(length, int) else SYMBOL_MAX
+    bits = 8 if _in_softmax(context, node) else _room(count)
+    a, c = (forms.as_is(x, bits, bits) for x in node.inputs)
     a, c = _fitting(forms, node, (a, c), count)
     scale = np.asarray(a.scale * c.scale)
     if not a.row_sums:
@@ -51,6 +55,31 @@ def _fitting(forms: Forms, node: Node, operands: tuple[Form, Form], count: int) 
     for x, form, size in zip(node.inputs, operands, sizes, strict=True):
         unsigned = forms.builder.graph.type(form.name).dtype == "uint8"
         yield form if unsigned or size <= LIMIT[bits] + 1 else forms.within(x, form, bits)
+
+
+def _room(count: int) -> int:
+    """The most bits, from 8 to 16, of two operands whose ``count`` products sum up in 32 bits."""
+    return next(bits for bits in range(16, 7, -1) if bits == 8 or count * LIMIT[bits] ** 2 < 2**31)
+
+
+def _in_softmax(context: Context, node: Node) -> bool:
+    """Whether a softmax reads the product, scaled or with something added, or makes its left operand."""
+    forms = context.forms
+    left = forms.nodes.get(node.inputs[0])
+    if left is not None and isinstance(left.op, Softmax):
+        return True
+    pending, seen = [node.output], set[str]()
+    while pending:
+        value = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        for user in context.users[value]:
+            if isinstance(user.op, Softmax):
+                return True
+            if isinstance(user.op, Add | Sub | Mul | Div | Where | Reshape | Transpose):
+                pending.append(user.output)
+    return False
 
 
 def biased_scores(context: Context, node: Node, sign: int) -> Form | None:

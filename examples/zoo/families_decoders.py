@@ -1,0 +1,68 @@
+"""Causal language models."""
+
+from __future__ import annotations
+
+import transformers as hf
+from family import GPT2, GQA, MASKED_TEXT, VOCABULARY, Family, decoder, text_feeds
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": decoder("GPT2", **GPT2),
+    "gpt2-masked": decoder("GPT2", masked=True, **GPT2),
+    "opt": decoder("OPT", word_embed_proj_dim=64, ffn_dim=128),
+    "gpt-neox": decoder("GPTNeoX"),
+    "llama": decoder("Llama", **GQA),
+    "llama-masked": decoder("Llama", masked=True, **GQA),
+    "mistral": decoder("Mistral", **GQA, sliding_window=8),
+    "qwen2": decoder("Qwen2", **GQA),
+    "qwen3": decoder("Qwen3", **GQA, head_dim=16),
+    "gemma": decoder("Gemma", num_key_value_heads=1, head_dim=16),
+    "gemma2": decoder("Gemma2", **GQA, head_dim=16, sliding_window=8),
+    "phi": decoder("Phi"),
+    "bloom": decoder("Bloom", n_head=4, n_layer=2),
+    "falcon": decoder("Falcon", new_decoder_architecture=False, multi_query=True, alibi=False),
+    "mpt": decoder("Mpt", d_model=64, n_heads=4, n_layers=2, expansion_ratio=2, max_seq_len=64),
+    "olmo2": decoder("Olmo2"),
+    "stablelm": decoder("StableLm", num_key_value_heads=2),
+    "codegen": decoder("CodeGen", n_embd=64, n_layer=2, n_head=4, n_positions=64, rotary_dim=8),
+    "gptj": decoder("GPTJ", masked=True, **GPT2, rotary_dim=8),
+    "gpt-neo": decoder(
+        "GPTNeo",
+        masked=True,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=8,
+    ),
+    "gpt-bigcode": decoder("GPTBigCode", masked=True, **GPT2),
+    "openai-gpt": Family(
+        lambda: hf.OpenAIGPTLMHeadModel(hf.OpenAIGPTConfig(vocab_size=VOCABULARY, **GPT2)),
+        text_feeds,
+        MASKED_TEXT,
+    ),
+    "biogpt": decoder("BioGpt", masked=True),
+    "xglm": decoder("XGLM", masked=True, d_model=64, num_layers=2, attention_heads=4, ffn_dim=128),
+    "phi3": decoder("Phi3", masked=True, **GQA),
+    "starcoder2": decoder("Starcoder2", masked=True, **GQA, sliding_window=8),
+    "mistral-masked": decoder("Mistral", masked=True, **GQA, sliding_window=8),
+    "gemma2-masked": decoder("Gemma2", masked=True, **GQA, head_dim=16, sliding_window=8),
+    "persimmon": decoder("Persimmon", masked=True),
+    "nemotron": decoder("Nemotron", masked=True, **GQA),
+    "olmo": decoder("Olmo", masked=True, **GQA),
+    "exaone4": decoder("Exaone4", masked=True, **GQA, sliding_window=8),
+    "smollm3": decoder("SmolLM3", masked=True, **GQA),
+    "deepseek-v3": decoder(
+        "DeepseekV3",
+        masked=True,
+        num_key_value_heads=4,
+        q_lora_rank=32,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=16,
+        v_head_dim=16,
+        first_k_dense_replace=2,
+        n_routed_experts=4,
+        n_group=1,
+        topk_group=1,
+        num_experts_per_tok=2,
+    ),
+}

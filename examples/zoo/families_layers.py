@@ -1,0 +1,35 @@
+"""Networks made of torch's own layers, and attention as people write it by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+from family import IMAGE, SEQUENCE, TEXT, Family, Feeds
+from networks_attention import FORMS, Decoder, EinsumAttention, Encoder, SetTransformer
+
+_TOKENS = {"x": TEXT}
+
+
+def _tokens(count: int, rng: np.random.Generator) -> Feeds:
+    """Rows with uneven channels."""
+    x = rng.normal(size=(count, SEQUENCE, 64)) * np.exp(0.3 * rng.normal(size=64))
+    return {"x": x.astype(np.float32)}
+
+
+def _padded(count: int, rng: np.random.Generator) -> Feeds:
+    lengths = rng.integers(SEQUENCE // 4, SEQUENCE + 1, size=count)
+    return {**_tokens(count, rng), "mask": np.arange(SEQUENCE)[None] >= lengths[:, None]}
+
+
+FAMILIES: dict[str, Family] = {
+    "transformer-encoder": Family(lambda: Encoder(first=True), _tokens, _TOKENS),
+    "transformer-encoder-mask": Family(lambda: Encoder(first=True), _padded, {**_TOKENS, "mask": TEXT}),
+    "transformer-encoder-sequence-first": Family(lambda: Encoder(first=False), _tokens, _TOKENS),
+    "transformer-decoder": Family(
+        lambda: Decoder(),
+        lambda n, rng: {**_tokens(n, rng), "y": rng.normal(size=(n, 12, 64)).astype(np.float32)},
+        {"x": IMAGE, "y": IMAGE},
+    ),
+    "set-transformer": Family(lambda: SetTransformer(), _tokens, _TOKENS),
+    **{f"attention-{form}": Family(lambda f=form: EinsumAttention(f), _tokens, _TOKENS) for form in FORMS},
+    "attention-windows": Family(lambda: EinsumAttention("windows"), _tokens, {"x": IMAGE}),
+}

@@ -1,0 +1,189 @@
+"""Converters of writes: ScatterND and ScatterElements, as choices between what was there and what is written.
+
+Ranges of positions are cuts and joins, known positions one lookup in old and new rows together, positions
+that are read at run time a comparison of every row's number with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from intc.errors import GraphError
+from intc.frontend.call import Call, Converter
+from intc.frontend.converters_movement import reshape_to
+from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index, require_equal
+from intc.ir.dims import Dim, product
+from intc.ir.op import Array
+from intc.ops.elementwise import Add, Equal, Less, LessOrEqual, Where
+from intc.ops.movement import Concat, Expand, Gather, Slice
+from intc.ops.reduce import ReduceMax
+
+Ranges = dict[int, tuple[Dim, Dim]]  # the positions from .. to along each axis that is not written as a whole
+
+
+def _scatter_nd(call: Call) -> list[Imported]:
+    """``data`` with ``updates`` at coordinates of the first axes."""
+    call.refuse(call.attributes.get("reduction", "none") != "none", "only plain writes are supported")
+    index = call.inputs[1]
+    count = call.ctx.shape_of(index)[-1]
+    data, updates = call.x(0), call.x(2)
+    parts = _parts(index)
+    ranges = _ranges(call, parts, call.shape(data)) if parts else None
+    if ranges is not None:
+        lead = [
+            b - a for a, b in (ranges.get(k, (0, d)) for k, d in enumerate(call.shape(data)[: len(parts)]))
+        ]
+        updates = reshape_to(call, updates, (*lead, *call.shape(data)[len(parts) :]), True)
+        return [_replaced(call, data, updates, ranges)]
+    if isinstance(index, np.ndarray) and index.dtype != object:
+        return [_at_known(call, data, updates, index)]
+    call.refuse(count != 1, "writes at computed coordinates of several axes are not supported")
+    live = call.x(1)
+    positions = reshape_to(call, live, (product(call.shape(live)),), True)
+    rows = reshape_to(call, updates, (*call.shape(positions), *call.shape(data)[1:]), True)
+    return [_at_computed(call, data, rows, positions, 0)]
+
+
+def _parts(index: Imported) -> tuple[Index, ...]:
+    """The coordinates as index tensors, one for each axis; none where they are no such tensors."""
+    if isinstance(index, IndexTuple):
+        return index.parts
+    if isinstance(index, Index) and index.shape[-1] == 1:
+        return (Index(index.shape[:-1], index.steps[:-1], index.offset),)
+    if isinstance(index, np.ndarray) and index.ndim > 1:
+        parts = [as_index(index[..., k]) for k in range(index.shape[-1])]
+        return tuple(p for p in parts if p is not None) if None not in parts else ()
+    return ()
+
+
+def _ranges(call: Call, parts: Sequence[Index], shape: Sequence[Dim]) -> Ranges | None:
+    """The box that coordinates fill in row-major order, or None where they fill none."""
+    found: Ranges = {}
+    last = -1
+    for k, (part, size) in enumerate(zip(parts, shape, strict=False)):
+        moving = [a for a, step in enumerate(part.steps) if step != 0 and part.shape[a] != 1]
+        if len(moving) > 1 or (moving and (part.steps[moving[0]] != 1 or moving[0] <= last)):
+            return None
+        length: Dim = part.shape[moving[0]] if moving else 1
+        last = moving[0] if moving else last
+        if part.offset == 0 and moving and not isinstance(size, int):
+            require_equal(length, size)
+        offset = part.offset + size if isinstance(part.offset, int) and part.offset < 0 else part.offset
+        if (offset, length) != (0, size):
+            found[k] = (offset, offset + length)
+    lead = product(b - a for a, b in (found.get(k, (0, d)) for k, d in enumerate(shape[: len(parts)])))
+    whole: Dim = 1
+    for axis in range(max(len(p.shape) for p in parts)):
+        sizes = [p.shape[axis - max(len(q.shape) for q in parts)] for p in parts if len(p.shape) > axis]
+        whole = whole * next((d for d in sizes if d != 1), 1)
+    return found if whole == lead else None
+
+
+def _replaced(call: Call, data: str, updates: str, ranges: Ranges) -> str:
+    """``data`` with ``updates`` in the box ``ranges``."""
+    if not ranges:
+        return updates
+    axis, (start, stop) = next(iter(ranges.items()))
+    size = call.shape(data)[axis]
+    inside = {k: v for k, v in ranges.items() if k != axis}
+    if inside:
+        updates = _replaced(call, call.emit(Slice(axis, start, stop), data, last=False), updates, inside)
+    parts = [call.emit(Slice(axis, 0, start), data, last=False)] if start != 0 else []
+    parts.append(updates)
+    parts += [call.emit(Slice(axis, stop, size), data, last=False)] if stop != size else []
+    return call.emit(Concat(axis), *parts) if len(parts) > 1 else updates
+
+
+def _at_known(call: Call, data: str, updates: str, index: Array) -> str:
+    """Old and new rows in one table, of which every row is one."""
+    count = index.shape[-1]
+    shape = call.shape(data)
+    lead = [d for d in shape[:count] if isinstance(d, int)]
+    if len(lead) != count:
+        raise GraphError("writes along an axis of symbolic size are not supported at these positions")
+    flat = np.ravel_multi_index(tuple(np.moveaxis(index, -1, 0) % lead_column(lead, index)), lead).ravel()
+    source = np.arange(math.prod(lead), dtype=np.int64)
+    source[flat] = len(source) + np.arange(flat.size)
+    old = reshape_to(call, data, (len(source), *shape[count:]), True)
+    new = reshape_to(call, updates, (flat.size, *shape[count:]), True)
+    both = call.emit(Concat(0), old, new, last=False)
+    positions = call.ctx.builder.constant(f"{call.node.output[0]}.positions", source)
+    return reshape_to(call, call.emit(Gather(0), both, positions, last=False), shape, True)
+
+
+def lead_column(lead: Sequence[int], index: Array) -> Array:
+    """The sizes of the axes, for coordinates that stand along the first axis."""
+    return np.asarray(lead).reshape(-1, *(1,) * (index.ndim - 1))
+
+
+def _at_computed(call: Call, data: str, updates: str, positions: str, axis: int) -> str:
+    """``updates``, one row along ``axis`` for each of ``positions`` [n] (the last counts), in ``data``."""
+    shape = call.shape(data)
+    size, count, rank = shape[axis], call.shape(positions)[0], len(shape)
+
+    def integer(index: Index) -> str:
+        return call.ctx.live(index, f"{call.node.output[0]}.positions")
+
+    zero = integer(Index((1,), (0,), 0))
+    behind = call.emit(Less(), positions, zero, last=False)
+    moved = call.emit(Add(), positions, integer(Index((1,), (0,), size)), last=False)
+    positions = call.emit(Where(), behind, moved, positions, last=False)
+    rows = integer(Index((size, 1), (1, 0)))
+    here = call.emit(Equal(), rows, reshape_to(call, positions, (1, count), True), last=False)  # [size, n]
+    minus = call.ctx.builder.constant(f"{call.node.output[0]}.none", np.array([-1], np.int64))
+    number = call.emit(Where(), here, integer(Index((1, count), (0, 1))), minus, last=False)
+    number = call.emit(ReduceMax((1,), False), number, last=False)  # [size], -1 where nothing is written
+    written = call.emit(LessOrEqual(), zero, number, last=False)
+    written = reshape_to(call, written, (size, *(1,) * (rank - axis - 1)), True)
+    if count == 1:
+        new = updates
+    else:
+        first = call.emit(Where(), call.emit(Less(), number, zero, last=False), zero, number, last=False)
+        new = call.emit(Gather(axis), updates, first, last=False)
+    return call.emit(Where(), written, new, data)
+
+
+def _scatter_elements(call: Call) -> list[Imported]:
+    """Writes along one axis at positions that are alike everywhere else."""
+    call.refuse(call.attributes.get("reduction", "none") != "none", "only plain writes are supported")
+    data, updates, index = call.x(0), call.x(2), call.inputs[1]
+    axis, shape = call.axis(data), call.shape(data)
+    where = call.ctx.shape_of(index)
+    for a, (d, e) in enumerate(zip(shape, where, strict=True)):
+        if a != axis:
+            require_equal(d, e)
+    call.refuse(
+        any(d != e for a, (d, e) in enumerate(zip(shape, where, strict=True)) if a != axis),
+        "writes to a part of the other axes are not supported",
+    )
+    positions = _along(call, index, axis)
+    return [_at_computed(call, data, updates, positions, axis)]
+
+
+def _along(call: Call, index: Imported, axis: int) -> str:
+    """Positions [n] along ``axis`` of an index tensor that repeats them along all others."""
+    if isinstance(index, np.ndarray) and index.dtype != object:
+        row = np.moveaxis(index, axis, -1).reshape(-1, index.shape[axis])
+        call.refuse((row != row[0]).any(), "positions that differ along other axes are not supported")
+        return call.ctx.builder.constant(f"{call.node.output[0]}.index", row[0].astype(np.int64))
+    if isinstance(index, Index):
+        call.refuse(
+            any(s for a, s in enumerate(index.steps) if a != axis),
+            "positions that differ along other axes are not supported",
+        )
+        return call.ctx.live(Index((index.shape[axis],), (index.steps[axis],), index.offset), "positions")
+    value = call.x(1)
+    size = call.shape(value)[axis]
+    nodes = {n.output: n for n in call.ctx.builder.graph.nodes}
+    while value in nodes and isinstance(nodes[value].op, Expand):
+        value = nodes[value].inputs[0]
+    call.refuse(
+        product(call.shape(value)) != size, "positions that differ along other axes are not supported"
+    )
+    return reshape_to(call, value, (size,), True)
+
+
+CONVERTERS: dict[str, Converter] = {"ScatterND": _scatter_nd, "ScatterElements": _scatter_elements}

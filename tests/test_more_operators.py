@@ -1,0 +1,62 @@
+"""Operators at the edge of models: log-probabilities, positions looked up in constants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import intc
+from intc.errors import UnsupportedModel
+from intc.frontend import import_onnx
+from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
+
+
+def test_log_probabilities(tmp_path: Path) -> None:
+    weights: Feeds = {"w": floats(8, 6)}
+    proto = model(
+        "m = MatMul(x, w) y = LogSoftmax(m)", "float[batch, seq, 8] x", "float[b2, s2, 6] y", weights
+    )
+    feeds: Feeds = {"x": floats(32, 5, 8)}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    want = expected(proto, feeds)[0]
+    assert np.linalg.norm(found - want) < 0.02 * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_elements_of_long_constants(axis: int) -> None:
+    """More than the 64 choices that the reference implementation has."""
+    table, index = floats(90, 90), np.random.default_rng(3).integers(-90, 90, (7, 5))
+    body = f"g = GatherElements<axis={axis}>(table, index) y = Add(x, g)"
+    proto = model(body, "float[7, 5] x", "float[7, 5] y", {"table": table, "index": index})
+    graph = canonical(proto, {"x": floats(7, 5)})
+    assert operators(graph) == {"add": 1}
+    with pytest.raises(UnsupportedModel, match="an index lies outside the 90 entries"):
+        import_onnx(model(body, "float[7, 5] x", "float[7, 5] y", {"table": table, "index": index + 90}))
+
+
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_one_hot(axis: int) -> None:
+    body = f"h = OneHot<axis={axis}>(i, depth, values) y = Mul(h, two)"
+    weights: Feeds = {"depth": np.array([4]), "values": np.array([0.5, 3], np.float32), "two": np.float32(2)}
+    proto = model(body, "int64[batch, seq] i", "float[a, b, c] y", weights)
+    canonical(proto, {"i": np.array([[0, 3, -1], [2, 5, -4]])})
+
+
+@pytest.mark.parametrize("k", [0, 1, -2])
+def test_identity_of_any_length(k: int) -> None:
+    body = "d = Shape(x) n = Gather(d, at) s = Concat<axis=0>(n, n) z = ConstantOfShape(s)"
+    body += f" e = EyeLike<k={k}>(z) y = Add(x, e)"
+    proto = model(body, "float[batch, seq, seq] x", "float[b2, s2, s3] y", {"at": np.array([1])})
+    canonical(proto, {"x": floats(2, 5, 5)})
+
+
+def test_positions_that_count_down() -> None:
+    body = "d = Shape(x) n = Gather(d, at) r = Range(n, zero, minus) f = Cast<to=1>(r) y = Add(x, f)"
+    weights = {"at": np.int64(1), "zero": np.int64(0), "minus": np.int64(-1)}
+    canonical(model(body, "float[batch, seq] x", "float[b2, s2] y", weights), {"x": floats(2, 5)})

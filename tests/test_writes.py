@@ -1,0 +1,114 @@
+"""ScatterND and ScatterElements: boxes, known rows, and rows at positions that are read at run time, such as
+those of a cache of fixed length. Each gives what onnxruntime gives, and compiles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import intc
+from intc.errors import UnsupportedModel
+from intc.frontend import import_onnx
+from tests.onnx_models import Feeds, expected, floats, model, operators
+
+RNG = np.random.default_rng(53)
+
+
+def compiled(path: Path, proto: onnx.ModelProto, feeds: Feeds, others: Feeds | None = None) -> intc.Module:
+    """``proto`` compiled on ``feeds``: the exact reference's bits, close to fp32, on ``others`` as well."""
+    onnx.save(proto, path)
+    module = intc.compile(path, [feeds], rounding="nearest")
+    for given in (feeds, others or feeds):
+        (found,), (exact,) = module.session().run(None, given), module.graph.evaluate(given)
+        assert np.array_equal(found, exact)
+        want = expected(proto, given)[0]
+        assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)
+    return module
+
+
+def grid(*ranges: range) -> np.ndarray:
+    return np.stack(np.meshgrid(*(np.array(r) for r in ranges), indexing="ij"), axis=-1).astype(np.int64)
+
+
+def test_a_box_of_a_fixed_tensor_is_cut_and_joined(tmp_path: Path) -> None:
+    body = "r = Relu(x) s = Relu(u) y = ScatterND(r, i, s)"
+    inputs = "float[4, 6, 5] x, float[4, 3, 2] u"
+    weights = {"i": grid(range(4), range(1, 4), range(3, 5))}
+    feeds: Feeds = {"x": floats(4, 6, 5), "u": floats(4, 3, 2)}
+    module = compiled(tmp_path / "m.onnx", model(body, inputs, "float[4, 6, 5] y", weights), feeds)
+    assert {"slice", "concat"} <= operators(module.graph).keys() and "gather" not in operators(module.graph)
+
+
+def test_a_range_of_channels_at_any_batch_and_length() -> None:
+    """What ``x[..., 2:5] = u`` is traced to."""
+    body = (
+        "r = Relu(x) d = Shape(r) b = Gather(d, zero) s = Gather(d, one) ib = Range(zero, b, one)"
+        " is = Range(zero, s, one) ub = Reshape(ib, to_b) us = Reshape(is, to_s) uc = Reshape(channels, to_c)"
+        " eb = Expand(ub, whole) k = Concat<axis=0>(b1, s1, three1)"
+        " zb = Expand(ub, k) zs = Expand(us, k) zc = Expand(uc, k)"
+        " tb = Unsqueeze(zb, last) ts = Unsqueeze(zs, last) tc = Unsqueeze(zc, last)"
+        " i = Concat<axis=-1>(tb, ts, tc) y = ScatterND(r, i, u)"
+    ).replace("eb = Expand(ub, whole) ", "b1 = Unsqueeze(b, first) s1 = Unsqueeze(s, first) ")
+    weights: Feeds = {
+        "zero": np.int64(0), "one": np.int64(1), "channels": np.arange(2, 5), "three1": np.array([3]),
+        "to_b": np.array([-1, 1, 1]), "to_s": np.array([1, -1, 1]), "to_c": np.array([1, 1, -1]),
+        "last": np.array([-1]), "first": np.array([0]),
+    }  # fmt: skip
+    inputs = "float[batch, seq, 6] x, float[batch, seq, 3] u"
+    proto = model(body, inputs, "float[b2, s2, 6] y", weights)
+    graph = import_onnx(proto)
+    feeds: Feeds = {"x": floats(2, 5, 6), "u": floats(2, 5, 3)}
+    np.testing.assert_array_equal(graph.evaluate(feeds)[0], expected(proto, feeds)[0])
+    assert operators(graph) == {"relu": 1, "slice": 2, "concat": 1}
+
+
+def test_known_rows_out_of_order(tmp_path: Path) -> None:
+    body = "r = Relu(x) y = ScatterND(r, i, u)"
+    weights = {"i": np.array([[3, 1], [-4, 0], [2, 2]])}
+    inputs = "float[4, 3, 5] x, float[3, 5] u"
+    feeds: Feeds = {"x": floats(4, 3, 5), "u": floats(3, 5)}
+    compiled(tmp_path / "m.onnx", model(body, inputs, "float[4, 3, 5] y", weights), feeds)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_cache_of_fixed_length(rows: int, tmp_path: Path) -> None:
+    """Positions are an input; rows that are not written stay; negative positions count from the end."""
+    body = (
+        "t = Transpose<perm=[2, 0, 1, 3]>(cache) v = Transpose<perm=[2, 0, 1, 3]>(new)"
+        " p = Unsqueeze(at, last) w = ScatterND(t, p, v) y = Transpose<perm=[1, 2, 0, 3]>(w)"
+    )
+    inputs = f"float[batch, 2, 8, 4] cache, float[batch, 2, {rows}, 4] new, int64[{rows}] at"
+    proto = model(body, inputs, "float[b2, 2, 8, 4] y", {"last": np.array([-1])})
+    feeds: Feeds = {"cache": floats(4, 2, 8, 4), "new": floats(4, 2, rows, 4), "at": np.arange(rows) + 2}
+    others: Feeds = {**feeds, "at": np.array([-1, 0, 4])[:rows]}
+    compiled(tmp_path / "m.onnx", proto, feeds, others)
+
+
+def test_elements_along_one_axis_at_positions_that_are_repeated() -> None:
+    body = "e = Expand(at, shape) y = ScatterElements<axis=2>(cache, e, new)"
+    inputs = "float[3, 2, 8, 4] cache, float[3, 2, 2, 4] new, int64[1, 1, 2, 1] at"
+    proto = model(body, inputs, "float[3, 2, 8, 4] y", {"shape": np.array([3, 2, 2, 4])})
+    feeds: Feeds = {
+        "cache": floats(3, 2, 8, 4),
+        "new": floats(3, 2, 2, 4),
+        "at": np.array([6, 1]).reshape(1, 1, 2, 1),
+    }
+    np.testing.assert_array_equal(import_onnx(proto).evaluate(feeds)[0], expected(proto, feeds)[0])
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("y = ScatterND<reduction=\"add\">(x, i, u)", "only plain writes"),
+        ("y = ScatterND(x, i, u)", "computed coordinates of several axes"),
+        ("y = ScatterElements<axis=0>(x, e, x)", "differ along other axes"),
+    ],
+)  # fmt: skip
+def test_other_writes_are_refused(body: str, reason: str) -> None:
+    inputs = "float[4, 3] x, int64[2, 2] i, float[2] u, int64[4, 3] e"
+    with pytest.raises(UnsupportedModel, match=reason):
+        import_onnx(model(body, inputs, "float[4, 3] y", opset=18))
