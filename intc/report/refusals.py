@@ -37,11 +37,23 @@ def _reasons(module: ModuleType, name: str, seen: set[tuple[str, str]]) -> Itera
             yield KNOWN.format(reason) if called.attr == "known" else reason
         elif isinstance(called, ast.Name) and called.id == "GraphError":
             yield _text(node.args[0])
-        elif isinstance(called, ast.Name):
-            inner: Any = getattr(module, called.id, None)
+        else:
+            inner = _called(module, called)
             home = inspect.getmodule(inner) if inspect.isfunction(inner) else None
-            if home is not None and home.__name__.startswith(PACKAGE) and called.id not in MALFORMED:
-                yield from _reasons(home, inner.__name__, seen)
+            if home is not None and home.__name__.startswith(PACKAGE) and inner.__name__ not in MALFORMED:
+                yield from _reasons(home, inner.__qualname__.split(".")[0], seen)
+
+
+def _called(module: ModuleType, called: ast.expr) -> Any:
+    """What ``name``, or ``other.TABLE["Name"]`` with a module ``other``, is in ``module``; else None."""
+    match called:
+        case ast.Name(id=name):
+            return getattr(module, name, None)
+        case ast.Subscript(
+            value=ast.Attribute(value=ast.Name(id=other), attr=table), slice=ast.Constant(value=key)
+        ):
+            return getattr(getattr(module, other, None), table, {}).get(key)
+    return None
 
 
 @cache
