@@ -11,7 +11,8 @@ import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import intc
-from intc.errors import CalibrationError, ImportFailure, UnsupportedModel
+from intc.cli import main
+from intc.errors import CalibrationError, ImportFailure, UnsupportedModel, UsageError
 from intc.frontend import import_onnx
 from tests.onnx_models import Feeds, floats, model
 
@@ -259,3 +260,16 @@ def test_the_values_whose_range_nothing_gives_are_named(tmp_path: Path) -> None:
         intc.compile(saved(partly, tmp_path))
     with pytest.raises(CalibrationError, match="judged on calibration data"):
         intc.compile(saved(proto, tmp_path), bits="auto")
+
+
+def test_the_command_line_needs_no_data_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = f"q = {PAIR} a = MatMul(x1, w) u = QuantizeLinear(a, sx, zx) y = DequantizeLinear(u, sx, zx)"
+    weights: Feeds = {"sx": np.float32(0.05), "zx": np.int8(0), "w": floats(8, 4)}
+    path = saved(model(body, "float[batch, 8] x", "float[b2, 4] y", weights), tmp_path)
+    assert main(["compile", str(path), "-o", str(tmp_path / "m.intc")]) == 0
+    assert main(["inspect", str(path), "--after", "integerise"]) == 0
+    assert "%x : int8" in capsys.readouterr().out
+    assert main(["compile", str(path), "--report", str(tmp_path / "r.html")]) == 2
+    assert "measured on calibration data" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="compiled without data"):
+        intc.compile(path).report()
