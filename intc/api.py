@@ -107,8 +107,7 @@ def compile(
             raise CalibrationError(
                 "bits='auto' and accuracy targets are judged on calibration data; give some"
             )
-        state = phases.equalise(state, {}, tell)
-        stats = derive(state.graph)
+        state, stats = derived(state, tell)
     else:
         state, feeds = equalised(state, open_feeds(state.graph, calibration), tell)
         feeds = _kept(state.graph, feeds, samples)
@@ -151,6 +150,12 @@ def _origin(calibration: Feeds | None) -> str:
     if calibration is None:
         return "model"
     return "random" if isinstance(calibration, str) and calibration == "random" else "data"
+
+
+def derived(state: Pipeline, tell: Progress | None = None) -> tuple[Pipeline, dict[str, Statistics]]:
+    """``state`` with phase 2 passed without data, and the statistics that follow from the model."""
+    state = phases.equalise(state, {}, tell)
+    return state, derive(state.graph)
 
 
 def equalised(
@@ -290,6 +295,8 @@ class Module:
             raise UsageError("the module has no float graph to compare with; compile it from its ONNX file")
         if samples < 1:
             raise UsageError(f"samples={samples}: at least one sample is needed")
+        if feeds is None and not self.samples:
+            raise UsageError("the module was compiled without data; give feeds to measure on")
         integerised = next(s for s in self.passes.snapshots if s.name == "integerise")
         batches = bounded(integerised.before, self.samples if feeds is None else feeds, samples)
         settings = {**self.provenance, "target": self.lowered.target.name}

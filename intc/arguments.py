@@ -78,7 +78,9 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, help="the artifact (default: the model's name with .intc)"
     )
     parser.add_argument(
-        "--calibration", metavar="NPZ", help="sample inputs, or 'random' for trials of speed only"
+        "--calibration",
+        metavar="NPZ",
+        help="sample inputs (a quantised model may do without), or 'random' for trials of speed only",
     )
     parser.add_argument(
         "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni"

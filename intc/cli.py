@@ -60,6 +60,8 @@ def _fail(args: argparse.Namespace, error: BaseException, status: int, prefix: s
 def compile_command(args: argparse.Namespace) -> int:
     from intc.report.accuracy_text import accuracy_scope, print_worst
 
+    if args.calibration is None and (args.report or args.worst):
+        raise UsageError("--report and --worst are measured on calibration data; give --calibration NPZ")
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".intc")
     families = tuple(f for f in args.families.split(",") if f)
@@ -81,7 +83,7 @@ def compile_command(args: argparse.Namespace) -> int:
             progress=tell,
             dump_after=args.dump_after,
         )
-        report = module.report(None, samples, tell) if samples else None
+        report = module.report(None, samples, tell) if samples and module.samples else None
         tell("write the artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
         module.passes = None  # the float weights are not needed any more

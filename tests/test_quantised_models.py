@@ -56,7 +56,7 @@ def run(path: Path, feeds: Feeds) -> np.ndarray:
     return np.asarray(onnxruntime.InferenceSession(str(path), options).run(None, feeds)[0])
 
 
-def compiled(path: Path, calibration: Feeds, feeds: Feeds) -> np.ndarray:
+def compiled(path: Path, calibration: Feeds | None, feeds: Feeds) -> np.ndarray:
     module = intc.compile(path, calibration)
     (exact,) = module.graph.evaluate(feeds)
     (found,) = module.session().run(None, feeds)
@@ -98,6 +98,23 @@ def test_onnxruntime_static(form: str, plain: Path) -> None:
     got, quantised = compiled(path, calibration, feeds), run(path, feeds)
     assert decibels(quantised, got) > 34, "far nearer to the quantised model than that is to fp32"
     assert decibels(run(plain, feeds), got) > decibels(run(plain, feeds), quantised) - 1
+
+
+def test_a_model_whose_scales_say_all_needs_no_data(plain: Path) -> None:
+    """All that 16-bit activations leave to lose is in the last bits."""
+    path = plain.with_name("quantised.onnx")
+    kinds = {"activation_type": QuantType.QUInt16, "weight_type": QuantType.QInt8}
+    quantize_static(plain, path, Reader(samples(32)), **kinds)
+    feeds = samples(16)
+    assert decibels(run(path, feeds), compiled(path, None, feeds)) > 60
+
+
+def test_few_samples_do_not_cut_what_the_model_does_not(plain: Path) -> None:
+    """Calibrated on one sample, the quantised model is still what it is."""
+    path = plain.with_name("quantised.onnx")
+    quantize_static(plain, path, Reader(samples(32)), **FORMS["products only"])
+    feeds = samples(16)
+    assert decibels(run(path, feeds), compiled(path, samples(1), feeds)) > 34
 
 
 def test_onnxruntime_dynamic(plain: Path) -> None:

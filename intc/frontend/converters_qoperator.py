@@ -14,7 +14,6 @@ from intc.frontend import (
     converters_image,
     converters_movement,
     converters_nn,
-    converters_reduce,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_quantised import PAIRS, limits_of, number, quantised, real
@@ -27,7 +26,6 @@ PLAIN: Final[dict[str, Converter]] = {
     **converters_movement.CONVERTERS,
     **converters_nn.CONVERTERS,
     **converters_image.CONVERTERS,
-    **converters_reduce.CONVERTERS,
     "com.microsoft.Attention": converters_attention.MICROSOFT["Attention"],
 }
 
@@ -203,7 +201,6 @@ MICROSOFT: dict[str, Converter] = {
     "QLinearGlobalAveragePool": _qlinear_pool("GlobalAveragePool"),
     "QLinearLeakyRelu": _qlinear("LeakyRelu", 1),
     "QLinearMul": _qlinear("Mul", 2),
-    "QLinearReduceMean": _qlinear("ReduceMean", 1),
     "QLinearSigmoid": _qlinear("Sigmoid", 1),
     "QLinearSoftmax": _softmax,
     "QLinearWhere": _qlinear("Where", 2, first=1),

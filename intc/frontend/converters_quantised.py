@@ -155,7 +155,8 @@ def real(call: Call, i: int, scale_at: int, zero_at: int) -> Imported:
         shifted = call.emit(ew.Sub(), units, call.constant(np.atleast_1d(zero)), last=False)
         return call.emit(ew.Mul(), shifted, call.constant(np.atleast_1d(scale)), last=False)
     known = quantiser_of(call, x)
-    same = known is not None and known.equals(scale, zero)
+    dynamic = bool((scale == 1).all() and (zero == 0).all())  # see _dynamic
+    same = known.equals(scale, zero) if known is not None else dynamic
     call.refuse(not same, "its scale and zero point are not those that the value was quantised with")
     return x
 
@@ -201,7 +202,8 @@ def _pad(call: Call) -> list[Imported]:
     )
     if quantiser is not None and isinstance(fill, np.ndarray):
         call.refuse(quantiser.scale.size > 1, "padding of a value that is quantised per channel")
-        call.inputs[2] = np.float32((fill.astype(np.float64) - quantiser.op.zero) * quantiser.scale)
+        real_fill = (fill.astype(np.float64) - quantiser.op.zero) * quantiser.scale.ravel()
+        call.inputs[2] = np.asarray(real_fill, np.float32)
     return converters_image.CONVERTERS["Pad"](call)
 
 

@@ -13,9 +13,9 @@ from intc.errors import CalibrationError, GraphError, QuantizationError, RangeUn
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
-from intc.ops.elementwise import Cast
+from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
 from intc.ops.fake_quantize import FakeQuantize
-from intc.ops.movement import Concat, Gather, GatherElements
+from intc.ops.movement import Concat, Gather, GatherElements, Reshape, Transpose
 from intc.ops.requantize import Clip
 from intc.passes.integer import rules_quantised
 from intc.passes.integer.context import Context
@@ -211,11 +211,21 @@ def _grid(context: Context, value: str) -> FakeQuantize | None:
     return grids.pop() if alone and value not in context.forms.source.outputs else None
 
 
+def _meets_grid(context: Context, value: str) -> bool:
+    """Whether the model quantises ``value``, directly or behind constants (the normalisation of an image)."""
+    for user in context.users[value]:
+        live = [x for x in user.inputs if context.constant(x) is None]
+        affine = isinstance(user.op, Add | Sub | Mul | Div | Reshape | Transpose) and len(live) == 1
+        if isinstance(user.op, FakeQuantize) or (affine and _meets_grid(context, user.output)):
+            return True
+    return False
+
+
 def _reader_bits(context: Context, value: str) -> int:
     """The most bits that a product reads ``value`` with, directly or through data movement."""
     bits = [context.plan.activations(n, w.shape[0]) for n, w in context.products(value)]
     moved = [n for n in context.users[value] if context.forms.deferred(n) and not isinstance(n.op, Concat)]
-    if any(isinstance(n.op, FakeQuantize) for n in context.users[value]):
+    if _meets_grid(context, value):
         return 16  # the model's own rounding is the one that counts
     return max(8, *bits, *(_reader_bits(context, n.output) for n in moved), 8)
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from intc.api import equalised
+from intc.api import derived, equalised
 from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Port
-from intc.calibration import collect, open_feeds
+from intc.calibration import collect, is_quantised, open_feeds, widened
 from intc.calibration.readers import Feeds
 from intc.errors import UsageError
 from intc.frontend import import_onnx
@@ -35,7 +35,7 @@ def graph_of(
 ) -> tuple[Graph, Graph]:
     """A graph and the one before it: an artifact's; an ONNX file as imported; or around the pass ``after``.
 
-    The passes from ``integerise`` on need calibration data. UsageError for an unknown pass.
+    The passes from ``integerise`` on need calibration data, as :func:`intc.compile` does. UsageError for an unknown pass.
     """
     if path.suffix == ".intc":
         if after is not None:
@@ -54,8 +54,11 @@ def _run_to(source: Graph, after: str, calibration: Feeds | None) -> Snapshot:
         raise UsageError(f"no pass '{after}'; the passes are {', '.join(phases.PASS_NAMES)}")
     state: Pipeline = phases.canonicalise(source)
     if not any(s.name == after for s in state.snapshots):
-        state, feeds = equalised(state, open_feeds(state.graph, calibration))
-        stats = collect(state.graph, feeds, products=True)
+        if calibration is None and is_quantised(state.graph):
+            state, stats = derived(state)
+        else:
+            state, feeds = equalised(state, open_feeds(state.graph, calibration))
+            stats = widened(collect(state.graph, feeds, products=True), state.graph)
         state = phases.prepare(phases.integerise(state, stats))
     return next(s for s in state.snapshots if s.name == after)
 
