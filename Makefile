@@ -44,7 +44,7 @@ bench:  ## time intc against other engines (needs the extras [bench,examples]; i
 accuracy: $(STAMP)  ## accuracy against other int8 engines; needs `pip install -e ".[bench,examples]"`
 	$(BIN)/python examples/accuracy/run.py
 
-zoo: $(STAMP)  ## compile and verify 69 families of models beside int8 peers; needs `pip install -e ".[bench,examples]"`
+zoo: $(STAMP)  ## compile and verify 154 families of models beside int8 peers; needs `pip install -e ".[bench,examples]"`
 	$(BIN)/python examples/zoo/run.py
 
 clean:  ## remove the environment, caches and outputs
