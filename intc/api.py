@@ -23,11 +23,14 @@ from intc.artifact.writer import write_artifact
 from intc.calibration import Observer, collect, collect_cached, count_batches, open_feeds
 from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
+from intc.codegen.c.source import Source, lower_source, require_fixed
+from intc.codegen.c.write import write_source
 from intc.codegen.lower import Lowered, lower
 from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
 from intc.errors import UsageError
 from intc.frontend import import_onnx
+from intc.ir.bound import bound
 from intc.ir.dims import Dim
 from intc.ir.graph import Graph
 from intc.ir.op import Array
@@ -90,6 +93,8 @@ def compile(
     path = Path(model)
     tell("import")
     source = import_onnx(path, inputs)
+    if not resolve(target).native:
+        require_fixed(source)
     state = phases.canonicalise(source, tell)
     tell("calibrate")
     samples: list[dict[str, Array]] = []
@@ -121,7 +126,7 @@ def compile(
         "rounding": rounding,
         "calibration": "random" if isinstance(calibration, str) and calibration == "random" else "data",
     }
-    lowered = lower(state.graph, target)
+    lowered = _lowered(state.graph, target, source.outputs)
     dumps = {name: state.after(name) for name in wanted}
     return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps, samples)
 
@@ -168,15 +173,25 @@ def _calibrate(
     return collect_cached(observer, batches, cache, key, progress)
 
 
-def open_module(path: str | os.PathLike[str], target: str | None = None) -> Module:
+def open_module(
+    path: str | os.PathLike[str], target: str | None = None, sizes: Mapping[str, int] | None = None
+) -> Module:
     """The module in artifact ``path``, compiled again for ``target`` (default: the artifact's own).
 
-    ``graph`` and ``prepared`` are both the fused integer graph that the artifact holds. Results are equal
-    on every target.
+    ``graph`` and ``prepared`` are both the fused integer graph that the artifact holds, with the free sizes
+    in ``sizes``, such as ``{"batch": 1}``, fixed. Results are equal on every target.
     """
     manifest, graph = read_graph(path)
-    lowered = lower(graph, target or manifest.target)
-    return Module(graph, graph, lowered, tuple(p.name for p in manifest.outputs), dict(manifest.provenance))
+    graph = bound(graph, sizes or {})
+    names = tuple(p.name for p in manifest.outputs)
+    return Module(
+        graph, graph, _lowered(graph, target or manifest.target, names), names, dict(manifest.provenance)
+    )
+
+
+def _lowered(graph: Graph, target: str, output_names: Sequence[str]) -> Lowered | Source:
+    """``graph`` as native code, or as C source."""
+    return lower(graph, target) if resolve(target).native else lower_source(graph, output_names)
 
 
 @dataclass
@@ -191,7 +206,7 @@ class Module:
 
     graph: Graph
     prepared: Graph
-    lowered: Lowered
+    lowered: Lowered | Source
     output_names: tuple[str, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     passes: Pipeline | None = None
@@ -203,8 +218,18 @@ class Module:
         """The plan that the module was compiled with; of a module made from a graph, the empty one."""
         return parse_plan(self.provenance.get("plan", {}), "provenance")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the artifact; ``path`` is replaced in one step once all is written."""
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write the artifact; ``path`` is replaced in one step once all is written. Returns the files.
+
+        A module for target ``c`` is several files of source in the folder ``path``, or beside it where it
+        ends in ``.c`` (docs/c.md).
+        """
+        if isinstance(self.lowered, Source):
+            model = str(self.provenance.get("model", self.graph.name))
+            origin = f"made by intc {intc.__version__} from {model}"
+            if digest := self.provenance.get("model_sha256"):
+                origin += f", SHA-256 {digest}"
+            return write_source(self.lowered, path, model, origin)
         graph = _without_inner_scales(self.prepared)
         weights = side_tensors(graph)
         packed = _packed(self.lowered.constants, weights)
@@ -224,6 +249,7 @@ class Module:
         )
         narrow = {name: narrowed(array) for name, array in weights.items()}
         write_artifact(path, manifest, print_graph(graph), narrow, self.lowered.library, certificate(graph))
+        return [Path(path)]
 
     def run(
         self,
@@ -241,7 +267,15 @@ class Module:
         return self._session.create_state(batch)
 
     def session(self, threads: int = 1) -> Session:
-        """A session of this module, by way of an artifact in a temporary folder."""
+        """A session of this module, by way of an artifact in a temporary folder.
+
+        UsageError for target ``c``: source code runs elsewhere; ``graph.evaluate`` gives its results.
+        """
+        if isinstance(self.lowered, Source):
+            raise UsageError(
+                "a module for target 'c' is source code and does not run here; graph.evaluate gives the same "
+                "integers"
+            )
         with tempfile.TemporaryDirectory(prefix="intc-") as folder:
             path = Path(folder) / "module.intc"
             self.save(path)

@@ -75,13 +75,18 @@ def _add(group: Any, name: str, command: Command, text: str, example: str) -> ar
 def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="an ONNX file")
     parser.add_argument(
-        "-o", "--output", type=Path, help="the artifact (default: the model's name with .intc)"
+        "-o",
+        "--output",
+        type=Path,
+        help="the artifact (default: the model's name with .intc); for target c a folder, or a .c file",
     )
     parser.add_argument(
         "--calibration", metavar="NPZ", help="sample inputs, or 'random' for trials of speed only"
     )
     parser.add_argument(
-        "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni"
+        "--target",
+        default="native",
+        help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni, or c (C source)",
     )
     parser.add_argument(
         "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"

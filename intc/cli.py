@@ -58,6 +58,7 @@ def _fail(args: argparse.Namespace, error: BaseException, status: int, prefix: s
 
 
 def compile_command(args: argparse.Namespace) -> int:
+    from intc.codegen.c.write import place_of
     from intc.report.accuracy_text import accuracy_scope, print_worst
 
     if args.calibration is None:
@@ -66,7 +67,9 @@ def compile_command(args: argparse.Namespace) -> int:
             "along axis 0), or --calibration random for trials of speed only"
         )
     bits = int(args.bits) if args.bits.isdigit() else args.bits
-    output = args.output or args.model.with_suffix(".intc")
+    output = args.output or args.model.with_suffix(".c" if args.target == "c" else ".intc")
+    if args.target == "c":
+        place_of(output, args.model.name)
     families = tuple(f for f in args.families.split(",") if f)
     samples, worst = accuracy_scope(args.report_samples, args.worst, bool(args.report), args.json)
     with progress() as tell:
@@ -90,7 +93,7 @@ def compile_command(args: argparse.Namespace) -> int:
         tell("write the artifact")
         output.parent.mkdir(parents=True, exist_ok=True)
         module.passes = None  # the float weights are not needed any more
-        module.save(output)
+        files = module.save(output)
         if args.save_plan:
             module.plan.save(args.save_plan)
     if args.calibration == "random":
@@ -102,10 +105,11 @@ def compile_command(args: argparse.Namespace) -> int:
         from intc.files import write_text
 
         write_text(args.report, report.html())
-    size, source = output.stat().st_size, args.model.stat().st_size
+    size, source = sum(file.stat().st_size for file in files), args.model.stat().st_size
     target = module.lowered.target.name
     result = {
         "artifact": str(output),
+        "files": [str(file) for file in files],
         "bytes": size,
         "model_bytes": source,
         "target": target,
@@ -117,6 +121,13 @@ def compile_command(args: argparse.Namespace) -> int:
         "accuracy": report.summary() if report else None,
     }
     text = f"{output}: {size:,} bytes for target {target}, {len(module.graph.nodes)} integer nodes"
+    if not module.lowered.target.native:
+        memory = {n: getattr(module.lowered, n) for n in ("weight_bytes", "arena_bytes")}
+        result |= memory
+        text = (
+            f"{', '.join(map(str, files))}: {memory['weight_bytes']:,} bytes of constants, "
+            f"{memory['arena_bytes']:,} bytes of working memory, {len(module.graph.nodes)} integer nodes"
+        )
     _print(args, result, text)
     if report is not None and worst and args.json != "-":
         print_worst(report, worst)

@@ -200,7 +200,9 @@ class Program:
         pointers += [(name, dtype) for name, dtype, _ in scratch]
         key = (key, shapes, tuple(n for n, _ in scalars), tuple(scratch))
         shared = self.target.native
-        kernel = self.kernel(stem, key, lambda: define(pointers, [n for n, _ in scalars], sizes, body, shared))
+        kernel = self.kernel(
+            stem, key, lambda: define(pointers, [n for n, _ in scalars], sizes, body, shared)
+        )
         special = layouts or {}
         args: list[Arg] = [
             self.graph_constant(x, special[x]) if x in special else self.operand(x) for x in inputs

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from intc.codegen.c.printer import CTYPES, literal
+from intc.codegen.c.printer import literal
 from intc.ir.dims import evaluate
 from intc.ir.graph import Graph, Scale
 from intc.ir.types import LIMITS
 from intc.ops.dyadic import dyadic
 
-RESERVED: Final = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
-    "while asm typeof bool true false class new delete this template operator public private protected "
-    "virtual friend namespace using try catch throw arena bytes".split()
-)
+KEYWORDS: Final = """
+auto break case char const continue default do double else enum extern float for goto if inline int long
+register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
+asm typeof bool true false class new delete this template operator public private protected virtual friend
+namespace using try catch throw
+"""
+OWN: Final = ("arena", "bytes", "i16", "i32", "i64")  # names that the code around the parameters uses
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Port:
         return f"{'' if self.output else 'const '}{self.ctype} *{self.name}"
 
 
-def ports(graph: Graph, output_names: Sequence[str]) -> list[Port]:
-    """Inputs, then outputs, with names of their own that are C identifiers."""
-    taken = set(RESERVED)
+def ports(graph: Graph, output_names: Sequence[str], functions: Iterable[str]) -> list[Port]:
+    """Inputs, then outputs, each with a name of its own that is a C identifier and none of ``functions``."""
+    taken = {*KEYWORDS.split(), *OWN, *functions, *(outside(d) for d in LIMITS)}
     out = []
     public = [(x, x, False) for x in graph.inputs]
     public += [(x, name, True) for x, name in zip(graph.outputs, output_names, strict=True)]
@@ -67,6 +68,11 @@ def ports(graph: Graph, output_names: Sequence[str]) -> list[Port]:
         name = _free(identifier(onnx), taken)
         out.append(Port(name, onnx, is_output, value.type.dtype, shape, lo, hi, value.scale))
     return out
+
+
+def outside(dtype: str) -> str:
+    """The name of the function that looks for integers outside of an interval."""
+    return f"outside_{dtype}"
 
 
 def identifier(text: str) -> str:

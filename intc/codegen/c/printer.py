@@ -3,9 +3,9 @@
 Only what our kernels are made of is known: explicit loops, loads and stores of flat buffers, integer
 expressions. Anything else, floats and vectors included, is refused, so that what is printed is integer only.
 
-What C leaves open is pinned down: left shifts go through unsigned types, results of arithmetic on types narrower
-than 32 bits are converted back to their type. Two assumptions remain (the prelude of the source asserts them):
-right shifts of negative integers are arithmetic, and conversions to signed types wrap.
+What C leaves open is pinned down: left shifts go through unsigned types, results of arithmetic on types
+narrower than 32 bits are converted back to their type. Two assumptions remain, which the prelude of the
+source asserts: right shifts of negative integers are arithmetic, and conversions to signed types wrap.
 """
 
 from __future__ import annotations
@@ -140,8 +140,7 @@ class _Printer:
 
     def function(self, name: str) -> Function:
         for p in self.kernel.params:
-            self.names[p] = p.name
-            self.taken.add(p.name)
+            self.names[p] = self._fresh(p.name)
         self._stmt(self.kernel.body)
         parameters = tuple(self._parameter(p) for p in self.kernel.params)
         declared = ", ".join(p.declare() for p in parameters)
@@ -151,20 +150,25 @@ class _Printer:
         return Function(parameters, "\n".join([head, "{", *self._live(), "}"]))
 
     def _live(self) -> list[str]:
-        """The lines without the definitions that nothing reads; definitions have no effects."""
+        """The lines without the definitions that nothing reads; definitions have no effects. Parameters that
+        nothing reads are said so.
+        """
         needed: set[Any] = set()
         kept = []
         for line in reversed(self.lines):
             if line.defines is None or line.defines in needed:
                 needed |= line.uses
                 kept.append(line.text() if callable(line.text) else line.text)
+        read = {self.views.get(v, v) for v in needed}
+        kept += [f"    (void){self.names[p]};" for p in self.kernel.params if p not in read]
         return [text for text in reversed(kept) if text]
 
     def _parameter(self, p: Any) -> Parameter:
         element = getattr(p.ty, "element_type", None)
+        name = self.names[p]
         if element is None:
-            return Parameter(p.name, str(p.ty.dtype), False)
-        return Parameter(p.name, str(element.dtype), True, p in self.stored)
+            return Parameter(name, str(p.ty.dtype), False)
+        return Parameter(name, str(element.dtype), True, p in self.stored)
 
     # ---------------------------------------------------------------- statements
 

@@ -1,8 +1,8 @@
 """A compiled network as C source: ``NAME.h``, ``NAME.c`` and ``NAME_weights.c``.
 
-Every kernel is a static function; one public function calls them in order on offsets into one arena. Sizes are
-fixed, so the arena is planned to the byte and nothing is allocated. The three files carry one build number, so
-that files of different compilations do not compile together.
+Every kernel is a static function; one public function calls them in order on offsets into one arena. Sizes
+are fixed, so the arena is planned to the byte and nothing is allocated. The three files carry one build
+number, so that files of different compilations do not compile together.
 """
 
 from __future__ import annotations
@@ -14,30 +14,38 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from intc.codegen.c.header import Port, ports, header
+from intc.codegen.c.header import Port, header, outside, ports
 from intc.codegen.c.printer import CTYPES, Helpers, Parameter, ctype, literal, print_kernel
-from intc.codegen.lower import lifetimes, output_key, staged
+from intc.codegen.lower import lifetimes, staged
+from intc.codegen.main import output_key
 from intc.codegen.memory import Step, pack
-from intc.codegen.program import Arg, ConstArg, Constant, IntArg, Program, ScratchArg, Stage, ValueArg, nbytes
+from intc.codegen.program import Arg, Constant, ConstArg, IntArg, Program, ScratchArg, ValueArg, nbytes
 from intc.codegen.targets import C, Target
 from intc.errors import CodegenError
-from intc.ir.dims import evaluate
+from intc.ir.dims import evaluate, evaluate_shape, format_shape, symbols
 from intc.ir.graph import Graph
-from intc.ir.op import Array
 
 ALIGN: Final = 8
 BYTES_MAX: Final = 2**31 - 1
 
 
-def lower_source(graph: Graph, output_names: Sequence[str]) -> Source:
-    """``graph`` as C; CodegenError names a free size, or a node or value that the target cannot take."""
+def require_fixed(graph: Graph) -> None:
+    """CodegenError where a size is only known at run time."""
     free = graph.symbols()
     if free:
-        shapes = "; ".join(f"{name}: {graph.type(name)}" for name in graph.inputs)
+        first = next(name for name in graph.inputs if symbols(graph.type(name).shape))
+        shape = graph.type(first).shape
+        example = evaluate_shape(shape, {s: 1 if s in symbols(shape[:1]) else 64 for s in free})
         raise CodegenError(
-            f"target 'c' needs fixed sizes, but {', '.join(free)} is free ({shapes}); give every input its "
-            'shape, as in inputs={"input": (1, 3, 224, 224)} or --input input=1,3,224,224'
+            f"target 'c' needs fixed sizes, but {', '.join(free)} of input '{first}' {format_shape(shape)} "
+            f"is free; give the input its shape, as in --input {first}={','.join(map(str, example))} or "
+            f"inputs={{'{first}': {example}}}"
         )
+
+
+def lower_source(graph: Graph, output_names: Sequence[str]) -> Source:
+    """``graph`` as C; CodegenError names a free size, or a node or value that the target cannot take."""
+    require_fixed(graph)
     for size, largest in graph.limits().items():
         if evaluate(size, {}) > largest:
             raise CodegenError(f"a size of {size} is too large; the model takes at most {largest}")
@@ -52,7 +60,7 @@ def lower_source(graph: Graph, output_names: Sequence[str]) -> Source:
 class Source:
     """A network ready to be printed; ``roots`` names the holder of every value's data.
 
-    ``output_names`` are the public names of the outputs, ``origin`` a line about where the network comes from.
+    ``output_names`` are the public names of the outputs.
     """
 
     program: Program
@@ -74,6 +82,11 @@ class Source:
                 steps[i] = Step(steps[i].reads, (*steps[i].writes, _scratch(i)))
         return pack(steps, sizes, ALIGN)
 
+    @cached_property
+    def ports(self) -> list[Port]:
+        """Inputs and outputs as the parameters that they become."""
+        return ports(self.program.graph, self.output_names, self.program.kernels)
+
     @property
     def arena_bytes(self) -> int:
         """The working memory of a run."""
@@ -92,11 +105,9 @@ class Source:
             raise CodegenError(f"'{name}' is no C identifier")
         if self.arena_bytes > BYTES_MAX:
             raise CodegenError(f"the working memory of {self.arena_bytes} bytes is more than {BYTES_MAX}")
-        graph = self.program.graph
-        named = ports(graph, self.output_names)
-        code, weights = self._code(name, named), self._weights(name)
+        code, weights = self._code(name), self._weights(name)
         build = "0x" + hashlib.sha256((code + weights).encode()).hexdigest()[:8]
-        head = header(name, origin, named, build, self.arena_bytes, self.weight_bytes)
+        head = header(name, origin, self.ports, build, self.arena_bytes, self.weight_bytes)
         guard = _guard(name, build)
         return {
             f"{name}.h": head,
@@ -106,7 +117,7 @@ class Source:
 
     # ---------------------------------------------------------------- code
 
-    def _code(self, name: str, named: Sequence[Port]) -> str:
+    def _code(self, name: str) -> str:
         helpers = Helpers()
         kernels = {k: print_kernel(k, f, helpers) for k, f in self.program.kernels.items()}
         signatures = {k: f.parameters for k, f in kernels.items()}
@@ -117,8 +128,10 @@ class Source:
                 *(["\n".join(declared)] if declared else []),
                 *helpers.texts.values(),
                 *(f.text for f in kernels.values()),
-                *dict.fromkeys(OUTSIDE.format(d=p.dtype, t=p.ctype) for p in named if p.narrow and not p.output),
-                self._run(name, named, signatures),
+                *dict.fromkeys(
+                    OUTSIDE.format(name=outside(p.dtype), t=p.ctype) for _, p in _checked(self.ports)
+                ),
+                self._run(name, signatures),
             ]
         )
 
@@ -127,18 +140,20 @@ class Source:
             kind = ctype(constant.array.dtype.name)
             yield i, kind, max(constant.array.size, 1)
 
-    def _run(
-        self, name: str, named: Sequence[Port], signatures: Mapping[str, tuple[Parameter, ...]]
-    ) -> str:
-        calls = []
+    def _run(self, name: str, signatures: Mapping[str, tuple[Parameter, ...]]) -> str:
+        calls, named = [], self.ports
         for i, stage in enumerate(self.program.stages):
             label = stage.source or stage.writes[0]
             if "\0" not in label:
                 calls.append(f"    /* {comment(label)} */")
             parameters = signatures[stage.kernel]
-            args = [self._argument(name, named, i, a, p) for a, p in zip(stage.args, parameters, strict=True)]
+            args = [self._argument(name, i, a, p) for a, p in zip(stage.args, parameters, strict=True)]
             calls.append(wrapped(f"    {stage.kernel}(", args, ");"))
-        checks = [f"    if ({check}) {{\n        return {i};\n    }}" for i, check in _checks(named)]
+        checks = [
+            f"    if ({outside(p.dtype)}({p.name}, {p.size}, {literal(p.lo)}, {literal(p.hi)})) {{\n"
+            f"        return {i};\n    }}"
+            for i, p in _checked(named)
+        ]
         declared = [p.declare() for p in named]
         return RUN.format(
             name=name,
@@ -151,7 +166,7 @@ class Source:
             used="" if self.arena_bytes else "    (void)bytes;\n",
         )
 
-    def _argument(self, name: str, named: Sequence[Port], stage: int, arg: Arg, to: Parameter) -> str:
+    def _argument(self, name: str, stage: int, arg: Arg, to: Parameter) -> str:
         graph = self.program.graph
         if isinstance(arg, IntArg):
             return literal(arg.value)
@@ -168,7 +183,7 @@ class Source:
             base = f"{name}_c{self.program.graph_constant(root).entry}"
         else:
             keys = [*graph.inputs, *(output_key(i) for i in range(len(graph.outputs)))]
-            base = named[keys.index(root)].name
+            base = self.ports[keys.index(root)].name
         if not arg.offset:
             return f"{cast}{base}"
         return f"{cast}((const uint8_t *){base} + {arg.offset})"
@@ -202,7 +217,7 @@ typedef int16_t i16 MAY_ALIAS;
 typedef int32_t i32 MAY_ALIAS;
 typedef int64_t i64 MAY_ALIAS;"""
 
-OUTSIDE: Final = """static int outside_{d}(const {t} *x, int32_t size, {t} lo, {t} hi)
+OUTSIDE: Final = """static int {name}(const {t} *x, int32_t size, {t} lo, {t} hi)
 {{
     for (int32_t i = 0; i < size; ++i) {{
         if (x[i] < lo || x[i] > hi) {{
@@ -250,13 +265,10 @@ def _scratch(stage: int) -> str:
     return f"\0scratch{stage}"
 
 
-def _checks(named: Sequence[Port]) -> Iterable[tuple[int, str]]:
-    """For every input whose interval is not all of its type: its number from 1 on, and the test that it
-    fails.
-    """
-    for i, port in enumerate((p for p in named if not p.output), start=1):
-        if port.narrow:
-            yield i, f"outside_{port.dtype}({port.name}, {port.size}, {literal(port.lo)}, {literal(port.hi)})"
+def _checked(named: Sequence[Port]) -> list[tuple[int, Port]]:
+    """The inputs whose interval is not all of their type, by their numbers from 1 on."""
+    inputs = enumerate((p for p in named if not p.output), start=1)
+    return [(i, port) for i, port in inputs if port.narrow]
 
 
 def comment(text: str) -> str:

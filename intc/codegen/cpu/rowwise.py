@@ -1,7 +1,7 @@
 """``linear`` and ``attention`` for one thread without vectors: nothing is packed, sums are plain loops.
 
-The meaning is that of the vector kernels, through the same epilogues and row formulas at one lane. Weights lie
-column by column, so that both operands of a dot product are contiguous.
+The meaning is that of the vector kernels, through the same epilogues and row formulas at one lane. Weights
+lie column by column, so that both operands of a dot product are contiguous.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from intc.codegen.kernel import Expr, Frame, PrimFunc, define, local, store
 from intc.codegen.program import Arg, Layout, Program, ScratchArg, ValueArg
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Node
-from intc.ops.fused import Attention, Linear
+from intc.ops.fused import Linear
 
 TILE: Final = 4  # sums that share the loads of one operand
 
@@ -199,7 +199,9 @@ def attention(spec: AttentionSpec, batch: Dim, sq: Dim, sk: Dim, strides: Sequen
                 def finish(d: Expr, total: Expr) -> None:
                     column = T.bind(head * dim + first + d)
                     epilogue = Epilogue(spec.stages, at, column, 1, SCALAR, spec.out_dtype)
-                    store(at["out"], epilogue(Vec(total, 1), no_residual, tuple(factors)).expr, to + first + d)
+                    store(
+                        at["out"], epilogue(Vec(total, 1), no_residual, tuple(factors)).expr, to + first + d
+                    )
 
                 each(sums, finish)
 

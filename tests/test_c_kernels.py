@@ -1,0 +1,87 @@
+"""Every integer operator as C99: no warning, no undefined behaviour, and the bits of ``evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intc.codegen.c.source import lower_source
+from intc.codegen.rules import SCALAR_RULES
+from intc.ir.bound import bound
+from intc.ir.graph import Builder, Graph
+from intc.ir.types import TensorType
+from intc.ops.matmul import MatMul
+from intc.ops.row_softmax import NormaliseRows
+from tests.c_programs import UNDEFINED, compile_network, link, run_program
+from tests.native import random_feed
+from tests.op_cases import CASES, FLOAT_ONLY, sample
+from tests.test_kernels_generic import GROUPS, Case
+
+CONSTANT = {"linear": range(1, 9), "attention": range(3, 5)}  # inputs that a kernel wants as constants
+
+
+def side_by_side(cases: Sequence[Case]) -> Graph:
+    """All cases in one graph, their sizes fixed; inputs of one type are one."""
+    b = Builder("cases")
+    sizes: dict[str, int] = {}
+    known: dict[TensorType, str] = {}
+    for number, case in enumerate(cases):
+        sizes |= case.sizes
+        names = []
+        for i, item in enumerate(case.inputs):
+            if isinstance(item, TensorType):
+                if item not in known:
+                    known[item] = b.input(f"in{number}_{i}", item)
+                names.append(known[item])
+            else:
+                names.append(b.constant(f"const{number}_{i}", item))
+        b.output(b.emit(case.op, *names, name=f"{number}:{case.op.name}"))
+    graph = b.finish()
+    return bound(graph, {s: n for s, n in sizes.items() if s in graph.symbols()})
+
+
+def check(graph: Graph, folder: Path, flags: Sequence[str] = ("-O1", *UNDEFINED)) -> None:
+    """The program equals the graph on random feeds; undefined behaviour ends it."""
+    source = lower_source(graph, graph.outputs)
+    program = link(source, compile_network(source, folder, flags=flags), flags=flags)
+    rng = np.random.default_rng(5)
+    feeds = [{n: random_feed(graph.type(n), {}, rng) for n in graph.inputs} for _ in range(2)]
+    for feed, found in zip(feeds, run_program(source, program, feeds), strict=True):
+        for name, want in graph.run(feed).items():
+            wrong = int(np.sum(found[name] != want))
+            assert not wrong, f"{name}: {wrong} of {want.size} differ"
+
+
+def consistent(case: Case) -> bool:
+    """Whether any inputs of these types can occur together: normalise_rows takes a row's sum beside it."""
+    return case.op.name != "normalise_rows"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_of_operators(group: str, tmp_path: Path) -> None:
+    check(side_by_side([c for c in GROUPS[group]() if consistent(c)]), tmp_path)
+
+
+def test_one_example_of_every_operator(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    cases = []
+    for example in CASES:
+        fixed = CONSTANT.get(example.op.name, ())
+        if example.op.name in FLOAT_ONLY or any(t.is_float for t in example.inputs):
+            continue
+        inputs = [sample(t, rng) if i in fixed else t for i, t in enumerate(example.inputs)]
+        cases.append(Case(example.op, tuple(inputs), {}))
+    assert {c.op.name for c in cases} == set(SCALAR_RULES)
+    check(side_by_side([c for c in cases if consistent(c)]), tmp_path)
+
+
+def test_rows_divided_by_their_own_sums(tmp_path: Path) -> None:
+    b = Builder("rows")
+    for length in (1, 9, 300):
+        weights = b.input(f"w{length}", TensorType((2, 3, 5, length), "uint8"))
+        values = b.input(f"v{length}", TensorType((2, 3, length, 7), "int8"))
+        b.output(b.emit(NormaliseRows(), b.emit(MatMul(), weights, values), weights))
+    check(b.finish(), tmp_path)
