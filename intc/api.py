@@ -65,6 +65,7 @@ def compile(
     accuracy_target: str | Predicate | None = None,
     search: Search | None = None,
     inputs: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
     progress: Progress | None = None,
     dump_after: str | Sequence[str] = (),
 ) -> Module:
@@ -78,7 +79,8 @@ def compile(
     steers both (docs/plan.md). ``calibrator`` chooses the 8-bit ranges (minmax, percentile, entropy, mse) and
     ``rounding`` the integers of the weights (nearest, gptq). ``calibration_cache`` names an .npz file in
     which statistics are kept and from which they are taken up again. ``inputs`` overrides shapes or types of
-    inputs by name. ``progress`` is told each step; the graph after each pass in ``dump_after`` is kept in
+    inputs by name. ``sizes``, such as ``{"batch": 1}``, fixes free sizes of the kernels, which target ``c``
+    asks for; calibration and ``Module.graph`` keep them free. ``progress`` is told each step; the graph after each pass in ``dump_after`` is kept in
     ``Module.dumps``. Raises UnsupportedModel (listing every node), CalibrationError, QuantizationError,
     UsageError.
     """
@@ -93,8 +95,9 @@ def compile(
     path = Path(model)
     tell("import")
     source = import_onnx(path, inputs)
+    fixed = bound(source, sizes or {})
     if not resolve(target).native:
-        require_fixed(source)
+        require_fixed(fixed)
     state = phases.canonicalise(source, tell)
     tell("calibrate")
     samples: list[dict[str, Array]] = []
@@ -126,9 +129,10 @@ def compile(
         "rounding": rounding,
         "calibration": "random" if isinstance(calibration, str) and calibration == "random" else "data",
     }
-    lowered = _lowered(state.graph, target, source.outputs)
+    prepared = bound(state.graph, sizes or {})
+    lowered = _lowered(prepared, target, source.outputs)
     dumps = {name: state.after(name) for name in wanted}
-    return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps, samples)
+    return Module(integer, prepared, lowered, tuple(source.outputs), provenance, state, dumps, samples)
 
 
 def equalised(
@@ -199,7 +203,7 @@ class Module:
     """A compiled model. ``graph`` is the integer graph, whose ``evaluate`` is the exact reference of the
     kernels.
 
-    ``prepared`` is the fused graph that was lowered; ``output_names`` are the ONNX names of its outputs;
+    ``prepared`` is the fused graph that was lowered, its sizes fixed where asked for; ``output_names`` are the ONNX names of its outputs;
     ``passes`` holds the graph after every pass (None for a module that was opened from a file); ``samples``
     the first few samples of the calibration data.
     """

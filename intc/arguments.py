@@ -124,6 +124,13 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         help="fix a shape, ids=1,128, or type, image=uint8",
     )
     parser.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="SYMBOL=N",
+        help="fix a free size of the kernels, as in batch=1 (target c needs all)",
+    )
+    parser.add_argument(
         "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
     )
     parser.add_argument("--report", type=Path, metavar="HTML", help="write the accuracy of every node")

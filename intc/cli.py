@@ -86,6 +86,7 @@ def compile_command(args: argparse.Namespace) -> int:
             rounding=args.rounding,
             calibration_cache=args.calibration_cache,
             inputs=dict(_input_override(text) for text in args.input) or None,
+            sizes=_given_sizes(args.size),
             progress=tell,
             dump_after=args.dump_after,
         )
@@ -174,15 +175,16 @@ def bench_command(args: argparse.Namespace) -> int:
     from intc.report.data import read_npz
     from intc.report.tables import bench_text
 
-    sizes = {}
-    for text in args.size:
-        name, _, number = text.partition("=")
-        if not number.isdigit() or int(number) < 1:
-            raise UsageError(f"--size {text}: expected SYMBOL=N with N >= 1")
-        sizes[name] = int(number)
     engines = [e for e in args.engines.split(",") if e]
     options = Options(
-        args.threads, args.batch, sizes, args.vs, engines, args.seconds, not args.no_peak, args.profile
+        args.threads,
+        args.batch,
+        _given_sizes(args.size),
+        args.vs,
+        engines,
+        args.seconds,
+        not args.no_peak,
+        args.profile,
     )
     with progress() as tell:
         tell(f"measure for {args.seconds:g} s")
@@ -232,6 +234,17 @@ def progress() -> Iterator[Tell]:
 
     with Console(stderr=True).status("start") as status:
         yield lambda step: status.update(step)
+
+
+def _given_sizes(texts: Sequence[str]) -> dict[str, int]:
+    """What ``--size SYMBOL=N`` says, each time that it is given."""
+    sizes = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not number.isdigit() or int(number) < 1:
+            raise UsageError(f"--size {text}: expected SYMBOL=N with N >= 1")
+        sizes[name] = int(number)
+    return sizes
 
 
 def _input_override(text: str) -> tuple[str, Any]:

@@ -22,7 +22,7 @@ from intc.codegen.memory import Step, pack
 from intc.codegen.program import Arg, Constant, ConstArg, IntArg, Program, ScratchArg, ValueArg, nbytes
 from intc.codegen.targets import C, Target
 from intc.errors import CodegenError
-from intc.ir.dims import evaluate, evaluate_shape, format_shape, symbols
+from intc.ir.dims import evaluate, format_shape, symbols
 from intc.ir.graph import Graph
 
 ALIGN: Final = 8
@@ -34,12 +34,10 @@ def require_fixed(graph: Graph) -> None:
     free = graph.symbols()
     if free:
         first = next(name for name in graph.inputs if symbols(graph.type(name).shape))
-        shape = graph.type(first).shape
-        example = evaluate_shape(shape, {s: 1 if s in symbols(shape[:1]) else 64 for s in free})
         raise CodegenError(
-            f"target 'c' needs fixed sizes, but {', '.join(free)} of input '{first}' {format_shape(shape)} "
-            f"is free; give the input its shape, as in --input {first}={','.join(map(str, example))} or "
-            f"inputs={{'{first}': {example}}}"
+            f"target 'c' needs fixed sizes, but {', '.join(free)} of input '{first}' "
+            f"{format_shape(graph.type(first).shape)} is free; fix it, as in --size {free[0]}=1 or "
+            f"sizes={{'{free[0]}': 1}}"
         )
 
 
