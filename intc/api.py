@@ -80,9 +80,9 @@ def compile(
     ``rounding`` the integers of the weights (nearest, gptq). ``calibration_cache`` names an .npz file in
     which statistics are kept and from which they are taken up again. ``inputs`` overrides shapes or types of
     inputs by name. ``sizes``, such as ``{"batch": 1}``, fixes free sizes of the kernels, which target ``c``
-    asks for; calibration and ``Module.graph`` keep them free. ``progress`` is told each step; the graph after each pass in ``dump_after`` is kept in
-    ``Module.dumps``. Raises UnsupportedModel (listing every node), CalibrationError, QuantizationError,
-    UsageError.
+    asks for; calibration and ``Module.graph`` keep them free. ``progress`` is told each step; the graph after
+    each pass in ``dump_after`` is kept in ``Module.dumps``. Raises UnsupportedModel (listing every node),
+    CalibrationError, QuantizationError, CodegenError, UsageError.
     """
     plan = None if isinstance(bits, str) and bits == "auto" else read_plan(bits)
     goal = parse_target(accuracy_target) if isinstance(accuracy_target, str) else accuracy_target
@@ -203,9 +203,9 @@ class Module:
     """A compiled model. ``graph`` is the integer graph, whose ``evaluate`` is the exact reference of the
     kernels.
 
-    ``prepared`` is the fused graph that was lowered, its sizes fixed where asked for; ``output_names`` are the ONNX names of its outputs;
-    ``passes`` holds the graph after every pass (None for a module that was opened from a file); ``samples``
-    the first few samples of the calibration data.
+    ``prepared`` is the fused graph that was lowered, its sizes fixed where asked for; ``output_names`` are
+    the ONNX names of its outputs; ``passes`` holds the graph after every pass (None for a module that was
+    opened from a file); ``samples`` the first few samples of the calibration data.
     """
 
     graph: Graph

@@ -1,4 +1,4 @@
-"""The digits transformer as C: compiled, built, run on every held-out image, and its size on small processors.
+"""The digits transformer as C: built, run on every held-out image, and its size on small processors.
 
     python examples/c/demo.py    # exit status 1 if a class differs from the exact reference's
 
