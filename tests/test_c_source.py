@@ -19,6 +19,7 @@ from intc.ir.graph import quantize_feed
 from intc.ir.op import Array
 from intc.report.verify import FLOAT_INSTRUCTION
 from tests.c_programs import (
+    STRICT,
     UNDEFINED,
     available,
     compile_network,
@@ -189,7 +190,7 @@ def test_four_bit_weights_take_half_the_bytes(tmp_path: Path) -> None:
 
 
 def test_the_files(digits: Module, tmp_path: Path) -> None:
-    names = {"digits_vit.h", "digits_vit.c", "digits_vit_weights.c"}
+    names = {"digits_vit.h", "digits_vit.c", "digits_vit_weights.c", "digits_vit_check.c"}
     assert {p.name for p in digits.save(tmp_path / "folder")} == names
     assert {p.name for p in (tmp_path / "folder").iterdir()} == names
     digits.save(tmp_path / "my-net.c")
@@ -233,12 +234,17 @@ def test_what_the_functions_return(digits: Module, tmp_path: Path) -> None:
             if (net_run_in(arena, input, again) != 0) return 3;
             for (int i = 0; i < NET_LOGITS_SIZE; ++i) if (logits[i] != again[i]) return 4;
             if (arena[(NET_ARENA_BYTES + 7) / 8] != 1234567) return 5;
-            return net_run_in((char *)arena + 4, input, again) == -1 ? 0 : 6;
+            return net_run_in((char *)arena + 4, input, again) == -1 ? net_check() : 6;
         }"""
     )
     program = tmp_path / "test"
-    subprocess.run(["gcc", str(main), str(code), str(weights), "-o", str(program)], check=True)
+    check = tmp_path / "net_check.c"
+    subprocess.run(["gcc", *STRICT, "-c", str(check), "-o", str(tmp_path / "check.o")], check=True)
+    subprocess.run(["gcc", str(main), str(check), str(code), str(weights), "-o", str(program)], check=True)
     assert subprocess.run([str(program)], check=False).returncode == 0
+    (tmp_path / "net_check.c").write_text(re.sub(r"total == \d+U", "total == 1U", check.read_text()))
+    subprocess.run(["gcc", str(main), str(check), str(code), str(weights), "-o", str(program)], check=True)
+    assert subprocess.run([str(program)], check=False).returncode == 255, "another result is noticed"
 
 
 def test_refusals(digits: Module, tmp_path: Path) -> None:

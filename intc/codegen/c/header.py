@@ -21,7 +21,7 @@ register restrict return short signed sizeof static struct switch typedef union 
 asm typeof bool true false class new delete this template operator public private protected virtual friend
 namespace using try catch throw
 """
-OWN: Final = ("arena", "bytes", "i16", "i32", "i64")  # names that the code around the parameters uses
+OWN: Final = ("arena", "bytes", "i16", "i32", "i64", "state", "total", "generated", "folded")  # around them
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,11 @@ int {name}_run({declared});
  * nothing is expected and nothing is kept.
  */
 int {name}_run_in(void *arena, {declared});
+
+/* A test, in {name}_check.c: runs the network on made-up inputs and returns 0 where every bit of the
+ * outputs is that of the compiler's reference. Uses {name}_run.
+ */
+int {name}_check(void);
 
 #ifdef __cplusplus
 }}

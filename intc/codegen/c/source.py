@@ -1,8 +1,8 @@
-"""A compiled network as C source: ``NAME.h``, ``NAME.c`` and ``NAME_weights.c``.
+"""A compiled network as C source: ``NAME.h``, ``NAME.c``, ``NAME_weights.c`` and ``NAME_check.c``.
 
 Every kernel is a static function; one public function calls them in order on offsets into one arena. Sizes
-are fixed, so the arena is planned to the byte and nothing is allocated. The three files carry one build
-number, so that files of different compilations do not compile together.
+are fixed, so the arena is planned to the byte and nothing is allocated. The files carry one build number, so
+that those of different compilations do not compile together.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from intc.codegen.c.check import check_text
 from intc.codegen.c.header import Port, header, outside, ports
 from intc.codegen.c.printer import CTYPES, Helpers, Parameter, ctype, literal, print_kernel
 from intc.codegen.lower import lifetimes, staged
@@ -103,15 +104,22 @@ class Source:
             raise CodegenError(f"'{name}' is no C identifier")
         if self.arena_bytes > BYTES_MAX:
             raise CodegenError(f"the working memory of {self.arena_bytes} bytes is more than {BYTES_MAX}")
-        code, weights = self._code(name), self._weights(name)
-        build = "0x" + hashlib.sha256((code + weights).encode()).hexdigest()[:8]
-        head = header(name, origin, self.ports, build, self.arena_bytes, self.weight_bytes)
-        guard = _guard(name, build)
-        return {
-            f"{name}.h": head,
-            f"{name}.c": f"/* {name}: {origin} */\n{guard}{code}",
-            f"{name}_weights.c": f"/* {name}: its constants. {origin} */\n{guard}{weights}",
+        parts = {
+            "": ("the network", self._code(name)),
+            "_weights": ("its constants", self._weights(name)),
+            "_check": ("a test of it", check_text(name, self.ports, self.program.graph)),
         }
+
+        def head(build: str) -> str:
+            return header(name, origin, self.ports, build, self.arena_bytes, self.weight_bytes)
+
+        everything = "".join([head(""), *(text for _, text in parts.values())])
+        build = "0x" + hashlib.sha256(everything.encode()).hexdigest()[:8]
+        sources = {
+            f"{name}{suffix}.c": f"/* {name}: {what}, {origin} */\n{_guard(name, build)}{text}"
+            for suffix, (what, text) in parts.items()
+        }
+        return {f"{name}.h": head(build), **sources}
 
     # ---------------------------------------------------------------- code
 
