@@ -37,6 +37,13 @@ PROCESSORS = {
     "arm without floating-point unit": ("arm-linux-gnueabi-gcc", ["-O2", "-mfloat-abi=soft"], "qemu-arm"),
     "riscv64": ("riscv64-linux-gnu-gcc", ["-O2"], "qemu-riscv64"),
 }
+BARE = EXAMPLES / "c" / "bare"
+BOARDS = {  # machine of the emulator; compiler; addresses of flash and RAM, size of RAM
+    "cortex-m0": ("microbit", "arm-none-eabi-gcc", "0", "0x20000000", "16K"),
+    "cortex-m3": ("mps2-an385", "arm-none-eabi-gcc", "0", "0x20000000", "64K"),
+    "cortex-m33": ("mps2-an505", "arm-none-eabi-gcc", "0x10000000", "0x38000000", "64K"),
+    "cortex-m55": ("mps3-an547", "clang", "0", "0x20000000", "64K"),  # vectorised by clang
+}
 DIVISIONS = {
     "__aeabi_ldivmod",
     "__aeabi_uldivmod",
@@ -110,6 +117,41 @@ def test_digits_on_other_processors(digits: Module, tmp_path: Path, name: str) -
     feeds = singles(digits, {"input": pixels(3, seed=1)}, 3)
     found = run_program(source, link(source, objects, compiler, ["-static"]), feeds, [emulator])
     assert_equal(digits, feeds, found)
+
+
+@pytest.mark.parametrize("cpu", BOARDS)
+def test_digits_without_a_system(digits: Module, tmp_path: Path, cpu: str) -> None:
+    """The check on emulated boards: nothing below the program but a vector table."""
+    machine, compiler, flash, ram, ram_size = BOARDS[cpu]
+    if not available(compiler, "arm-none-eabi-gcc", "qemu-system-arm"):
+        pytest.skip(f"needs {compiler}, arm-none-eabi-gcc and qemu-system-arm")
+    digits.save(tmp_path)
+    code, image = tmp_path / "digits_vit.o", tmp_path / "image.elf"
+    arm = [f"-mcpu={cpu}", "-mthumb", "-mfloat-abi=soft" if compiler != "clang" else "-mfloat-abi=softfp"]
+    kind = ["--target=thumbv8.1m.main-none-eabi"] if compiler == "clang" else []
+    build = [
+        compiler,
+        *kind,
+        *arm,
+        *STRICT,
+        "-O2",
+        "-ffunction-sections",
+        "-c",
+        str(tmp_path / "digits_vit.c"),
+    ]
+    subprocess.run([*build, "-o", str(code)], check=True)
+    if cpu == "cortex-m55":
+        listing = subprocess.run([*build, "-S", "-o", "-"], capture_output=True, text=True, check=True).stdout
+        assert "vmlava.s8" in listing and not re.search(r"\.f(16|32|64)\b", listing)
+    rest = [str(tmp_path / f"digits_vit_{part}.c") for part in ("weights", "check")]
+    places = ",".join(
+        f"--defsym={k}={v}" for k, v in (("flash", flash), ("ram", ram), ("ram_size", ram_size))
+    )
+    link = ["-nostdlib", f"-Wl,{places},--gc-sections", "-T", str(BARE / "memory.ld"), f"-I{tmp_path}"]
+    sources = [str(BARE / "start.c"), str(code), *rest, "-lgcc", "-o", str(image)]
+    subprocess.run(["arm-none-eabi-gcc", *arm, "-Os", "-ffreestanding", *link, *sources], check=True)
+    emulator = ["qemu-system-arm", "-M", machine, "-nographic", "-semihosting", "-kernel", str(image)]
+    assert subprocess.run(emulator, timeout=120, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("flags", [["-Os"], ["-O3", "-march=native"]])
