@@ -27,6 +27,7 @@ SIZES = (
     ("Cortex-M0", ("arm-none-eabi-gcc", "-mcpu=cortex-m0", "-mthumb")),
     ("Cortex-M4", ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=soft")),
     ("Cortex-M33", ("arm-none-eabi-gcc", "-mcpu=cortex-m33", "-mthumb", "-mfloat-abi=soft")),
+    ("Cortex-M55", ("arm-none-eabi-gcc", "-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=soft")),
     ("AArch64", ("aarch64-linux-gnu-gcc",)),
     ("RISC-V RV64GC", ("riscv64-linux-gnu-gcc",)),
     ("x86-64", ("gcc",)),
@@ -44,17 +45,26 @@ def sections(compiler: tuple[str, ...], files: list[Path], folder: Path) -> tupl
     return sum(text for text, _, _ in rows), sum(data + bss for _, data, bss in rows)
 
 
+def stack(file: Path, name: str) -> int:
+    """The stack of the network by gcc: that of its own function and of the largest that it calls."""
+    rows = [line.split("\t") for line in file.read_text().splitlines()]
+    used = {row[0].rpartition(":")[2]: int(row[1]) for row in rows}
+    own = used.pop(f"{name}_run_in") + used.pop(f"{name}_run", 0)
+    return own + max(used.values(), default=0)
+
+
 def footprints(files: list[Path], folder: Path) -> None:
-    """Print flash (code, constants) and RAM for the installed compilers."""
+    """Print flash (code, constants), RAM and stack for the installed compilers."""
     code, weights = files
-    print(f"{'processor':<16}{'option':<8}{'code':>8}{'constants':>11}{'RAM':>8}   bytes")
+    print(f"{'processor':<16}{'option':<8}{'code':>8}{'constants':>11}{'RAM':>8}{'stack':>8}   bytes")
     for name, compiler in SIZES:
         if shutil.which(compiler[0]) is None:
             continue
         for option in ("-Os", "-O2"):
-            text, ram = sections((*compiler, option), [code], folder)
+            text, ram = sections((*compiler, option, "-fstack-usage"), [code], folder)
             constants, _ = sections((*compiler, option), [weights], folder)
-            print(f"{name:<16}{option:<8}{text:>8}{constants:>11}{ram:>8}")
+            deep = stack(folder / f"{code.stem}.su", code.stem)
+            print(f"{name:<16}{option:<8}{text:>8}{constants:>11}{ram:>8}{deep:>8}")
 
 
 def classes(program: Path, images: NDArray[np.float32]) -> NDArray[np.int64]:
