@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tvm.tirx.script.builder import ir as T
 
+from intc.codegen.c.printer import Helpers, print_kernel
 from intc.codegen.c.source import lower_source
+from intc.codegen.cpu.vector import ramp
+from intc.codegen.kernel import Frame, define, local, store
 from intc.codegen.rules import SCALAR_RULES
+from intc.errors import CodegenError
 from intc.ir.bound import bound
 from intc.ir.graph import Builder, Graph
 from intc.ir.types import TensorType
@@ -85,3 +90,40 @@ def test_rows_divided_by_their_own_sums(tmp_path: Path) -> None:
         values = b.input(f"v{length}", TensorType((2, 3, length, 7), "int8"))
         b.output(b.emit(NormaliseRows(), b.emit(MatMul(), weights, values), weights))
     check(b.finish(), tmp_path)
+
+
+def refused(body: Callable[[Frame], None], message: str) -> None:
+    kernel = define([("x", "int8"), ("f", "float32")], ["m"], (), body, shared=False)
+    with pytest.raises(CodegenError, match=message):
+        print_kernel("kernel", kernel, Helpers())
+
+
+def test_what_is_no_integer_c_is_refused() -> None:
+    refused(lambda f: store(f.buffers["f"], T.FloatImm("float32", 1.0), 0), "float32|FloatImm")
+    refused(lambda f: store(f.buffers["x"], T.cast(f.buffers["f"][0], "int8"), 0), "float32")
+    refused(lambda f: T.buffer_store(f.buffers["x"], f.buffers["x"][ramp(4, 4)], [ramp(0, 4)]), "Ramp|int8x4")
+    refused(lambda f: store(f.buffers["x"], T.cast(T.popcount(f.scalars["m"]), "int8"), 0), "popcount")
+
+
+def test_printed_names_and_unused_parts() -> None:
+    def body(frame: Frame) -> None:
+        T.bind(frame.buffers["x"][3])  # nothing reads it
+        total = local("int32")
+        T.buffer_store(total, T.IntImm("int32", 0), [0])
+        with T.serial(0, 3) as i, T.serial(0, 1) as j:
+            T.buffer_store(total, total[0] + T.cast(frame.buffers["x"][i + j], "int32"), [0])
+        store(frame.buffers["y"], total[0], 0)
+
+    kernel = define([("x", "int8"), ("y", "int16")], ["unused"], (), body, shared=False)
+    assert (
+        print_kernel("sum", kernel, Helpers()).text
+        == """static void sum(const int8_t *restrict x, i16 *restrict y, int64_t unused)
+{
+    (void)unused;
+    int32_t s1 = 0;
+    for (int32_t i = 0; i < 3; ++i) {
+        s1 = s1 + (int32_t)x[i];
+    }
+    y[0] = (int16_t)s1;
+}"""
+    )

@@ -168,6 +168,7 @@ class _Printer:
         name = self.names[p]
         if element is None:
             return Parameter(name, str(p.ty.dtype), False)
+        ctype(str(element.dtype))
         return Parameter(name, str(element.dtype), True, p in self.stored)
 
     # ---------------------------------------------------------------- statements
@@ -335,9 +336,27 @@ class _Printer:
 
     def _binary(self, kind: str, expr: Expr, dtype: str) -> tuple[str, int]:
         level = SUM if kind in ("Add", "Sub") else PRODUCT
+        if simple := self._trivial(kind, expr):
+            return simple
         right = self._within(expr.b, ATOM if kind in ("Sub", "Div", "Mod") else level - 1)
         text = f"{self._within(expr.a, level)} {BINARY[kind]} {right}"
         return (text, level) if dtype in ("int32", "int64") else (f"({ctype(dtype)})({text})", ATOM)
+
+    def _trivial(self, kind: str, expr: Expr) -> tuple[str, int] | None:
+        """``0 + x``, ``1 * x`` and ``0 * x``, which loops of one step leave behind."""
+        for this, other in ((expr.a, expr.b), (expr.b, expr.a)):
+            if (kind, self._known(this)) in (("Add", 0), ("Mul", 1)):
+                return self._expr(other)
+        return ("0", ATOM) if kind == "Mul" and self._known(expr) == 0 else None
+
+    def _known(self, expr: Expr) -> int | None:
+        """The value of ``expr`` where it is plainly a constant."""
+        kind = type(expr).__name__
+        if kind == "Mul":
+            return 0 if 0 in (self._known(expr.a), self._known(expr.b)) else None
+        if kind == "Var":
+            return self._known(self.inlined[expr]) if expr in self.inlined else None
+        return int(expr) if kind == "IntImm" else None
 
     def _choice(self, condition: Expr, a: Expr, b: Expr) -> tuple[str, int]:
         return f"{self._within(condition, ATOM)} ? {self._within(a, SUM)} : {self._within(b, SUM)}", OTHER
