@@ -18,7 +18,9 @@ from intc.errors import CodegenError
 from intc.ir.bound import bound
 from intc.ir.graph import Builder, Graph
 from intc.ir.types import TensorType
+from intc.ops.elementwise import Add
 from intc.ops.matmul import MatMul
+from intc.ops.requantize import Clip
 from intc.ops.row_softmax import NormaliseRows
 from tests.c_programs import UNDEFINED, compile_network, link, run_program
 from tests.native import random_feed
@@ -127,3 +129,32 @@ def test_printed_names_and_unused_parts() -> None:
     y[0] = (int16_t)s1;
 }"""
     )
+
+
+def test_names_of_all_kinds(tmp_path: Path) -> None:
+    """Names that C keeps for itself, that differ in case alone or need other letters; an input unread."""
+    b = Builder("names")
+    byte = TensorType((2, 3), "int8", -128, 127)
+    names = ["int", "x", "X", "a.b/c:0", "clip_0", "bytes", "state", "7", "min_i32"]
+    for name in names:
+        b.input(name, byte)
+    b.input("unread", byte)
+    total = names[0]
+    for name in names[1:]:
+        total = b.emit(Add(), total, name, name=f"*/ // /* ??/ {name}", source=f"*/ // /* ??/ {name}")
+    b.output(total)
+    b.output(b.emit(Clip(-5, 5, "int8"), total, name="x.out"))
+    b.output("x")
+    graph = b.finish()
+    source = lower_source(graph, ["sum", "int", "x"])
+    assert [p.name for p in source.ports[:3]] == ["int_2", "x", "X_2"]
+    assert [p.name for p in source.ports[-3:]] == ["sum", "int_3", "x_3"]
+    check(graph, tmp_path)
+
+
+def test_a_graph_without_work(tmp_path: Path) -> None:
+    """Outputs that are an input, and a constant."""
+    b = Builder("nothing")
+    b.output(b.input("x", TensorType((3,), "bool")))
+    b.output(b.constant("c", np.array([-(2**63), 2**63 - 1, -(2**31)])))
+    check(b.finish(), tmp_path)

@@ -82,12 +82,19 @@ def identifier(text: str) -> str:
 
 
 def _free(wish: str, taken: set[str]) -> str:
+    """A name that differs from those in ``taken`` by more than its case, since macros are upper case."""
     name, number = wish, 1
-    while name in taken:
+    while name.lower() in taken:
         number += 1
         name = f"{wish}_{number}"
-    taken.add(name)
+    taken.add(name.lower())
     return name
+
+
+def comment(text: str) -> str:
+    """``text`` fit to stand in a C comment."""
+    plain = "".join(c if " " <= c <= "~" and c != "?" else "_" for c in text)
+    return plain.replace("*/", "* /").replace("/*", "/ *")
 
 
 def header(
@@ -99,7 +106,7 @@ def header(
     return TEXT.format(
         name=name,
         upper=upper,
-        origin=origin,
+        origin=comment(origin),
         build=build,
         arena=max(arena_bytes, 1),
         weights=weight_bytes,
@@ -110,7 +117,8 @@ def header(
 
 def _describe(upper: str, port: Port) -> str:
     shape = "".join(f"[{d}]" for d in port.shape) or "[1]"
-    lines = [f"/* {'output' if port.output else 'input'} {port.name}: {port.ctype} {shape}, integers from "]
+    name = port.name if port.name == port.onnx else f"{port.name} ({comment(port.onnx)})"
+    lines = [f"/* {'output' if port.output else 'input'} {name}: {port.ctype} {shape}, integers from "]
     stem = f"#define {upper}_{port.name.upper()}"
     lines[0] += f"{port.lo} to {port.hi}"
     macros = [

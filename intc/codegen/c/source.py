@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from intc.codegen.c.check import check_text
-from intc.codegen.c.header import Port, header, outside, ports
+from intc.codegen.c.header import Port, comment, header, outside, ports
 from intc.codegen.c.printer import CTYPES, Helpers, Parameter, ctype, literal, print_kernel
 from intc.codegen.lower import lifetimes, staged
 from intc.codegen.main import output_key
@@ -28,6 +28,7 @@ from intc.ir.graph import Graph
 
 ALIGN: Final = 8
 BYTES_MAX: Final = 2**31 - 1
+NUMBERS_A_LINE: Final = {1: 17, 2: 13, 4: 8, 8: 4}  # by element size, in lines below 110 columns
 
 
 def require_fixed(graph: Graph) -> None:
@@ -116,7 +117,7 @@ class Source:
         everything = "".join([head(""), *(text for _, text in parts.values())])
         build = "0x" + hashlib.sha256(everything.encode()).hexdigest()[:8]
         sources = {
-            f"{name}{suffix}.c": f"/* {name}: {what}, {origin} */\n{_guard(name, build)}{text}"
+            f"{name}{suffix}.c": f"/* {name}: {what}, {comment(origin)} */\n{_guard(name, build)}{text}"
             for suffix, (what, text) in parts.items()
         }
         return {f"{name}.h": head(build), **sources}
@@ -160,16 +161,15 @@ class Source:
             f"        return {i};\n    }}"
             for i, p in _checked(named)
         ]
-        declared = [p.declare() for p in named]
+        body = "\n".join([*checks, *calls])
+        unused = [n for n in ("bytes", *(p.name for p in named)) if not re.search(rf"\b{n}\b", body)]
         return RUN.format(
             name=name,
             upper=name.upper(),
-            declared=", ".join(declared),
+            declared=", ".join(p.declare() for p in named),
             passed="".join(f", {p.name}" for p in named),
-            checks="".join(c + "\n" for c in checks),
-            calls="\n".join(calls),
+            body="\n".join([*(f"    (void){n};" for n in unused), body]),
             align=ALIGN,
-            used="" if self.arena_bytes else "    (void)bytes;\n",
         )
 
     def _argument(self, name: str, stage: int, arg: Arg, to: Parameter) -> str:
@@ -239,7 +239,7 @@ RUN: Final = """int {name}_run_in(void *arena, {declared})
     if ((uintptr_t)arena % {align} != 0) {{
         return -1;
     }}
-{checks}{used}{calls}
+{body}
     return 0;
 }}
 
@@ -277,12 +277,6 @@ def _checked(named: Sequence[Port]) -> list[tuple[int, Port]]:
     return [(i, port) for i, port in inputs if port.narrow]
 
 
-def comment(text: str) -> str:
-    """``text`` fit to stand in a C comment."""
-    plain = "".join(c if " " <= c <= "~" else "?" for c in text)
-    return plain.replace("*/", "* /").replace("/*", "/ *")
-
-
 def wrapped(head: str, parts: Sequence[str], tail: str, width: int = 110) -> str:
     """``head``, ``parts`` with commas, ``tail``, in lines of at most ``width`` where parts allow it."""
     lines, line = [], head
@@ -296,13 +290,8 @@ def wrapped(head: str, parts: Sequence[str], tail: str, width: int = 110) -> str
     return "\n".join([*lines, line])
 
 
-def numbers(constant: Constant, width: int = 110) -> str:
+def numbers(constant: Constant) -> str:
     """The elements of a constant as lines of C."""
-    items = [literal(v) for v in constant.array.reshape(-1).tolist()] or ["0"]
-    lines, line = [], "   "
-    for item in items:
-        if len(line) + len(item) + 2 > width:
-            lines.append(line)
-            line = "   "
-        line += f" {item},"
-    return "\n".join([*lines, line])
+    values, each = constant.array.reshape(-1).tolist() or [0], NUMBERS_A_LINE[constant.array.itemsize]
+    items = list(map(literal if constant.array.itemsize > 2 else str, values))
+    return "\n".join(f"    {', '.join(items[i : i + each])}," for i in range(0, len(items), each))
