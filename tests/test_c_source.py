@@ -36,6 +36,7 @@ PROCESSORS = {
     "aarch64": ("aarch64-linux-gnu-gcc", ["-O3"], "qemu-aarch64"),
     "arm without floating-point unit": ("arm-linux-gnueabi-gcc", ["-O2", "-mfloat-abi=soft"], "qemu-arm"),
     "riscv64": ("riscv64-linux-gnu-gcc", ["-O2"], "qemu-riscv64"),
+    "s390x, high bytes first": ("s390x-linux-gnu-gcc", ["-O2"], "qemu-s390x"),
 }
 BARE = EXAMPLES / "c" / "bare"
 BOARDS = {  # machine of the emulator; compiler; addresses of flash and RAM, size of RAM
@@ -114,6 +115,14 @@ def test_digits_on_other_processors(digits: Module, tmp_path: Path, name: str) -
     source = source_of(digits)
     objects = compile_network(source, tmp_path, compiler, [*flags, "-fno-tree-loop-distribute-patterns"])
     assert undefined_symbols(objects[0], compiler.replace("gcc", "nm")) <= DIVISIONS
+    (tmp_path / "check_main.c").write_text(
+        '#include "net.h"\nint main(void) { return net_check() ? 1 : 0; }\n'
+    )
+    files = [str(tmp_path / f) for f in ("check_main.c", "net_check.c", *(o.name for o in objects))]
+    subprocess.run([compiler, "-static", *files, "-o", str(tmp_path / "check")], check=True)
+    assert subprocess.run([emulator, str(tmp_path / "check")], check=False).returncode == 0
+    if "high bytes" in name:
+        return
     feeds = singles(digits, {"input": pixels(3, seed=1)}, 3)
     found = run_program(source, link(source, objects, compiler, ["-static"]), feeds, [emulator])
     assert_equal(digits, feeds, found)
