@@ -25,6 +25,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"intc {intc.__version__}")
     group = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
     _compile_arguments(_add(group, "compile", commands["compile"], "ONNX model -> artifact", COMPILE_EXAMPLE))
+    _retarget_arguments(
+        _add(group, "retarget", commands["retarget"], "artifact -> another target", RETARGET_EXAMPLE)
+    )
     _run_arguments(_add(group, "run", commands["run"], "run an artifact on an .npz file", RUN_EXAMPLE))
     _verify_arguments(
         _add(
@@ -45,6 +48,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 COMPILE_EXAMPLE = """example:
   intc compile model.onnx -o model.intc --calibration data.npz
 data.npz holds one array per input, samples along axis 0; 100 to 500 typical samples are enough."""
+RETARGET_EXAMPLE = """example:
+  intc retarget model.intc --target c --size batch=1 -o net.c
+the integers stay as they are; no calibration data is needed."""
 RUN_EXAMPLE = "example:\n  intc run model.intc --inputs x.npz --outputs y.npz --threads 2"
 VERIFY_EXAMPLE = """example:
   intc verify model.intc --model model.onnx --data x.npz
@@ -123,13 +129,7 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SHAPE",
         help="fix a shape, ids=1,128, or type, image=uint8",
     )
-    parser.add_argument(
-        "--size",
-        action="append",
-        default=[],
-        metavar="SYMBOL=N",
-        help="fix a free size of the kernels, as in batch=1 (target c needs all)",
-    )
+    _size_argument(parser)
     parser.add_argument(
         "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
     )
@@ -142,6 +142,23 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--worst", type=_count, metavar="N", help="list N nodes (default: 10 on a terminal, else 0)"
+    )
+
+
+def _retarget_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="as for compile")
+    parser.add_argument("--target", help="as for compile (default: the artifact's own)")
+    _size_argument(parser)
+
+
+def _size_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="SYMBOL=N",
+        help="fix a free size of the kernels, as in batch=1 (target c needs all)",
     )
 
 

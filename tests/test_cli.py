@@ -56,6 +56,14 @@ def test_target_c_writes_sources(digits: Path, tmp_path: Path) -> None:
     assert f"DIGITS_VIT_ARENA_BYTES {result['arena_bytes']} " in header
 
 
+def test_retarget_keeps_the_integers(digits: Path, tmp_path: Path) -> None:
+    run("retarget", digits / "digits.intc", "--target", "c", "--size", "batch=1", "-o", tmp_path)
+    assert "made by intc" in (tmp_path / "digits_vit.c").read_text()
+    run("retarget", digits / "digits.intc", "--target", "x86-64-v2", "-o", tmp_path / "v2.intc", "--json")
+    first, second = (intc.open_module(p).graph for p in (digits / "digits.intc", tmp_path / "v2.intc"))
+    assert str(first) == str(second)
+
+
 def test_run_equals_the_session(digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "y.npz"
     session = intc.load(digits / "digits.intc")
@@ -254,6 +262,9 @@ BAD = {
     "empty": ("compile {model} -o {out} --calibration {empty.npz}", "empty"),
     "pickles": ("compile {model} -o {out} --calibration {object.npz}", "object.npz"),
     "no zip": ("compile {model} -o {out} --calibration {text.npz}", "text.npz"),
+    "retarget free": ("retarget {artifact} --target c -o {out}", "target 'c' needs fixed sizes"),
+    "retarget onnx": ("retarget {model} --target c -o {out}", "not an intc artifact"),
+    "retarget size": ("retarget {artifact} --size n=2 -o {out}", "'n' is no free size"),
     "run cut": ("run {cut.intc} --inputs {data} --outputs {out}", "truncated"),
     "run onnx": ("run {model} --inputs {data} --outputs {out}", "not an intc artifact"),
     "run nan": ("run {artifact} --inputs {nan.npz} --outputs {out}", "NaN"),
