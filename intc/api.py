@@ -31,11 +31,14 @@ from intc.calibration import (
 )
 from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
+from intc.codegen.c.source import Source, lower_source, require_fixed
+from intc.codegen.c.write import write_source
 from intc.codegen.lower import Lowered, lower
 from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
 from intc.errors import CalibrationError, UsageError
 from intc.frontend import import_onnx
+from intc.ir.bound import bound
 from intc.ir.dims import Dim
 from intc.ir.graph import Graph
 from intc.ir.op import Array
@@ -70,6 +73,7 @@ def compile(
     accuracy_target: str | Predicate | None = None,
     search: Search | None = None,
     inputs: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
     progress: Progress | None = None,
     dump_after: str | Sequence[str] = (),
 ) -> Module:
@@ -84,9 +88,10 @@ def compile(
     steers both (docs/plan.md). ``calibrator`` chooses the 8-bit ranges (minmax, percentile, entropy, mse) and
     ``rounding`` the integers of the weights (nearest, gptq). ``calibration_cache`` names an .npz file in
     which statistics are kept and from which they are taken up again. ``inputs`` overrides shapes or types of
-    inputs by name. ``progress`` is told each step; the graph after each pass in ``dump_after`` is kept in
-    ``Module.dumps``. Raises UnsupportedModel (listing every node), CalibrationError, QuantizationError,
-    UsageError.
+    inputs by name. ``sizes``, such as ``{"batch": 1}``, fixes free sizes of the kernels, which target ``c``
+    asks for; calibration and ``Module.graph`` keep them free. ``progress`` is told each step; the graph after
+    each pass in ``dump_after`` is kept in ``Module.dumps``. Raises UnsupportedModel (listing every node),
+    CalibrationError, QuantizationError, CodegenError, UsageError.
     """
     plan = None if isinstance(bits, str) and bits == "auto" else read_plan(bits)
     goal = parse_target(accuracy_target) if isinstance(accuracy_target, str) else accuracy_target
@@ -99,6 +104,9 @@ def compile(
     path = Path(model)
     tell("import")
     source = import_onnx(path, inputs)
+    fixed = bound(source, sizes or {})
+    if not resolve(target).native:
+        require_fixed(fixed)
     state = phases.canonicalise(source, tell)
     tell("calibrate")
     samples: list[dict[str, Array]] = []
@@ -140,9 +148,10 @@ def compile(
         "rounding": rounding,
         "calibration": _origin(calibration),
     }
-    lowered = lower(state.graph, target)
+    prepared = bound(state.graph, sizes or {})
+    lowered = _lowered(prepared, target, source.outputs)
     dumps = {name: state.after(name) for name in wanted}
-    return Module(integer, state.graph, lowered, tuple(source.outputs), provenance, state, dumps, samples)
+    return Module(integer, prepared, lowered, tuple(source.outputs), provenance, state, dumps, samples)
 
 
 def _origin(calibration: Feeds | None) -> str:
@@ -204,15 +213,25 @@ def _calibrate(
     return collect_cached(observer, batches, cache, key, progress)
 
 
-def open_module(path: str | os.PathLike[str], target: str | None = None) -> Module:
+def open_module(
+    path: str | os.PathLike[str], target: str | None = None, sizes: Mapping[str, int] | None = None
+) -> Module:
     """The module in artifact ``path``, compiled again for ``target`` (default: the artifact's own).
 
-    ``graph`` and ``prepared`` are both the fused integer graph that the artifact holds. Results are equal
-    on every target.
+    ``graph`` and ``prepared`` are both the fused integer graph that the artifact holds, with the free sizes
+    in ``sizes``, such as ``{"batch": 1}``, fixed. Results are equal on every target.
     """
     manifest, graph = read_graph(path)
-    lowered = lower(graph, target or manifest.target)
-    return Module(graph, graph, lowered, tuple(p.name for p in manifest.outputs), dict(manifest.provenance))
+    graph = bound(graph, sizes or {})
+    names = tuple(p.name for p in manifest.outputs)
+    return Module(
+        graph, graph, _lowered(graph, target or manifest.target, names), names, dict(manifest.provenance)
+    )
+
+
+def _lowered(graph: Graph, target: str, output_names: Sequence[str]) -> Lowered | Source:
+    """``graph`` as native code, or as C source."""
+    return lower(graph, target) if resolve(target).native else lower_source(graph, output_names)
 
 
 @dataclass
@@ -220,14 +239,14 @@ class Module:
     """A compiled model. ``graph`` is the integer graph, whose ``evaluate`` is the exact reference of the
     kernels.
 
-    ``prepared`` is the fused graph that was lowered; ``output_names`` are the ONNX names of its outputs;
-    ``passes`` holds the graph after every pass (None for a module that was opened from a file); ``samples``
-    the first few samples of the calibration data.
+    ``prepared`` is the fused graph that was lowered, its sizes fixed where asked for; ``output_names`` are
+    the ONNX names of its outputs; ``passes`` holds the graph after every pass (None for a module that was
+    opened from a file); ``samples`` the first few samples of the calibration data.
     """
 
     graph: Graph
     prepared: Graph
-    lowered: Lowered
+    lowered: Lowered | Source
     output_names: tuple[str, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     passes: Pipeline | None = None
@@ -239,8 +258,18 @@ class Module:
         """The plan that the module was compiled with; of a module made from a graph, the empty one."""
         return parse_plan(self.provenance.get("plan", {}), "provenance")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the artifact; ``path`` is replaced in one step once all is written."""
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write the artifact; ``path`` is replaced in one step once all is written. Returns the files.
+
+        A module for target ``c`` is several files of source in the folder ``path``, or beside it where it
+        ends in ``.c`` (docs/c.md).
+        """
+        if isinstance(self.lowered, Source):
+            model = str(self.provenance.get("model", self.graph.name))
+            origin = f"made by intc {intc.__version__} from {model}"
+            if digest := self.provenance.get("model_sha256"):
+                origin += f", SHA-256 {digest}"
+            return write_source(self.lowered, path, model, origin)
         graph = _without_inner_scales(self.prepared)
         weights = side_tensors(graph)
         packed = _packed(self.lowered.constants, weights)
@@ -260,6 +289,7 @@ class Module:
         )
         narrow = {name: narrowed(array) for name, array in weights.items()}
         write_artifact(path, manifest, print_graph(graph), narrow, self.lowered.library, certificate(graph))
+        return [Path(path)]
 
     def run(
         self,
@@ -277,7 +307,15 @@ class Module:
         return self._session.create_state(batch)
 
     def session(self, threads: int = 1) -> Session:
-        """A session of this module, by way of an artifact in a temporary folder."""
+        """A session of this module, by way of an artifact in a temporary folder.
+
+        UsageError for target ``c``: source code runs elsewhere; ``graph.evaluate`` gives its results.
+        """
+        if isinstance(self.lowered, Source):
+            raise UsageError(
+                "a module for target 'c' is source code and does not run here; graph.evaluate gives the same "
+                "integers"
+            )
         with tempfile.TemporaryDirectory(prefix="intc-") as folder:
             path = Path(folder) / "module.intc"
             self.save(path)

@@ -25,6 +25,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"intc {intc.__version__}")
     group = parser.add_subparsers(dest="name", required=True, metavar="COMMAND", parser_class=Parser)
     _compile_arguments(_add(group, "compile", commands["compile"], "ONNX model -> artifact", COMPILE_EXAMPLE))
+    _retarget_arguments(
+        _add(group, "retarget", commands["retarget"], "artifact -> another target", RETARGET_EXAMPLE)
+    )
     _run_arguments(_add(group, "run", commands["run"], "run an artifact on an .npz file", RUN_EXAMPLE))
     _verify_arguments(
         _add(
@@ -45,6 +48,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 COMPILE_EXAMPLE = """example:
   intc compile model.onnx -o model.intc --calibration data.npz
 data.npz holds one array per input, samples along axis 0; 100 to 500 typical samples are enough."""
+RETARGET_EXAMPLE = """example:
+  intc retarget model.intc --target c --size batch=1 -o net.c
+the integers stay as they are; no calibration data is needed."""
 RUN_EXAMPLE = "example:\n  intc run model.intc --inputs x.npz --outputs y.npz --threads 2"
 VERIFY_EXAMPLE = """example:
   intc verify model.intc --model model.onnx --data x.npz
@@ -75,7 +81,10 @@ def _add(group: Any, name: str, command: Command, text: str, example: str) -> ar
 def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="an ONNX file")
     parser.add_argument(
-        "-o", "--output", type=Path, help="the artifact (default: the model's name with .intc)"
+        "-o",
+        "--output",
+        type=Path,
+        help="the artifact (default: the model's name with .intc); for target c a folder, or a .c file",
     )
     parser.add_argument(
         "--calibration",
@@ -83,7 +92,9 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         help="sample inputs (a quantised model may do without), or 'random' for trials of speed only",
     )
     parser.add_argument(
-        "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni"
+        "--target",
+        default="native",
+        help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni, or c (C source)",
     )
     parser.add_argument(
         "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"
@@ -123,6 +134,7 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SHAPE",
         help="fix a shape, ids=1,128, or type, image=uint8",
     )
+    _size_argument(parser)
     parser.add_argument(
         "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"
     )
@@ -135,6 +147,23 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--worst", type=_count, metavar="N", help="list N nodes (default: 10 on a terminal, else 0)"
+    )
+
+
+def _retarget_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="as for compile")
+    parser.add_argument("--target", help="as for compile (default: the artifact's own)")
+    _size_argument(parser)
+
+
+def _size_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="SYMBOL=N",
+        help="fix a free size of the kernels, as in batch=1 (target c needs all)",
     )
 
 

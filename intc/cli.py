@@ -1,4 +1,4 @@
-"""The command line: ``intc compile | run | verify | bench | inspect | info``.
+"""The command line: ``intc compile | retarget | run | verify | bench | inspect | info``.
 
 Exit status 0: done; 1: a check ran and failed; 2: bad usage or bad input, with one line on stderr.
 """
@@ -63,7 +63,8 @@ def compile_command(args: argparse.Namespace) -> int:
     if args.calibration is None and (args.report or args.worst):
         raise UsageError("--report and --worst are measured on calibration data; give --calibration NPZ")
     bits = int(args.bits) if args.bits.isdigit() else args.bits
-    output = args.output or args.model.with_suffix(".intc")
+    output = args.output or args.model.with_suffix(".c" if args.target == "c" else ".intc")
+    _check_output(output, args.target)
     families = tuple(f for f in args.families.split(",") if f)
     samples, worst = accuracy_scope(args.report_samples, args.worst, bool(args.report), args.json)
     with progress() as tell:
@@ -80,14 +81,14 @@ def compile_command(args: argparse.Namespace) -> int:
             rounding=args.rounding,
             calibration_cache=args.calibration_cache,
             inputs=dict(_input_override(text) for text in args.input) or None,
+            sizes=_given_sizes(args.size),
             progress=tell,
             dump_after=args.dump_after,
         )
         report = module.report(None, samples, tell) if samples and module.samples else None
         tell("write the artifact")
-        output.parent.mkdir(parents=True, exist_ok=True)
         module.passes = None  # the float weights are not needed any more
-        module.save(output)
+        result, text = _saved(module, output)
         if args.save_plan:
             module.plan.save(args.save_plan)
     if args.calibration == "random":
@@ -99,25 +100,26 @@ def compile_command(args: argparse.Namespace) -> int:
         from intc.files import write_text
 
         write_text(args.report, report.html())
-    size, source = output.stat().st_size, args.model.stat().st_size
-    target = module.lowered.target.name
-    result = {
-        "artifact": str(output),
-        "bytes": size,
-        "model_bytes": source,
-        "target": target,
-        "nodes": len(module.graph.nodes),
-        "fused_nodes": len(module.prepared.nodes),
+    result |= {
+        "model_bytes": args.model.stat().st_size,
         "plan": module.plan.as_json(),
         "planning": module.provenance.get("planning"),
         "dumps": dumps,
         "accuracy": report.summary() if report else None,
     }
-    text = f"{output}: {size:,} bytes for target {target}, {len(module.graph.nodes)} integer nodes"
     _print(args, result, text)
     if report is not None and worst and args.json != "-":
         print_worst(report, worst)
     return 0
+
+
+def retarget_command(args: argparse.Namespace) -> int:
+    _check_output(args.output, args.target)
+    with progress() as tell:
+        tell("generate code")
+        module = intc.open_module(args.artifact, args.target, _given_sizes(args.size))
+        result, text = _saved(module, args.output)
+    return _print(args, result, text)
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -160,15 +162,16 @@ def bench_command(args: argparse.Namespace) -> int:
     from intc.report.data import read_npz
     from intc.report.tables import bench_text
 
-    sizes = {}
-    for text in args.size:
-        name, _, number = text.partition("=")
-        if not number.isdigit() or int(number) < 1:
-            raise UsageError(f"--size {text}: expected SYMBOL=N with N >= 1")
-        sizes[name] = int(number)
     engines = [e for e in args.engines.split(",") if e]
     options = Options(
-        args.threads, args.batch, sizes, args.vs, engines, args.seconds, not args.no_peak, args.profile
+        args.threads,
+        args.batch,
+        _given_sizes(args.size),
+        args.vs,
+        engines,
+        args.seconds,
+        not args.no_peak,
+        args.profile,
     )
     with progress() as tell:
         tell(f"measure for {args.seconds:g} s")
@@ -197,6 +200,7 @@ def info_command(args: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Command] = {
     "compile": compile_command,
+    "retarget": retarget_command,
     "run": run_command,
     "verify": verify_command,
     "bench": bench_command,
@@ -218,6 +222,48 @@ def progress() -> Iterator[Tell]:
 
     with Console(stderr=True).status("start") as status:
         yield lambda step: status.update(step)
+
+
+def _check_output(output: Path, target: str | None) -> None:
+    """UsageError for a name that the files of ``target`` cannot have."""
+    from intc.codegen.c.write import place_of
+
+    if target == "c":
+        place_of(output, "model")
+
+
+def _saved(module: intc.Module, output: Path) -> tuple[dict[str, Any], str]:
+    """Write ``module``; the JSON and the line about it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files = module.save(output)
+    size, target, nodes = sum(f.stat().st_size for f in files), module.lowered.target, len(module.graph.nodes)
+    result = {
+        "artifact": str(output),
+        "files": [str(f) for f in files],
+        "bytes": size,
+        "target": target.name,
+        "nodes": nodes,
+        "fused_nodes": len(module.prepared.nodes),
+    }
+    if target.native:
+        return result, f"{output}: {size:,} bytes for target {target.name}, {nodes} integer nodes"
+    memory = {name: getattr(module.lowered, name) for name in ("weight_bytes", "arena_bytes")}
+    text = (
+        f"{', '.join(map(str, files))}: {memory['weight_bytes']:,} bytes of constants, "
+        f"{memory['arena_bytes']:,} bytes of working memory, {nodes} integer nodes"
+    )
+    return {**result, **memory}, text
+
+
+def _given_sizes(texts: Sequence[str]) -> dict[str, int]:
+    """What ``--size SYMBOL=N`` says, each time that it is given."""
+    sizes = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not number.isdigit() or int(number) < 1:
+            raise UsageError(f"--size {text}: expected SYMBOL=N with N >= 1")
+        sizes[name] = int(number)
+    return sizes
 
 
 def _input_override(text: str) -> tuple[str, Any]:

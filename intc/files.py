@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -40,9 +40,20 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``path``, and the folder that it lies in, in one step; UsageError where that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
-    with replacing(path) as file:
-        file.write(text.encode())
+    write_texts({path: text})
+
+
+def write_texts(files: Mapping[Path, str]) -> None:
+    """Write all ``files``, and their folders: none takes its place before all are written."""
+    with ExitStack() as stack:
+        for path, text in files.items():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
+            file = stack.enter_context(replacing(path))
+            try:
+                file.write(text.encode())
+                file.flush()
+            except OSError as error:
+                raise UsageError(f"{path}: cannot be written ({error.strerror})") from None

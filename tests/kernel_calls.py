@@ -23,7 +23,8 @@ CANARY = 64
 def host_isas() -> list[Isa]:
     """Every instruction set this machine runs, and for the others their tile with a spelled-out dot."""
     levels = {t.level for t in TARGETS if host_features().issuperset(t.features)}
-    return [isa if isa.dot == "generic" or name in levels else isa.generic() for name, isa in ISAS.items()]
+    tiled = {name: isa for name, isa in ISAS.items() if isa.lanes > 1}
+    return [isa if isa.dot == "generic" or name in levels else isa.generic() for name, isa in tiled.items()]
 
 
 def aligned(array: NDArray[Any]) -> NDArray[Any]:

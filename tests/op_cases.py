@@ -172,6 +172,15 @@ CASES: tuple[Case, ...] = (
             t("int32", 4, 3, 3, lo=-(2**20), hi=2**20),
         ),
     ),
+    Case(
+        fused.Attention(4, 2, 8, 0, 0, 0, 20000, 2, -127, 127, masked=True, uniform=True),
+        (
+            *(t("int8", 1, heads, 3, 8) for heads in (4, 2, 2)),
+            t("int32", 1, lo=2**30),
+            t("int32", 1, lo=30, hi=40),
+            t("bool", 1, 4, 3, 3),
+        ),
+    ),
 )
 """At least one case of every operator."""
 

@@ -45,6 +45,25 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (folder / "new" / "digits.intc").rename(folder / "digits.intc").parent
 
 
+def test_target_c_writes_sources(digits: Path, tmp_path: Path) -> None:
+    command = ["compile", MODEL, "--target", "c", "--size", "batch=1", "--calibration", digits / "data.npz"]
+    text = run(*command, "-o", tmp_path / "new" / "net.c", "--rounding", "nearest").stdout
+    assert f"{tmp_path / 'new' / 'net.h'}, " in text and "bytes of working memory" in text
+    result = json.loads(run(*command, "-o", tmp_path / "net", "--json").stdout)
+    assert {Path(f).name for f in result["files"]} == {p.name for p in (tmp_path / "net").iterdir()}
+    assert result["bytes"] == sum(p.stat().st_size for p in (tmp_path / "net").iterdir())
+    header = (tmp_path / "net" / "digits_vit.h").read_text()
+    assert f"DIGITS_VIT_ARENA_BYTES {result['arena_bytes']} " in header
+
+
+def test_retarget_keeps_the_integers(digits: Path, tmp_path: Path) -> None:
+    run("retarget", digits / "digits.intc", "--target", "c", "--size", "batch=1", "-o", tmp_path)
+    assert "made by intc" in (tmp_path / "digits_vit.c").read_text()
+    run("retarget", digits / "digits.intc", "--target", "x86-64-v2", "-o", tmp_path / "v2.intc", "--json")
+    first, second = (intc.open_module(p).graph for p in (digits / "digits.intc", tmp_path / "v2.intc"))
+    assert str(first) == str(second)
+
+
 def test_run_equals_the_session(digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "y.npz"
     session = intc.load(digits / "digits.intc")
@@ -221,6 +240,13 @@ BAD = {
     "broken model": ("compile {broken.onnx} -o {out} --calibration {data}", "broken.onnx"),
     "unsupported": ("compile {sinh.onnx} -o {out} --calibration random", "node 'wave' (Sinh)"),
     "target": ("compile {model} -o {out} --calibration {data} --target z80", "target 'z80'"),
+    "free size": (
+        "compile {model} -o {out} --calibration {data} --target c",
+        "target 'c' needs fixed sizes, but batch of input 'input' [batch, 1, 8, 8] is free",
+    ),
+    "size": ("compile {model} -o {out} --calibration {data} --size batch=x", "expected SYMBOL=N"),
+    "unknown size": ("compile {model} -o {out} --calibration {data} --size n=2", "'n' is no free size"),
+    "one file": ("compile {model} -o {out}.intc --calibration {data} --target c --size batch=1", "a folder"),
     "approximation": ("compile {model} -o {out} --calibration {data} --approximation x", "approximation 'x'"),
     "bits": ("compile {model} -o {out} --calibration {data} --bits 4", "bits=4: 8, 16"),
     "calibrator": ("compile {model} -o {out} --calibration {data} --calibrator x", "calibrator 'x'"),
@@ -236,6 +262,9 @@ BAD = {
     "empty": ("compile {model} -o {out} --calibration {empty.npz}", "empty"),
     "pickles": ("compile {model} -o {out} --calibration {object.npz}", "object.npz"),
     "no zip": ("compile {model} -o {out} --calibration {text.npz}", "text.npz"),
+    "retarget free": ("retarget {artifact} --target c -o {out}", "target 'c' needs fixed sizes"),
+    "retarget onnx": ("retarget {model} --target c -o {out}", "not an intc artifact"),
+    "retarget size": ("retarget {artifact} --size n=2 -o {out}", "'n' is no free size"),
     "run cut": ("run {cut.intc} --inputs {data} --outputs {out}", "truncated"),
     "run onnx": ("run {model} --inputs {data} --outputs {out}", "not an intc artifact"),
     "run nan": ("run {artifact} --inputs {nan.npz} --outputs {out}", "NaN"),

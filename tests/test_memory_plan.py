@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from intc.codegen.lower import lower
-from intc.codegen.memory import ALIGN, Plan, Step, arena_bytes, never_larger, plan
+from intc.codegen.memory import ALIGN, Plan, Step, arena_bytes, never_larger, pack, plan
 from intc.errors import CodegenError, UsageError
 from intc.ir.dims import Dim, evaluate, symbol
 from intc.ir.graph import Builder
@@ -119,3 +119,29 @@ def test_refusals_name_their_cause() -> None:
         lower(builder.finish())
     with pytest.raises(UsageError, match="aarch64"):
         lower(Builder("empty").finish(), "aarch64")
+
+
+def test_packed_values_never_overlap_while_alive() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        count = int(rng.integers(2, 14))
+        sizes = {f"v{i}": int(rng.integers(1, 5000)) for i in range(count)}
+        steps = [
+            Step(tuple(f"v{j}" for j in range(i) if rng.random() < 0.4), (f"v{i}",)) for i in range(count)
+        ]
+        offsets, end = pack(steps, sizes, 8)
+        alive = {n: [i for i, s in enumerate(steps) if n in (*s.reads, *s.writes)] for n in sizes}
+        assert set(offsets) == set(sizes) and end == max(offsets[n] + sizes[n] for n in sizes)
+        assert all(offset % 8 == 0 for offset in offsets.values())
+        for a in sizes:
+            for b in sizes:
+                together = alive[a][0] <= alive[b][-1] and alive[b][0] <= alive[a][-1]
+                apart = offsets[a] + sizes[a] <= offsets[b] or offsets[b] + sizes[b] <= offsets[a]
+                assert a == b or apart or not together
+        busiest = max(sum(sizes[n] for n in sizes if alive[n][0] <= i <= alive[n][-1]) for i in range(count))
+        assert busiest <= end <= sum(sizes.values()) + 8 * count
+
+
+def test_packed_chains_take_two_values() -> None:
+    steps = [Step((f"v{i - 1}",) if i else (), (f"v{i}",)) for i in range(9)]
+    assert pack(steps, {f"v{i}": 100 for i in range(9)}, 4)[1] == 200

@@ -2,7 +2,7 @@
 
 Every kernel has the parameters: pointers, 64-bit scalars, the graph's symbols that it needs (int32), ``task``
 and ``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage write disjoint
-elements.
+elements. Where one thread does everything the last two are missing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def dim_expr(dim: Dim, symbols: Mapping[str, Expr], dtype: str = "int32") -> Exp
 @dataclass
 class Frame:
     """What the body of a kernel sees: ``buffers`` by parameter name, ``scalars`` (int64) and its share of the
-    work.
+    work: all of it where ``tasks`` is None.
     """
 
     buffers: dict[str, Any]
@@ -49,6 +49,11 @@ class Frame:
     symbols: dict[str, Expr]
     task: Expr
     tasks: Expr
+    handles: dict[str, Expr]
+
+    def view(self, name: str, dtype: str) -> Any:
+        """The memory of buffer ``name`` with elements of ``dtype``."""
+        return T.decl_buffer((2**31 - 1,), dtype, data=self.handles[name], layout=None)
 
     def dim(self, dim: Dim) -> Expr:
         """``dim`` as an int32 expression (a Python int where it is known)."""
@@ -58,6 +63,10 @@ class Frame:
     def share(self, total: Dim) -> Iterator[Expr]:
         """A loop over this task's part of ``range(total)``."""
         count = self.dim(total)
+        if self.tasks is None:
+            with T.serial(0, count) as i:
+                yield i
+            return
         chunk = T.bind(T.truncdiv(count + self.tasks - 1, self.tasks))
         first = T.bind(T.min(self.task * chunk, count))
         with T.serial(0, T.min(chunk, count - first)) as i:
@@ -69,20 +78,19 @@ def define(
     scalars: Sequence[str],
     symbols: Sequence[str],
     body: Callable[[Frame], None],
+    shared: bool = True,
 ) -> PrimFunc:
-    """The kernel with these parameters; ``pointers`` are (name, element type)."""
+    """The kernel with these parameters; ``pointers`` are (name, element type); ``shared`` among tasks."""
     with IRBuilder() as builder:
         with T.prim_func(is_private=True):
             T.func_attr({"tirx.noalias": True})
-            handles = [(name, dtype, T.arg(name, T.handle(dtype))) for name, dtype in pointers]
+            handles = {name: T.arg(name, T.handle(dtype)) for name, dtype in pointers}
             ints = {name: T.arg(name, T.int64()) for name in scalars}
             dims = {name: T.arg(name, T.int32()) for name in symbols}
-            task, tasks = T.arg("task", T.int32()), T.arg("tasks", T.int32())
-            buffers = {
-                name: T.decl_buffer((2**31 - 1,), dtype, data=handle, layout=None)
-                for name, dtype, handle in handles
-            }
-            body(Frame(buffers, ints, dims, task, tasks))
+            task, tasks = (T.arg(n, T.int32()) if shared else None for n in ("task", "tasks"))
+            frame = Frame({}, ints, dims, task, tasks, handles)
+            frame.buffers |= {name: frame.view(name, dtype) for name, dtype in pointers}
+            body(frame)
     return builder.get()
 
 

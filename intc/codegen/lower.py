@@ -64,13 +64,9 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
     With ``ticks``, ``main`` takes one more address, of ``len(stages) + 1`` int64 cycle counts.
     """
     resolved = resolve(target) if isinstance(target, str) else target
-    program = Program(graph, resolved)
-    for name, value in graph.values.items():
-        if value.type.is_float:
-            raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")
-    for node in graph.nodes:
-        lower_node(program, node)
-    roots = place_outputs(program)
+    if not resolved.native:
+        raise CodegenError(f"target '{resolved.name}' is source code, not a library")
+    program, roots = staged(graph, resolved)
     memory = plan_memory(program, roots)
     scratch = {a.size for s in program.stages for a in s.args if isinstance(a, ScratchArg)}
     return Lowered(
@@ -85,6 +81,17 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
         tuple(sorted(scratch, key=str)),
         tuple((s.kernel, s.source, s.writes[0]) for s in program.stages),
     )
+
+
+def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
+    """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
+    program = Program(graph, target)
+    for name, value in graph.values.items():
+        if value.type.is_float:
+            raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")
+    for node in graph.nodes:
+        lower_node(program, node)
+    return program, place_outputs(program)
 
 
 def place_outputs(program: Program) -> dict[str, str]:
@@ -114,6 +121,11 @@ def place_outputs(program: Program) -> dict[str, str]:
 
 def plan_memory(program: Program, roots: Mapping[str, str]) -> Plan:
     """Slots for every value that is neither input, constant nor output."""
+    return plan(*lifetimes(program, roots))
+
+
+def lifetimes(program: Program, roots: Mapping[str, str]) -> tuple[list[Step], dict[str, Dim]]:
+    """What every stage reads and writes, by holder, and the bytes of the holders that need a place."""
     graph = program.graph
     sizes = {
         root: nbytes(program.type(root))
@@ -124,7 +136,7 @@ def plan_memory(program: Program, roots: Mapping[str, str]) -> Plan:
     def held(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(roots.get(n, n) for n in names)
 
-    return plan([Step(held(s.reads), held(s.writes)) for s in program.stages], sizes)
+    return [Step(held(s.reads), held(s.writes)) for s in program.stages], sizes
 
 
 def build_library(program: Program, memory: Plan, roots: Mapping[str, str], ticks: bool = False) -> bytes:

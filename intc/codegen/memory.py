@@ -66,6 +66,29 @@ def plan(steps: Sequence[Step], sizes: Mapping[str, Dim], keep: Iterable[str] = 
     return result
 
 
+def pack(steps: Sequence[Step], sizes: Mapping[str, int], align: int) -> tuple[dict[str, int], int]:
+    """The offset of every value in ``sizes`` (bytes), and the end of the last one.
+
+    For fixed sizes, where no slots are needed: the largest value first, each at the lowest multiple of
+    ``align`` where it overlaps no value that is alive at the same time.
+    """
+    alive: dict[str, tuple[int, int]] = {}
+    for i, step in enumerate(steps):
+        for name in (*step.reads, *step.writes):
+            alive[name] = alive.get(name, (i, i))[0], i
+    offsets: dict[str, int] = {}
+    for name in sorted((n for n in sizes if n in alive), key=lambda n: (-sizes[n], alive[n])):
+        first, last = alive[name]
+        others = [n for n in offsets if alive[n][0] <= last and alive[n][1] >= first]
+        offset = 0
+        for other in sorted(others, key=lambda n: offsets[n]):
+            if offset + sizes[name] <= offsets[other]:
+                break
+            offset = max(offset, round_up(offsets[other] + sizes[other], align))
+        offsets[name] = offset
+    return offsets, max((offsets[n] + sizes[n] for n in offsets), default=0)
+
+
 def _take(slots: list[Dim], free: set[int], need: Dim) -> int:
     """The free slot that fits ``need`` most tightly, else the largest one that can grow to it, else a new
     one.
@@ -88,9 +111,9 @@ def _typical(dim: Dim) -> int:
     return evaluate(dim, dict.fromkeys(symbols([dim]), _TYPICAL))
 
 
-def round_up(size: int) -> int:
-    """``size`` rounded up to :data:`ALIGN`."""
-    return -(-size // ALIGN) * ALIGN
+def round_up(size: int, align: int = ALIGN) -> int:
+    """``size`` rounded up to a multiple of ``align``."""
+    return -(-size // align) * align
 
 
 def arena_bytes(slots: Sequence[Dim], scratch: Sequence[Dim], tasks: int, env: Mapping[str, int]) -> int:

@@ -199,7 +199,10 @@ class Program:
         pointers = [(n, storage(t.dtype)) for n, t in zip(names, types, strict=True)]
         pointers += [(name, dtype) for name, dtype, _ in scratch]
         key = (key, shapes, tuple(n for n, _ in scalars), tuple(scratch))
-        kernel = self.kernel(stem, key, lambda: define(pointers, [n for n, _ in scalars], sizes, body))
+        shared = self.target.native
+        kernel = self.kernel(
+            stem, key, lambda: define(pointers, [n for n, _ in scalars], sizes, body, shared)
+        )
         special = layouts or {}
         args: list[Arg] = [
             self.graph_constant(x, special[x]) if x in special else self.operand(x) for x in inputs
@@ -208,7 +211,7 @@ class Program:
         args += [ScratchArg(count * np.dtype(dtype).itemsize) for _, dtype, count in scratch]
         args += [IntArg(v) for _, v in scalars]
         args += [SizeArg(symbol(s)) for s in sizes]
-        self.add(kernel, [*args, TaskArg(), TasksArg()], output, source)
+        self.add(kernel, [*args, TaskArg(), TasksArg()] if shared else args, output, source)
 
 
 def nbytes(type_: TensorType) -> Dim:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from intc.codegen.cpu import elementwise, fused, ibert, ivit, layer_norm, matmul, movement, softmax, window
+from intc.codegen.cpu import (
+    elementwise,
+    fused,
+    ibert,
+    ivit,
+    layer_norm,
+    matmul,
+    movement,
+    rowwise,
+    softmax,
+    window,
+)
 from intc.codegen.cpu.strided import View
 from intc.codegen.program import Program
 from intc.errors import CodegenError
@@ -71,10 +82,16 @@ RULES: Final[Mapping[str, Rule]] = {
     "attention": fused.lower_attention,
 }
 
+SCALAR_RULES: Final[Mapping[str, Rule]] = {
+    **RULES,
+    "linear": rowwise.lower_linear,
+    "attention": rowwise.lower_attention,
+}
+
 
 def lower_node(program: Program, node: Node) -> None:
     """Append the stages that compute ``node``; CodegenError names a node without a rule."""
-    rule = RULES.get(node.op.name)
+    rule = (RULES if program.target.native else SCALAR_RULES).get(node.op.name)
     if rule is None:
         raise CodegenError(f"node '{node.source or node.output}' ({node.op.name}) has no kernel")
     try:

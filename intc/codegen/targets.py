@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from intc.errors import UsageError
 
-Level: TypeAlias = Literal["sse4", "avx2", "avx512", "avx512-vnni"]
+Level: TypeAlias = Literal["sse4", "avx2", "avx512", "avx512-vnni", "scalar"]
 
 _V2: Final = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
 _V3: Final = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
@@ -19,13 +19,21 @@ _V4: Final = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 
 @dataclass(frozen=True)
 class Target:
-    """``level`` selects the kernels; ``features`` are the CPU flags (Linux names) that the code may use."""
+    """``level`` selects the kernels; ``features`` are the CPU flags (Linux names) that the code may use.
+
+    The level "scalar" is C source for one thread of any processor; the others are native code.
+    """
 
     name: str
     level: Level
     features: tuple[str, ...]
     mcpu: str
     mattr: tuple[str, ...] = ()
+
+    @property
+    def native(self) -> bool:
+        """Whether kernels are machine code, which shares its work among threads."""
+        return self.level != "scalar"
 
     def tvm(self) -> Any:
         """The TVM target; LLVM may use exactly what ``features`` lists."""
@@ -43,17 +51,18 @@ TARGETS: Final = (
     Target("x86-64-v4", "avx512", _V4, "x86-64-v4"),
     Target("avx512-vnni", "avx512-vnni", (*_V4, "avx512_vnni"), "x86-64-v4", ("+avx512vnni",)),
 )
-NAMES: Final = ("native", *(t.name for t in TARGETS))
+C: Final = Target("c", "scalar", (), "")
+NAMES: Final = ("native", *(t.name for t in TARGETS), C.name)
 
 
 def resolve(name: str) -> Target:
     """The target called ``name``; ``native`` is the best one that this machine can run."""
     if name == "native":
         return native()
-    for target in TARGETS:
+    for target in (*TARGETS, C):
         if target.name == name:
             return target
-    if name in ("aarch64", "cuda", "c"):
+    if name in ("aarch64", "cuda"):
         raise UsageError(f"target '{name}' has no kernels in this version; use one of {', '.join(NAMES)}")
     raise UsageError(f"target '{name}' is not known; use one of {', '.join(NAMES)}")
 

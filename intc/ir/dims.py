@@ -172,6 +172,17 @@ def evaluate(dim: Dim, env: Mapping[str, int]) -> int:
     return total
 
 
+def substitute(dim: Dim, env: Mapping[str, int]) -> Dim:
+    """``dim`` with the symbols in ``env`` (symbol -> size) replaced."""
+    total: Dim = 0
+    for mono, coef in terms_of(dim).items():
+        term: Dim = coef
+        for sym in mono:
+            term = term * (env[sym] if sym in env else symbol(sym))
+        total = total + term
+    return total
+
+
 def bounds(dim: Dim) -> tuple[int, int]:
     """The smallest and the largest value of ``dim`` over all symbols of 1 (``PAST``: 0) to ``SYMBOL_MAX``,
     term by term.

@@ -52,7 +52,7 @@ def costs(probe: Probe, units: Sequence[Unit], target: Target, tell: Tell) -> li
         for node, key in zip(unit.nodes, cell, strict=True)
         if len(unit.choices) > 1
     }
-    runnable = host_features().issuperset(target.features)
+    runnable = target.native and host_features().issuperset(target.features)
     times = timed(probe, examples, target, tell) if runnable else {k: modelled(k, target) for k in examples}
     return [[sum(times.get(key, 0.0) for key in cell) for cell in row] for row in keys]
 

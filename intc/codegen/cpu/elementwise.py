@@ -131,10 +131,15 @@ def lower_divide(program: Program, node: Node) -> None:
     op = node.op
     assert isinstance(op, Divide)
 
+    signed = program.type(node.inputs[1]).dtype not in ("bool", "uint8")
+
     def formula(a: Expr, b: Expr) -> Expr:
-        down = T.bind(wide(b) < 0)
-        numerator = T.bind(T.Select(down, -wide(a), wide(a)) * int64(2**op.shift))
-        divisor = T.bind(T.max(T.Select(down, -wide(b), wide(b)), int64(1)))
+        a, divisor = wide(a), wide(b)
+        if signed:
+            down = T.bind(wide(b) < 0)
+            a, divisor = T.Select(down, -a, a), T.Select(down, -divisor, divisor)
+        numerator = T.bind(a * int64(2**op.shift))
+        divisor = T.bind(T.max(divisor, int64(1)))
         q = floor_div(T.bind(numerator + T.shift_right(divisor, int64(1))), divisor)
         q = T.bind(T.Select(wide(b) == 0, int64(0), q))
         return T.min(T.max(q, int64(-op.limit)), int64(op.limit))

@@ -14,7 +14,7 @@ from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.probabilities import normalised_row
-from intc.codegen.cpu.vector import Multiplier, Vec, const, load, load_broadcast, ramp, typed
+from intc.codegen.cpu.vector import Multiplier, Vec, const, load, load_broadcast, ramp, spread, typed
 from intc.errors import CodegenError
 from intc.ops.fused import activation
 
@@ -163,7 +163,7 @@ class Prepared:
 def prepare(stage: Requantize, m: Any, e: Any, column: Any, lanes: int, isa: Isa) -> Prepared:
     """Load the multipliers of columns ``column ...`` from the buffers ``m`` and (not if ``narrow``) ``e``."""
     if stage.narrow:
-        factor = m[ramp(column, lanes)] if stage.per_channel else tir.Broadcast(m[0], lanes)
+        factor = m[ramp(column, lanes)] if stage.per_channel else spread(m[0], lanes)
         pair = Vec(factor, lanes, "int16"), Vec(const(15, lanes), lanes)
     elif stage.per_channel:
         pair = load(m, column, lanes, "int32"), load(e, column, lanes, "int32")

@@ -84,11 +84,11 @@ def common_form(stage: Requantize, shifts: Array, x: tuple[int, int]) -> tuple[R
     return stage, shifts
 
 
-def lower_linear(program: Program, node: Node) -> None:
+def linear_spec(program: Program, node: Node, isa: Isa) -> tuple[LinearSpec, Multipliers]:
+    """What the kernel of a Linear is specialised by, and the constants of its stages."""
     op = node.op
     assert isinstance(op, Linear)
     x, w, bias = node.inputs[:3]
-    isa = isa_of(program).wide() if program.type(x).dtype == "int16" else isa_of(program)
     constants = program.graph.constants
     if w not in constants or bias not in constants:
         raise CodegenError("weights and bias must be constants")
@@ -98,11 +98,19 @@ def lower_linear(program: Program, node: Node) -> None:
     factors = Multipliers(program, isa)
     stages = () if op.raw else _stages(program, node, factors, bound, isa)
     w_bits = 4 if program.type(w).magnitude <= 7 else 8  # a narrow interval is a narrow type
-    spec = LinearSpec(k, n, x_type.dtype, stages, out.dtype, w_bits=w_bits)
+    return LinearSpec(k, n, x_type.dtype, stages, out.dtype, w_bits=w_bits), factors
+
+
+def lower_linear(program: Program, node: Node) -> None:
+    x, w, bias = node.inputs[:3]
+    x_type = program.type(x)
+    isa = isa_of(program).wide() if x_type.dtype == "int16" else isa_of(program)
+    spec, factors = linear_spec(program, node, isa)
     rows: Dim = product(x_type.shape[:-1])
     kernel = program.kernel("linear", (spec, isa), lambda: linear(spec, isa))
-    start = start_values(constants[w], constants[bias], isa, x_type.dtype)
-    layout = weight_layout(k, n, isa, w_bits)
+    constants = program.graph.constants
+    start = start_values(constants[w], constants[bias], isa, spec.x_dtype)
+    layout = weight_layout(spec.k, spec.n, isa, spec.w_bits)
 
     def count(size: Any) -> Any:
         return linear_tasks(spec, isa, size[0])
@@ -142,30 +150,53 @@ def _stages(program: Program, node: Node, factors: Multipliers, bound: int, isa:
     return tuple(stages)
 
 
-def lower_attention(program: Program, node: Node) -> None:
-    op, isa = node.op, isa_of(program)
+def attention_spec(program: Program, node: Node, isa: Isa) -> tuple[AttentionSpec, Multipliers]:
+    """What the kernel of an Attention is specialised by, and the constants of its output."""
+    op = node.op
     assert isinstance(op, Attention)
     types = [program.type(x) for x in node.inputs[:3]]
-    batch, sq, sk = types[0].shape[0], types[0].shape[-2], types[1].shape[-2]
     factors = Multipliers(program, isa)
     context = (-32767, 32767)
-    output = factors.requantize(node.inputs[3], node.inputs[4], op.lo, op.hi, context, VALUES_BEYOND)
+    beyond = VALUES_BEYOND if isa.lanes > 1 else 0
+    output = factors.requantize(node.inputs[3], node.inputs[4], op.lo, op.hi, context, beyond)
     q, k, v = (
         Rows(heads, op.head_dim, t.shape[-1] if t.rank == 3 else 0)  # type: ignore[arg-type]
         for heads, t in zip((op.heads, op.kv_heads, op.kv_heads), types, strict=True)
     )
     out = Rows(op.heads, op.head_dim, 0 if op.heads_first else op.heads * op.head_dim)
-    spec = AttentionSpec(q, k, v, out, output, op.masked, op.biased, op.shift < 0, op.uniform)
-    kernel = program.kernel("attention", (spec, isa), lambda: attention(spec, isa))
+    return AttentionSpec(q, k, v, out, output, op.masked, op.biased, op.shift < 0, op.uniform), factors
+
+
+def attention_sizes(program: Program, node: Node) -> tuple[Dim, Dim, Dim]:
+    """Batch, queries and keys of an Attention."""
+    q, k = (program.type(x).shape for x in node.inputs[:2])
+    return q[0], q[-2], k[-2]
+
+
+def attention_inputs(program: Program, node: Node) -> tuple[list[Arg], list[Dim]]:
+    """q, k, v, the mask and the bias (where there are), the score's parameters; and the strides of mask and
+    bias.
+    """
+    op = node.op
+    assert isinstance(op, Attention)
+    batch, sq, sk = attention_sizes(program, node)
     offsets = (op.q_offset, op.k_offset, op.v_offset)
     args: list[Arg] = [ValueArg(x, o) for x, o in zip(node.inputs[:3], offsets, strict=True)]
-    strides: list[Arg] = []
+    strides: list[Dim] = []
     for name in node.inputs[5:]:
         args.append(program.operand(name))
-        shape = program.type(name).shape
-        strides += [SizeArg(s) for s in score_strides(shape, (batch, op.heads, sq, sk))]
-    args += [program.constant(score_parameters(op.m, op.shift)), *factors.args, ValueArg(node.output)]
-    args += [ScratchArg(attention_scratch(spec, isa, sk)), SizeArg(sq), SizeArg(sk), *strides]
+        strides += score_strides(program.type(name).shape, (batch, op.heads, sq, sk))
+    return [*args, program.constant(score_parameters(op.m, op.shift))], strides
+
+
+def lower_attention(program: Program, node: Node) -> None:
+    isa = isa_of(program)
+    batch, sq, sk = attention_sizes(program, node)
+    spec, factors = attention_spec(program, node, isa)
+    kernel = program.kernel("attention", (spec, isa), lambda: attention(spec, isa))
+    inputs, strides = attention_inputs(program, node)
+    args: list[Arg] = [*inputs, *factors.args, ValueArg(node.output)]
+    args += [ScratchArg(attention_scratch(spec, isa, sk)), SizeArg(sq), SizeArg(sk), *map(SizeArg, strides)]
 
     def count(size: Any) -> Any:
         return attention_tasks(spec, size[0], size[1])

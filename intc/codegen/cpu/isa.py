@@ -111,4 +111,5 @@ AVX512: Final = Isa("avx512", "vpmaddwd.512", 16, 2, "int16", "int16", 6, 4, 32)
 AVX2: Final = Isa("avx2", "vpmaddwd.256", 8, 2, "int16", "int16", 6, 2, 16)
 SSE4: Final = Isa("sse4", "vpmaddwd.128", 4, 2, "int16", "int16", 4, 2, 8)
 PORTABLE: Final = Isa("portable", "generic", 4, 2, "int16", "int16", 4, 2, 8, even_odd=False)
-ISAS: Final[dict[str, Isa]] = {isa.name: isa for isa in (AVX512_VNNI, AVX512, AVX2, SSE4, PORTABLE)}
+SCALAR: Final = Isa("scalar", "generic", 1, 4, "uint8", "int8", 4, 1, 1, even_odd=False)
+ISAS: Final[dict[str, Isa]] = {isa.name: isa for isa in (AVX512_VNNI, AVX512, AVX2, SSE4, PORTABLE, SCALAR)}

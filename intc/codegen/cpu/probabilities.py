@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.vector import TIR, Multiplier, Vec, const, load, ramp, reduce_lanes, stack
+from intc.codegen.cpu.vector import TIR, Multiplier, Vec, const, load, ramp, reduce_lanes, spread, stack
 from intc.codegen.kernel import bit_length, int64
 from intc.ops import scalar
 
@@ -32,7 +32,7 @@ def row_factor(total: Any) -> tuple[Any, Any, Any]:
 
 def normalised_row(x: Vec, factor: Any, left: Any, right: Any, isa: Isa) -> Vec:
     """NormaliseRows of ``lanes`` elements of one row as int16, with the int32 scalars of its row."""
-    every = (Vec(tir.Broadcast(v, x.lanes), x.lanes) for v in (factor, left, right))
+    every = (Vec(spread(v, x.lanes), x.lanes) for v in (factor, left, right))
     multiplier, up, down = every
     moved = (x << up) >> down
     high = Multiplier(multiplier, isa.even_odd).high(moved)
@@ -48,13 +48,13 @@ class RowWeights:
     def __init__(self, isa: Isa, parameters: Any, length: Any, left: bool) -> None:
         self.isa, self.lanes, self.left = isa, isa.epilogue, left
         m, shift, bound = (T.Bind(parameters[i]) for i in range(3))
-        self.m = Vec(tir.Broadcast(T.cast(m, "int16"), self.lanes), self.lanes, "int16")
+        self.m = Vec(spread(T.cast(m, "int16"), self.lanes), self.lanes, "int16")
         self.shift, self.bound = self._all(shift), self._all(bound)
         self.full = T.Bind(tir.floordiv(length, self.lanes))
         self.tail = T.Bind(tir.floormod(length, self.lanes))
 
     def _all(self, value: Any) -> Vec:
-        return Vec(tir.Broadcast(value, self.lanes), self.lanes)
+        return Vec(spread(value, self.lanes), self.lanes)
 
     def _vectors(self, body: Any) -> None:
         """``body(base, inside)`` over the row; ``inside`` is None for whole vectors, else which lanes
@@ -62,6 +62,8 @@ class RowWeights:
         """
         with T.serial(0, self.full) as i:
             body(T.Bind(i * self.lanes), None)
+        if self.lanes == 1:
+            return
         with T.If(self.tail > 0), T.Then():
             base = T.Bind(self.full * self.lanes)
             body(base, tir.LT(ramp(tir.IntImm("int32", 0), self.lanes), tir.Broadcast(self.tail, self.lanes)))
@@ -91,10 +93,11 @@ class RowWeights:
         top = self._all(reduce_lanes(best[whole], lanes, tir.Max))
 
         def weigh(base: Any, inside: Any) -> None:
-            distance = top - load(scores, at + base, lanes, "int32")
+            x = load(scores, at + base, lanes, "int32")
             keep = self._keep(mask, base, inside)
             if keep is not None:
-                distance = TIR.maximum(distance, 0)  # what is not kept may lie above the maximum
+                x = TIR.where(keep, x, top)  # what is not kept may lie above the maximum, or too far below it
+            distance = top - x
             if self.left:
                 distance = TIR.minimum(distance, self.bound) << self.shift
             else:

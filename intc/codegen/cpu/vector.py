@@ -16,8 +16,12 @@ from tvm.tirx.script.builder import ir as T
 
 def const(value: int, lanes: int, dtype: str = "int32") -> Any:
     """``value`` in every lane."""
-    scalar = tir.IntImm(dtype, value)
-    return scalar if lanes == 1 else tir.Broadcast(scalar, lanes)
+    return spread(tir.IntImm(dtype, value), lanes)
+
+
+def spread(value: Any, lanes: int) -> Any:
+    """The expression ``value`` in every lane."""
+    return value if lanes == 1 else tir.Broadcast(value, lanes)
 
 
 def ramp(base: Any, lanes: int) -> Any:
@@ -181,7 +185,7 @@ def load(buf: Any, base: Any, lanes: int, dtype: str) -> Vec:
 
 def load_broadcast(buf: Any, index: Any, lanes: int) -> Vec:
     """The int32 element at ``index`` in every lane."""
-    return Vec(tir.Broadcast(buf[index], lanes), lanes)
+    return Vec(spread(buf[index], lanes), lanes)
 
 
 def store(buf: Any, base: Any, value: Vec, dtype: str) -> None:

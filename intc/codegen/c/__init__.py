@@ -1,0 +1,1 @@
+"""C source of a compiled network: freestanding C99 for one thread."""
