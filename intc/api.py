@@ -18,17 +18,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import intc
-from intc.artifact.schema import Manifest, Packed, Port, Program, Size
+from intc.artifact.schema import Manifest, Packed, Port, Program
 from intc.artifact.writer import write_artifact
 from intc.calibration import Observer, collect, collect_cached, count_batches, open_feeds
 from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
-from intc.codegen.lower import Lowered, lower
+from intc.codegen.lower import Lowered, as_sizes, lower, port_type
 from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
 from intc.errors import UsageError
 from intc.frontend import import_onnx
-from intc.ir.dims import Dim
 from intc.ir.graph import Graph
 from intc.ir.op import Array
 from intc.ir.text import print_graph, side_tensors
@@ -219,7 +218,9 @@ class Module:
             target=self.lowered.target.name,
             features=tuple(self.lowered.features),
             states=tuple((name, self.output_names[i]) for name, i in self.prepared.states.items()),
-            program=Program("main", _sizes(self.lowered.slots), _sizes(self.lowered.scratch), packed),
+            program=Program(
+                self.lowered.entry, as_sizes(self.lowered.slots), as_sizes(self.lowered.scratch), packed
+            ),
             provenance={**self.provenance, **_producer()},
         )
         narrow = {name: narrowed(array) for name, array in weights.items()}
@@ -342,11 +343,8 @@ def _packed(constants: Sequence[Constant], weights: dict[str, Array]) -> tuple[P
 
 def _port(graph: Graph, name: str) -> Port:
     value = graph.values[name]
-    return Port(name, _sizes(value.type.shape), value.type.dtype, value.scale, value.type.lo, value.type.hi)
-
-
-def _sizes(dims: Sequence[Dim]) -> tuple[Size, ...]:
-    return tuple(d if isinstance(d, int) else str(d) for d in dims)
+    shape, dtype, lo, hi = port_type(value.type)
+    return Port(name, shape, dtype, value.scale, lo, hi)
 
 
 def _producer() -> dict[str, str]:

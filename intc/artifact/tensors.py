@@ -19,7 +19,7 @@ from intc.errors import ArtifactCorrupt
 
 Array = NDArray[Any]
 MAX_HEADER: Final = 64 * 2**20
-MAX_RANK: Final = 8
+MAX_RANK: Final = 32
 ALIGN: Final = 64
 METADATA: Final = "__metadata__"
 INT4: Final = "int4"

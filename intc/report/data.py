@@ -76,8 +76,6 @@ def random_feeds(ports: Sequence[Port], sizes: Mapping[str, int], seed: int = 0)
 def _draw(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     if port.scale is not None:
         return rng.standard_normal(shape).astype(np.float32)
-    assert port.lo is not None
-    assert port.hi is not None
     if port.hi - port.lo <= 1 or "mask" in port.name:
         return np.ones(shape, port.dtype)
     return rng.integers(max(port.lo, 0), min(port.hi, 2**31), shape, endpoint=True).astype(port.dtype)

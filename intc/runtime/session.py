@@ -15,13 +15,12 @@ from numpy.typing import ArrayLike
 
 from intc.artifact import schema, tensors
 from intc.artifact.container import Container
-from intc.artifact.schema import Manifest, Packed, Size, size_value
-from intc.artifact.tensors import INT4, pack_nibbles
+from intc.artifact.schema import Manifest, Size, size_value
 from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.runtime import feeds as feeding
 from intc.runtime import native
+from intc.runtime.constants import Blob
 from intc.runtime.feeds import Array
-from intc.runtime.native import ALIGN, aligned
 from intc.runtime.state import Past, State, held_by
 from intc.runtime.workspace import Layout, Workspace, address, round_up
 
@@ -52,7 +51,7 @@ class Port:
     type: str
     dtype: str
     scale: float | tuple[float, ...] | None
-    interval: tuple[int, int] | None
+    interval: tuple[int, int]
 
 
 def load(path: str | Path, threads: int = 1, sha256: str | None = None) -> Session:
@@ -81,11 +80,14 @@ class Session:
         container.check(self.manifest.members, schema.MANIFEST)
         native.check_cpu(self.path, self.manifest.target, self.manifest.features)
         weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
-        self._constants = _pack(self.path, self.manifest.program.constants, weights)
-        code = container.member(self.manifest.kernels)
+        program = self.manifest.program
+        blob = Blob(self.path, program.constants, weights)
+        if program.entry != self.manifest.interface(blob.sizes).entry:
+            raise ArtifactCorrupt(f"{path}: the manifest or the weights are not those that the kernels need")
         held = held_by(self.manifest)
         self._past = Past(self.manifest, held) if held else None
-        self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
+        self._constants = blob.pack()
+        self.entry = native.load_kernels(self.path, container.member(self.manifest.kernels), program.entry)
         self._layouts: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, int] | None], Layout] = {}
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
@@ -246,48 +248,4 @@ class Session:
 
 def _public(port: schema.Port) -> Port:
     kind = ONNX_TYPES["float32" if port.scale is not None else port.dtype]
-    interval = None if port.lo is None or port.hi is None else (port.lo, port.hi)
-    return Port(port.name, list(port.shape), kind, port.dtype, port.scale, interval)
-
-
-def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -> Array:
-    """The constants blob: every entry in kernel order at a multiple of :data:`ALIGN`."""
-    sizes = []
-    for entry in entries:
-        if entry.tensor not in weights:
-            raise ArtifactCorrupt(f"{path}: tensor '{entry.tensor}' is missing from '{schema.WEIGHTS}'")
-        array = weights[entry.tensor]
-        padded = (
-            [n + p for n, p in zip(array.shape, entry.pad, strict=False)] if entry.pad else list(array.shape)
-        )
-        count = int(np.prod(padded, dtype=np.int64))
-        if entry.reshape and (
-            len(padded) != array.ndim or int(np.prod(entry.reshape, dtype=np.int64)) != count
-        ):
-            raise ArtifactCorrupt(f"{path}: the packing of tensor '{entry.tensor}' does not fit its shape")
-        if entry.dtype == INT4 and (array.dtype != np.int8 or count % 2):
-            raise ArtifactCorrupt(f"{path}: tensor '{entry.tensor}' cannot be packed in 4 bits")
-        item = 1 if entry.dtype == INT4 else np.dtype(entry.dtype or array.dtype).itemsize
-        sizes.append(count * item // (2 if entry.dtype == INT4 else 1))
-    blob = aligned(max(sum(map(round_up, sizes)), ALIGN))
-    at = 0
-    for entry, size in zip(entries, sizes, strict=True):
-        _pack_one(entry, weights[entry.tensor], blob[at : at + size])
-        at += round_up(size)
-    return blob
-
-
-def _pack_one(entry: Packed, array: Array, place: Array) -> None:
-    if not entry.reshape:
-        place.view(entry.dtype or array.dtype)[:] = array.reshape(-1)
-        return
-    if any(entry.pad):
-        array = np.pad(array, [(0, p) for p in entry.pad])
-    ordered: Any = array.reshape(entry.reshape).transpose(entry.perm)
-    if entry.dtype == INT4:
-        place[:] = pack_nibbles(ordered)
-        return
-    dtype = np.dtype(entry.dtype or array.dtype)
-    packed = place.view(dtype).reshape(ordered.shape)
-    for i in range(ordered.shape[-1]):  # numpy is slow where the innermost axis is short, as it is here
-        packed[..., i] = ordered[..., i]
+    return Port(port.name, list(port.shape), kind, port.dtype, port.scale, (port.lo, port.hi))
