@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import intc
-from intc.artifact.schema import Manifest, Packed, Port, Program
+from intc.artifact.schema import SCALES, Manifest, Packed, Port, Program
+from intc.artifact.signature import Key
 from intc.artifact.writer import write_artifact
 from intc.calibration import Observer, collect, collect_cached, count_batches, open_feeds
 from intc.calibration.observers import Statistics
@@ -26,7 +27,7 @@ from intc.calibration.readers import Feeds
 from intc.codegen.lower import Lowered, as_sizes, lower, port_type
 from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
-from intc.errors import UsageError
+from intc.errors import QuantizationError, UsageError
 from intc.frontend import import_onnx
 from intc.ir.graph import Graph
 from intc.ir.op import Array
@@ -167,13 +168,19 @@ def _calibrate(
     return collect_cached(observer, batches, cache, key, progress)
 
 
-def open_module(path: str | os.PathLike[str], target: str | None = None) -> Module:
+def open_module(
+    path: str | os.PathLike[str],
+    target: str | None = None,
+    *,
+    sha256: str | None = None,
+    trusted_keys: Sequence[Key] | None = None,
+) -> Module:
     """The module in artifact ``path``, compiled again for ``target`` (default: the artifact's own).
 
     ``graph`` and ``prepared`` are both the fused integer graph that the artifact holds. Results are equal
-    on every target.
+    on every target. No code of the file is used. ``sha256`` and ``trusted_keys`` as for :func:`intc.load`.
     """
-    manifest, graph = read_graph(path)
+    manifest, graph = read_graph(path, sha256, trusted_keys)
     lowered = lower(graph, target or manifest.target)
     return Module(graph, graph, lowered, tuple(p.name for p in manifest.outputs), dict(manifest.provenance))
 
@@ -344,6 +351,9 @@ def _packed(constants: Sequence[Constant], weights: dict[str, Array]) -> tuple[P
 def _port(graph: Graph, name: str) -> Port:
     value = graph.values[name]
     shape, dtype, lo, hi = port_type(value.type)
+    for scale in value.scale if isinstance(value.scale, tuple) else (value.scale,):
+        if scale is not None and not SCALES[0] <= scale <= SCALES[1]:
+            raise QuantizationError(f"'{name}' has the scale {scale:g}, which float32 cannot invert")
     return Port(name, shape, dtype, value.scale, lo, hi)
 
 

@@ -39,6 +39,10 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     info = _add(group, "info", commands["info"], "describe an artifact", "example: intc info model.intc")
     info.add_argument("artifact", type=Path)
+    sign = _add(group, "sign", commands["sign"], "sign an artifact with an Ed25519 key", SIGN_EXAMPLE)
+    sign.add_argument("artifact", type=Path)
+    sign.add_argument("--key", type=Path, required=True, metavar="PEM", help="the private key")
+    sign.add_argument("-o", "--output", type=Path, help="where to write it (default: in place)")
     return parser
 
 
@@ -54,6 +58,12 @@ BENCH_EXAMPLE = """example:
 INSPECT_EXAMPLE = """examples:
   intc inspect model.onnx --after recover_gelu --diff
   intc inspect model.intc --html graph.html"""
+
+SIGN_EXAMPLE = """example:
+  openssl genpkey -algorithm ed25519 -out key.pem          the private key, to keep secret
+  openssl pkey -in key.pem -pubout -out public.pem         the public key, to give to those who load
+  intc sign model.intc --key key.pem
+  intc run model.intc --trusted-key public.pem --inputs x.npz --outputs y.npz"""
 
 
 def _add(group: Any, name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
@@ -137,6 +147,10 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--inputs", type=Path, required=True, metavar="NPZ")
     parser.add_argument("--outputs", type=Path, required=True, metavar="NPZ")
+    _trust_argument(parser)
+    parser.add_argument(
+        "--recompile", action="store_true", help="compile the graph again; run no code of the file"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=_positive, default=32, help="samples an inference (default: 32)")
     parser.add_argument(
@@ -150,6 +164,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, metavar="ONNX", help="the float model, to measure accuracy against"
     )
+    _trust_argument(parser)
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +194,17 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", metavar="NPZ", help="needed for integerise and the passes after it")
     parser.add_argument("--diff", action="store_true", help="show what the pass changed")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a document instead of text")
+
+
+def _trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trusted-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PEM",
+        help="refuse artifacts not signed by this public key; may be repeated",
+    )
 
 
 def _positive(text: str) -> int:

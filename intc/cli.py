@@ -1,4 +1,4 @@
-"""The command line: ``intc compile | run | verify | bench | inspect | info``.
+"""The command line: ``intc compile | run | verify | bench | inspect | info | sign``.
 
 Exit status 0: done; 1: a check ran and failed; 2: bad usage or bad input, with one line on stderr.
 """
@@ -126,10 +126,11 @@ def compile_command(args: argparse.Namespace) -> int:
 def run_command(args: argparse.Namespace) -> int:
     import numpy as np
 
+    from intc.loading import load
     from intc.report.data import batches, read_npz, with_empty_states
-    from intc.runtime import load
 
-    session = load(args.artifact, threads=args.threads)
+    keys = args.trusted_key or None
+    session = load(args.artifact, args.threads, trusted_keys=keys, recompile=args.recompile)
     feeds = with_empty_states(read_npz(args.inputs), session.manifest)
     ports = session.manifest.inputs
     unknown = sorted(set(feeds) - {p.name for p in ports})
@@ -153,7 +154,8 @@ def verify_command(args: argparse.Namespace) -> int:
     from intc.report.verify import verify_artifact
 
     with progress() as tell:
-        result = verify_artifact(args.artifact, read_npz(args.data), args.model, tell)
+        data, keys = read_npz(args.data), args.trusted_key or None
+        result = verify_artifact(args.artifact, data, args.model, tell, keys)
     _print(args, result.summary(), verification_text(args.artifact, result))
     return 0 if result.passed else 1
 
@@ -198,6 +200,15 @@ def info_command(args: argparse.Namespace) -> int:
     return _print(args, result, info_text(result))
 
 
+def sign_command(args: argparse.Namespace) -> int:
+    from intc.artifact.signature import sign
+
+    output = args.output or args.artifact
+    public = sign(args.artifact, args.key, output)
+    result = {"artifact": str(output), "signed_by": public}
+    return _print(args, result, f"{output}: signed by the key {public}")
+
+
 COMMANDS: dict[str, Command] = {
     "compile": compile_command,
     "run": run_command,
@@ -205,6 +216,7 @@ COMMANDS: dict[str, Command] = {
     "bench": bench_command,
     "inspect": inspect_command,
     "info": info_command,
+    "sign": sign_command,
 }
 
 

@@ -244,4 +244,4 @@ def test_the_runtime_imports_nothing_of_the_compiler(artifact: Path) -> None:
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=Path(intc.__file__).parents[1]
     )
-    assert done.stdout.strip() == "[] ['intc.artifact', 'intc.errors', 'intc.runtime']"
+    assert done.stdout.strip() == "[] ['intc.artifact', 'intc.errors', 'intc.loading', 'intc.runtime']"

@@ -26,7 +26,7 @@ GRAPH: Final = "graph.intc.txt"
 WEIGHTS: Final = "weights.safetensors"
 CERTIFICATE: Final = "certificate.json"
 KERNELS: Final = "kernels/{target}.so"
-MAX_MANIFEST: Final = 64 * 2**20
+MAX_MANIFEST: Final = 2**24
 MAX_CAUSE: Final = 200  # characters of a message about a damaged manifest
 RANGES: Final = {
     "bool": (0, 1),

@@ -22,6 +22,7 @@ from intc.ir.dims import Dim, Shape, format_shape
 
 DType: TypeAlias = Literal["float32", "bool", "uint8", "int8", "int16", "int32", "int64"]
 DTYPES: Final[tuple[str, ...]] = get_args(DType)
+MAX_RANK: Final = 32  # as far as all of numpy goes
 LIMITS: Final[dict[str, tuple[int, int]]] = {
     "bool": (0, 1),
     "uint8": (0, 255),
@@ -44,6 +45,8 @@ class TensorType:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise GraphError(f"element type '{self.dtype}' is not one of {', '.join(DTYPES)}")
+        if len(self.shape) > MAX_RANK:
+            raise GraphError(f"rank {len(self.shape)} is more than {MAX_RANK}")
         if self.dtype == "float32":
             if self.lo is not None or self.hi is not None:
                 raise GraphError("a float32 type carries no integer interval")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from intc.artifact import schema, tensors
-from intc.artifact.container import Container
-from intc.artifact.schema import Manifest, Size, size_value
+from intc.artifact.reader import open_artifact
+from intc.artifact.schema import Size, size_value
+from intc.artifact.signature import Key
 from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.runtime import feeds as feeding
 from intc.runtime import native
@@ -54,30 +54,39 @@ class Port:
     interval: tuple[int, int]
 
 
-def load(path: str | Path, threads: int = 1, sha256: str | None = None) -> Session:
+def load(
+    path: str | Path,
+    threads: int = 1,
+    sha256: str | None = None,
+    *,
+    trusted_keys: Sequence[Key] | None = None,
+) -> Session:
     """The artifact at ``path`` as a session that uses ``threads`` threads in every run.
 
     Kernels are native code: with ``sha256`` the file's manifest, and through it every member, must have
-    this digest (``Session.digest``, ``intc info``). Raises ArtifactCorrupt, ArtifactVersion, WrongTarget or
-    UsageError.
+    this digest (``Session.digest``, ``intc info``); with ``trusted_keys`` it must be signed by one of them.
+    Raises ArtifactCorrupt, ArtifactVersion, ArtifactUntrusted, WrongTarget or UsageError.
     """
-    return Session(path, threads=threads, sha256=sha256)
+    return Session(path, threads=threads, sha256=sha256, trusted_keys=trusted_keys)
 
 
 class Session:
     """Runs one compiled model. Concurrent calls of :meth:`run` are safe and equal calls one after another."""
 
-    def __init__(self, path: str | Path, threads: int = 1, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int = 1,
+        sha256: str | None = None,
+        *,
+        trusted_keys: Sequence[Key] | None = None,
+    ) -> None:
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"threads={threads!r} is not a number from 1 to {MAX_THREADS}")
         self.path = Path(path)
         self.threads = threads
-        container = Container(self.path)
-        self.manifest: Manifest = schema.read_manifest(container)
-        self.digest: str = hashlib.sha256(container.member(schema.MANIFEST)).hexdigest()
-        if sha256 is not None and sha256.lower() != self.digest:
-            raise ArtifactCorrupt(f"{path}: its digest is {self.digest}, not the {sha256} that was asked for")
-        container.check(self.manifest.members, schema.MANIFEST)
+        opened = open_artifact(self.path, sha256, trusted_keys)
+        container, self.manifest, self.digest = opened.container, opened.manifest, opened.digest
         native.check_cpu(self.path, self.manifest.target, self.manifest.features)
         weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
         program = self.manifest.program
