@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -179,7 +180,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "--engines", default="onnxruntime", help="onnxruntime, openvino, or both with a comma"
     )
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="real inputs (default: random ones)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="how long to measure (default: 6)")
+    parser.add_argument("--seconds", type=_seconds, default=6.0, help="how long to measure (default: 6)")
     parser.add_argument(
         "--profile",
         action="store_true",
@@ -211,6 +212,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds up to a day")
+    return seconds
 
 
 def _count(text: str) -> int:

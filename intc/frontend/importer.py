@@ -5,7 +5,6 @@ Every node that cannot be converted is collected; one :class:`UnsupportedModel` 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +38,6 @@ from intc.ops.movement import Concat, Expand, Reshape
 from intc.ops.positions import Positions
 
 OLDEST_OPSET = 13
-MAX_ELEMENTS = 2**31 - 1  # of an input; kernels count in 32 bits
 ELEMENT: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float32",
@@ -196,10 +194,12 @@ class Importer:
             shape = [symbol(d) if isinstance(d, str) else int(d) for d in given]
             if any(isinstance(d, int) and d < 1 for d in shape):
                 raise ImportFailure(f"{self.source}: input '{info.name}' cannot have the shape {list(given)}")
-        if math.prod(d for d in shape if isinstance(d, int)) > MAX_ELEMENTS:
-            raise ImportFailure(f"{self.source}: input '{info.name}' has the impossible shape {shape[:8]}")
         known = tuple(substitute(d, self.sizes) for d in shape)
-        value = self.builder.input(info.name, TensorType(known, element))  # type: ignore[arg-type]
+        try:
+            type_ = TensorType(known, element)  # type: ignore[arg-type]
+        except GraphError as error:
+            raise ImportFailure(f"{self.source}: input '{info.name}': {error}") from None
+        value = self.builder.input(info.name, type_)
         if element != declared:
             value = self.builder.emit(Cast(declared), value, name=f"{info.name}.{declared}")  # type: ignore[arg-type]
         self.env[info.name] = value

@@ -168,6 +168,8 @@ def _usable(array: Array, where: str) -> Array:
     if array.dtype.kind in "iub":
         return array
     try:
+        if array.dtype.kind == "c":
+            raise TypeError
         narrow = array.astype(np.float32, copy=False)
     except (TypeError, ValueError):
         raise ImportFailure(f"{where} has an unsupported element type ({array.dtype})") from None

@@ -93,6 +93,9 @@ def verify_artifact(
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
     result.float_instructions = float_instructions(path, manifest)
     groups = list(batches(data, manifest.inputs, BATCH))
+    checked = Session(path, trusted_keys=trusted_keys)
+    for feeds in groups:
+        checked.prepare(feeds)  # refuses what no session takes
     tell("reference")
     expected = [reference(graph, feeds, result.outside_interval) for feeds in groups]
     further = _continued(manifest, graph, groups[0], expected[0])

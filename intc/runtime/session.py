@@ -145,16 +145,15 @@ class Session:
         if held.intersection(wanted):
             raise FeedError("an output that the state holds cannot be asked for; see State.arrays")
         workspace = self.prepare(feeds, state)
-        try:
-            if state is None or past is None:
-                native.call(self.entry, workspace.call, self.threads)
-            else:
-                self._continue(past, workspace, state)
-            return [self._result(i, workspace, raw) for i in wanted]
-        finally:
-            with self._lock:
-                if len(self._kept) < KEPT_WORKSPACES:
-                    self._kept.append(workspace)
+        if state is None or past is None:
+            native.call(self.entry, workspace.call, self.threads, workspace)
+        else:
+            self._continue(past, workspace, state)
+        results = [self._result(i, workspace, raw) for i in wanted]
+        with self._lock:  # never after an exception: another thread may still be writing there
+            if len(self._kept) < KEPT_WORKSPACES:
+                self._kept.append(workspace)
+        return results
 
     def _result(self, index: int, workspace: Workspace, raw: bool) -> Array:
         port, integers = self.manifest.outputs[index], workspace.outputs[index]
@@ -194,7 +193,7 @@ class Session:
         feeding.check_limits(self.manifest.limits, env)
         length = size_value(past.after, env)
         arguments = past.arguments(workspace.call, state, length)
-        native.call(self.entry, arguments, self.threads)
+        native.call(self.entry, arguments, self.threads, (workspace, *state.blocks()))
         state.advance(length)
 
     def _workspace(self, shapes: tuple[tuple[int, ...], ...], past: tuple[int, int] | None) -> Workspace:

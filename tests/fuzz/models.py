@@ -253,6 +253,8 @@ def scalar(rng: Random, field: Any, value: Any, found: list[Message]) -> Any:
 
 def edit_node(rng: Random, proto: onnx.ModelProto) -> None:
     """A node's operator, inputs, outputs or attributes."""
+    if not proto.graph.node:
+        return
     node = rng.choice(proto.graph.node)
     names = [n for m in proto.graph.node for n in (*m.input, *m.output)] + ["", "nothing"]
     match rng.randrange(7):
@@ -313,7 +315,10 @@ def edit_weight(rng: Random, proto: onnx.ModelProto) -> None:
 
 
 def edit_input(rng: Random, proto: onnx.ModelProto) -> None:
-    info = rng.choice([*proto.graph.input, *proto.graph.output])
+    infos = [*proto.graph.input, *proto.graph.output]
+    if not infos:
+        return
+    info = rng.choice(infos)
     shape = info.type.tensor_type.shape
     match rng.randrange(4):
         case 0 if shape.dim:
@@ -330,6 +335,8 @@ def edit_input(rng: Random, proto: onnx.ModelProto) -> None:
 
 def nested(rng: Random, proto: onnx.ModelProto) -> None:
     """The whole graph inside branches of If nodes, one inside the other."""
+    if not proto.graph.output:
+        return
     output = proto.graph.output[0]
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "taken"))
     body = onnx.GraphProto(name="inner", node=list(proto.graph.node), output=[output])
@@ -376,7 +383,7 @@ def edit_version(rng: Random, proto: onnx.ModelProto) -> None:
             proto.ir_version = number(rng) % 2**63
         case 1:
             proto.opset_import.add(domain=rng.choice(("", "ai.onnx", "com.microsoft", "x")), version=13)
-        case _:
+        case _ if proto.opset_import:
             proto.opset_import[0].version = rng.choice((number(rng) % 2**63, rng.randrange(30)))
 
 
