@@ -5,6 +5,7 @@ arrays read from files that may hold anything.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 import zipfile
@@ -29,8 +30,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     temporary = ""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
+            buffer = io.BytesIO()  # a device does not know where in itself it is
+            yield buffer
             with open(path, "wb") as file:
-                yield file
+                file.write(buffer.getbuffer())
             return
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:

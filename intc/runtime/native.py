@@ -100,13 +100,19 @@ def _runtime_library() -> Path:
 
 
 def load_kernels(path: Path, code: memoryview, entry: str) -> Callable[..., Any]:
-    """The function ``entry`` of the shared library ``code``; the loader's copy of it is removed at once."""
+    """The function ``entry`` of the shared library ``code``; the loader's copy of it is removed at once.
+
+    The library is mapped for as long as the function lives.
+    """
     library = ffi()
     with tempfile.TemporaryDirectory(prefix="intc-") as folder:
         file = Path(folder) / "kernels.so"
-        file.write_bytes(code)
         try:
-            module = library.load_module(str(file))
+            file.write_bytes(code)
+        except OSError as error:
+            raise UsageError(f"{path}: no room for its kernels in '{folder}' ({error.strerror})") from None
+        try:
+            module = library.load_module(str(file), keep_module_alive=False)
             function: Callable[..., Any] = module.get_function(entry)
         except Exception as error:
             cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
