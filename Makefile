@@ -2,10 +2,13 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+COUNT ?= 10000
+SEED ?= 0
+MINUTES ?= 10
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format notebook bench accuracy zoo clean
+.PHONY: help setup demo test check format notebook bench accuracy zoo fuzz soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +49,13 @@ accuracy: $(STAMP)  ## accuracy against other int8 engines; needs `pip install -
 
 zoo: $(STAMP)  ## compile and verify 154 families of models beside int8 peers; needs `pip install -e ".[bench,examples]"`
 	$(BIN)/python examples/zoo/run.py
+
+fuzz: $(STAMP)  ## read mutated artifacts and ONNX files: make fuzz COUNT=100000 SEED=1
+	$(BIN)/python -m tests.fuzz artifacts --count $(COUNT) --seed $(SEED)
+	$(BIN)/python -m tests.fuzz models --count $(COUNT) --seed $(SEED)
+
+soak: $(STAMP)  ## many threads, sessions and shapes for MINUTES (default 10): equal bits, flat memory
+	$(BIN)/python examples/soak.py --minutes $(MINUTES)
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

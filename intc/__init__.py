@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intc.api import Module, compile, open_module
+    from intc.loading import load
     from intc.passes.plan import Choice, Plan
     from intc.planning.planner import Search
-    from intc.runtime import Session, load
+    from intc.runtime import Session
 
 __version__ = "0.1.0"
 __all__ = ["Choice", "Module", "Plan", "Search", "Session", "__version__", "compile", "load", "open_module"]
@@ -25,7 +26,7 @@ _HOMES = {
     "Choice": "intc.passes.plan",
     "Plan": "intc.passes.plan",
     "Search": "intc.planning.planner",
-    "load": "intc.runtime",
+    "load": "intc.loading",
     "Session": "intc.runtime",
 }
 

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import intc
-from intc.artifact.schema import Manifest, Packed, Port, Program, Size
+from intc.artifact.schema import SCALES, Manifest, Packed, Port, Program
+from intc.artifact.signature import Key
 from intc.artifact.writer import write_artifact
 from intc.calibration import (
     Observer,
@@ -33,13 +34,12 @@ from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
 from intc.codegen.c.source import Source, lower_source, require_fixed
 from intc.codegen.c.write import write_source
-from intc.codegen.lower import Lowered, lower
+from intc.codegen.lower import Lowered, as_sizes, lower, port_type
 from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
-from intc.errors import CalibrationError, UsageError
+from intc.errors import CalibrationError, QuantizationError, UsageError
 from intc.frontend import import_onnx
 from intc.ir.bound import bound
-from intc.ir.dims import Dim
 from intc.ir.graph import Graph
 from intc.ir.op import Array
 from intc.ir.text import print_graph, side_tensors
@@ -214,14 +214,20 @@ def _calibrate(
 
 
 def open_module(
-    path: str | os.PathLike[str], target: str | None = None, sizes: Mapping[str, int] | None = None
+    path: str | os.PathLike[str],
+    target: str | None = None,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    sha256: str | None = None,
+    trusted_keys: Sequence[Key] | None = None,
 ) -> Module:
     """The module in artifact ``path``, compiled again for ``target`` (default: the artifact's own).
 
     ``graph`` and ``prepared`` are both the fused integer graph that the artifact holds, with the free sizes
-    in ``sizes``, such as ``{"batch": 1}``, fixed. Results are equal on every target.
+    in ``sizes``, such as ``{"batch": 1}``, fixed. Results are equal on every target. No code of the file is
+    used. ``sha256`` and ``trusted_keys`` as for :func:`intc.load`.
     """
-    manifest, graph = read_graph(path)
+    manifest, graph = read_graph(path, sha256, trusted_keys)
     graph = bound(graph, sizes or {})
     names = tuple(p.name for p in manifest.outputs)
     return Module(
@@ -284,7 +290,9 @@ class Module:
             target=self.lowered.target.name,
             features=tuple(self.lowered.features),
             states=tuple((name, self.output_names[i]) for name, i in self.prepared.states.items()),
-            program=Program("main", _sizes(self.lowered.slots), _sizes(self.lowered.scratch), packed),
+            program=Program(
+                self.lowered.entry, as_sizes(self.lowered.slots), as_sizes(self.lowered.scratch), packed
+            ),
             provenance={**self.provenance, **_producer()},
         )
         narrow = {name: narrowed(array) for name, array in weights.items()}
@@ -418,11 +426,11 @@ def _packed(constants: Sequence[Constant], weights: dict[str, Array]) -> tuple[P
 
 def _port(graph: Graph, name: str) -> Port:
     value = graph.values[name]
-    return Port(name, _sizes(value.type.shape), value.type.dtype, value.scale, value.type.lo, value.type.hi)
-
-
-def _sizes(dims: Sequence[Dim]) -> tuple[Size, ...]:
-    return tuple(d if isinstance(d, int) else str(d) for d in dims)
+    shape, dtype, lo, hi = port_type(value.type)
+    for scale in value.scale if isinstance(value.scale, tuple) else (value.scale,):
+        if scale is not None and not SCALES[0] <= scale <= SCALES[1]:
+            raise QuantizationError(f"'{name}' has the scale {scale:g}, which float32 cannot invert")
+    return Port(name, shape, dtype, value.scale, lo, hi)
 
 
 def _producer() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +43,10 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     info = _add(group, "info", commands["info"], "describe an artifact", "example: intc info model.intc")
     info.add_argument("artifact", type=Path)
+    sign = _add(group, "sign", commands["sign"], "sign an artifact with an Ed25519 key", SIGN_EXAMPLE)
+    sign.add_argument("artifact", type=Path)
+    sign.add_argument("--key", type=Path, required=True, metavar="PEM", help="the private key")
+    sign.add_argument("-o", "--output", type=Path, help="where to write it (default: in place)")
     return parser
 
 
@@ -60,6 +65,12 @@ BENCH_EXAMPLE = """example:
 INSPECT_EXAMPLE = """examples:
   intc inspect model.onnx --after recover_gelu --diff
   intc inspect model.intc --html graph.html"""
+
+SIGN_EXAMPLE = """example:
+  openssl genpkey -algorithm ed25519 -out key.pem          the private key, to keep secret
+  openssl pkey -in key.pem -pubout -out public.pem         the public key, to give to those who load
+  intc sign model.intc --key key.pem
+  intc run model.intc --trusted-key public.pem --inputs x.npz --outputs y.npz"""
 
 
 def _add(group: Any, name: str, command: Command, text: str, example: str) -> argparse.ArgumentParser:
@@ -171,6 +182,10 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--inputs", type=Path, required=True, metavar="NPZ")
     parser.add_argument("--outputs", type=Path, required=True, metavar="NPZ")
+    _trust_argument(parser)
+    parser.add_argument(
+        "--recompile", action="store_true", help="compile the graph again; run no code of the file"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=_positive, default=32, help="samples an inference (default: 32)")
     parser.add_argument(
@@ -184,6 +199,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, metavar="ONNX", help="the float model, to measure accuracy against"
     )
+    _trust_argument(parser)
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +214,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         "--engines", default="onnxruntime", help="onnxruntime, openvino, or both with a comma"
     )
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="real inputs (default: random ones)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="how long to measure (default: 6)")
+    parser.add_argument("--seconds", type=_seconds, default=6.0, help="how long to measure (default: 6)")
     parser.add_argument(
         "--profile",
         action="store_true",
@@ -215,10 +231,31 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a document instead of text")
 
 
+def _trust_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trusted-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PEM",
+        help="refuse artifacts not signed by this public key; may be repeated",
+    )
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds up to a day")
+    return seconds
 
 
 def _count(text: str) -> int:

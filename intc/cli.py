@@ -1,4 +1,4 @@
-"""The command line: ``intc compile | retarget | run | verify | bench | inspect | info``.
+"""The command line: ``intc compile | retarget | run | verify | bench | inspect | info | sign``.
 
 Exit status 0: done; 1: a check ran and failed; 2: bad usage or bad input, with one line on stderr.
 """
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import intc
 from intc.arguments import Command, build_parser
 from intc.errors import CheckFailed, IntcError, UsageError
+from intc.files import check_writable, read_npz, replacing, write_text
 
 Tell = Callable[[str], None]
 
@@ -25,9 +27,14 @@ Tell = Callable[[str], None]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     args = build_parser(COMMANDS).parse_args(argv)
+    if not args.debug:
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of values that are refused further on
     try:
+        if args.json and args.json != "-":
+            check_writable(Path(args.json))
         status: int = args.command(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except CheckFailed as error:
         return _fail(args, error, 1)
@@ -42,16 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(args: argparse.Namespace, error: BaseException, status: int, prefix: str = "") -> int:
+    _drop_output()
     if isinstance(error, BrokenPipeError):  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status
     if args.debug:
         traceback.print_exception(error)
         return status
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or 'output'}: {error.strerror}"
     kind = f"{type(error).__name__}: " if prefix else ""
     print(f"intc: error: {prefix}{kind}{text}", file=sys.stderr)
     return status
+
+
+def _drop_output() -> None:
+    """Output that cannot be written is not tried again when the program ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # ---------------------------------------------------------------- commands
@@ -64,7 +82,10 @@ def compile_command(args: argparse.Namespace) -> int:
         raise UsageError("--report and --worst are measured on calibration data; give --calibration NPZ")
     bits = int(args.bits) if args.bits.isdigit() else args.bits
     output = args.output or args.model.with_suffix(".c" if args.target == "c" else ".intc")
-    _check_output(output, args.target)
+    _check_output(output, args.target, args.model)
+    for path in (args.report, args.save_plan):
+        if path:
+            check_writable(path, args.model)
     families = tuple(f for f in args.families.split(",") if f)
     samples, worst = accuracy_scope(args.report_samples, args.worst, bool(args.report), args.json)
     with progress() as tell:
@@ -97,8 +118,6 @@ def compile_command(args: argparse.Namespace) -> int:
     if args.json != "-":
         print("".join(dumps.values()), end="")
     if report is not None and args.report:
-        from intc.files import write_text
-
         write_text(args.report, report.html())
     result |= {
         "model_bytes": args.model.stat().st_size,
@@ -114,7 +133,7 @@ def compile_command(args: argparse.Namespace) -> int:
 
 
 def retarget_command(args: argparse.Namespace) -> int:
-    _check_output(args.output, args.target)
+    _check_output(args.output, args.target, args.artifact)
     with progress() as tell:
         tell("generate code")
         module = intc.open_module(args.artifact, args.target, _given_sizes(args.size))
@@ -125,10 +144,12 @@ def retarget_command(args: argparse.Namespace) -> int:
 def run_command(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from intc.report.data import batches, read_npz, with_empty_states
-    from intc.runtime import load
+    from intc.loading import load
+    from intc.report.data import batches, with_empty_states
 
-    session = load(args.artifact, threads=args.threads)
+    check_writable(args.outputs, args.artifact, args.inputs)
+    keys = args.trusted_key or None
+    session = load(args.artifact, args.threads, trusted_keys=keys, recompile=args.recompile)
     feeds = with_empty_states(read_npz(args.inputs), session.manifest)
     ports = session.manifest.inputs
     unknown = sorted(set(feeds) - {p.name for p in ports})
@@ -139,7 +160,7 @@ def run_command(args: argparse.Namespace) -> int:
     names = [p.name for p in session.get_outputs()]
     outputs = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
     args.outputs.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.outputs, "wb") as file:
+    with replacing(args.outputs) as file:
         np.savez(file, **outputs)  # type: ignore[arg-type]
     shapes = {name: list(array.shape) for name, array in outputs.items()}
     text = "\n".join(f"{args.outputs}: {name} {shape}" for name, shape in shapes.items())
@@ -147,19 +168,18 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def verify_command(args: argparse.Namespace) -> int:
-    from intc.report.data import read_npz
     from intc.report.tables import verification_text
     from intc.report.verify import verify_artifact
 
     with progress() as tell:
-        result = verify_artifact(args.artifact, read_npz(args.data), args.model, tell)
+        data, keys = read_npz(args.data), args.trusted_key or None
+        result = verify_artifact(args.artifact, data, args.model, tell, keys)
     _print(args, result.summary(), verification_text(args.artifact, result))
     return 0 if result.passed else 1
 
 
 def bench_command(args: argparse.Namespace) -> int:
     from intc.report.bench import Options, bench
-    from intc.report.data import read_npz
     from intc.report.tables import bench_text
 
     engines = [e for e in args.engines.split(",") if e]
@@ -184,7 +204,7 @@ def inspect_command(args: argparse.Namespace) -> int:
 
     before, after = graph_of(args.file, args.after, args.calibration)
     if args.html:
-        args.html.write_text(inspect_html(str(args.file), before, after, args.diff), encoding="utf-8")
+        write_text(args.html, inspect_html(str(args.file), before, after, args.diff))
         return _print(args, {"html": str(args.html), "nodes": len(after.nodes)}, str(args.html))
     text = inspect_text(before, after, args.diff)
     return _print(args, {"text": text, "nodes": len(after.nodes)}, text.rstrip("\n"))
@@ -198,6 +218,15 @@ def info_command(args: argparse.Namespace) -> int:
     return _print(args, result, info_text(result))
 
 
+def sign_command(args: argparse.Namespace) -> int:
+    from intc.artifact.signature import sign
+
+    output = args.output or args.artifact
+    public = sign(args.artifact, args.key, output)
+    result = {"artifact": str(output), "signed_by": public}
+    return _print(args, result, f"{output}: signed by the key {public}")
+
+
 COMMANDS: dict[str, Command] = {
     "compile": compile_command,
     "retarget": retarget_command,
@@ -206,6 +235,7 @@ COMMANDS: dict[str, Command] = {
     "bench": bench_command,
     "inspect": inspect_command,
     "info": info_command,
+    "sign": sign_command,
 }
 
 
@@ -224,12 +254,14 @@ def progress() -> Iterator[Tell]:
         yield lambda step: status.update(step)
 
 
-def _check_output(output: Path, target: str | None) -> None:
-    """UsageError for a name that the files of ``target`` cannot have."""
+def _check_output(output: Path, target: str | None, source: Path) -> None:
+    """UsageError for a name that the files of ``target`` cannot have, or that surely cannot be written."""
     from intc.codegen.c.write import place_of
 
     if target == "c":
         place_of(output, "model")
+    else:
+        check_writable(output, source)
 
 
 def _saved(module: intc.Module, output: Path) -> tuple[dict[str, Any], str]:
@@ -272,7 +304,12 @@ def _input_override(text: str) -> tuple[str, Any]:
 
     name, separator, given = text.partition("=")
     sizes = tuple(int(d) if d.isdigit() else d for d in given.split(",") if d)
-    if not name or not separator or not sizes:
+    if (
+        not name
+        or not separator
+        or not sizes
+        or not all(isinstance(d, int) or d.isidentifier() for d in sizes)
+    ):
         raise UsageError(f"--input {text}: expected NAME=SIZE,SIZE,.. or NAME=TYPE")
     return name, given if given in DTYPES else sizes
 
@@ -283,6 +320,6 @@ def _print(args: argparse.Namespace, result: dict[str, Any], text: str) -> int:
         print(json.dumps(result, indent=1))
         return 0
     if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(Path(args.json), json.dumps(result, indent=1) + "\n")
     print(text)
     return 0

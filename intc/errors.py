@@ -8,7 +8,13 @@ from __future__ import annotations
 
 
 class IntcError(Exception):
-    """Root of the tree; catch this to catch everything intc refuses."""
+    """Root of the tree; catch this to catch everything intc refuses.
+
+    A message may quote a hostile file: characters that are not printable become spaces.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
 
 
 class UsageError(IntcError):
@@ -70,6 +76,10 @@ class ArtifactCorrupt(ArtifactError):
 
 class ArtifactVersion(ArtifactError):
     """Written by a format version that this runtime does not know."""
+
+
+class ArtifactUntrusted(ArtifactError):
+    """Not signed by a key that was asked for."""
 
 
 class WrongTarget(ArtifactError):

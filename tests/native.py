@@ -70,7 +70,7 @@ class Native:
         memories = [self.constants, arena, *inputs, *outputs.values()]
         before = [np.array(m.data) for m in (self.constants, *inputs)]
         symbols = [sizes[s] for s in self.lowered.symbols]
-        self.module["main"](*(m.pointer() for m in memories), *symbols, tasks)
+        self.module[self.lowered.entry](*(m.pointer() for m in memories), *symbols, tasks)
         for memory in memories:
             memory.check()
         for memory, old in zip((self.constants, *inputs), before, strict=True):

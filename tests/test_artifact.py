@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from intc.artifact.writer import write_members
 from intc.errors import ArtifactCorrupt, ArtifactError, ArtifactVersion, UsageError, WrongTarget
 from intc.ir.text import print_graph
 from intc.report.reading import read_graph
+from intc.runtime.constants import Blob
 from tests.small import small_feeds, small_graph, small_module
 
 
@@ -39,7 +43,7 @@ def rewritten(path: Path, out: Path, edit: Callable[[dict[str, bytes]], None]) -
     return out
 
 
-def edit_manifest(change: Callable[[dict[str, object]], object]) -> Callable[[dict[str, bytes]], None]:
+def edit_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, bytes]], None]:
     def edit(parts: dict[str, bytes]) -> None:
         body = json.loads(parts[schema.MANIFEST])
         change(body)
@@ -271,7 +275,7 @@ def test_replaced_members(artifact: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_another_version(artifact: Path, tmp_path: Path) -> None:
-    for version in (1, 3, 0, "2", None):
+    for version in (1, 2, 4, 0, "2", None):
         edit = edit_manifest(lambda body, version=version: body.update(version=version))  # type: ignore[misc]
         refused(rewritten(artifact, tmp_path / "v.intc", edit), ArtifactVersion, "format version")
 
@@ -294,6 +298,10 @@ def test_another_cpu(artifact: Path, tmp_path: Path) -> None:
         ("program", {"entry": "main", "slots": [-1], "scratch": [], "constants": []}),
         ("program", []),
         ("features", "avx"),
+        ("symbols", ["batch", "batch"]),
+        ("symbols", ["1"]),
+        ("states", [["x", "logits"]]),
+        ("states", [["ids", "ids"]]),
     ],
 )
 def test_damaged_manifests(artifact: Path, tmp_path: Path, key: str, value: object) -> None:
@@ -316,6 +324,70 @@ def test_a_demanded_digest(artifact: Path) -> None:
     intc.load(artifact, sha256=digest)
     with pytest.raises(ArtifactCorrupt, match="not the 00"):
         intc.load(artifact, sha256="00" * 32)
+
+
+# ---------------------------------------------------------------- lies about the kernels
+
+LIES = {
+    "shape of an input": lambda body: body["inputs"][0].update(shape=["batch", 25]),
+    "type of an input": lambda body: body["inputs"][0].update(dtype="int16"),
+    "range of indices": lambda body: body["inputs"][1].update(hi=10**6),
+    "shape of an output": lambda body: body["outputs"][0].update(shape=["batch", 9]),
+    "fewer outputs": lambda body: body["outputs"].pop(),
+    "order of inputs": lambda body: body["inputs"].reverse(),
+    "smaller slots": lambda body: body["program"].update(slots=[0] * len(body["program"]["slots"])),
+    "fewer slots": lambda body: body["program"].update(slots=[]),
+    "limits": lambda body: body.update(limits=[]),
+    "features": lambda body: body.update(features=[]),
+    "fewer constants": lambda body: body["program"]["constants"].pop(),
+    "another constant": lambda body: body["program"]["constants"][0].update(tensor="table"),
+    "entry": lambda body: body["program"].update(entry="main"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_manifest_that_its_kernels_do_not_fit(artifact: Path, tmp_path: Path, lie: str) -> None:
+    bad = rewritten(artifact, tmp_path / "lie.intc", edit_manifest(LIES[lie]))
+    refused(bad, ArtifactCorrupt, "not those that the kernels need|does not have the shape|cannot be packed")
+
+
+def test_a_manifest_that_names_what_its_kernels_should_be_called(artifact: Path, tmp_path: Path) -> None:
+    """The lie told consistently: the library has no function of that name."""
+    manifest, _ = read_graph(artifact)
+    sizes = Blob(artifact, manifest.program.constants, weights_of(artifact)).sizes
+    assert manifest.interface(sizes).entry == manifest.program.entry
+    lie = replace(manifest, limits=())
+
+    def edit(body: dict[str, Any]) -> None:
+        body.update(limits=[])
+        body["program"].update(entry=lie.interface(sizes).entry)
+
+    refused(
+        rewritten(artifact, tmp_path / "lie.intc", edit_manifest(edit)), ArtifactCorrupt, "cannot be loaded"
+    )
+
+
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    return tensors.decode(Container(path).member(schema.WEIGHTS), "")
+
+
+def test_a_graph_of_another_model(artifact: Path, tmp_path: Path) -> None:
+    for old, new in ((b"in [0, 49]", b"in [0, 48]"), (b'graph "small"', b"graph small"), (b"ids", b"\xff")):
+
+        def edit(parts: dict[str, bytes], old: bytes = old, new: bytes = new) -> None:
+            assert old in parts[schema.GRAPH]
+            parts[schema.GRAPH] = parts[schema.GRAPH].replace(old, new)
+            body = json.loads(parts[schema.MANIFEST])
+            text = parts[schema.GRAPH]
+            body["members"][schema.GRAPH] = [len(text), hashlib.sha256(text).hexdigest()]
+            parts[schema.MANIFEST] = json.dumps(body).encode()
+
+        bad = rewritten(artifact, tmp_path / "bad.intc", edit)
+        with pytest.raises(
+            ArtifactCorrupt, match=r"graph\.intc\.txt' (is damaged|has other inputs)"
+        ) as caught:
+            read_graph(bad)
+        assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- weights
@@ -348,7 +420,7 @@ def test_tensors_round_trip_and_are_aligned() -> None:
         {"a": {"dtype": "I8", "shape": [9], "data_offsets": [0, 9]}},
         {"a": {"dtype": "F8", "shape": [4], "data_offsets": [0, 4]}},
         {"a": {"dtype": "I8", "shape": [-4], "data_offsets": [0, -4]}},
-        {"a": {"dtype": "I8", "shape": [1] * 20 + [4], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "I8", "shape": [1] * 40 + [4], "data_offsets": [0, 4]}},
         {"a": {"dtype": "I8", "shape": [4], "data_offsets": [1, 5]}},
         {"a": {"dtype": "I8", "shape": [4], "data_offsets": [0, 4, 8]}},
         {"a": 7},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -19,8 +20,9 @@ from intc.artifact.schema import Port
 from intc.errors import FeedError, UsageError
 from intc.ir.graph import Value, quantize_feed
 from intc.ir.types import TensorType
-from intc.runtime import Session, feeds
+from intc.runtime import Session, feeds, native
 from intc.runtime.native import ALIGN, aligned, aligned_like
+from intc.runtime.workspace import Workspace
 from tests.small import CLASSES, FEATURES, ROWS, small_feeds, small_graph, small_module
 
 
@@ -221,6 +223,67 @@ def test_concurrent_runs(session: Session) -> None:
     assert wrong == []
 
 
+def mapped() -> int:
+    return Path("/proc/self/maps").read_text().count("kernels.so")
+
+
+def test_kernels_are_mapped_for_as_long_as_they_are_used(artifact: Path) -> None:
+    gc.collect()
+    before = mapped()
+    session = intc.load(artifact)
+    entry = session.entry
+    assert mapped() > before
+    check(session, small_feeds(2))
+    del session
+    gc.collect()
+    assert mapped() > before
+    del entry
+    gc.collect()
+    assert mapped() == before
+
+
+def test_an_interrupted_wait_lets_the_kernels_finish(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that another thread still writes to is neither freed nor given to the next run."""
+    session = intc.load(artifact, threads=2)
+    given = small_feeds(64)
+    check(session, given)
+
+    class Interrupted:
+        def __init__(self, future: Any) -> None:
+            self.future = future
+
+        def result(self) -> None:
+            raise KeyboardInterrupt
+
+    crew = native._crew()
+    running: list[Any] = []
+
+    class Crew:
+        def submit(self, *args: Any) -> Interrupted:
+            running.append(crew.submit(*args))
+            assert any(isinstance(a, Workspace) for a in args)
+            return Interrupted(running[-1])
+
+    kept = list(session._kept)
+    monkeypatch.setattr(native, "_crew", Crew)
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            session.run(None, given)
+        except KeyboardInterrupt as error:
+            caught.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    running[0].result()
+    assert len(caught) == 1
+    assert not set(map(id, session._kept)) & set(map(id, kept))
+    monkeypatch.undo()
+    check(session, given)
+
+
 def test_module_runs_without_a_file() -> None:
     given = small_feeds(3)
     for ours, theirs in zip(small_module().run(None, given), small_graph().evaluate(given), strict=True):
@@ -244,4 +307,4 @@ def test_the_runtime_imports_nothing_of_the_compiler(artifact: Path) -> None:
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=Path(intc.__file__).parents[1]
     )
-    assert done.stdout.strip() == "[] ['intc.artifact', 'intc.errors', 'intc.runtime']"
+    assert done.stdout.strip() == "[] ['intc.artifact', 'intc.errors', 'intc.loading', 'intc.runtime']"

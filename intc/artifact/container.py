@@ -15,7 +15,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -102,9 +102,9 @@ class Container:
             raise self.corrupt(f"member '{name}' is altered (its CRC-32 differs)")
         return data
 
-    def check(self, expected: Mapping[str, tuple[int, str]], manifest: str) -> None:
-        """Every member but ``manifest`` has the (size, SHA-256) of ``expected``; the layout is canonical."""
-        present = set(self.entries) - {manifest}
+    def check(self, expected: Mapping[str, tuple[int, str]], apart: Collection[str]) -> None:
+        """Every member but those ``apart`` is as ``expected``, (size, SHA-256); the layout is canonical."""
+        present = set(self.entries).difference(apart)
         if present != set(expected):
             odd = sorted(present ^ set(expected))[0]
             raise self.corrupt(f"member '{odd}' is {'not in the manifest' if odd in present else 'missing'}")

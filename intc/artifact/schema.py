@@ -5,31 +5,43 @@ Sizes are an ``int`` or the text of a polynomial over the manifest's symbols, su
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from intc.artifact.container import Container
-from intc.artifact.tensors import INT4
+from intc.artifact.tensors import INT4, MAX_RANK
 from intc.errors import ArtifactCorrupt, ArtifactVersion
 
 FORMAT: Final = "intc"
-VERSION: Final = 2
+VERSION: Final = 3
 MANIFEST: Final = "manifest.json"
 GRAPH: Final = "graph.intc.txt"
 WEIGHTS: Final = "weights.safetensors"
 CERTIFICATE: Final = "certificate.json"
 KERNELS: Final = "kernels/{target}.so"
-MAX_MANIFEST: Final = 64 * 2**20
-DTYPES: Final = ("float32", "bool", "uint8", "int8", "int16", "int32", "int64")
+MAX_MANIFEST: Final = 2**24
+MAX_CAUSE: Final = 200  # characters of a message about a damaged manifest
+RANGES: Final = {
+    "bool": (0, 1),
+    "uint8": (0, 2**8 - 1),
+    "int8": (-(2**7), 2**7 - 1),
+    "int16": (-(2**15), 2**15 - 1),
+    "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**63), 2**63 - 1),
+}
+SCALES: Final = (2.0**-126, 2.0**126)  # a scale and its reciprocal are normal numbers in float32
 TERM: Final = re.compile(r"([+-]?)(\w+(?:\*\w+)*)")
+SYMBOL: Final = re.compile(r"[^\W\d]\w*")
 
 Size: TypeAlias = int | str
+PortType: TypeAlias = tuple[tuple[Size, ...], str, int, int]
 Scale: TypeAlias = float | tuple[float, ...] | None
 
 
@@ -41,8 +53,13 @@ class Port:
     shape: tuple[Size, ...]
     dtype: str
     scale: Scale
-    lo: int | None
-    hi: int | None
+    lo: int
+    hi: int
+
+    @property
+    def type(self) -> PortType:
+        """Shape, element type and interval."""
+        return self.shape, self.dtype, self.lo, self.hi
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,32 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Interface:
+    """All that kernels take for granted about a call; its digest is part of their entry point's name.
+
+    So a manifest that disagrees with its kernels about the place or extent of any memory, about a range of
+    inputs or about CPU features names a function that they do not have. ``inputs`` and ``outputs`` hold
+    (shape, element type, lo, hi); ``states`` numbers of inputs and outputs; ``constants`` bytes of the
+    blob's entries.
+    """
+
+    inputs: tuple[PortType, ...]
+    outputs: tuple[PortType, ...]
+    symbols: tuple[str, ...]
+    limits: tuple[tuple[Size, int], ...]
+    states: tuple[tuple[int, int], ...]
+    features: tuple[str, ...]
+    slots: tuple[Size, ...]
+    scratch: tuple[Size, ...]
+    constants: tuple[int, ...]
+
+    @property
+    def entry(self) -> str:
+        """The entry point's name."""
+        return f"main_{hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:32]}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that the runtime knows of an artifact; ``members`` maps every other member to (size, SHA-256).
 
@@ -94,6 +137,21 @@ class Manifest:
     def kernels(self) -> str:
         """The name of the member with the native code."""
         return KERNELS.format(target=self.target)
+
+    def interface(self, constants: Sequence[int]) -> Interface:
+        """What this manifest says of the kernels' calls, with entries of the blob of so many bytes."""
+        inputs, outputs = ([p.name for p in side] for side in (self.inputs, self.outputs))
+        return Interface(
+            tuple(p.type for p in self.inputs),
+            tuple(p.type for p in self.outputs),
+            self.symbols,
+            self.limits,
+            tuple((inputs.index(source), outputs.index(target)) for source, target in self.states),
+            self.features,
+            self.program.slots,
+            self.program.scratch,
+            tuple(constants),
+        )
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -121,13 +179,13 @@ def decode(data: bytes, path: Path) -> Manifest:
         raise ArtifactCorrupt(f"{path}: '{MANIFEST}' does not describe an intc artifact")
     if body.get("version") != VERSION:
         raise ArtifactVersion(
-            f"{path}: format version {body.get('version')!r}, this runtime reads version {VERSION}; "
-            "recompile the model, or use the intc release that wrote the file"
+            f"{path}: format version {str(body.get('version'))[:20]!r}, this runtime reads version {VERSION};"
+            " recompile the model, or use the intc release that wrote the file"
         )
     try:
         return _manifest(body)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        cause = f"{type(error).__name__}: {error}"
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_CAUSE]
         raise ArtifactCorrupt(f"{path}: '{MANIFEST}' is damaged ({cause})") from None
 
 
@@ -153,8 +211,8 @@ def _terms(size: str) -> tuple[tuple[int, tuple[str, ...]], ...]:
     out = []
     for sign, term in TERM.findall(size.replace(" ", "")):
         factors = term.split("*")
-        numbers = [int(f) for f in factors if f.isdigit()]
-        names = tuple(f for f in factors if not f.isdigit())
+        numbers = [int(f) for f in factors if f.isdecimal()]
+        names = tuple(f for f in factors if not f.isdecimal())
         out.append((math.prod(numbers, start=-1 if sign == "-" else 1), names))
     return tuple(out)
 
@@ -167,7 +225,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _manifest(body: dict[str, Any]) -> Manifest:
-    symbols = tuple(_text(s) for s in body["symbols"])
+    symbols = _distinct(tuple(_symbol(s) for s in body["symbols"]))
     program = body["program"]
     members = {_text(k): (_count(v[0]), _digest(v[1])) for k, v in body["members"].items()}
     manifest = Manifest(
@@ -190,23 +248,36 @@ def _manifest(body: dict[str, Any]) -> Manifest:
     bare = {size for port in manifest.inputs for size in port.shape}
     if not bare.issuperset(symbols):
         raise ValueError(f"no input has one of the sizes {symbols} for itself")
-    ports = ({p.name: p.shape for p in side} for side in (manifest.inputs, manifest.outputs))
-    _check_states(manifest.states, *ports)
+    for side in (manifest.inputs, manifest.outputs):
+        _distinct(tuple(port.name for port in side))
+    for port in manifest.inputs:
+        if isinstance(port.scale, tuple):
+            raise ValueError(f"input {port.name!r} has several scales")
+    _check_states(manifest)
     for name in (GRAPH, WEIGHTS, CERTIFICATE, manifest.kernels):
         if name not in members:
             raise ValueError(f"member {name} is not listed")
     return manifest
 
 
-def _check_states(
-    states: tuple[tuple[str, str], ...],
-    inputs: dict[str, tuple[Size, ...]],
-    outputs: dict[str, tuple[Size, ...]],
-) -> None:
-    for source, target in states:
+def _check_states(manifest: Manifest) -> None:
+    """A state's tensors are of bytes and grow along one axis, by sizes that are the same for all of them."""
+    inputs, outputs = ({p.name: p for p in side} for side in (manifest.inputs, manifest.outputs))
+    _distinct(tuple(source for source, _ in manifest.states))
+    _distinct(tuple(target for _, target in manifest.states))
+    found = set()
+    for source, target in manifest.states:
         before, after = inputs[source], outputs[target]
-        if len(before) != len(after) or sum(a != b for a, b in zip(before, after, strict=True)) != 1:
+        pairs = list(zip(before.shape, after.shape, strict=True))
+        grown = [pair for pair in pairs if pair[0] != pair[1]]
+        sequences = {a for a, b in pairs if a == b and isinstance(a, str)}
+        if len(grown) != 1 or len(sequences) > 1 or grown[0][0] not in manifest.symbols:
             raise ValueError(f"output {target!r} does not continue {source!r}")
+        if {before.dtype, after.dtype} not in ({"int8"}, {"uint8"}):
+            raise ValueError(f"state {source!r} does not consist of bytes")
+        found.add((*grown, *sequences))
+    if len(found) > 1:
+        raise ValueError("the tensors of a state have different lengths")
 
 
 def _port(spec: dict[str, Any], symbols: tuple[str, ...]) -> Port:
@@ -215,10 +286,13 @@ def _port(spec: dict[str, Any], symbols: tuple[str, ...]) -> Port:
         scale = tuple(_real(s) for s in scale)
     elif scale is not None:
         scale = _real(scale)
-    if spec["dtype"] not in DTYPES:
-        raise ValueError(f"element type {spec['dtype']!r}")
-    lo, hi = (None if spec[k] is None else _integer(spec[k]) for k in ("lo", "hi"))
+    lo, hi = _integer(spec["lo"]), _integer(spec["hi"])
+    low, high = RANGES[_text(spec["dtype"])]
+    if not low <= lo <= hi <= high:
+        raise ValueError(f"interval [{lo}, {hi}] of {spec['dtype']}")
     shape = tuple(_size(s, symbols) for s in spec["shape"])
+    if len(shape) > MAX_RANK or (isinstance(scale, tuple) and (len(scale),) != shape[-1:]):
+        raise ValueError(f"shape {shape} or scales of {spec['name']!r}")
     return Port(_text(spec["name"]), shape, spec["dtype"], scale, lo, hi)
 
 
@@ -226,7 +300,9 @@ def _packed(spec: dict[str, Any]) -> Packed:
     pad, reshape, perm = (tuple(_count(n) for n in spec[k]) for k in ("pad", "reshape", "perm"))
     if len(reshape) != len(perm) or sorted(perm) != list(range(len(perm))):
         raise ValueError(f"packing of {spec['tensor']!r}")
-    if spec["dtype"] not in ("", INT4, *DTYPES) or (spec["dtype"] == INT4 and not reshape):
+    if len(pad) > MAX_RANK or len(reshape) > MAX_RANK:
+        raise ValueError(f"packing of {spec['tensor']!r}")
+    if spec["dtype"] not in ("", INT4, *RANGES) or (spec["dtype"] == INT4 and not reshape):
         raise ValueError(f"element type {spec['dtype']!r}")
     return Packed(_text(spec["tensor"]), pad, reshape, perm, spec["dtype"])
 
@@ -235,6 +311,18 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not a text")
     return value
+
+
+def _symbol(value: Any) -> str:
+    if not SYMBOL.fullmatch(_text(value)) or len(value) > MAX_CAUSE:
+        raise ValueError(f"{value!r} is not the name of a size")
+    return str(value)
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"names that occur twice: {names}")
+    return names
 
 
 def _integer(value: Any) -> int:
@@ -250,7 +338,7 @@ def _count(value: Any) -> int:
 
 
 def _real(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 < value < float("inf"):
+    if type(value) not in (int, float) or not SCALES[0] <= value <= SCALES[1]:
         raise ValueError(f"{value!r} is not a scale")
     return float(value)
 
@@ -266,7 +354,7 @@ def _size(value: Any, symbols: tuple[str, ...]) -> Size:
         return _count(value)
     text = value.replace(" ", "")
     terms = TERM.findall(text)
-    names = {f for _, term in terms for f in term.split("*") if not f.isdigit()}
+    names = {f for _, term in terms for f in term.split("*") if not f.isdecimal()}
     if "".join(a + b for a, b in terms) != text or not names <= set(symbols) or len(text) > 10_000:
         raise ValueError(f"{value!r} is not a size over the symbols {symbols}")
     return value

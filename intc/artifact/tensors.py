@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from intc.errors import ArtifactCorrupt
 
 Array = NDArray[Any]
-MAX_HEADER: Final = 64 * 2**20
-MAX_RANK: Final = 8
+MAX_HEADER: Final = 2**24
+MAX_RANK: Final = 32
 ALIGN: Final = 64
 METADATA: Final = "__metadata__"
 INT4: Final = "int4"

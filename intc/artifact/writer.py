@@ -38,7 +38,7 @@ def write_artifact(
     write_members(Path(path), {schema.MANIFEST: full, **members})
 
 
-def write_members(path: Path, members: Mapping[str, bytes]) -> None:
+def write_members(path: Path, members: Mapping[str, bytes | memoryview]) -> None:
     """Write container ``path``; UsageError for names and sizes of members that no container can have."""
     for name in members:
         if not container.NAME.fullmatch(name) or len(name) > container.MAX_NAME:

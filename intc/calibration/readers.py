@@ -6,7 +6,6 @@ against the model's inputs, so that at most one batch is in memory beside the us
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -14,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from intc.errors import CalibrationError
+from intc.files import read_npz
 from intc.ir.dims import PAST, Poly, evaluate_shape, format_shape, is_symbol, symbols
 from intc.ir.graph import Graph
 from intc.ir.op import Array
@@ -52,7 +52,7 @@ def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterato
     if isinstance(feeds, str | Path) and str(feeds) == RANDOM:
         yield from _random(graph)
     elif isinstance(feeds, str | Path):
-        yield from _stacked(graph, _read_npz(Path(feeds)), batch, str(feeds))
+        yield from _stacked(graph, read_npz(feeds, CalibrationError), batch, str(feeds))
     elif isinstance(feeds, Mapping):
         yield from _stacked(graph, feeds, batch, "calibration data")
     else:
@@ -65,16 +65,6 @@ def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterato
             yield _checked(graph, feed, f"calibration item {count}")
         if not count:
             raise CalibrationError("the calibration data is empty")
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except FileNotFoundError:
-        raise CalibrationError(f"{path}: no such file") from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
-        raise CalibrationError(f"{path}: not a readable .npz file ({str(error).splitlines()[0]})") from None
 
 
 def _stacked(graph: Graph, data: Mapping[str, Array], batch: int, what: str) -> Iterator[dict[str, Array]]:

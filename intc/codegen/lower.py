@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from intc.artifact.schema import Interface, PortType, Size
 from intc.codegen.main import build_main, constant_offsets, output_key
 from intc.codegen.memory import Plan, Step, arena_bytes, plan
 from intc.codegen.program import Constant, Program, ScratchArg, nbytes
@@ -18,14 +19,15 @@ from intc.errors import CodegenError
 from intc.ir.dims import Dim
 from intc.ir.graph import Graph
 from intc.ir.op import Array
+from intc.ir.types import TensorType
 
 
 @dataclass(frozen=True)
 class Lowered:
     """What the runtime needs, beside the graph's typed inputs and outputs.
 
-    The library's ``main`` takes addresses of ``constants``, arena, each input, each output, then int32: each
-    of ``symbols`` and the number of tasks. All addresses are 64-byte aligned. The arena needs
+    The library's function ``entry`` takes addresses of ``constants``, arena, each input, each output, then
+    int32: each of ``symbols`` and the number of tasks. All addresses are 64-byte aligned. The arena needs
     :meth:`arena_bytes`. ``stages`` are (kernel, ONNX node, value written) in order.
     """
 
@@ -39,6 +41,7 @@ class Lowered:
     slots: tuple[Dim, ...]
     scratch: tuple[Dim, ...]
     stages: tuple[tuple[str, str, str], ...]
+    entry: str
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -61,25 +64,28 @@ class Lowered:
 def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False) -> Lowered:
     """Compile ``graph`` (integers only, fused or not); CodegenError names the node that has no kernel.
 
-    With ``ticks``, ``main`` takes one more address, of ``len(stages) + 1`` int64 cycle counts.
+    With ``ticks``, the entry point takes one more address, of ``len(stages) + 1`` int64 cycle counts.
     """
     resolved = resolve(target) if isinstance(target, str) else target
     if not resolved.native:
         raise CodegenError(f"target '{resolved.name}' is source code, not a library")
     program, roots = staged(graph, resolved)
     memory = plan_memory(program, roots)
-    scratch = {a.size for s in program.stages for a in s.args if isinstance(a, ScratchArg)}
+    needed = {a.size for s in program.stages for a in s.args if isinstance(a, ScratchArg)}
+    scratch = tuple(sorted(needed, key=str))
+    entry = interface(program, memory.slots, scratch).entry
     return Lowered(
         resolved,
-        build_library(program, memory, roots, ticks),
+        build_library(program, memory, roots, entry, ticks),
         tuple(program.constants),
         tuple(constant_offsets(program)),
         tuple(graph.inputs),
         tuple(graph.outputs),
         tuple(graph.symbols()),
         tuple(memory.slots),
-        tuple(sorted(scratch, key=str)),
+        scratch,
         tuple((s.kernel, s.source, s.writes[0]) for s in program.stages),
+        entry,
     )
 
 
@@ -92,6 +98,32 @@ def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     for node in graph.nodes:
         lower_node(program, node)
     return program, place_outputs(program)
+
+
+def interface(program: Program, slots: Sequence[Dim], scratch: Sequence[Dim]) -> Interface:
+    """What the kernels of ``program`` rely on, as :meth:`intc.artifact.schema.Manifest.interface` says it."""
+    graph = program.graph
+    return Interface(
+        tuple(port_type(graph.type(name)) for name in graph.inputs),
+        tuple(port_type(graph.type(name)) for name in graph.outputs),
+        tuple(graph.symbols()),
+        tuple((str(size), largest) for size, largest in graph.limits().items()),
+        tuple((graph.inputs.index(name), index) for name, index in graph.states.items()),
+        tuple(program.target.features),
+        as_sizes(slots),
+        as_sizes(scratch),
+        tuple(constant.array.nbytes for constant in program.constants),
+    )
+
+
+def port_type(type_: TensorType) -> PortType:
+    """``type_`` as an artifact states it."""
+    return as_sizes(type_.shape), type_.dtype, *type_.interval
+
+
+def as_sizes(dims: Sequence[Dim]) -> tuple[Size, ...]:
+    """``dims`` as an artifact states them."""
+    return tuple(d if isinstance(d, int) else str(d) for d in dims)
 
 
 def place_outputs(program: Program) -> dict[str, str]:
@@ -139,7 +171,9 @@ def lifetimes(program: Program, roots: Mapping[str, str]) -> tuple[list[Step], d
     return [Step(held(s.reads), held(s.writes)) for s in program.stages], sizes
 
 
-def build_library(program: Program, memory: Plan, roots: Mapping[str, str], ticks: bool = False) -> bytes:
+def build_library(
+    program: Program, memory: Plan, roots: Mapping[str, str], entry: str, ticks: bool = False
+) -> bytes:
     """The bytes of the shared library."""
     import tvm
 
@@ -147,8 +181,8 @@ def build_library(program: Program, memory: Plan, roots: Mapping[str, str], tick
 
     names = {name: tvm.ir.GlobalVar(name) for name in program.kernels}
     functions = {names[name]: function for name, function in program.kernels.items()}
-    main = build_main(program, memory, roots, names, ticks).with_attr("global_symbol", "main")
-    functions[tvm.ir.GlobalVar("main")] = main
+    main = build_main(program, memory, roots, names, ticks).with_attr("global_symbol", entry)
+    functions[tvm.ir.GlobalVar(entry)] = main
     executable = build(functions, program.target.tvm())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.so"

@@ -1,6 +1,6 @@
 """The one public function of a compiled network: it places every value and calls the kernels in order.
 
-``main(constants, arena, inputs.., outputs.., symbols.., tasks)``: raw 64-byte aligned addresses, then int32
+``entry(constants, arena, inputs.., outputs.., symbols.., tasks)``: raw 64-byte aligned addresses, then int32
 sizes. With ``tasks == 1`` everything runs in the calling thread; otherwise one parallel region covers the
 network, each stage is split into ``tasks`` shares and a barrier follows each stage. The result does not
 depend on ``tasks``. With ``ticks`` (for profiles) one more pointer takes int64 cycle counts: entry i + 1 is

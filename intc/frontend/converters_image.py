@@ -12,7 +12,7 @@ import onnx
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to
-from intc.frontend.fold import compute
+from intc.frontend.fold import compute, small
 from intc.frontend.symbolic import Imported
 from intc.ir.dims import Dim, product
 from intc.ir.op import Array
@@ -30,6 +30,7 @@ def fixed(call: Call, sizes: Sequence[Dim], what: str) -> list[int]:
     """``sizes`` as ints; GraphError names ``what`` must not be symbolic."""
     if not all(isinstance(d, int) for d in sizes):
         raise GraphError(f"{what} must have a fixed size, not {list(map(str, sizes))}")
+    call.refuse(not small(sizes), f"{what} of {list(sizes)} is too large")
     return [int(d) for d in sizes]  # type: ignore[arg-type]
 
 
@@ -70,6 +71,7 @@ def _extended(call: Call, x: str, axis: int, pads: tuple[int, int], mode: str, f
         present = [v for v in (ends[0], x, ends[1]) if v]
         return call.emit(Concat(axis), *present, last=False)
     (size,) = fixed(call, shape[axis : axis + 1], "a padded axis")
+    call.refuse(not small([size + sum(pads)]), f"{sum(pads)} more entries are too many")
     positions = np.pad(
         np.arange(size), pads, mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
     )  # type: ignore[call-overload]
@@ -169,7 +171,7 @@ def _average_pool(call: Call) -> list[Imported]:
     patches = call.emit(columns, image, last=False)
     patches = reshape_to(call, patches, (batch, prod(size), prod(kernel), channels), True)
     y = call.emit(ReduceMean((2,), False), patches, last=False)
-    whole = np.ones((1, 1, int(height), int(width)), np.float32)  # type: ignore[arg-type]
+    whole = np.ones((1, 1, *fixed(call, (height, width), "a pooled image")), np.float32)
     extra = list(p)
     if call.attributes.get("count_include_pad"):
         g = (*_two(given[:n], 0), *_two(given[n:], 0))
@@ -232,6 +234,7 @@ def _interpolations(call: Call, x: str) -> dict[int, Array]:
 
 def _interpolation(call: Call, size: int, extent: dict[str, Array]) -> Array:
     ((key, value),) = extent.items()
+    call.refuse(not small((size, size)), f"an axis of {size} is too large to resize")
     value = value.astype(np.int64 if key == "sizes" else np.float32)
     kept = {k: v for k, v in call.attributes.items() if k not in ("axes", "keep_aspect_ratio_policy")}
     inputs = ["x", "", "", "sizes"] if key == "sizes" else ["x", "", "scales"]

@@ -4,6 +4,7 @@ result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -15,7 +16,9 @@ from intc.errors import GraphError
 from intc.frontend.load import first_line
 from intc.ir.op import Array
 
-FOLD_LIMIT: Final = 2**28  # elements: larger results are refused
+FOLD_LIMIT: Final = 2**25  # elements: larger results are refused, but for those of constants as large
+FOLD_TOTAL: Final = 2**29  # bytes that a model's folded constants may take, beside
+FOLD_SHARE: Final = 16  # times the bytes of its weights
 # Results that are random, or of a size that depends on the values of the inputs without bound; and operators
 # whose converters compute constants themselves.
 UNFOLDED: Final = frozenset(
@@ -36,12 +39,11 @@ UNFOLDED: Final = frozenset(
 )
 
 
-def small(shape: Iterable[Any]) -> bool:
-    """Whether a tensor of that (fixed) shape may be computed at import time."""
+def small(shape: Iterable[Any], given: int = 0) -> bool:
+    """Whether a tensor of that (fixed) shape may be computed at import time, of ``given`` elements."""
     sizes = list(shape)
-    return (
-        all(isinstance(d, (int, np.integer)) for d in sizes)
-        and float(np.prod([float(d) for d in sizes])) <= FOLD_LIMIT
+    return all(isinstance(d, (int, np.integer)) for d in sizes) and math.prod(map(float, sizes)) <= max(
+        FOLD_LIMIT, 2 * given
     )
 
 
@@ -64,7 +66,7 @@ def compute(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Any) -> li
     try:
         for info in onnx.shape_inference.infer_shapes(model).graph.output:
             sizes = [d.dim_value for d in info.type.tensor_type.shape.dim]
-            if not small(sizes):
+            if not small(sizes, max((array.size for array in feeds.values()), default=0)):
                 raise GraphError(f"its constant result of shape {sizes} is too large")
         values = ReferenceEvaluator(model).run(None, dict(feeds))
     except GraphError:

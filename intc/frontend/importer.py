@@ -15,6 +15,7 @@ import onnx
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
+from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
 from intc.frontend.symbolic import (
@@ -68,7 +69,7 @@ def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = 
     arrays = take_initializers(proto, source, path)
     try:
         return Importer(proto, source, inputs or {}, arrays).run()
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ImportFailure(f"{source}: the model is malformed ({first_line(error)})") from error
 
 
@@ -90,6 +91,7 @@ class Importer:
         self.constants: dict[int, str] = {}
         self.opsets = self.proto.opset_import
         self.computed: dict[object, str] = {}  # masks and positions, each emitted once
+        self.room = FOLD_TOTAL + FOLD_SHARE * sum(array.nbytes for array in self.arrays.values())
 
     def run(self) -> Graph:
         """Build the graph; start over with fewer symbols whenever an operator forces sizes to be equal."""
@@ -193,7 +195,11 @@ class Importer:
             if any(isinstance(d, int) and d < 1 for d in shape):
                 raise ImportFailure(f"{self.source}: input '{info.name}' cannot have the shape {list(given)}")
         known = tuple(substitute(d, self.sizes) for d in shape)
-        value = self.builder.input(info.name, TensorType(known, element))  # type: ignore[arg-type]
+        try:
+            type_ = TensorType(known, element)  # type: ignore[arg-type]
+        except GraphError as error:
+            raise ImportFailure(f"{self.source}: input '{info.name}': {error}") from None
+        value = self.builder.input(info.name, type_)
         if element != declared:
             value = self.builder.emit(Cast(declared), value, name=f"{info.name}.{declared}")  # type: ignore[arg-type]
         self.env[info.name] = value
@@ -218,13 +224,20 @@ class Importer:
             results = fold(self, node, inputs, attributes)
             if results is None:
                 results = converters.convert(self, node, inputs, attributes, label)
+            self._hold(results)
             for name, result in zip(node.output, results, strict=False):
                 if name:
                     self.env[name] = result
         except IntcError as error:
             self._refuse(node, label, str(error))
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             self._refuse(node, label, f"malformed or outside the supported conditions ({first_line(error)})")
+
+    def _hold(self, results: Sequence[Imported]) -> None:
+        """Count the memory that constants take which no weight of the file accounts for."""
+        self.room -= sum(r.nbytes for r in results if isinstance(r, np.ndarray) and r.base is None)
+        if self.room < 0:
+            raise GraphError("the constants computed so far take too much memory")
 
     def _branch(self, node: onnx.NodeProto) -> None:
         """The nodes of the branch that a known condition takes, in place of the If."""

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from intc.errors import ImportFailure
 from intc.ir.op import Array
+from intc.ir.types import MAX_RANK
 
 FINITE_ABOVE = 16  # elements: smaller arrays may hold -inf, as mask constants do
 SIZE_LIMIT = 2**36  # bytes of one weight
@@ -57,22 +58,30 @@ def _external(tensor: onnx.TensorProto, path: Path) -> Array:
             f"{where} names external data outside the model's folder ('{str(location)[:80]}')"
         )
     file = path.parent / location
-    if not file.is_file():
-        raise ImportFailure(f"{where} needs the file '{location}', which is missing beside the model")
+    try:
+        size = file.stat().st_size if file.is_file() else -1
+    except (OSError, ValueError):  # a name that no file can have
+        size = -1
+    if size < 0:
+        raise ImportFailure(
+            f"{where} needs the file '{str(location)[:80]}', which is missing beside the model"
+        )
     if path.parent.resolve() not in file.resolve().parents:
         raise ImportFailure(f"{where} names external data outside the model's folder ('{location}')")
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
     except ValueError:
         raise ImportFailure(f"{where} has a malformed offset or length") from None
-    size = file.stat().st_size
     length = size - offset if length < 0 else length
     if offset < 0 or length < 0 or offset + length > size:
         raise ImportFailure(
             f"{where} reads bytes {offset}..{offset + length} of '{location}', which has {size}"
         )
     _check_shape(tensor, where)
-    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    try:
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    except KeyError:
+        raise ImportFailure(f"{where} has no element type ({tensor.data_type})") from None
     if kind.kind not in "iufb" or length != math.prod(tensor.dims) * kind.itemsize:
         raise ImportFailure(
             f"{where} is {element_name(tensor.data_type)} {list(tensor.dims)[:8]}, which {length} bytes do"
@@ -149,12 +158,12 @@ def decode(tensor: onnx.TensorProto, source: str) -> Array:
 
 
 def _check_shape(tensor: onnx.TensorProto, where: str) -> None:
-    kind = element_name(tensor.data_type)
+    kind, dims = element_name(tensor.data_type), tensor.dims
     if kind.startswith(("FLOAT8", "FLOAT4")):
         raise ImportFailure(
             f"{where} is {kind}: 8-bit and 4-bit floats have no integer form; quantise to INT8"
         )
-    if any(d < 0 for d in tensor.dims) or np.prod(np.array(tensor.dims, dtype=np.float64)) > SIZE_LIMIT:
+    if len(dims) > MAX_RANK or min(dims, default=0) < 0 or math.prod(map(float, dims)) > SIZE_LIMIT:
         raise ImportFailure(f"{where} has the impossible shape {list(tensor.dims)[:8]}")
 
 
@@ -163,6 +172,8 @@ def _usable(array: Array, where: str) -> Array:
     if array.dtype.kind in "iub":
         return array
     try:
+        if array.dtype.kind == "c":
+            raise TypeError
         narrow = array.astype(np.float32, copy=False)
     except (TypeError, ValueError):
         raise ImportFailure(f"{where} has an unsupported element type ({array.dtype})") from None

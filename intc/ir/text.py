@@ -250,6 +250,13 @@ def _number(word: str) -> int | float:
         raise GraphError(f"'{word[:30]}' is not a number") from None
 
 
+def _real(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise GraphError(f"'{word[:30]}' is not a number") from None
+
+
 def _parse_line(
     cursor: _Cursor, graph: Graph, tensors: Mapping[str, Array], classes: Mapping[str, type[Op]]
 ) -> None:
@@ -283,7 +290,7 @@ def _define(cursor: _Cursor, graph: Graph, tensors: Mapping[str, Array]) -> Valu
         if cursor.accept("@"):
             scale = tuple(float(x) for x in _tensor(tensors, SCALE_KEY + name).reshape(-1))
         else:
-            scale = float(_number(cursor.take(r"[^ ]+", "a scale")))
+            scale = _real(cursor.take(r"[^ ]+", "a scale"))
     graph.values[name] = Value(name, type_, scale)
     return graph.values[name]
 

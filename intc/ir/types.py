@@ -12,6 +12,7 @@ TensorType(int8[2, 3] in [-5, 7])
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, cast, get_args
 
@@ -22,6 +23,9 @@ from intc.ir.dims import Dim, Shape, format_shape
 
 DType: TypeAlias = Literal["float32", "bool", "uint8", "int8", "int16", "int32", "int64"]
 DTYPES: Final[tuple[str, ...]] = get_args(DType)
+MAX_RANK: Final = 32  # as far as all of numpy goes
+MAX_SIZE: Final = 2**26  # of one axis: passes hold vectors as long
+MAX_ELEMENTS: Final = 2**31 - 1  # of a value: kernels count in 32 bits
 LIMITS: Final[dict[str, tuple[int, int]]] = {
     "bool": (0, 1),
     "uint8": (0, 255),
@@ -44,6 +48,11 @@ class TensorType:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise GraphError(f"element type '{self.dtype}' is not one of {', '.join(DTYPES)}")
+        if len(self.shape) > MAX_RANK:
+            raise GraphError(f"rank {len(self.shape)} is more than {MAX_RANK}")
+        fixed = [d for d in self.shape if isinstance(d, int)]
+        if max(fixed, default=0) > MAX_SIZE or math.prod(fixed) > MAX_ELEMENTS:
+            raise GraphError(f"a value of shape {format_shape(self.shape)} is too large")
         if self.dtype == "float32":
             if self.lo is not None or self.hi is not None:
                 raise GraphError("a float32 type carries no integer interval")

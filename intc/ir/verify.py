@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from intc.errors import GraphError, IntcError
 from intc.ir.dims import format_shape
 from intc.ir.graph import Graph, Node
@@ -65,7 +67,15 @@ def _check_node(graph: Graph, node: Node, defined: set[str]) -> None:
         inferred = node.op.infer(*(graph.type(x) for x in node.inputs))
     except IntcError as error:
         raise GraphError(f"{where}: {error}") from None
-    except (TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise GraphError(f"{where}: attributes or inputs do not fit ({type(error).__name__})") from error
     if node.output in graph.values and inferred != graph.type(node.output):
         declared = format_type(graph.type(node.output))
@@ -78,6 +88,9 @@ def _check_scale(graph: Graph, name: str) -> None:
         shape = value.type.shape
         if not shape or shape[-1] != len(value.scale):
             raise GraphError(f"value '{name}' {format_shape(shape)} has {len(value.scale)} scales")
+    scales = value.scale if isinstance(value.scale, tuple) else (value.scale,)
+    if not all(scale is None or math.isfinite(scale) for scale in scales):
+        raise GraphError(f"value '{name}' has a scale that is not a finite number")
 
 
 def float_values(graph: Graph) -> list[str]:

@@ -28,21 +28,31 @@ NEUTRAL: dict[type, tuple[float, tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class FoldConstants:
-    """Results above ``limit`` elements or of symbolic shape stay computed."""
+    """Results of symbolic shape stay computed, and those above ``limit`` elements, or above what is left of
+    ``limit`` and eight times the constants that were there, all together.
+    """
 
     limit: int = SIZE_LIMIT
     name: str = "fold_constants"
 
     def run(self, graph: Graph) -> Graph:
         producers = graph.producers()
+        room = self.limit + 8 * sum(array.size for array in graph.constants.values())
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+            nonlocal room
             inputs = [names[x] for x in node.inputs]
             size = product(graph.type(node.output).shape)
             known = all(x in b.graph.constants for x in inputs) and not any(
                 isinstance(d, Poly) for d in _dims(node)
             )
-            if known and isinstance(size, int) and size <= self.limit and node.output not in graph.outputs:
+            if (
+                known
+                and isinstance(size, int)
+                and size <= min(self.limit, room)
+                and node.output not in graph.outputs
+            ):
+                room -= size
                 arrays = [b.graph.constants[x] for x in inputs]
                 return b.constant(node.output, node.op.evaluate(*arrays, sizes={}))
             kept = _without_effect(graph, producers, node, names)

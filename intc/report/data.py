@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from intc.artifact.schema import Manifest, Port, size_value
-from intc.errors import FeedError, UsageError
+from intc.errors import FeedError
 from intc.runtime.state import held_by
 
 Array = NDArray[Any]
 Feeds: TypeAlias = dict[str, Array]
-
-
-def read_npz(path: str | Path) -> Feeds:
-    """The arrays of an ``.npz`` file; UsageError where it is none (object arrays are never loaded)."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path}: not a readable .npz file of plain arrays ({cause})") from None
 
 
 def count(feeds: Mapping[str, Array], ports: Sequence[Port]) -> int:
@@ -76,8 +62,6 @@ def random_feeds(ports: Sequence[Port], sizes: Mapping[str, int], seed: int = 0)
 def _draw(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     if port.scale is not None:
         return rng.standard_normal(shape).astype(np.float32)
-    assert port.lo is not None
-    assert port.hi is not None
     if port.hi - port.lo <= 1 or "mask" in port.name:
         return np.ones(shape, port.dtype)
     return rng.integers(max(port.lo, 0), min(port.hi, 2**31), shape, endpoint=True).astype(port.dtype)

@@ -13,6 +13,7 @@ from intc.api import derived, equalised
 from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Port
+from intc.artifact.signature import signer_of
 from intc.calibration import collect, is_quantised, open_feeds, widened
 from intc.calibration.readers import Feeds
 from intc.errors import UsageError
@@ -83,6 +84,7 @@ def info(path: Path) -> dict[str, Any]:
         "bytes": len(container.data),
         "format_version": schema.VERSION,
         "digest": hashlib.sha256(container.member(schema.MANIFEST)).hexdigest(),
+        "signed_by": signer_of(container),
         "target": manifest.target,
         "features": list(manifest.features),
         "inputs": [_port(p) for p in manifest.inputs],

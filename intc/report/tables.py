@@ -101,6 +101,8 @@ def info_text(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['file']}: {result['bytes']:,} bytes, target {result['target']}, digest {result['digest']}"
     ]
+    if result["signed_by"]:
+        lines.append(f"  signed by the key {result['signed_by']} (checked with --trusted-key only)")
     for kind in ("inputs", "outputs"):
         for port in result[kind]:
             shape = ", ".join(map(str, port["shape"]))

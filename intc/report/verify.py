@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest
+from intc.artifact.signature import Key
 from intc.errors import FeedError
 from intc.ir.graph import Graph, Value, dequantize, quantize_feed
 from intc.ir.verify import float_operators, float_values
@@ -79,18 +80,22 @@ def verify_artifact(
     data: Mapping[str, Array],
     model: str | Path | None = None,
     tell: Callable[[str], None] = lambda step: None,
+    trusted_keys: Sequence[Key] | None = None,
 ) -> Verification:
     """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads.
 
     The graph is parsed from the artifact, which re-derives every type and interval. With ``model`` the
     outputs are compared with the float model's as well.
     """
-    manifest, graph = read_graph(path)
+    manifest, graph = read_graph(path, trusted_keys=trusted_keys)
     data = with_empty_states(data, manifest)
     result = Verification(samples=count(data, manifest.inputs))
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
     result.float_instructions = float_instructions(path, manifest)
     groups = list(batches(data, manifest.inputs, BATCH))
+    checked = Session(path, trusted_keys=trusted_keys)
+    for feeds in groups:
+        checked.prepare(feeds)  # refuses what no session takes
     tell("reference")
     expected = [reference(graph, feeds, result.outside_interval) for feeds in groups]
     further = _continued(manifest, graph, groups[0], expected[0])
@@ -99,7 +104,7 @@ def verify_artifact(
         expected.append(reference(graph, further, result.outside_interval))
     for threads in (1, 2):
         tell(f"kernels, {threads} thread(s)")
-        session = Session(path, threads=threads)
+        session = Session(path, threads=threads, trusted_keys=trusted_keys)
         result.runs.append(_compare(session, groups, expected, threads))
         if not isinstance(manifest.inputs[0].shape[0], int):
             singles = list(batches(groups[0], manifest.inputs, 1))[:SINGLES]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.artifact.schema import Port, Size, size_value
+from intc.artifact.schema import SYMBOL, Port, Size, size_value
 from intc.errors import FeedError
 
 Array = NDArray[Any]
@@ -49,7 +49,7 @@ def bind(
 
 def is_sum(size: Size) -> bool:
     """Whether ``size`` is computed from symbols, such as ``past + sequence``."""
-    return isinstance(size, str) and not size.isidentifier()
+    return isinstance(size, str) and not SYMBOL.fullmatch(size)
 
 
 def _refuse(port: Port, shape: tuple[int, ...], env: Mapping[str, int]) -> None:
@@ -98,7 +98,7 @@ def write(port: Port, array: Array, out: Array) -> None:
     if array.dtype != out.dtype and (port.scale is not None or array.dtype.kind not in "iub"):
         expected = f"float32 (or {port.dtype} to pass integers)" if port.scale is not None else port.dtype
         raise FeedError(f"input '{port.name}' is {array.dtype}, expected {expected}")
-    if port.lo is not None and port.hi is not None and array.size:
+    if array.size:
         low, high = int(array.min()), int(array.max())
         if low < port.lo or high > port.hi:
             found = low if low < port.lo else high
@@ -108,8 +108,6 @@ def write(port: Port, array: Array, out: Array) -> None:
 
 def _quantise(port: Port, array: Array, out: Array) -> None:
     assert isinstance(port.scale, float)
-    assert port.lo is not None
-    assert port.hi is not None
     if array.dtype != np.float32:
         array = array.astype(np.float32)
     scaled = array * np.float32(1.0 / port.scale)

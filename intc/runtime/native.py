@@ -100,13 +100,19 @@ def _runtime_library() -> Path:
 
 
 def load_kernels(path: Path, code: memoryview, entry: str) -> Callable[..., Any]:
-    """The function ``entry`` of the shared library ``code``; the loader's copy of it is removed at once."""
+    """The function ``entry`` of the shared library ``code``; the loader's copy of it is removed at once.
+
+    The library is mapped for as long as the function lives.
+    """
     library = ffi()
     with tempfile.TemporaryDirectory(prefix="intc-") as folder:
         file = Path(folder) / "kernels.so"
-        file.write_bytes(code)
         try:
-            module = library.load_module(str(file))
+            file.write_bytes(code)
+        except OSError as error:
+            raise UsageError(f"{path}: no room for its kernels in '{folder}' ({error.strerror})") from None
+        try:
+            module = library.load_module(str(file), keep_module_alive=False)
             function: Callable[..., Any] = module.get_function(entry)
         except Exception as error:
             cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
@@ -114,8 +120,11 @@ def load_kernels(path: Path, code: memoryview, entry: str) -> Callable[..., Any]
     return function
 
 
-def call(function: Callable[..., Any], args: tuple[Any, ...], threads: int) -> None:
+def call(function: Callable[..., Any], args: tuple[Any, ...], threads: int, memory: object = None) -> None:
     """``function(*args)`` in a thread whose pool has ``threads`` workers, itself included.
+
+    ``memory`` is what the addresses among ``args`` point to. It lives until the function returns, even where
+    the thread that waits for it is interrupted.
 
     TVM gives every calling thread a pool of its own and keeps it to the end of the process. The main thread
     calls directly; all other threads share a fixed crew of callers, so that short-lived threads leave
@@ -126,13 +135,15 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], threads: int) -> N
     elif threading.current_thread() is threading.main_thread():
         _call_with_pool(function, args, threads)
     else:
-        _crew().submit(_call_with_pool, function, args, threads).result()
+        _crew().submit(_call_with_pool, function, args, threads, memory).result()
 
 
 _local = threading.local()
 
 
-def _call_with_pool(function: Callable[..., Any], args: tuple[Any, ...], threads: int) -> None:
+def _call_with_pool(
+    function: Callable[..., Any], args: tuple[Any, ...], threads: int, memory: object = None
+) -> None:
     if getattr(_local, "threads", 1) != threads:
         os.environ["TVM_NUM_THREADS"] = str(max(threads, os.cpu_count() or 1))
         ffi().get_global_func("runtime.config_threadpool")(1, threads)

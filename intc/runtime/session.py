@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from intc.artifact import schema, tensors
-from intc.artifact.container import Container
-from intc.artifact.schema import Manifest, Packed, Size, size_value
-from intc.artifact.tensors import INT4, pack_nibbles
+from intc.artifact.reader import open_artifact
+from intc.artifact.schema import Size, size_value
+from intc.artifact.signature import Key
 from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.runtime import feeds as feeding
 from intc.runtime import native
+from intc.runtime.constants import Blob
 from intc.runtime.feeds import Array
-from intc.runtime.native import ALIGN, aligned
 from intc.runtime.state import Past, State, held_by
 from intc.runtime.workspace import Layout, Workspace, address, round_up
 
@@ -52,40 +51,52 @@ class Port:
     type: str
     dtype: str
     scale: float | tuple[float, ...] | None
-    interval: tuple[int, int] | None
+    interval: tuple[int, int]
 
 
-def load(path: str | Path, threads: int = 1, sha256: str | None = None) -> Session:
+def load(
+    path: str | Path,
+    threads: int = 1,
+    sha256: str | None = None,
+    *,
+    trusted_keys: Sequence[Key] | None = None,
+) -> Session:
     """The artifact at ``path`` as a session that uses ``threads`` threads in every run.
 
     Kernels are native code: with ``sha256`` the file's manifest, and through it every member, must have
-    this digest (``Session.digest``, ``intc info``). Raises ArtifactCorrupt, ArtifactVersion, WrongTarget or
-    UsageError.
+    this digest (``Session.digest``, ``intc info``); with ``trusted_keys`` it must be signed by one of them.
+    Raises ArtifactCorrupt, ArtifactVersion, ArtifactUntrusted, WrongTarget or UsageError.
     """
-    return Session(path, threads=threads, sha256=sha256)
+    return Session(path, threads=threads, sha256=sha256, trusted_keys=trusted_keys)
 
 
 class Session:
     """Runs one compiled model. Concurrent calls of :meth:`run` are safe and equal calls one after another."""
 
-    def __init__(self, path: str | Path, threads: int = 1, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int = 1,
+        sha256: str | None = None,
+        *,
+        trusted_keys: Sequence[Key] | None = None,
+    ) -> None:
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"threads={threads!r} is not a number from 1 to {MAX_THREADS}")
         self.path = Path(path)
         self.threads = threads
-        container = Container(self.path)
-        self.manifest: Manifest = schema.read_manifest(container)
-        self.digest: str = hashlib.sha256(container.member(schema.MANIFEST)).hexdigest()
-        if sha256 is not None and sha256.lower() != self.digest:
-            raise ArtifactCorrupt(f"{path}: its digest is {self.digest}, not the {sha256} that was asked for")
-        container.check(self.manifest.members, schema.MANIFEST)
+        opened = open_artifact(self.path, sha256, trusted_keys)
+        container, self.manifest, self.digest = opened.container, opened.manifest, opened.digest
         native.check_cpu(self.path, self.manifest.target, self.manifest.features)
         weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
-        self._constants = _pack(self.path, self.manifest.program.constants, weights)
-        code = container.member(self.manifest.kernels)
+        program = self.manifest.program
+        blob = Blob(self.path, program.constants, weights)
+        if program.entry != self.manifest.interface(blob.sizes).entry:
+            raise ArtifactCorrupt(f"{path}: the manifest or the weights are not those that the kernels need")
         held = held_by(self.manifest)
         self._past = Past(self.manifest, held) if held else None
-        self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
+        self._constants = blob.pack()
+        self.entry = native.load_kernels(self.path, container.member(self.manifest.kernels), program.entry)
         self._layouts: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, int] | None], Layout] = {}
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
@@ -134,16 +145,15 @@ class Session:
         if held.intersection(wanted):
             raise FeedError("an output that the state holds cannot be asked for; see State.arrays")
         workspace = self.prepare(feeds, state)
-        try:
-            if state is None or past is None:
-                native.call(self.entry, workspace.call, self.threads)
-            else:
-                self._continue(past, workspace, state)
-            return [self._result(i, workspace, raw) for i in wanted]
-        finally:
-            with self._lock:
-                if len(self._kept) < KEPT_WORKSPACES:
-                    self._kept.append(workspace)
+        if state is None or past is None:
+            native.call(self.entry, workspace.call, self.threads, workspace)
+        else:
+            self._continue(past, workspace, state)
+        results = [self._result(i, workspace, raw) for i in wanted]
+        with self._lock:  # never after an exception: another thread may still be writing there
+            if len(self._kept) < KEPT_WORKSPACES:
+                self._kept.append(workspace)
+        return results
 
     def _result(self, index: int, workspace: Workspace, raw: bool) -> Array:
         port, integers = self.manifest.outputs[index], workspace.outputs[index]
@@ -183,7 +193,7 @@ class Session:
         feeding.check_limits(self.manifest.limits, env)
         length = size_value(past.after, env)
         arguments = past.arguments(workspace.call, state, length)
-        native.call(self.entry, arguments, self.threads)
+        native.call(self.entry, arguments, self.threads, (workspace, *state.blocks()))
         state.advance(length)
 
     def _workspace(self, shapes: tuple[tuple[int, ...], ...], past: tuple[int, int] | None) -> Workspace:
@@ -246,48 +256,4 @@ class Session:
 
 def _public(port: schema.Port) -> Port:
     kind = ONNX_TYPES["float32" if port.scale is not None else port.dtype]
-    interval = None if port.lo is None or port.hi is None else (port.lo, port.hi)
-    return Port(port.name, list(port.shape), kind, port.dtype, port.scale, interval)
-
-
-def _pack(path: Path, entries: Sequence[Packed], weights: Mapping[str, Array]) -> Array:
-    """The constants blob: every entry in kernel order at a multiple of :data:`ALIGN`."""
-    sizes = []
-    for entry in entries:
-        if entry.tensor not in weights:
-            raise ArtifactCorrupt(f"{path}: tensor '{entry.tensor}' is missing from '{schema.WEIGHTS}'")
-        array = weights[entry.tensor]
-        padded = (
-            [n + p for n, p in zip(array.shape, entry.pad, strict=False)] if entry.pad else list(array.shape)
-        )
-        count = int(np.prod(padded, dtype=np.int64))
-        if entry.reshape and (
-            len(padded) != array.ndim or int(np.prod(entry.reshape, dtype=np.int64)) != count
-        ):
-            raise ArtifactCorrupt(f"{path}: the packing of tensor '{entry.tensor}' does not fit its shape")
-        if entry.dtype == INT4 and (array.dtype != np.int8 or count % 2):
-            raise ArtifactCorrupt(f"{path}: tensor '{entry.tensor}' cannot be packed in 4 bits")
-        item = 1 if entry.dtype == INT4 else np.dtype(entry.dtype or array.dtype).itemsize
-        sizes.append(count * item // (2 if entry.dtype == INT4 else 1))
-    blob = aligned(max(sum(map(round_up, sizes)), ALIGN))
-    at = 0
-    for entry, size in zip(entries, sizes, strict=True):
-        _pack_one(entry, weights[entry.tensor], blob[at : at + size])
-        at += round_up(size)
-    return blob
-
-
-def _pack_one(entry: Packed, array: Array, place: Array) -> None:
-    if not entry.reshape:
-        place.view(entry.dtype or array.dtype)[:] = array.reshape(-1)
-        return
-    if any(entry.pad):
-        array = np.pad(array, [(0, p) for p in entry.pad])
-    ordered: Any = array.reshape(entry.reshape).transpose(entry.perm)
-    if entry.dtype == INT4:
-        place[:] = pack_nibbles(ordered)
-        return
-    dtype = np.dtype(entry.dtype or array.dtype)
-    packed = place.view(dtype).reshape(ordered.shape)
-    for i in range(ordered.shape[-1]):  # numpy is slow where the innermost axis is short, as it is here
-        packed[..., i] = ordered[..., i]
+    return Port(port.name, list(port.shape), kind, port.dtype, port.scale, (port.lo, port.hi))

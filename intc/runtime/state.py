@@ -153,6 +153,10 @@ class State:
             self._next = Blocks([aligned(size) for size in sizes], ROOM * length)
         return [*self._now.addresses, *self._next.addresses]
 
+    def blocks(self) -> tuple[Blocks, Blocks]:
+        """The memory behind :meth:`addresses`."""
+        return self._now, self._next
+
     def advance(self, length: int) -> None:
         """What was written is what the state holds: ``length`` positions."""
         self._now, self._next, self.length = self._next, self._now, length
