@@ -34,6 +34,7 @@ from intc.ops.window import GroupedConv, MaxPool
 
 LARGEST_INTEGER: Final = 2**24  # of integers read as numbers; wider types say nothing about their values
 ROOM: Final = 4.0
+TIGHT: Final = 2.0  # the looseness of a range that is as good as the model's own
 SAMPLES: Final = 4096  # points on either side of zero at which a function is looked at
 FAR: Final = 2.0**20  # how far a function is looked at whose operand has no known end
 SATURATED: Final = 2.0**-16  # of the readers' range: a smaller change of the result is none
@@ -84,14 +85,19 @@ def derive(graph: Graph) -> dict[str, Statistics]:
 
 
 def widened(stats: dict[str, Statistics], graph: Graph) -> dict[str, Statistics]:
-    """``stats`` that also reach what the quantisers of ``graph`` let a value be, up to ROOM times what data
-    showed: so that a few samples do not cut what the model itself does not.
+    """``stats`` that also reach what the quantisers of ``graph`` let a value be, so that a few samples do not
+    cut what the model itself does not; where that is loose, up to ROOM times what data showed.
     """
     if not is_quantised(graph):
         return stats
     known = derive(graph)
-    reach = {n: min(known[n].magnitude, ROOM * s.magnitude) for n, s in stats.items() if n in known}
-    return {n: replace(s, reach=reach.get(n, 0.0)) for n, s in stats.items()}
+
+    def reach(name: str, seen: Statistics) -> float:
+        if (found := known.get(name)) is None:
+            return 0.0
+        return found.magnitude if found.looseness <= TIGHT else min(found.magnitude, ROOM * seen.magnitude)
+
+    return {name: replace(seen, reach=reach(name, seen)) for name, seen in stats.items()}
 
 
 def is_quantised(graph: Graph) -> bool:
