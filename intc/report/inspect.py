@@ -35,7 +35,8 @@ def graph_of(
 ) -> tuple[Graph, Graph]:
     """A graph and the one before it: an artifact's; an ONNX file as imported; or around the pass ``after``.
 
-    The passes from ``integerise`` on need calibration data, as :func:`intc.compile` does. UsageError for an unknown pass.
+    The passes from ``integerise`` on need calibration data as :func:`intc.compile` does. UsageError for an
+    unknown pass.
     """
     if path.suffix == ".intc":
         if after is not None:
