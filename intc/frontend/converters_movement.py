@@ -328,7 +328,12 @@ def _eye_like(call: Call) -> list[Imported]:
     call.refuse(len(shape) != 2, "an identity needs two axes")
     row = Index((shape[0], 1), (1, 0), int(call.attributes.get("k", 0)))
     sides = (call.ctx.live(i, "positions") for i in (row, Index((1, shape[1]), (0, 1))))
-    dtype = NUMBERS.get(int(call.attributes.get("dtype", 1)))
+    if "dtype" in call.attributes:
+        dtype = NUMBERS.get(int(call.attributes["dtype"]))
+    elif isinstance(x, str):
+        dtype = call.ctx.builder.graph.type(x).dtype
+    else:
+        dtype = "float32" if np.asarray(getattr(x, "value", x)).dtype.kind == "f" else "int64"
     call.refuse(dtype is None, "an identity of this element type is not supported")
     return [call.emit(Cast(dtype or "float32"), call.emit(Equal(), *sides, last=False))]
 
