@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from intc.codegen.machine_code import MachineCode, machine_code
 from intc.codegen.main import build_main, constant_offsets, output_key
 from intc.codegen.memory import Plan, Step, arena_bytes, plan
 from intc.codegen.program import Constant, Program, ScratchArg, nbytes
@@ -45,6 +47,11 @@ class Lowered:
         """CPU flags (Linux names) that the library uses."""
         return self.target.features
 
+    @cached_property
+    def code(self) -> MachineCode | None:
+        """The library, disassembled; see :func:`intc.codegen.machine_code.machine_code`."""
+        return machine_code(self.library)
+
     def blob(self) -> Array:
         """The constants blob, uint8."""
         out = np.zeros(self.offsets[-1], np.uint8)
@@ -59,7 +66,8 @@ class Lowered:
 
 
 def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False) -> Lowered:
-    """Compile ``graph`` (integers only, fused or not); CodegenError names the node that has no kernel.
+    """Compile ``graph`` (integers only, fused or not); CodegenError names the node that has no kernel, or the
+    kernel in whose machine code something is floating point.
 
     With ``ticks``, ``main`` takes one more address, of ``len(stages) + 1`` int64 cycle counts.
     """
@@ -73,7 +81,7 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
     roots = place_outputs(program)
     memory = plan_memory(program, roots)
     scratch = {a.size for s in program.stages for a in s.args if isinstance(a, ScratchArg)}
-    return Lowered(
+    lowered = Lowered(
         resolved,
         build_library(program, memory, roots, ticks),
         tuple(program.constants),
@@ -85,6 +93,9 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
         tuple(sorted(scratch, key=str)),
         tuple((s.kernel, s.source, s.writes[0]) for s in program.stages),
     )
+    if lowered.code and lowered.code.floats:
+        raise CodegenError(f"floating point in the kernels for {resolved.name}: {lowered.code.floats[0]}")
+    return lowered
 
 
 def place_outputs(program: Program) -> dict[str, str]:

@@ -29,6 +29,8 @@ def verification_text(path: Path, result: Verification) -> str:
     lines.append(f"  float-free ({checked}): {'yes' if not floats else 'NO: ' + ', '.join(floats[:5])}")
     outside = result.outside_interval
     lines.append(f"  overflow-free: {'yes' if not outside else 'NO: ' + ', '.join(outside[:5])}")
+    wrong = ", ".join(result.certificate)
+    lines.append(f"  certificate: {f'WRONG in {wrong}' if wrong else 'as the artifact implies'}")
     for name, numbers in result.fidelity.items():
         lines.append(f"  {name} against float: {fidelity_text(numbers)}")
     return "\n".join(lines)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import tempfile
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +11,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest
+from intc.codegen.machine_code import machine_code
 from intc.errors import FeedError
 from intc.ir.graph import Graph, Value, dequantize, quantize_feed
 from intc.ir.verify import float_operators, float_values
+from intc.report.certificate import certificate, disagreements
 from intc.report.data import Feeds, batches, count, with_empty_states
 from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
@@ -27,21 +27,15 @@ from intc.runtime import Session
 Array = NDArray[Any]
 BATCH: Final = 16
 SINGLES: Final = 4  # samples that are also run one at a time
-_ARITHMETIC: Final = (
-    "add|sub|mul|div|sqrt|rcp|rsqrt|min|max|dp|hadd|hsub|addsub|comi|ucomi|round|rndscale|scalef"
-)
-FLOAT_INSTRUCTION: Final = re.compile(
-    rf"v?(?:(?:{_ARITHMETIC}|fn?m(?:add|sub)\d*|getexp|getmant|rcp14|rsqrt14)[sp][sdh]"
-    r"|cvt\w+)|f(?:add|sub|mul|div|ild|ist|sqrt)\w*"
-)
 
 
 @dataclass
 class Verification:
-    """The result; ``passed`` needs bit-exact kernels, a float-free graph and library, and no overflow.
+    """The result; ``passed`` needs bit-exact kernels, a float-free graph and library, no overflow, and a
+    certificate that says what the artifact implies.
 
-    ``float_instructions`` is None where no disassembler is installed; ``fidelity`` is by output, where a
-    float model was given.
+    ``float_instructions`` is None for kernels of a processor that is not understood; ``certificate`` lists
+    the parts that disagree; ``fidelity`` is by output, where a float model was given.
     """
 
     samples: int = 0
@@ -50,6 +44,7 @@ class Verification:
     float_operators: list[str] = field(default_factory=list)
     float_instructions: list[str] | None = None
     outside_interval: list[str] = field(default_factory=list)
+    certificate: list[str] = field(default_factory=list)
     fidelity: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
@@ -66,7 +61,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        return self.bit_exact and self.float_free and self.overflow_free
+        return self.bit_exact and self.float_free and self.overflow_free and not self.certificate
 
     def summary(self) -> dict[str, Any]:
         """The JSON form."""
@@ -89,7 +84,10 @@ def verify_artifact(
     data = with_empty_states(data, manifest)
     result = Verification(samples=count(data, manifest.inputs))
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
-    result.float_instructions = float_instructions(path, manifest)
+    container = Container(Path(path))
+    code = machine_code(bytes(container.member(manifest.kernels)))
+    result.float_instructions = None if code is None else list(code.floats)
+    result.certificate = disagreements(_stored(container), certificate(graph, code))
     groups = list(batches(data, manifest.inputs, BATCH))
     tell("reference")
     expected = [reference(graph, feeds, result.outside_interval) for feeds in groups]
@@ -109,6 +107,14 @@ def verify_artifact(
         tell("float model")
         result.fidelity = _fidelity(manifest, graph, expected, Reference(model), groups)
     return result
+
+
+def _stored(container: Container) -> Any:
+    """The certificate as the artifact holds it; None where it is no JSON."""
+    try:
+        return json.loads(bytes(container.member(schema.CERTIFICATE)))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _continued(manifest: Manifest, graph: Graph, feeds: Feeds, outputs: list[Array]) -> Feeds | None:
@@ -169,20 +175,3 @@ def _fidelity(
 
 def _rows(arrays: list[Array]) -> Array:
     return np.concatenate([a.reshape(-1, a.shape[-1]) for a in arrays])
-
-
-def float_instructions(path: str | Path, manifest: Manifest) -> list[str] | None:
-    """The distinct floating-point arithmetic instructions in the kernel library; None without ``objdump``."""
-    tool = shutil.which("objdump") or shutil.which("llvm-objdump")
-    if tool is None:
-        return None
-    code = Container(Path(path)).member(manifest.kernels)
-    with tempfile.TemporaryDirectory(prefix="intc-") as folder:
-        file = Path(folder) / "kernels.so"
-        file.write_bytes(code)
-        command = [tool, "-d", "--no-show-raw-insn", str(file)]
-        listing = subprocess.run(command, capture_output=True, text=True, check=False)
-    if listing.returncode:
-        return None
-    mnemonics = set(re.findall(r"^\s*[0-9a-f]+:\s+(\w+)", listing.stdout, re.MULTILINE))
-    return sorted(m for m in mnemonics if FLOAT_INSTRUCTION.fullmatch(m))
