@@ -224,8 +224,7 @@ class Module:
             provenance={**self.provenance, **_producer()},
         )
         narrow = {name: narrowed(array) for name, array in weights.items()}
-        proven = certificate(graph, self.lowered.code)
-        write_artifact(path, manifest, print_graph(graph), narrow, self.lowered.library, proven)
+        write_artifact(path, manifest, print_graph(graph), narrow, self.lowered.library, self.certificate)
 
     def run(
         self,
@@ -265,6 +264,11 @@ class Module:
         batches = bounded(integerised.before, self.samples if feeds is None else feeds, samples)
         settings = {**self.provenance, "target": self.lowered.target.name}
         return measure(integerised.before, self.graph, batches, self.output_names, settings, progress)
+
+    @cached_property
+    def certificate(self) -> dict[str, Any]:
+        """What is proven of the module; see :func:`intc.report.certificate.certificate`."""
+        return certificate(self.prepared, self.lowered.code)
 
     @cached_property
     def _session(self) -> Session:

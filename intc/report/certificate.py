@@ -11,12 +11,15 @@ from typing import Any, Final
 from intc.codegen.machine_code import MachineCode
 from intc.ir.graph import Graph
 from intc.ir.verify import float_operators, float_values
+from intc.report.probe import probe_digest, probe_sizes
+from intc.report.proof import proofs
 
 SCHEMA: Final = 1
 
 
 def certificate(graph: Graph, code: MachineCode | None) -> dict[str, Any]:
-    """No float value, operator or instruction, and the interval of every value.
+    """No float value, operator or instruction; the interval of every value, the proof of every computation;
+    the digest of the outputs on the graph's probe.
 
     ``code`` is None for kernels that no disassembler here understands; ``machine_code`` is then null.
     """
@@ -29,6 +32,8 @@ def certificate(graph: Graph, code: MachineCode | None) -> dict[str, Any]:
         "intervals": {
             name: [value.type.dtype, value.type.lo, value.type.hi] for name, value in graph.values.items()
         },
+        "proofs": proofs(graph),
+        "outputs": {"sizes": probe_sizes(graph), "sha256": probe_digest(graph)},
     }
 
 

@@ -24,6 +24,10 @@ def verification_text(path: Path, result: Verification) -> str:
         verdict = "equal" if not run["differences"] else f"DIFFERENT elements {run['differences']}"
         where = f"kernels, {run['threads']} thread(s), batch {run['batch']}"
         lines.append(f"  {where}: {verdict} ({run['batches']} batches)")
+    same = {*result.digests} == {result.digest}
+    lines.append(
+        f"  outputs on fixed inputs: {result.digest[:16]}.. {'everywhere' if same else 'NOT everywhere'}"
+    )
     floats = [*result.float_values, *result.float_operators, *(result.float_instructions or [])]
     checked = "graph" if result.float_instructions is None else "graph and machine code"
     lines.append(f"  float-free ({checked}): {'yes' if not floats else 'NO: ' + ', '.join(floats[:5])}")

@@ -20,6 +20,7 @@ from intc.ir.graph import Graph, Value, dequantize, quantize_feed
 from intc.ir.verify import float_operators, float_values
 from intc.report.certificate import certificate, disagreements
 from intc.report.data import Feeds, batches, count, with_empty_states
+from intc.report.probe import digest, probe_digest, probe_feeds
 from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
 from intc.runtime import Session
@@ -34,11 +35,14 @@ class Verification:
     """The result; ``passed`` needs bit-exact kernels, a float-free graph and library, no overflow, and a
     certificate that says what the artifact implies.
 
-    ``float_instructions`` is None for kernels of a processor that is not understood; ``certificate`` lists
+    ``digest`` is that of the exact outputs on the graph's probe, ``digests`` those of the kernels by thread
+    count. ``float_instructions`` is None for kernels of a processor that is not understood; ``certificate`` lists
     the parts that disagree; ``fidelity`` is by output, where a float model was given.
     """
 
     samples: int = 0
+    digest: str = ""
+    digests: list[str] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     float_values: list[str] = field(default_factory=list)
     float_operators: list[str] = field(default_factory=list)
@@ -49,7 +53,8 @@ class Verification:
 
     @property
     def bit_exact(self) -> bool:
-        return bool(self.runs) and all(not r["differences"] for r in self.runs)
+        exact = bool(self.runs) and all(not r["differences"] for r in self.runs)
+        return exact and {*self.digests} == {self.digest}
 
     @property
     def float_free(self) -> bool:
@@ -82,12 +87,14 @@ def verify_artifact(
     """
     manifest, graph = read_graph(path)
     data = with_empty_states(data, manifest)
-    result = Verification(samples=count(data, manifest.inputs))
+    result = Verification(samples=count(data, manifest.inputs), digest=probe_digest(graph))
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
     container = Container(Path(path))
     code = machine_code(bytes(container.member(manifest.kernels)))
     result.float_instructions = None if code is None else list(code.floats)
-    result.certificate = disagreements(_stored(container), certificate(graph, code))
+    stored = _stored(container)
+    tell("certificate")
+    result.certificate = disagreements(stored, certificate(graph, code))
     groups = list(batches(data, manifest.inputs, BATCH))
     tell("reference")
     expected = [reference(graph, feeds, result.outside_interval) for feeds in groups]
@@ -98,6 +105,7 @@ def verify_artifact(
     for threads in (1, 2):
         tell(f"kernels, {threads} thread(s)")
         session = Session(path, threads=threads)
+        result.digests.append(_digest_of(session, graph))
         result.runs.append(_compare(session, groups, expected, threads))
         if not isinstance(manifest.inputs[0].shape[0], int):
             singles = list(batches(groups[0], manifest.inputs, 1))[:SINGLES]
@@ -107,6 +115,13 @@ def verify_artifact(
         tell("float model")
         result.fidelity = _fidelity(manifest, graph, expected, Reference(model), groups)
     return result
+
+
+def _digest_of(session: Session, graph: Graph) -> str:
+    """The digest of the kernels' outputs on the graph's probe."""
+    names = [port.name for port in session.manifest.inputs]
+    feeds = dict(zip(names, probe_feeds(graph).values(), strict=True))
+    return digest(session.run(None, feeds, raw=True))
 
 
 def _stored(container: Container) -> Any:
