@@ -1,4 +1,4 @@
-"""The command line: ``intc compile | run | verify | bench | inspect | info``.
+"""The command line: ``intc compile | run | verify | bench | inspect | export | info``.
 
 Exit status 0: done; 1: a check ran and failed; 2: bad usage or bad input, with one line on stderr.
 """
@@ -190,6 +190,22 @@ def inspect_command(args: argparse.Namespace) -> int:
     return _print(args, {"text": text, "nodes": len(after.nodes)}, text.rstrip("\n"))
 
 
+def export_command(args: argparse.Namespace) -> int:
+    from intc.export.onnx_model import onnx_model
+    from intc.files import replacing
+    from intc.report.reading import read_graph
+
+    with progress() as tell:
+        tell("export")
+        manifest, graph = read_graph(args.artifact)
+        model = onnx_model(graph, [p.name for p in manifest.outputs])
+        data = model.SerializeToString()
+        with replacing(args.onnx) as file:
+            file.write(data)
+    result = {"onnx": str(args.onnx), "bytes": len(data), "nodes": len(model.graph.node)}
+    return _print(args, result, f"{args.onnx}: {len(data):,} bytes, {len(model.graph.node)} integer nodes")
+
+
 def info_command(args: argparse.Namespace) -> int:
     from intc.report.inspect import info
     from intc.report.tables import info_text
@@ -204,6 +220,7 @@ COMMANDS: dict[str, Command] = {
     "verify": verify_command,
     "bench": bench_command,
     "inspect": inspect_command,
+    "export": export_command,
     "info": info_command,
 }
 

@@ -36,8 +36,8 @@ class Verification:
     certificate that says what the artifact implies.
 
     ``digest`` is that of the exact outputs on the graph's probe, ``digests`` those of the kernels by thread
-    count. ``float_instructions`` is None for kernels of a processor that is not understood; ``certificate`` lists
-    the parts that disagree; ``fidelity`` is by output, where a float model was given.
+    count. ``float_instructions`` is None for kernels of a processor that is not understood; ``certificate``
+    lists the parts that disagree; ``fidelity`` is by output, where a float model was given.
     """
 
     samples: int = 0
