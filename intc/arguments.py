@@ -158,6 +158,8 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, metavar="ONNX", help="the float model, to measure accuracy against"
     )
+    parser.add_argument("--nodes", action="store_true", help="also look at every node's value (see --json)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write that as a page")
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:

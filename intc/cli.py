@@ -153,7 +153,13 @@ def verify_command(args: argparse.Namespace) -> int:
     from intc.report.verify import verify_artifact
 
     with progress() as tell:
-        result = verify_artifact(args.artifact, read_npz(args.data), args.model, tell)
+        nodes = args.nodes or args.html is not None
+        result = verify_artifact(args.artifact, read_npz(args.data), args.model, tell, nodes)
+    if args.html:
+        from intc.files import write_text
+        from intc.report.verify_html import verification_html
+
+        write_text(args.html, verification_html(args.artifact, result))
     _print(args, result.summary(), verification_text(args.artifact, result))
     return 0 if result.passed else 1
 

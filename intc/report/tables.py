@@ -35,6 +35,12 @@ def verification_text(path: Path, result: Verification) -> str:
     lines.append(f"  overflow-free: {'yes' if not outside else 'NO: ' + ', '.join(outside[:5])}")
     wrong = ", ".join(result.certificate)
     lines.append(f"  certificate: {f'WRONG in {wrong}' if wrong else 'as the artifact implies'}")
+    if result.nodes:
+        first = result.first_divergence
+        unlike = (
+            f"first DIFFERENT in '{first}'" if first else "equal, compiled again with all values as outputs"
+        )
+        lines.append(f"  kernels of {len(result.nodes)} nodes: {unlike}")
     for name, numbers in result.fidelity.items():
         lines.append(f"  {name} against float: {fidelity_text(numbers)}")
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from intc.ir.graph import Graph, Value, dequantize, quantize_feed
 from intc.ir.verify import float_operators, float_values
 from intc.report.certificate import certificate, disagreements
 from intc.report.data import Feeds, batches, count, with_empty_states
+from intc.report.nodes import NodeCheck, check_nodes, first_divergence
 from intc.report.probe import digest, probe_digest, probe_feeds
 from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
@@ -37,7 +38,8 @@ class Verification:
 
     ``digest`` is that of the exact outputs on the graph's probe, ``digests`` those of the kernels by thread
     count. ``float_instructions`` is None for kernels of a processor that is not understood; ``certificate``
-    lists the parts that disagree; ``fidelity`` is by output, where a float model was given.
+    lists the parts that disagree; ``fidelity`` is by output, where a float model was given. ``nodes`` and the
+    name of the first value in which they differ are there where every node was looked at.
     """
 
     samples: int = 0
@@ -50,11 +52,13 @@ class Verification:
     outside_interval: list[str] = field(default_factory=list)
     certificate: list[str] = field(default_factory=list)
     fidelity: dict[str, dict[str, float]] = field(default_factory=dict)
+    nodes: list[NodeCheck] = field(default_factory=list)
+    first_divergence: str | None = None
 
     @property
     def bit_exact(self) -> bool:
         exact = bool(self.runs) and all(not r["differences"] for r in self.runs)
-        return exact and {*self.digests} == {self.digest}
+        return exact and {*self.digests} == {self.digest} and self.first_divergence is None
 
     @property
     def float_free(self) -> bool:
@@ -71,7 +75,8 @@ class Verification:
     def summary(self) -> dict[str, Any]:
         """The JSON form."""
         verdicts = ("passed", "bit_exact", "float_free", "overflow_free")
-        return {**{k: getattr(self, k) for k in verdicts}, **asdict(self)}
+        nodes = [node.summary() for node in self.nodes]
+        return {**{k: getattr(self, k) for k in verdicts}, **asdict(self), "nodes": nodes}
 
 
 def verify_artifact(
@@ -79,11 +84,13 @@ def verify_artifact(
     data: Mapping[str, Array],
     model: str | Path | None = None,
     tell: Callable[[str], None] = lambda step: None,
+    nodes: bool = False,
 ) -> Verification:
     """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads.
 
     The graph is parsed from the artifact, which re-derives every type and interval. With ``model`` the
-    outputs are compared with the float model's as well.
+    outputs are compared with the float model's as well. With ``nodes``, or where an output differs, every
+    node is looked at on the first samples (:mod:`intc.report.nodes`).
     """
     manifest, graph = read_graph(path)
     data = with_empty_states(data, manifest)
@@ -114,6 +121,11 @@ def verify_artifact(
     if model is not None:
         tell("float model")
         result.fidelity = _fidelity(manifest, graph, expected, Reference(model), groups)
+    if nodes or not result.bit_exact:
+        tell("every node")
+        few = next(iter(batches(groups[0], manifest.inputs, SINGLES)))
+        result.nodes = check_nodes(graph, manifest.target, few, model)
+        result.first_divergence = first_divergence(result.nodes)
     return result
 
 
