@@ -44,7 +44,7 @@ from intc.ir.graph import Graph
 from intc.ir.op import Array
 from intc.ir.text import print_graph, side_tensors
 from intc.ir.types import narrowest
-from intc.ir.verify import float_operators, float_values, verify
+from intc.ir.verify import verify
 from intc.passes import pipeline as phases
 from intc.passes.integer.rounding import ROUNDINGS
 from intc.passes.pipeline import Pipeline
@@ -52,6 +52,7 @@ from intc.passes.plan import Plan, PlanLike, parse_plan, read_plan
 from intc.planning.planner import Planner, Search, held_apart, singly
 from intc.planning.target import Predicate, parse_target
 from intc.report.accuracy import SAMPLES, Report, bounded, cut, measure, samples_in
+from intc.report.certificate import certificate
 from intc.report.reading import read_graph
 from intc.runtime.session import Session
 from intc.runtime.state import State
@@ -296,7 +297,7 @@ class Module:
             provenance={**self.provenance, **_producer()},
         )
         narrow = {name: narrowed(array) for name, array in weights.items()}
-        write_artifact(path, manifest, print_graph(graph), narrow, self.lowered.library, certificate(graph))
+        write_artifact(path, manifest, print_graph(graph), narrow, self.lowered.library, self.certificate)
         return [Path(path)]
 
     def run(
@@ -349,6 +350,12 @@ class Module:
         return measure(integerised.before, self.graph, batches, self.output_names, settings, progress)
 
     @cached_property
+    def certificate(self) -> dict[str, Any]:
+        """What is proven of the module; see :func:`intc.report.certificate.certificate`."""
+        code = self.lowered.code if isinstance(self.lowered, Lowered) else None
+        return certificate(self.prepared, code)
+
+    @cached_property
     def _session(self) -> Session:
         return self.session()
 
@@ -375,18 +382,6 @@ def _file_digest(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def certificate(graph: Graph) -> dict[str, Any]:
-    """What is proven of ``graph``: no float value or operator, and the interval of every value."""
-    return {
-        "float_values": float_values(graph),
-        "float_operators": float_operators(graph),
-        "nodes": len(graph.nodes),
-        "intervals": {
-            name: [value.type.dtype, value.type.lo, value.type.hi] for name, value in graph.values.items()
-        },
-    }
 
 
 def narrowed(array: Array) -> Array:

@@ -41,6 +41,11 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _inspect_arguments(
         _add(group, "inspect", commands["inspect"], "print the graph of a model or artifact", INSPECT_EXAMPLE)
     )
+    export = _add(
+        group, "export", commands["export"], "write an artifact's integer graph as ONNX", EXPORT_EXAMPLE
+    )
+    export.add_argument("artifact", type=Path)
+    export.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="the file to write")
     info = _add(group, "info", commands["info"], "describe an artifact", "example: intc info model.intc")
     info.add_argument("artifact", type=Path)
     sign = _add(group, "sign", commands["sign"], "sign an artifact with an Ed25519 key", SIGN_EXAMPLE)
@@ -62,6 +67,9 @@ VERIFY_EXAMPLE = """example:
 exit status 0 only if the kernels equal the reference bit for bit, nothing is float and nothing overflows."""
 BENCH_EXAMPLE = """example:
   intc bench model.intc --threads 2 --batch 8 --vs model.onnx --engines onnxruntime,openvino"""
+EXPORT_EXAMPLE = """example:
+  intc export model.intc --onnx integers.onnx
+inputs and outputs of the file are the integers; it holds integer operators only."""
 INSPECT_EXAMPLE = """examples:
   intc inspect model.onnx --after recover_gelu --diff
   intc inspect model.intc --html graph.html"""
@@ -200,6 +208,8 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, metavar="ONNX", help="the float model, to measure accuracy against"
     )
     _trust_argument(parser)
+    parser.add_argument("--nodes", action="store_true", help="also look at every node's value (see --json)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write that as a page")
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:

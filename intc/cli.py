@@ -1,4 +1,4 @@
-"""The command line: ``intc compile | retarget | run | verify | bench | inspect | info | sign``.
+"""The command line: ``intc compile | retarget | run | verify | bench | inspect | export | info | sign``.
 
 Exit status 0: done; 1: a check ran and failed; 2: bad usage or bad input, with one line on stderr.
 """
@@ -173,7 +173,12 @@ def verify_command(args: argparse.Namespace) -> int:
 
     with progress() as tell:
         data, keys = read_npz(args.data), args.trusted_key or None
-        result = verify_artifact(args.artifact, data, args.model, tell, keys)
+        nodes = args.nodes or args.html is not None
+        result = verify_artifact(args.artifact, data, args.model, tell, nodes, keys)
+    if args.html:
+        from intc.report.verify_html import verification_html
+
+        write_text(args.html, verification_html(args.artifact, result))
     _print(args, result.summary(), verification_text(args.artifact, result))
     return 0 if result.passed else 1
 
@@ -210,6 +215,22 @@ def inspect_command(args: argparse.Namespace) -> int:
     return _print(args, {"text": text, "nodes": len(after.nodes)}, text.rstrip("\n"))
 
 
+def export_command(args: argparse.Namespace) -> int:
+    from intc.export.onnx_model import onnx_model
+    from intc.files import replacing
+    from intc.report.reading import read_graph
+
+    with progress() as tell:
+        tell("export")
+        manifest, graph = read_graph(args.artifact)
+        model = onnx_model(graph, [p.name for p in manifest.outputs])
+        data = model.SerializeToString()
+        with replacing(args.onnx) as file:
+            file.write(data)
+    result = {"onnx": str(args.onnx), "bytes": len(data), "nodes": len(model.graph.node)}
+    return _print(args, result, f"{args.onnx}: {len(data):,} bytes, {len(model.graph.node)} integer nodes")
+
+
 def info_command(args: argparse.Namespace) -> int:
     from intc.report.inspect import info
     from intc.report.tables import info_text
@@ -234,6 +255,7 @@ COMMANDS: dict[str, Command] = {
     "verify": verify_command,
     "bench": bench_command,
     "inspect": inspect_command,
+    "export": export_command,
     "info": info_command,
     "sign": sign_command,
 }

@@ -115,7 +115,9 @@ def check_graph(
     return lowered
 
 
-def check_op(cases: Sequence[tuple[Op, Sequence[TensorType | Array], Mapping[str, int]]]) -> None:
+def check_op(
+    cases: Sequence[tuple[Op, Sequence[TensorType | Array], Mapping[str, int]]], target: str = "native"
+) -> None:
     """Every operator alone in a graph; graphs of equal sizes are compiled together."""
     batches: dict[tuple[tuple[str, int], ...], list[tuple[Op, Sequence[TensorType | Array]]]] = {}
     for op, inputs, sizes in cases:
@@ -135,7 +137,7 @@ def check_op(cases: Sequence[tuple[Op, Sequence[TensorType | Array], Mapping[str
                 else:
                     names.append(builder.constant(f"const{number}_{i}", item))
             builder.output(builder.emit(op, *names, name=f"{number}:{op.name}"))
-        check_graph(builder.finish(), dict(sizes_key))
+        check_graph(builder.finish(), dict(sizes_key), target)
 
 
 def _symbols(sizes: Mapping[str, int]) -> list[Any]:

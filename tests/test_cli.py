@@ -116,6 +116,24 @@ def test_verify_fails_on_wrong_kernels(digits: Path, tmp_path: Path) -> None:
     done = run("verify", bad, "--data", digits / "data.npz", status=1)
     assert "FAILED" in done.stdout
     assert "DIFFERENT elements" in done.stdout
+    assert "nodes: equal, compiled again" in done.stdout  # the fault lies in the file, not in the compiler
+
+
+def test_verify_looks_at_every_node(digits: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "v.json", tmp_path / "v.html"
+    command = ["verify", digits / "digits.intc", "--data", digits / "data.npz", "--model", MODEL]
+    assert "PASSED" in run(*command, "--json", out, "--html", page).stdout
+    result = json.loads(out.read_text())
+    nodes = {node["name"]: node for node in result["nodes"]}
+    assert result["first_divergence"] is None
+    assert len(nodes) > 20
+    assert {(n["differences"], n["largest"]) for n in nodes.values()} == {(0, 0)}
+    near = [n for n in nodes.values() if n["cosine"] is not None]
+    assert len(near) >= 5
+    assert all(n["cosine"] > 0.99 and n["sqnr_db"] > 15 for n in near)
+    assert all(n["interval"][0] <= n["seen"][0] <= n["seen"][1] <= n["interval"][1] for n in nodes.values())
+    assert any(0 < n["saturated"] < 0.05 for n in nodes.values())
+    assert all(name in page.read_text() for name in nodes)
 
 
 def test_bench_compares(digits: Path) -> None:
@@ -211,7 +229,7 @@ def isolated(node: dict) -> float:
 
 
 def test_help_has_examples() -> None:
-    for command in ("compile", "run", "verify", "bench", "inspect", "info"):
+    for command in ("compile", "run", "verify", "bench", "inspect", "export", "info"):
         assert "example" in run(command, "--help").stdout
 
 
@@ -280,6 +298,8 @@ BAD = {
         "verify {artifact} --data {data} --model {broken.onnx}",
         "broken.onnx: onnxruntime cannot",
     ),
+    "export onnx": ("export {model} --onnx {out}", "not an intc artifact"),
+    "export where": ("export {artifact} --onnx {out}/none/x.onnx", "cannot be written"),
     "bench engine": ("bench {artifact} --vs {model} --engines mxnet", "engine 'mxnet'"),
     "bench size": ("bench {artifact} --size seq=3", "size 'seq' is not a symbol"),
     "inspect pass": ("inspect {model} --after x", "no pass 'x'"),

@@ -297,6 +297,7 @@ session = intc.load(sys.argv[1])
 import numpy as np
 session.run(None, {"x": np.zeros((1, 24), np.float32), "ids": np.zeros(1, np.int64)})
 heavy = {"tvm", "onnx", "onnxruntime", "scipy", "networkx", "torch", "rich", "safetensors"}
+heavy |= {"capstone", "elftools"}
 ours = {m for m in sys.modules if m.startswith("intc.") and m.count(".") == 1}
 print(sorted(heavy & set(sys.modules)), sorted(ours))
 """

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from intc.artifact.schema import Interface, PortType, Size
+from intc.codegen.machine_code import MachineCode, machine_code
 from intc.codegen.main import build_main, constant_offsets, output_key
 from intc.codegen.memory import Plan, Step, arena_bytes, plan
 from intc.codegen.program import Constant, Program, ScratchArg, nbytes
@@ -48,6 +50,11 @@ class Lowered:
         """CPU flags (Linux names) that the library uses."""
         return self.target.features
 
+    @cached_property
+    def code(self) -> MachineCode | None:
+        """The library, disassembled; see :func:`intc.codegen.machine_code.machine_code`."""
+        return machine_code(self.library)
+
     def blob(self) -> Array:
         """The constants blob, uint8."""
         out = np.zeros(self.offsets[-1], np.uint8)
@@ -62,7 +69,8 @@ class Lowered:
 
 
 def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False) -> Lowered:
-    """Compile ``graph`` (integers only, fused or not); CodegenError names the node that has no kernel.
+    """Compile ``graph`` (integers only, fused or not); CodegenError names the node that has no kernel, or the
+    kernel in whose machine code something is floating point.
 
     With ``ticks``, the entry point takes one more address, of ``len(stages) + 1`` int64 cycle counts.
     """
@@ -74,7 +82,7 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
     needed = {a.size for s in program.stages for a in s.args if isinstance(a, ScratchArg)}
     scratch = tuple(sorted(needed, key=str))
     entry = interface(program, memory.slots, scratch).entry
-    return Lowered(
+    lowered = Lowered(
         resolved,
         build_library(program, memory, roots, entry, ticks),
         tuple(program.constants),
@@ -87,6 +95,9 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
         tuple((s.kernel, s.source, s.writes[0]) for s in program.stages),
         entry,
     )
+    if lowered.code and lowered.code.floats:
+        raise CodegenError(f"floating point in the kernels for {resolved.name}: {lowered.code.floats[0]}")
+    return lowered
 
 
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:

@@ -40,3 +40,15 @@ class Op:
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         """The exact result (of the inferred dtype); ``sizes`` binds the symbols of dims in attributes."""
         raise NotImplementedError
+
+
+class FormulaOp(Op):
+    """An operator whose meaning is a formula over an algebra of :mod:`intc.ops.scalar`, within 64 bits."""
+
+    def row(self, *types: TensorType) -> Dim:
+        """The length of the rows that the formula sums, or asks for."""
+        return types[0].shape[-1] if types[0].rank else 1
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        """The result for ``operands`` of the algebra ``ns``: integers in 64 bits, masks as conditions."""
+        raise NotImplementedError

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.dims import Dim
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import TensorType
+from intc.ops.scalar import EXACT
 
 KNOTS: Final = 1025
 
 
 @dataclass(frozen=True)
-class Curve(Op):
+class Curve(FormulaOp):
     """Linear interpolation between the 2**k + 1 int16 entries of a table, spread over all of int16.
 
     Inputs: x int16; table int16 [2**k + 1], 1 <= k <= 15. With ``u = x + 2**15``, ``s = 16 - k``,
@@ -42,11 +44,17 @@ class Curve(Op):
         return TensorType(x.shape, "int16", *table.interval)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        table = arrays[1].astype(np.int64)
-        s = 17 - len(table).bit_length()
-        u = arrays[0].astype(np.int64) + 2**15
+        return np.asarray(self.formula(EXACT, *(a.astype(np.int64) for a in arrays)), np.int16)
+
+    def row(self, *types: TensorType) -> Dim:
+        return types[1].shape[0]
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        x, table = operands
+        s = 17 - ns.size(table).bit_length()
+        u = x + 2**15
         i, f = u >> s, u & (2**s - 1)
-        return np.asarray((table[i] * (2**s - f) + table[i + 1] * f + 2 ** (s - 1)) >> s, np.int16)
+        return (ns.take(table, i) * (2**s - f) + ns.take(table, i + 1) * f + 2 ** (s - 1)) >> s
 
 
 OPS = (Curve,)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
 from intc.ir.dims import broadcast
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import TensorType
 from intc.ops.integer_math import isqrt
+from intc.ops.scalar import EXACT
 
 
 @dataclass(frozen=True)
-class Divide(Op):
+class Divide(FormulaOp):
     """``clip(round(a * 2**shift / b), -limit, limit)`` as int32; halves go up, and division by 0 gives 0.
 
     Inputs: a and b of at most 32 bits, broadcast; ``|a| * 2**shift < 2**62``.
@@ -37,15 +38,19 @@ class Divide(Op):
         return TensorType(broadcast(a.shape, b.shape), "int32", -reach, reach)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        a, b = (x.astype(np.int64) for x in arrays)
-        numerator = np.where(b < 0, -a, a) << self.shift
-        divisor = np.maximum(np.abs(b), 1)
-        q = np.where(b == 0, 0, (numerator + (divisor >> 1)) // divisor)
-        return np.asarray(np.clip(q, -self.limit, self.limit), np.int32)
+        return np.asarray(self.formula(EXACT, *(x.astype(np.int64) for x in arrays)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        a, b = operands
+        numerator = ns.where(b >= 0, a, 0 - a) << self.shift
+        size = ns.maximum(b, 0 - b)
+        divisor = ns.maximum(size, 1)
+        q = ns.where(size > 0, ns.floor_div(numerator + (divisor >> 1), divisor), 0)
+        return ns.minimum(ns.maximum(q, -self.limit), self.limit)
 
 
 @dataclass(frozen=True)
-class Root(Op):
+class Root(FormulaOp):
     """``floor(sqrt(max(x, 0) * 2**shift))`` as int32, for x of at most 32 bits and 0 <= shift <= 30."""
 
     shift: int
@@ -62,7 +67,10 @@ class Root(Op):
         return TensorType(x.shape, "int32", lo, hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.asarray(isqrt(np.maximum(arrays[0].astype(np.int64), 0) << self.shift), np.int32)
+        return np.asarray(self.formula(EXACT, arrays[0].astype(np.int64)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        return ns.isqrt(ns.maximum(operands[0], 0) << self.shift)
 
 
 OPS = (Divide, Root)

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import TensorType
 from intc.ops.dyadic import MAX_SHIFT, dyadic
-from intc.ops.integer_math import isqrt
 from intc.ops.rows import (
-    below_maximum,
     check_layer_norm,
     check_scores,
     exact_scale,
@@ -25,6 +23,7 @@ from intc.ops.rows import (
     normalised_type,
     round_mean,
 )
+from intc.ops.scalar import EXACT
 
 LN2: Final = Fraction(6931, 10000)
 EXP_A, EXP_B, EXP_C = Fraction(3585, 10000), Fraction(1353, 1000), Fraction(344, 1000)
@@ -35,7 +34,7 @@ POLY_BITS: Final = 45  # widest exponential polynomial: leaves 16 bits of multip
 
 
 @dataclass(frozen=True)
-class IbertSoftmax(Op):
+class IbertSoftmax(FormulaOp):
     """I-BERT softmax over the last axis: i-exp, its weights requantised to 16 bits, one division a row.
 
     Inputs: x integer [.., L] of scale s; optionally a bool mask broadcastable to it, True = keep (a row
@@ -80,20 +79,23 @@ class IbertSoftmax(Op):
         return TensorType(x.shape, "uint8", 0, 255)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x, keep = below_maximum(arrays[0], arrays[1] if len(arrays) > 1 else None)
-        z = -x // self.q_ln2
-        poly = (x + z * self.q_ln2 + self.qb) ** 2 + self.qc
-        shift = np.minimum(self.e + z, MAX_SHIFT)
-        e = np.minimum((poly * self.m + (np.int64(1) << (shift - 1))) >> shift, WEIGHT_MAX)
-        if keep is not None:
-            e = np.where(keep, e, 0)
-        total = e.sum(axis=-1, keepdims=True)
-        factor = np.where(total > 0, 2**32 // np.maximum(total, 1), 0)
-        return np.asarray(np.minimum((e * factor) >> 24, 255), np.uint8)
+        return np.asarray(self.formula(EXACT, arrays[0].astype(np.int64), *arrays[1:]), np.uint8)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        distance = ns.distance(*operands)
+        z = ns.floor_div(distance, self.q_ln2)
+        inner = ns.assume(z * self.q_ln2 - distance, 1 - self.q_ln2, 0) + self.qb  # less a remainder
+        poly = inner * inner + self.qc
+        shift = ns.minimum(self.e + z, MAX_SHIFT)
+        e = ns.minimum((poly * self.m + (1 << (shift - 1))) >> shift, WEIGHT_MAX)
+        e = ns.where(operands[1], e, 0) if len(operands) == 2 else e
+        total = ns.row_sum(e)
+        factor = ns.where(total > 0, ns.floor_div(2**32, ns.maximum(total, 1)), 0)
+        return ns.minimum((e * factor) >> 24, 255)
 
 
 @dataclass(frozen=True)
-class IbertGelu(Op):
+class IbertGelu(FormulaOp):
     """I-BERT i-GELU ``x/2 * (1 + erf(x / sqrt 2))`` with i-erf; the input scale is ``s = num / den``.
 
     With s' = s / 1.4142: ``L = sgn(x) * ((min(|x|, -qb) + qb)**2 + qc) >> n``, ``y = x * (L + one)``,
@@ -156,9 +158,15 @@ class IbertGelu(Op):
         return TensorType(x.shape, "int32", -bound, bound)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x = arrays[0].astype(np.int64)
-        erf = np.sign(x) * ((np.minimum(np.abs(x), -self.qb) + self.qb) ** 2 + self.qc)
-        return np.asarray(x * ((erf >> self.n) + self.one), np.int32)
+        return np.asarray(self.formula(EXACT, arrays[0].astype(np.int64)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        x = operands[0]
+        magnitude = ns.maximum(x, 0 - x)
+        inner = ns.minimum(magnitude, -self.qb) + self.qb
+        erf = inner * inner + self.qc
+        erf = ns.where(magnitude > 0, ns.where(x >= 0, erf, 0 - erf), 0)
+        return x * ((erf >> self.n) + self.one)
 
     def _erf_scale(self) -> Fraction:
         s = Fraction(self.num, self.den) / ROOT2
@@ -166,7 +174,7 @@ class IbertGelu(Op):
 
 
 @dataclass(frozen=True)
-class IbertLayerNorm(Op):
+class IbertLayerNorm(FormulaOp):
     """I-BERT layer norm over the last axis, with an exact integer square root.
 
     Inputs: x [.., C] of at most 16 bits; b int32 [C] = ``fl((beta/gamma) * 2**30 / sqrt(C))``. ``y = x -
@@ -196,11 +204,15 @@ class IbertLayerNorm(Op):
         return normalised_type(self.name, x, b, 2**30)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x, b = (a.astype(np.int64) for a in arrays)
-        y = x - round_mean(x.sum(axis=-1, keepdims=True), x.shape[-1])
-        squares = ((y >> self.shift) ** 2).sum(axis=-1, keepdims=True)
-        root = np.maximum(isqrt(squares), 1) << self.shift
-        return np.asarray(np.minimum((y * (2**31 // root)) >> 1, 2**30) + b, np.int32)
+        return np.asarray(self.formula(EXACT, *(a.astype(np.int64) for a in arrays)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        x, b = operands
+        y = x - round_mean(ns, ns.row_sum(x), ns.size(b))
+        moved = y >> self.shift
+        root = ns.maximum(ns.isqrt(ns.row_sum(moved * moved)), 1) << self.shift
+        scaled = (y * ns.floor_div(2**31, root)) >> 1
+        return ns.minimum(ns.assume(scaled, -(2**30), 2**31), 2**30) + b  # -root <= y < 2 * root
 
 
 OPS = (IbertSoftmax, IbertGelu, IbertLayerNorm)

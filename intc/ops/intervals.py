@@ -13,11 +13,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
+from math import isqrt
 from typing import Any, TypeAlias, Union
 
 from intc.errors import QuantizationError
 
 Operand: TypeAlias = Union["Interval", int]
+
+
+def signed_bits(lo: int, hi: int) -> int:
+    """The bits of the narrowest signed register that holds ``[lo, hi]``.
+
+    >>> signed_bits(-128, 127), signed_bits(0, 128)
+    (8, 9)
+    """
+    return max(hi.bit_length(), (-lo - 1).bit_length() if lo < 0 else 0) + 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Interval:
     hi: int
     bits: int = 32
     negated: Interval | None = field(default=None, compare=False)  # the x that this is ``0 - x`` of
+    seen: list[tuple[int, int]] | None = field(default=None, compare=False)  # where every result is noted
 
     def __post_init__(self) -> None:
         limit = 1 << (self.bits - 1)
@@ -45,6 +56,8 @@ class Interval:
             raise QuantizationError(
                 f"an intermediate reaches [{self.lo}, {self.hi}], beyond {self.bits} bits"
             )
+        if self.seen is not None:
+            self.seen.append((self.lo, self.hi))
 
     def __repr__(self) -> str:
         return f"Interval({self.lo}, {self.hi})"
@@ -64,7 +77,7 @@ class Interval:
 
     def __rsub__(self, other: Operand) -> Interval:
         if other == 0:
-            return Interval(-self.hi, -self.lo, self.bits, self)
+            return Interval(-self.hi, -self.lo, self.bits, self, self.seen)
         return self._lift(other) - self
 
     def __mul__(self, other: Operand) -> Interval:
@@ -119,10 +132,12 @@ class Interval:
         return self._make(min(self.lo, b.lo), max(self.hi, b.hi))
 
     def _lift(self, value: Operand) -> Interval:
-        return value if isinstance(value, Interval) else Interval(int(value), int(value), self.bits)
+        if isinstance(value, Interval):
+            return value
+        return Interval(int(value), int(value), self.bits, seen=self.seen)
 
     def _make(self, lo: int, hi: int) -> Interval:
-        return Interval(lo, hi, self.bits)
+        return Interval(lo, hi, self.bits, seen=self.seen)
 
     def _shift(self, other: Operand) -> Interval:
         count = self._lift(other)
@@ -135,14 +150,18 @@ class Interval:
 
 
 class Intervals:
-    """The algebra over :class:`Interval`; ``bits`` is the width that every intermediate must fit."""
+    """The algebra over :class:`Interval`; ``bits`` is the width that every intermediate must fit.
 
-    def __init__(self, bits: int = 32) -> None:
-        self.bits = bits
+    ``row`` is the largest length of the rows that a formula sums, ``seen`` collects every intermediate.
+    """
+
+    def __init__(self, bits: int = 32, row: int = 1) -> None:
+        self.bits, self.row = bits, row
+        self.seen: list[tuple[int, int]] = []
 
     def interval(self, lo: int, hi: int) -> Interval:
         """``[lo, hi]``; QuantizationError where it does not fit the width."""
-        return Interval(lo, hi, self.bits)
+        return Interval(lo, hi, self.bits, seen=self.seen)
 
     def where(self, condition: Any, a: Operand, b: Operand) -> Interval:
         """Both branches joined, or the only one that can be taken."""
@@ -172,6 +191,61 @@ class Intervals:
         """``value`` cut to ``[lo, hi]``: what the formula's author proved by an exhaustive test."""
         v = self._lift(value)
         return self.interval(max(v.lo, lo), min(v.hi, hi))
+
+    def product(self, a: Operand, b: Operand, lo: int, hi: int) -> Interval:
+        """``a * b`` cut to ``[lo, hi]``."""
+        x, y = self._lift(a), self._lift(b)
+        ends = [i * j for i, j in product((x.lo, x.hi), (y.lo, y.hi))]
+        return self.interval(max(min(ends), lo), min(max(ends), hi))
+
+    def floor_div(self, a: Operand, b: Operand) -> Interval:
+        """``a // b``; QuantizationError where b may be 0."""
+        x, y = self._lift(a), self._lift(b)
+        if y.lo <= 0 <= y.hi:
+            raise QuantizationError(f"a division by [{y.lo}, {y.hi}]")
+        ends = [i // j for i, j in product((x.lo, x.hi), (y.lo, y.hi))]
+        return self.interval(min(ends), max(ends))
+
+    def bit_length(self, x: Operand) -> Interval:
+        """The number of bits of x >= 0."""
+        v = self._not_negative(x)
+        return self.interval(v.lo.bit_length(), v.hi.bit_length())
+
+    def isqrt(self, x: Operand) -> Interval:
+        """The floor of the root of x >= 0, found by Newton steps from at most twice the root."""
+        v = self._not_negative(x)
+        self.interval(0, 2 << ((v.hi.bit_length() + 1) >> 1))
+        return self.interval(isqrt(v.lo), isqrt(v.hi))
+
+    def take(self, table: Operand, index: Operand) -> Interval:
+        """Any entry of the table."""
+        return self._lift(table)
+
+    def size(self, x: Operand) -> int:
+        """The length of the rows."""
+        return self.row
+
+    def row_sum(self, x: Operand) -> Interval:
+        """The sum of up to ``row`` elements; all partial sums, in any order, lie in what is noted."""
+        v = self._lift(x)
+        self.interval(self.row * min(v.lo, 0), self.row * max(v.hi, 0))
+        return self.interval(min(v.lo, self.row * v.lo), max(v.hi, self.row * v.hi))
+
+    def row_max(self, x: Operand) -> Interval:
+        """The largest element, or what stands for that of an empty row."""
+        v = self._lift(x)
+        return self.interval(min(v.lo, -(2**31)), v.hi) if self.bits > 32 else v
+
+    def distance(self, x: Operand, keep: Any = None) -> Interval:
+        """The largest element of a row is one of the row, so that no distance is negative."""
+        v = self._lift(x)
+        return self.interval(0, v.hi - v.lo)
+
+    def _not_negative(self, x: Operand) -> Interval:
+        v = self._lift(x)
+        if v.lo < 0:
+            raise QuantizationError(f"[{v.lo}, {v.hi}] may be negative")
+        return v
 
     def _lift(self, value: Operand) -> Interval:
         return value if isinstance(value, Interval) else self.interval(int(value), int(value))

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import TensorType
 from intc.ops.rows import (
-    below_maximum,
     check_layer_norm,
     check_scores,
     exact_scale,
@@ -26,6 +25,7 @@ from intc.ops.rows import (
     normalised_type,
     round_mean,
 )
+from intc.ops.scalar import EXACT, RowAlgebra
 
 SUM_MAX: Final = 2**31 - 1
 X0_LIMIT: Final = 2**27  # |x0| below this keeps every exponential within 64 bits
@@ -43,27 +43,29 @@ def negative_reciprocal(scale: Fraction) -> int:
     return x0
 
 
-def shift_exp(x: Array, x0: int, n: int) -> Array:
+def shift_exp(ns: RowAlgebra, x: Any, x0: int, n: int) -> Any:
     """I-ViT's shift-exp of integers x of scale ~ -1/x0: ``exp(x * s) * 2**n / s``, floored, at least 1.
 
     Exact for x <= 0; results beyond 2**31 - 1 for x > 0 may be smaller, but never below 2**31.
     """
     octaves = x + (x >> 1) - (x >> 4)
-    octaves = np.maximum(octaves, n * x0)
-    q = octaves // x0
-    r = octaves - q * x0
-    return np.asarray(((r - 2 * x0) << np.minimum(n - q, SHIFT_MAX)) >> 1)
+    octaves = ns.minimum(octaves, ns.maximum(x + (x >> 1), 0))  # it never is more, which intervals do not see
+    octaves = ns.maximum(octaves, n * x0)
+    q = ns.floor_div(octaves, x0)
+    r = ns.assume(octaves - q * x0, x0 + 1, 0)  # a remainder
+    return ((r - 2 * x0) << ns.minimum(n - q, SHIFT_MAX)) >> 1
 
 
-def quotient(e: Array, total: Array, bits: int) -> Array:
+def quotient(ns: RowAlgebra, e: Any, total: Any, bits: int) -> Any:
     """``(e * fl((2**31-1) / total)) >> (32 - bits)``, the sum cut at 2**31 - 1; 0 where it is 0."""
-    total = np.minimum(total, SUM_MAX)
-    factor = np.where(total > 0, SUM_MAX // np.maximum(total, 1), 0)
-    return np.asarray((e * factor) >> (32 - bits))
+    total = ns.minimum(total, SUM_MAX)
+    factor = ns.where(total > 0, ns.floor_div(SUM_MAX, ns.maximum(total, 1)), 0)
+    # e is a part of the total, unless that was cut: then the factor is 1
+    return ns.product(e, factor, 0, 2**62) >> (32 - bits)
 
 
 @dataclass(frozen=True)
-class IvitShiftmax(Op):
+class IvitShiftmax(FormulaOp):
     """I-ViT Shiftmax over the last axis: ``p = (E * fl((2**31-1) / sum E)) >> (32 - bits)``.
 
     Inputs: x integer [.., L] of scale s; optionally a bool mask broadcastable to it, True = keep (masked: 0;
@@ -95,16 +97,17 @@ class IvitShiftmax(Op):
         return TensorType(x.shape, "int8" if self.bits == 8 else "int16", 0, 2 ** (self.bits - 1) - 1)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x, keep = below_maximum(arrays[0], arrays[1] if len(arrays) > 1 else None)
-        e = shift_exp(x, self.x0, self.n)
-        if keep is not None:
-            e = np.where(keep, e, 0)
-        p = quotient(e, e.sum(axis=-1, keepdims=True), self.bits)
-        return p.astype(np.int8 if self.bits == 8 else np.int16)
+        p = self.formula(EXACT, arrays[0].astype(np.int64), *arrays[1:])
+        return np.asarray(p, np.int8 if self.bits == 8 else np.int16)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        e = shift_exp(ns, 0 - ns.distance(*operands), self.x0, self.n)
+        e = ns.where(operands[1], e, 0) if len(operands) == 2 else e
+        return ns.assume(quotient(ns, e, ns.row_sum(e), self.bits), 0, 2 ** (self.bits - 1) - 1)
 
 
 @dataclass(frozen=True)
-class IvitShiftGelu(Op):
+class IvitShiftGelu(FormulaOp):
     """I-ViT ShiftGELU ``x * sigmoid(1.702 x)``, the sigmoid pivoted on the maximum M of the last axis.
 
     ``E = exp(x - M)``, ``E0 = exp(-M)``, ``g = (E * fl((2**31-1) / (E + E0))) >> (32 - bits)``, ``y = x *
@@ -155,15 +158,17 @@ class IvitShiftGelu(Op):
         return TensorType(x.shape, "int32", lo, hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x = arrays[0].astype(np.int64)
-        top = x.max(axis=-1, keepdims=True, initial=-(2**15))
-        e = shift_exp(x - top, self.x0, self.n)
-        gate = quotient(e, e + shift_exp(-top, self.x0, self.n), self.bits)
-        return (x * gate).astype(np.int32)
+        return np.asarray(self.formula(EXACT, arrays[0].astype(np.int64)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        x = operands[0]
+        e = shift_exp(ns, 0 - ns.distance(x), self.x0, self.n)
+        gate = quotient(ns, e, e + shift_exp(ns, 0 - ns.row_max(x), self.x0, self.n), self.bits)
+        return x * ns.assume(gate, 0, max(SUM_MAX, -self.x0 << self.n) >> (32 - self.bits))
 
 
 @dataclass(frozen=True)
-class IvitLayerNorm(Op):
+class IvitLayerNorm(FormulaOp):
     """I-ViT I-LayerNorm over the last axis: ten Newton steps from 2**16 for the root of the squares.
 
     Inputs: x [.., C] of at most 16 bits; b int32 [C] = ``fl((beta/gamma) * 2**30 / sqrt(C))``. ``y = x -
@@ -189,13 +194,18 @@ class IvitLayerNorm(Op):
         return normalised_type(self.name, x, b, 2**30 - 1)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x, b = (a.astype(np.int64) for a in arrays)
-        y = x - round_mean(x.sum(axis=-1, keepdims=True), x.shape[-1])
-        squares = (y * y).sum(axis=-1, keepdims=True)
-        root = np.full_like(squares, NEWTON_START)
-        for _ in range(NEWTON_STEPS):
-            root = (root + squares // root) >> 1
-        return np.asarray(((y * (SUM_MAX // root)) >> 1) + b, np.int32)
+        return np.asarray(self.formula(EXACT, *(a.astype(np.int64) for a in arrays)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        x, b = operands
+        y = x - round_mean(ns, ns.row_sum(x), ns.size(b))
+        squares = ns.row_sum(y * y)
+        root = (NEWTON_START + (squares >> (NEWTON_START.bit_length() - 1))) >> 1
+        for _ in range(NEWTON_STEPS - 1):
+            # no step falls below floor(sqrt(squares)), nor ten of them below 2**6 from 2**16
+            root = ns.assume((root + ns.floor_div(squares, root)) >> 1, 1, 2**46)
+        scaled = ns.assume(y * ns.floor_div(SUM_MAX, root), -SUM_MAX, SUM_MAX)  # as |y| <= root
+        return (scaled >> 1) + b
 
 
 OPS = (IvitShiftmax, IvitShiftGelu, IvitLayerNorm)

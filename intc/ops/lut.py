@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import exp
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import TensorType
-from intc.ops.rows import below_maximum, check_scores, exact_scale
+from intc.ops.rows import check_scores, exact_scale
+from intc.ops.scalar import EXACT
 from intc.ops.shift import normalise
 
 
 @dataclass(frozen=True)
-class LutSoftmax(Op):
+class LutSoftmax(FormulaOp):
     """Softmax over the last axis: weights ``table[max - x]`` in Q15, then Shiftmax's normalisation.
 
     Inputs: x int8 or uint8 [.., L]; table int32 [256] in [0, 32768], ``rhe(exp(-i * s) * 2**15)``; optionally
@@ -54,9 +55,13 @@ class LutSoftmax(Op):
         return TensorType(x.shape, "uint8") if self.bits == 8 else TensorType(x.shape, "int16", 0, 32767)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x, keep = below_maximum(arrays[0], arrays[2] if len(arrays) > 2 else None)
-        weights = arrays[1].astype(np.int64)[-x]
-        return normalise(weights if keep is None else np.where(keep, weights, 0), self.bits)
+        p = self.formula(EXACT, *(a.astype(np.int64) for a in arrays[:2]), *arrays[2:])
+        return np.asarray(p, np.uint8 if self.bits == 8 else np.int16)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        x, table, *mask = operands
+        weights = ns.take(table, ns.distance(x, *mask))
+        return normalise(ns, ns.where(mask[0], weights, 0) if mask else weights, self.bits)
 
 
 OPS = (LutSoftmax,)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import TensorType
 from intc.ops import scalar
 
 
 @dataclass(frozen=True)
-class PolyGelu(Op):
+class PolyGelu(FormulaOp):
     """GELU of int16 x in Q``frac`` (4..12), less an optional constant int16 [C], as int16 in Q``frac``.
 
     A GELU never goes below -0.171: less the middle of its range, it fills signed codes. ``kind``: none (erf),
@@ -43,8 +43,11 @@ class PolyGelu(Op):
         return TensorType(x.shape, "int16", lo, hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        y = scalar.poly_gelu(scalar.EXACT, arrays[0].astype(np.int64), self.frac, self.kind)
-        return np.asarray(y - arrays[1] if len(arrays) == 2 else y, np.int16)
+        return np.asarray(self.formula(scalar.EXACT, *(a.astype(np.int64) for a in arrays)), np.int16)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        y = scalar.poly_gelu(ns, operands[0], self.frac, self.kind)
+        return y - operands[1] if len(operands) == 2 else y
 
 
 OPS = (PolyGelu,)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import DType, TensorType
 from intc.ops import scalar
 
 
 @dataclass(frozen=True)
-class Requantize(Op):
+class Requantize(FormulaOp):
     """``clip((x*m + 2**(e-1)) >> e, lo, hi)``, the product exact in 64 bits; ties toward +infinity.
 
     Inputs: x; m, e int32 constants of one element or one per index of the last axis, 1 <= e <= 62. The
@@ -43,12 +43,15 @@ class Requantize(Op):
         return TensorType(x.shape, self.dtype, self.lo, self.hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x, m, e = (a.astype(np.int64) for a in arrays)
-        return np.asarray(scalar.requantize(scalar.EXACT, x, m, e, self.lo, self.hi), self.dtype)
+        return np.asarray(self.formula(scalar.EXACT, *(a.astype(np.int64) for a in arrays)), self.dtype)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        x, m, e = operands
+        return scalar.requantize(ns, x, m, e, self.lo, self.hi)
 
 
 @dataclass(frozen=True)
-class Clip(Op):
+class Clip(FormulaOp):
     """``min(max(x, lo), hi)`` stored as ``dtype``."""
 
     lo: int
@@ -62,7 +65,10 @@ class Clip(Op):
         return TensorType(types[0].shape, self.dtype, *bounds)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.clip(arrays[0].astype(np.int64), self.lo, self.hi).astype(self.dtype)
+        return np.asarray(self.formula(scalar.EXACT, arrays[0].astype(np.int64)), self.dtype)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        return ns.minimum(ns.maximum(operands[0], self.lo), self.hi)
 
 
 OPS = (Requantize, Clip)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.dims import Dim
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import TensorType
 from intc.ops import scalar
-from intc.ops.integer_math import bit_length
 from intc.ops.shift import check_rows
 
 CONTEXT_FRAC: Final = 8  # fraction bits of a normalised row, in steps of the values
@@ -36,7 +36,7 @@ def octave_factor(ratio: Fraction) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class ShiftWeights(Op):
+class ShiftWeights(FormulaOp):
     """Softmax numerators over the last axis of int32 scores: uint8, 255 at the row's maximum.
 
     ``t = m * (max - x) >> shift`` in Q10 octaves, ``w = round(255 * 2**-t)`` by a shift exponential
@@ -60,21 +60,23 @@ class ShiftWeights(Op):
         return TensorType(x.shape, "uint8")
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x = arrays[0].astype(np.int64)
-        keep = np.broadcast_to(arrays[1], x.shape) if len(arrays) == 2 else np.ones(x.shape, np.bool_)
-        top = np.where(keep, x, -(2**31)).max(axis=-1, keepdims=True, initial=-(2**31))
-        ns = scalar.EXACT
-        distance = scalar.bounded_distance(ns, np.where(keep, top - x, 0), self.shift)
+        return np.asarray(self.formula(scalar.EXACT, arrays[0].astype(np.int64), *arrays[1:]), np.uint8)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        distance = scalar.bounded_distance(ns, ns.distance(*operands), self.shift)
         weights = (scalar.exp2_weight(ns, distance, self.m) + 64) >> 7
-        empty = ~keep.any(axis=-1, keepdims=True)
-        return np.asarray(np.where(keep, weights, 255 * (empty & self.uniform)), np.uint8)
+        if len(operands) == 1:
+            return weights
+        weights = ns.where(operands[1], weights, 0)
+        return ns.where(ns.row_sum(weights) > 0, weights, 255) if self.uniform else weights
 
 
 @dataclass(frozen=True)
-class NormaliseRows(Op):
+class NormaliseRows(FormulaOp):
     """``context / (sum of weights)`` in Q8, as int16: what softmax times values is, in steps of the values.
 
-    Inputs: context int32 [.., S, D] = weights @ values; weights uint8 [.., S, L]. With D the sum of a row and
+    Inputs: context int32 [.., S, D] = weights @ values, values of 8 bits, so that ``|context|`` is at most
+    255 times the sum of the weights (or 255); weights uint8 [.., S, L]. With D the sum of a row and
     nb its bit length: ``F = (2**(30 + nb) - 1) // D``, ``z = ((c * F >> 32) + 2**12) >> 13`` where c is
     ``context << (23 - nb)`` (a negative shift goes right). A row without weights gives 0.
     """
@@ -90,13 +92,20 @@ class NormaliseRows(Op):
         return TensorType(context.shape, "int16", -32767, 32767)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        total = np.maximum(arrays[1].sum(axis=-1, keepdims=True, dtype=np.int64), 1)
-        nb = bit_length(total)
-        factor = ((np.int64(1) << (30 + nb)) - 1) // total
-        context = arrays[0].astype(np.int64)
-        moved = (context << np.maximum(23 - nb, 0)) >> np.maximum(nb - 23, 0)
+        return np.asarray(self.formula(scalar.EXACT, *(a.astype(np.int64) for a in arrays)), np.int16)
+
+    def row(self, *types: TensorType) -> Dim:
+        return types[1].shape[-1]
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        context, weights = operands
+        total = ns.maximum(ns.row_sum(weights), 1)
+        nb = ns.bit_length(total)
+        factor = ns.assume(ns.floor_div((1 << (30 + nb)) - 1, total), 0, 2**31)  # total >= 2**(nb - 1)
+        moved = (context << ns.maximum(23 - nb, 0)) >> ns.maximum(nb - 23, 0)
+        moved = ns.assume(moved, -(2**31), 2**31)  # 255 * total < 2**(nb + 8)
         z = (((moved * factor) >> 32) + 4096) >> 13
-        return np.asarray(np.clip(z, -32767, 32767), np.int16)
+        return ns.minimum(ns.maximum(z, -32767), 32767)
 
 
 OPS = (ShiftWeights, NormaliseRows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import isqrt
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from intc.errors import GraphError, QuantizationError
 from intc.ir.dims import broadcast
 from intc.ir.op import Array
 from intc.ir.types import TensorType
+from intc.ops.scalar import RowAlgebra
 
 ROW_MAX: Final = 65535  # longest row of a softmax
 
@@ -33,21 +34,11 @@ def check_scores(name: str, types: tuple[TensorType, ...], mask_at: int = 1) -> 
     return x
 
 
-def below_maximum(x: Array, mask: Array | None) -> tuple[Array, Array | None]:
-    """``x - max of the kept x`` per row (0 where masked), int64, and the mask broadcast to x."""
-    wide = x.astype(np.int64)
-    if mask is None:
-        return wide - wide.max(axis=-1, keepdims=True, initial=-(2**31)), None
-    keep = np.broadcast_to(mask, wide.shape)
-    top = np.where(keep, wide, -(2**31)).max(axis=-1, keepdims=True, initial=-(2**31))
-    return np.where(keep, wide - top, 0), keep
-
-
-def round_mean(total: Array, count: int) -> Array:
+def round_mean(ns: RowAlgebra, total: Any, count: int) -> Any:
     """``total / count`` rounded to the nearest integer, ties to even."""
-    q = total // count
-    twice = 2 * (total - q * count)
-    return np.asarray(q + ((twice > count) | ((twice == count) & (q & 1 == 1))))
+    q = ns.floor_div(total, count)
+    twice = ns.assume(2 * (total - q * count), 0, 2 * (count - 1))  # a remainder
+    return q + ns.where(twice + (q & 1) > count, 1, 0)
 
 
 def exact_scale(scale: float | Fraction) -> Fraction:

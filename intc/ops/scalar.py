@@ -1,9 +1,9 @@
 """The scalar integer formulas, each written once over an algebra.
 
-An algebra supplies ``where, minimum, maximum`` beside Python's ``+ - * >> <<``. Three instances give a
-formula its three lives: :class:`Exact` (int64 numpy: the meaning), :class:`Intervals` (the proof that nothing
-overflows 32 bits) and the code generator's expressions (the kernel). Fixed point is named ``Qn``: n fraction
-bits.
+An algebra supplies ``where, minimum, maximum`` beside Python's ``+ - * >> <<``. Its instances give a formula
+its lives: :class:`Exact` (int64 numpy: the meaning), :class:`Intervals` (the proof that nothing overflows),
+the code generator's expressions (the kernel), and nodes of an ONNX file. Operators that also sum and compare
+along rows are written over a :class:`RowAlgebra`. Fixed point is named ``Qn``: n fraction bits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 import numpy as np
+
+from intc.errors import QuantizationError
+from intc.ops import integer_math
 
 # 2**-r ~ 1 - r*(A - B*r) on [0, 1], B = A - 1/2 so that the ends are exact; A minimises the worst relative
 # error.
@@ -45,7 +48,38 @@ class Algebra(Protocol):
         """``(a*b + 2**14) >> 15``: the rounded product of two 16-bit values, one in Q15."""
 
     def assume(self, value: Any, lo: int, hi: int) -> Any:
-        """``value``, known (and exhaustively tested) to lie in [lo, hi]."""
+        """``value``, in [lo, hi] for a reason that intervals do not see; else QuantizationError."""
+
+
+class RowAlgebra(Algebra, Protocol):
+    """What an operator's formula may use beside: quotients, roots, tables, and rows along the last axis."""
+
+    def product(self, a: Any, b: Any, lo: int, hi: int) -> Any:
+        """``a * b``, which lies in [lo, hi] for a reason that intervals do not see."""
+
+    def floor_div(self, a: Any, b: Any) -> Any:
+        """``a // b`` for b != 0."""
+
+    def bit_length(self, x: Any) -> Any:
+        """The number of bits of x >= 0; 0 for 0."""
+
+    def isqrt(self, x: Any) -> Any:
+        """``floor(sqrt(x))`` for 0 <= x < 2**62."""
+
+    def take(self, table: Any, index: Any) -> Any:
+        """The entries of a table of one axis at ``index``."""
+
+    def size(self, x: Any) -> int:
+        """The length of the last axis, where it is a number."""
+
+    def row_sum(self, x: Any) -> Any:
+        """The sum of every row, which keeps its axis as one of size 1."""
+
+    def row_max(self, x: Any) -> Any:
+        """The largest element of every row, which keeps its axis as one of size 1."""
+
+    def distance(self, x: Any, keep: Any = None) -> Any:
+        """``max of the kept elements of the row - x``; 0 where not kept."""
 
 
 class Exact:
@@ -64,8 +98,42 @@ class Exact:
         return (a * b + 16384) >> 15
 
     def assume(self, value: Any, lo: int, hi: int) -> Any:
-        assert np.all((value >= lo) & (value <= hi)), (lo, hi)
+        if not np.all((value >= lo) & (value <= hi)):
+            raise QuantizationError(
+                f"an intermediate leaves [{lo}, {hi}]: the operands are not what it assumes"
+            )
         return value
+
+    def product(self, a: Any, b: Any, lo: int, hi: int) -> Any:
+        return self.assume(a * b, lo, hi)
+
+    def floor_div(self, a: Any, b: Any) -> Any:
+        return a // b
+
+    def bit_length(self, x: Any) -> Any:
+        return integer_math.bit_length(x)
+
+    def isqrt(self, x: Any) -> Any:
+        return integer_math.isqrt(x)
+
+    def take(self, table: Any, index: Any) -> Any:
+        return table[index]
+
+    def size(self, x: Any) -> int:
+        return int(x.shape[-1])
+
+    def row_sum(self, x: Any) -> Any:
+        return x.sum(axis=-1, keepdims=True, dtype=np.int64)
+
+    def row_max(self, x: Any) -> Any:
+        return x.max(axis=-1, keepdims=True, initial=-(2**31))
+
+    def distance(self, x: Any, keep: Any = None) -> Any:
+        if keep is None:
+            return x.max(axis=-1, keepdims=True, initial=-(2**31)) - x
+        keep = np.broadcast_to(keep, x.shape)
+        top = np.where(keep, x, -(2**31)).max(axis=-1, keepdims=True, initial=-(2**31))
+        return np.where(keep, top - x, 0)
 
 
 EXACT: Final = Exact()
@@ -117,7 +185,7 @@ def reciprocal_1_2(ns: Algebra, d: Any) -> Any:
 
 
 def sigmoid_neg_exponent(ns: Algebra, u: Any) -> Any:
-    """1 / (1 + 2**-u) in Q15, in [2**14, 2**15], for u >= 0 in Q15."""
+    """1 / (1 + 2**-u) in Q15, in [2**14 - 1, 2**15], for u >= 0 in Q15."""
     return reciprocal_1_2(ns, 32768 + exp2_neg(ns, u))
 
 

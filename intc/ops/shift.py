@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
 from intc.ir.dims import broadcast
-from intc.ir.op import Array, Op, Sizes
+from intc.ir.op import Array, FormulaOp, Sizes
 from intc.ir.types import DType, TensorType
 from intc.ops import scalar
-from intc.ops.integer_math import bit_length, isqrt
 
 ROW_MAX: Final = 65535  # longest softmax row: 65535 terms of at most 2**15 stay below 2**31
 EXPONENT_MAX: Final = 2**20 - 1  # Q15 octaves: beyond 31 octaves the exponential is 0
@@ -37,7 +36,7 @@ def check_rows(x: TensorType, mask: Sequence[TensorType]) -> None:
 
 
 @dataclass(frozen=True)
-class Shiftmax(Op):
+class Shiftmax(FormulaOp):
     """Softmax over the last axis of int32 scores; ``m, e`` turn score units into Q15 octaves (log2(e)
     included).
 
@@ -61,36 +60,28 @@ class Shiftmax(Op):
         return TensorType(x.shape, "uint8") if self.bits == 8 else TensorType(x.shape, "int16", 0, 32767)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x = arrays[0].astype(np.int64)
-        if len(arrays) == 1:
-            distance = x.max(axis=-1, keepdims=True, initial=-(2**31)) - x
-            weights = scalar.exp2_neg(scalar.EXACT, self._octaves(distance))
-        else:
-            keep = np.broadcast_to(arrays[1], x.shape)
-            top = np.where(keep, x, -(2**31)).max(axis=-1, keepdims=True, initial=-(2**31))
-            distance = np.where(keep, top - x, 0)
-            weights = np.where(keep, scalar.exp2_neg(scalar.EXACT, self._octaves(distance)), 0)
-        return normalise(weights, self.bits)
+        p = self.formula(scalar.EXACT, arrays[0].astype(np.int64), *arrays[1:])
+        return np.asarray(p, np.uint8 if self.bits == 8 else np.int16)
 
-    def _octaves(self, distance: Array) -> Array:
-        t = scalar.requantize(scalar.EXACT, distance, np.int64(self.m), np.int64(self.e), 0, EXPONENT_MAX)
-        return np.asarray(t)
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        distance = ns.distance(*operands)
+        weights = scalar.exp2_neg(ns, scalar.requantize(ns, distance, self.m, self.e, 0, EXPONENT_MAX))
+        return normalise(ns, ns.where(operands[1], weights, 0) if len(operands) == 2 else weights, self.bits)
 
 
-def normalise(weights: Array, bits: int) -> Array:
+def normalise(ns: scalar.RowAlgebra, weights: Any, bits: int) -> Any:
     """Rows of Q15 weights (0 .. 2**15) divided by their sums, by one normalised 16-bit reciprocal a row."""
-    total = weights.sum(axis=-1, keepdims=True)
-    nb = np.maximum(bit_length(total), 16)
-    factor = ((np.int64(1) << (15 + nb)) - 1) // np.maximum(total, 1)
-    factor = np.where(total > 0, factor, 0)
+    total = ns.row_sum(weights)
+    nb = ns.maximum(ns.bit_length(total), 16)
+    factor = ns.floor_div((1 << (15 + nb)) - 1, ns.maximum(total, 1))
+    factor = ns.assume(ns.where(total > 0, factor, 0), 0, 2**31)  # total >= 2**(nb - 1) where nb > 16
     if bits == 8:
-        p = np.minimum((weights * factor + (np.int64(1) << (6 + nb))) >> (7 + nb), 255)
-        return np.asarray(p, np.uint8)
-    return np.asarray(np.minimum((weights * factor + (np.int64(1) << (nb - 1))) >> nb, 32767), np.int16)
+        return ns.minimum((weights * factor + (1 << (6 + nb))) >> (7 + nb), 255)
+    return ns.minimum((weights * factor + (1 << (nb - 1))) >> nb, 32767)
 
 
 @dataclass(frozen=True)
-class ShiftLayerNorm(Op):
+class ShiftLayerNorm(FormulaOp):
     """LayerNorm over the last axis with an exact mean and an exact integer square root.
 
     Inputs: x int16 [.., C]; g int32 [C]; b int64 [C] (beta and the rounding half, at 2**-e of an output
@@ -122,19 +113,25 @@ class ShiftLayerNorm(Op):
         return TensorType(x.shape, self.dtype, self.lo, self.hi)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        x, g, b = (a.astype(np.int64) for a in arrays)
-        channels = x.shape[-1]
-        total = x.sum(axis=-1, keepdims=True) * self.centred
-        spread = channels * (x * x).sum(axis=-1, keepdims=True) - total * total + self.eps_q
-        deviation = isqrt(spread)
-        nb = bit_length(deviation)
-        factor = ((np.int64(1) << (30 + nb)) - 1) // deviation
-        z = ((channels * x - total) * factor + (np.int64(1) << (9 + nb))) >> (10 + nb)
-        return np.asarray(np.clip((z * g + b) >> self.e, self.lo, self.hi), self.dtype)
+        return np.asarray(self.formula(scalar.EXACT, *(a.astype(np.int64) for a in arrays)), self.dtype)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        x, g, b = operands
+        channels = ns.size(g)
+        total = ns.row_sum(x) * int(self.centred)
+        # C * sum x^2 >= (sum x)^2 (Cauchy-Schwarz), and at most what infer admits
+        spread = ns.assume(channels * ns.row_sum(x * x) - total * total + self.eps_q, 1, 2**62 - 1)
+        deviation = ns.isqrt(spread)
+        nb = ns.bit_length(deviation)
+        factor = ns.assume(ns.floor_div((1 << (30 + nb)) - 1, deviation), 0, 2**31)
+        z = ((channels * x - total) * factor + (1 << (9 + nb))) >> (10 + nb)
+        limit = 2**20 * (math.isqrt(channels) + 3)  # Samuelson: |x - mean| <= sqrt(C) deviations
+        y = (ns.assume(z, -limit, limit) * g + b) >> self.e
+        return ns.minimum(ns.maximum(y, self.lo), self.hi)
 
 
 @dataclass(frozen=True)
-class _FixedPoint(Op):
+class _FixedPoint(FormulaOp):
     """A scalar formula of :mod:`intc.ops.scalar` applied to int16 x in Q``frac``."""
 
     frac: int
@@ -159,7 +156,10 @@ class ShiftGelu(_FixedPoint):
         return TensorType(x.shape, "int32", -(x.magnitude << 15), x.magnitude << 15)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.asarray(scalar.gelu(scalar.EXACT, arrays[0].astype(np.int64), self.frac), np.int32)
+        return np.asarray(self.formula(scalar.EXACT, arrays[0].astype(np.int64)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        return scalar.gelu(ns, operands[0], self.frac)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,10 @@ class ShiftTanh(_FixedPoint):
         return TensorType(types[0].shape, "int32", -32768, 32768)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.asarray(scalar.tanh(scalar.EXACT, arrays[0].astype(np.int64), self.frac), np.int32)
+        return np.asarray(self.formula(scalar.EXACT, arrays[0].astype(np.int64)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        return scalar.tanh(ns, operands[0], self.frac)
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,10 @@ class ShiftSigmoid(_FixedPoint):
         return TensorType(types[0].shape, "int32", 0, 32768)
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.asarray(scalar.sigmoid(scalar.EXACT, arrays[0].astype(np.int64), self.frac), np.int32)
+        return np.asarray(self.formula(scalar.EXACT, arrays[0].astype(np.int64)), np.int32)
+
+    def formula(self, ns: Any, *operands: Any) -> Any:
+        return scalar.sigmoid(ns, operands[0], self.frac)
 
 
 OPS = (Shiftmax, ShiftLayerNorm, ShiftGelu, ShiftTanh, ShiftSigmoid)

@@ -24,11 +24,23 @@ def verification_text(path: Path, result: Verification) -> str:
         verdict = "equal" if not run["differences"] else f"DIFFERENT elements {run['differences']}"
         where = f"kernels, {run['threads']} thread(s), batch {run['batch']}"
         lines.append(f"  {where}: {verdict} ({run['batches']} batches)")
+    same = {*result.digests} == {result.digest}
+    lines.append(
+        f"  outputs on fixed inputs: {result.digest[:16]}.. {'everywhere' if same else 'NOT everywhere'}"
+    )
     floats = [*result.float_values, *result.float_operators, *(result.float_instructions or [])]
     checked = "graph" if result.float_instructions is None else "graph and machine code"
     lines.append(f"  float-free ({checked}): {'yes' if not floats else 'NO: ' + ', '.join(floats[:5])}")
     outside = result.outside_interval
     lines.append(f"  overflow-free: {'yes' if not outside else 'NO: ' + ', '.join(outside[:5])}")
+    wrong = ", ".join(result.certificate)
+    lines.append(f"  certificate: {f'WRONG in {wrong}' if wrong else 'as the artifact implies'}")
+    if result.nodes:
+        first = result.first_divergence
+        unlike = (
+            f"first DIFFERENT in '{first}'" if first else "equal, compiled again with all values as outputs"
+        )
+        lines.append(f"  kernels of {len(result.nodes)} nodes: {unlike}")
     for name, numbers in result.fidelity.items():
         lines.append(f"  {name} against float: {fidelity_text(numbers)}")
     return "\n".join(lines)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-import tempfile
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +11,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest
 from intc.artifact.signature import Key
+from intc.codegen.machine_code import machine_code
 from intc.errors import FeedError
 from intc.ir.graph import Graph, Value, dequantize, quantize_feed
 from intc.ir.verify import float_operators, float_values
+from intc.report.certificate import certificate, disagreements
 from intc.report.data import Feeds, batches, count, with_empty_states
+from intc.report.nodes import NodeCheck, check_nodes, first_divergence
+from intc.report.probe import digest, probe_digest, probe_feeds
 from intc.report.reading import read_graph
 from intc.report.reference import Reference, fidelity
 from intc.runtime import Session
@@ -28,34 +30,36 @@ from intc.runtime import Session
 Array = NDArray[Any]
 BATCH: Final = 16
 SINGLES: Final = 4  # samples that are also run one at a time
-_ARITHMETIC: Final = (
-    "add|sub|mul|div|sqrt|rcp|rsqrt|min|max|dp|hadd|hsub|addsub|comi|ucomi|round|rndscale|scalef"
-)
-FLOAT_INSTRUCTION: Final = re.compile(
-    rf"v?(?:(?:{_ARITHMETIC}|fn?m(?:add|sub)\d*|getexp|getmant|rcp14|rsqrt14)[sp][sdh]"
-    r"|cvt\w+)|f(?:add|sub|mul|div|ild|ist|sqrt)\w*"
-)
 
 
 @dataclass
 class Verification:
-    """The result; ``passed`` needs bit-exact kernels, a float-free graph and library, and no overflow.
+    """The result; ``passed`` needs bit-exact kernels, a float-free graph and library, no overflow, and a
+    certificate that says what the artifact implies.
 
-    ``float_instructions`` is None where no disassembler is installed; ``fidelity`` is by output, where a
-    float model was given.
+    ``digest`` is that of the exact outputs on the graph's probe, ``digests`` those of the kernels by thread
+    count. ``float_instructions`` is None for kernels of a processor that is not understood; ``certificate``
+    lists the parts that disagree; ``fidelity`` is by output, where a float model was given. ``nodes`` and the
+    name of the first value in which they differ are there where every node was looked at.
     """
 
     samples: int = 0
+    digest: str = ""
+    digests: list[str] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     float_values: list[str] = field(default_factory=list)
     float_operators: list[str] = field(default_factory=list)
     float_instructions: list[str] | None = None
     outside_interval: list[str] = field(default_factory=list)
+    certificate: list[str] = field(default_factory=list)
     fidelity: dict[str, dict[str, float]] = field(default_factory=dict)
+    nodes: list[NodeCheck] = field(default_factory=list)
+    first_divergence: str | None = None
 
     @property
     def bit_exact(self) -> bool:
-        return bool(self.runs) and all(not r["differences"] for r in self.runs)
+        exact = bool(self.runs) and all(not r["differences"] for r in self.runs)
+        return exact and {*self.digests} == {self.digest} and self.first_divergence is None
 
     @property
     def float_free(self) -> bool:
@@ -67,12 +71,13 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        return self.bit_exact and self.float_free and self.overflow_free
+        return self.bit_exact and self.float_free and self.overflow_free and not self.certificate
 
     def summary(self) -> dict[str, Any]:
         """The JSON form."""
         verdicts = ("passed", "bit_exact", "float_free", "overflow_free")
-        return {**{k: getattr(self, k) for k in verdicts}, **asdict(self)}
+        nodes = [node.summary() for node in self.nodes]
+        return {**{k: getattr(self, k) for k in verdicts}, **asdict(self), "nodes": nodes}
 
 
 def verify_artifact(
@@ -80,18 +85,25 @@ def verify_artifact(
     data: Mapping[str, Array],
     model: str | Path | None = None,
     tell: Callable[[str], None] = lambda step: None,
+    nodes: bool = False,
     trusted_keys: Sequence[Key] | None = None,
 ) -> Verification:
     """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads.
 
     The graph is parsed from the artifact, which re-derives every type and interval. With ``model`` the
-    outputs are compared with the float model's as well.
+    outputs are compared with the float model's as well. With ``nodes``, or where an output differs, every
+    node is looked at on the first samples (:mod:`intc.report.nodes`).
     """
     manifest, graph = read_graph(path, trusted_keys=trusted_keys)
     data = with_empty_states(data, manifest)
-    result = Verification(samples=count(data, manifest.inputs))
+    result = Verification(samples=count(data, manifest.inputs), digest=probe_digest(graph))
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
-    result.float_instructions = float_instructions(path, manifest)
+    container = Container(Path(path))
+    code = machine_code(bytes(container.member(manifest.kernels)))
+    result.float_instructions = None if code is None else list(code.floats)
+    stored = _stored(container)
+    tell("certificate")
+    result.certificate = disagreements(stored, certificate(graph, code))
     groups = list(batches(data, manifest.inputs, BATCH))
     checked = Session(path, trusted_keys=trusted_keys)
     for feeds in groups:
@@ -105,6 +117,7 @@ def verify_artifact(
     for threads in (1, 2):
         tell(f"kernels, {threads} thread(s)")
         session = Session(path, threads=threads, trusted_keys=trusted_keys)
+        result.digests.append(_digest_of(session, graph))
         result.runs.append(_compare(session, groups, expected, threads))
         if not isinstance(manifest.inputs[0].shape[0], int):
             singles = list(batches(groups[0], manifest.inputs, 1))[:SINGLES]
@@ -113,7 +126,27 @@ def verify_artifact(
     if model is not None:
         tell("float model")
         result.fidelity = _fidelity(manifest, graph, expected, Reference(model), groups)
+    if nodes or not result.bit_exact:
+        tell("every node")
+        few = next(iter(batches(groups[0], manifest.inputs, SINGLES)))
+        result.nodes = check_nodes(graph, manifest.target, few, model)
+        result.first_divergence = first_divergence(result.nodes)
     return result
+
+
+def _digest_of(session: Session, graph: Graph) -> str:
+    """The digest of the kernels' outputs on the graph's probe."""
+    names = [port.name for port in session.manifest.inputs]
+    feeds = dict(zip(names, probe_feeds(graph).values(), strict=True))
+    return digest(session.run(None, feeds, raw=True))
+
+
+def _stored(container: Container) -> Any:
+    """The certificate as the artifact holds it; None where it is no JSON."""
+    try:
+        return json.loads(bytes(container.member(schema.CERTIFICATE)))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _continued(manifest: Manifest, graph: Graph, feeds: Feeds, outputs: list[Array]) -> Feeds | None:
@@ -174,20 +207,3 @@ def _fidelity(
 
 def _rows(arrays: list[Array]) -> Array:
     return np.concatenate([a.reshape(-1, a.shape[-1]) for a in arrays])
-
-
-def float_instructions(path: str | Path, manifest: Manifest) -> list[str] | None:
-    """The distinct floating-point arithmetic instructions in the kernel library; None without ``objdump``."""
-    tool = shutil.which("objdump") or shutil.which("llvm-objdump")
-    if tool is None:
-        return None
-    code = Container(Path(path)).member(manifest.kernels)
-    with tempfile.TemporaryDirectory(prefix="intc-") as folder:
-        file = Path(folder) / "kernels.so"
-        file.write_bytes(code)
-        command = [tool, "-d", "--no-show-raw-insn", str(file)]
-        listing = subprocess.run(command, capture_output=True, text=True, check=False)
-    if listing.returncode:
-        return None
-    mnemonics = set(re.findall(r"^\s*[0-9a-f]+:\s+(\w+)", listing.stdout, re.MULTILINE))
-    return sorted(m for m in mnemonics if FLOAT_INSTRUCTION.fullmatch(m))

@@ -132,8 +132,8 @@ class Prepared:
         if not stage.exact64 and not stage.narrow:
             self.multiplier = Multiplier(m, isa.even_odd)
             self.shift = e - 32
-            one = Vec(const(1, m.lanes), m.lanes)
-            self.half = one << (e - FAST_EXPONENT)
+            # 2**(e - 33) as a shift to the right: by varying counts to the left, SSE4 goes through floats
+            self.half = Vec(const(1 << 29, m.lanes), m.lanes) >> (62 - e)
 
     def __call__(self, x: Vec, dtype: str = "int32") -> Vec:
         """The requantised ``x`` as ``dtype``, which holds [lo, hi]."""

@@ -1,0 +1,1 @@
+"""The integer graph in other formats; so far ONNX."""

@@ -1,0 +1,51 @@
+"""``intc verify --html``: the verdicts and a table of every node, as one self-contained page."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from intc.ir.display import page
+from intc.report.nodes import NodeCheck
+from intc.report.tables import verification_text
+from intc.report.verify import Verification
+
+HEADINGS = (
+    "value",
+    "operator",
+    "ONNX node",
+    "type",
+    "interval",
+    "seen",
+    "at an end",
+    "kernel differs in",
+    "by at most",
+    "SQNR to float, dB",
+    "cosine",
+)
+
+
+def verification_html(path: Path, result: Verification) -> str:
+    """A page: what ``intc verify`` prints, then every node in order of computation."""
+    rows = "".join(_row(node) for node in result.nodes)
+    heads = "".join(f"<th>{escape(h)}</th>" for h in HEADINGS)
+    body = f"<pre>{escape(verification_text(path, result))}</pre><table><tr>{heads}</tr>{rows}</table>"
+    return page(f"{path}: verification", body)
+
+
+def _row(node: NodeCheck) -> str:
+    floats = ("" if v is None else f"{v:.{n}f}" for v, n in ((node.sqnr_db, 1), (node.cosine, 5)))
+    cells = (
+        node.name,
+        node.op,
+        node.source,
+        node.dtype,
+        f"{node.interval[0]} .. {node.interval[1]}",
+        f"{node.seen[0]} .. {node.seen[1]}",
+        f"{node.saturated:.2%}",
+        str(node.differences),
+        str(node.largest),
+        *floats,
+    )
+    mark = " style='background:#fbd0d0'" if node.differences else ""
+    return f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

@@ -1,0 +1,272 @@
+"""The prover on trial: bounds hold for every intermediate, and are reached by inputs made to reach them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import intc
+from intc.codegen.lower import lower
+from intc.codegen.targets import TARGETS, host_features
+from intc.errors import QuantizationError
+from intc.ir.graph import Builder, Graph, Value, quantize_feed
+from intc.ir.op import Array, FormulaOp
+from intc.ir.types import TensorType
+from intc.ops import scalar
+from intc.ops.fused import Attention, Linear
+from intc.ops.intervals import Condition, Interval, Intervals
+from intc.ops.matmul import MatMul
+from intc.ops.row_softmax import NormaliseRows, ShiftWeights
+from intc.passes.unfuse import Unfuse
+from intc.report.proof import Bounds, proofs, prove
+from tests.native import Native
+from tests.op_cases import CASES, Case, sample
+
+MODEL = Path(intc.__file__).parents[1] / "examples" / "digits" / "digits_vit.onnx"
+HERE = [t.name for t in TARGETS if host_features().issuperset(t.features)]
+
+
+# ---------------------------------------------------------------- every intermediate of every formula
+
+
+class Both:
+    """An exact array beside the interval that is to contain it; every operation checks that it does."""
+
+    def __init__(self, ns: Together, exact: Any, interval: Any) -> None:
+        self.ns, self.exact, self.interval = ns, np.asarray(exact), interval
+        if isinstance(interval, Condition):
+            assert interval.may_hold or not self.exact.any()
+            assert interval.may_fail or self.exact.all()
+        elif self.exact.size:
+            assert interval.lo <= int(self.exact.min()) <= int(self.exact.max()) <= interval.hi
+
+    def _apply(self, name: str, *others: Any) -> Both:
+        exact, interval = self.ns.split(others)
+        return Both(self.ns, getattr(self.exact, name)(*exact), getattr(self.interval, name)(*interval))
+
+    def __rlshift__(self, other: int) -> Both:
+        return Both(self.ns, np.int64(other) << self.exact, other << self.interval)
+
+    def __rsub__(self, other: int) -> Both:
+        return Both(self.ns, other - self.exact, other - self.interval)
+
+
+for operation in ("add", "radd", "sub", "mul", "rmul", "rshift", "lshift", "and", "ge", "gt"):
+    name = f"__{operation}__"
+    setattr(Both, name, lambda self, *others, _name=name: self._apply(_name, *others))
+
+
+class Together:
+    """The exact algebra and that of intervals, step by step."""
+
+    def __init__(self, row: int) -> None:
+        self.intervals = Intervals(64, row)
+
+    def split(self, values: Any) -> tuple[list[Any], list[Any]]:
+        exact = [v.exact if isinstance(v, Both) else v for v in values]
+        return exact, [v.interval if isinstance(v, Both) else v for v in values]
+
+    def size(self, x: Any) -> int:
+        return self.intervals.row
+
+    def assume(self, value: Both, lo: int, hi: int) -> Both:
+        assert lo <= int(value.exact.min()) <= int(value.exact.max()) <= hi
+        return Both(self, value.exact, self.intervals.assume(value.interval, lo, hi))
+
+    def __getattr__(self, name: str) -> Any:
+        def both(*values: Any) -> Both:
+            exact, interval = self.split(values)
+            return Both(self, getattr(scalar.EXACT, name)(*exact), getattr(self.intervals, name)(*interval))
+
+        return both
+
+
+FORMULAS = [case for case in CASES if isinstance(case.op, FormulaOp)]
+
+
+def operand(ns: Together, type_: TensorType, array: Array) -> Both:
+    if type_.dtype == "bool":
+        return Both(ns, array, Condition(True, True))
+    return Both(ns, array.astype(np.int64), ns.intervals.interval(*type_.interval))
+
+
+@pytest.mark.parametrize("case", FORMULAS, ids=lambda case: case.op.name)
+@pytest.mark.parametrize("how", ["random", "lowest", "highest"])
+def test_every_intermediate_lies_in_its_interval(case: Case, how: str) -> None:
+    op = case.op
+    assert isinstance(op, FormulaOp)
+    row = op.row(*case.inputs)
+    assert isinstance(row, int)
+    ns = Together(row)
+    for seed in range(5 if how == "random" else 1):
+        arrays = [sample(t, np.random.default_rng(seed), how) for t in case.inputs]
+        result = op.formula(ns, *(operand(ns, t, a) for t, a in zip(case.inputs, arrays, strict=True)))
+        np.testing.assert_array_equal(result.exact, op.evaluate(*arrays, sizes={}))
+
+
+@pytest.mark.parametrize("kind", ["none", "tanh", "quick"])
+@pytest.mark.parametrize("frac", [4, 9, 12])
+def test_the_polynomial_for_every_input(kind: str, frac: int) -> None:
+    ns = Together(1)
+    ns.intervals = Intervals(17)  # 16 bits, and what the interval algebra cannot see: that x + |x| is even
+    x = Both(ns, np.arange(-32767, 32768), ns.intervals.interval(-32767, 32767))
+    scalar.poly_gelu(ns, x, frac, kind)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("frac", [5, 11, 14])
+def test_the_logistic_family_for_every_input(frac: int) -> None:
+    for formula in (scalar.gelu, scalar.sigmoid, scalar.tanh):
+        ns = Together(1)
+        ns.intervals = Intervals(32)
+        x = Both(ns, np.arange(-32768, 32768), ns.intervals.interval(-32768, 32767))
+        formula(ns, x, frac)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- whole graphs
+
+
+@cache
+def digits() -> Graph:
+    """The prepared graph of the digits transformer."""
+    pixels = np.clip(np.random.default_rng(0).normal(-0.4, 0.7, (24, 1, 8, 8)), -1, 1).astype(np.float32)
+    return intc.compile(MODEL, {"input": pixels}, rounding="nearest").prepared
+
+
+def feeds(graph: Graph, seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {"input": rng.uniform(-3, 3, (5, 1, 8, 8)).astype(np.float32)}
+
+
+def test_taking_apart_changes_no_bit() -> None:
+    graph, plain = digits(), Unfuse().run(digits())
+    assert any(isinstance(n.op, Linear) for n in graph.nodes)
+    assert any(isinstance(n.op, Attention) for n in graph.nodes)
+    assert not any(isinstance(n.op, Linear | Attention) for n in plain.nodes)
+    for seed in range(3):
+        given = feeds(graph, seed)
+        for ours, theirs in zip(plain.evaluate(given), graph.evaluate(given), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if isinstance(c.op, Linear | Attention)], ids=lambda case: case.op.name
+)
+def test_taking_apart_single_operators(case: Case) -> None:
+    b = Builder("one")
+    names = [b.input(f"x{i}", t) for i, t in enumerate(case.inputs)]
+    b.output(b.emit(case.op, *names, name="y"))
+    graph, rng = b.finish(), np.random.default_rng(0)
+    raw = {name: sample(t, rng) for name, t in zip(names, case.inputs, strict=True)}
+    np.testing.assert_array_equal(Unfuse().run(graph).run(raw)["y"], graph.run(raw)["y"])
+
+
+def test_bounds_are_within_types_and_hold() -> None:
+    plain, bounds = Unfuse().run(digits()), prove(digits())
+    for name, found in bounds.items():
+        low, high = plain.type(name).interval
+        assert low <= found.ends[0] <= found.ends[1] <= high
+        assert found.widest[0] <= found.ends[0] <= found.ends[1] <= found.widest[1]
+
+    def observe(value: Value, array: Array) -> None:
+        if value.name in bounds and value.type.dtype != "bool":
+            assert np.all(array >= bounds[value.name].lo), value.name
+            assert np.all(array <= bounds[value.name].hi), value.name
+
+    for seed in range(3):
+        raw = {"input": quantize_feed(plain.values["input"], feeds(plain, seed)["input"])}
+        plain.run(raw, observe)
+
+
+def test_actual_weights_justify_narrower_accumulators() -> None:
+    graph = digits()
+    plain, found = Unfuse().run(graph), proofs(graph)
+    sums = [n.output for n in plain.nodes if isinstance(n.op, MatMul) and n.inputs[1] in plain.constants]
+    assert len(sums) > 8
+    for name in sums:
+        _, low, high = found[name]["type"]
+        assert found[name]["bits"] <= 24
+        assert high - low > found[name]["proven"][1] - found[name]["proven"][0]
+
+
+def test_inputs_made_for_it_reach_every_bound() -> None:
+    """For each product: in every column, the row that makes its sum largest, and the one that makes it
+    smallest, give exactly what was proven.
+    """
+    plain = Unfuse().run(digits())
+    bounds: dict[str, Bounds] = prove(digits())
+    products = [n for n in plain.nodes if isinstance(n.op, MatMul) and n.inputs[1] in plain.constants]
+    for node in products:
+        w, x = plain.constants[node.inputs[1]], bounds[node.inputs[0]]
+        lo, hi = (np.broadcast_to(end, w.shape[:1])[:, None] for end in (x.lo, x.hi))
+        for largest in (True, False):
+            rows = np.where((w > 0) == largest, hi, lo).T  # one row for each column
+            sums = np.diagonal(node.op.evaluate(rows, w, sizes={}))
+            want = bounds[node.output].hi if largest else bounds[node.output].lo
+            np.testing.assert_array_equal(sums, want)
+
+
+@pytest.mark.parametrize("target", HERE)
+@pytest.mark.parametrize("raw", [True, False])
+def test_kernels_are_exact_at_the_ends_of_their_accumulators(target: str, raw: bool) -> None:
+    """Rows that drive every accumulator to its bound, through the kernel of each instruction set."""
+    rng = np.random.default_rng(5)
+    k, n = 700, 36
+    w = np.where(rng.random((k, n)) < 0.5, -128, 127).astype(np.int8)
+    bias = rng.choice([-(2**30), 2**30], n).astype(np.int32)
+    b = Builder("ends")
+    x = b.input("x", TensorType((2 * n, k), "int8"))
+    operands = [b.constant("w", w), b.constant("bias", bias)]
+    op = Linear(-(2**31), 2**31 - 1, "int32", raw=True)
+    if not raw:
+        operands += [
+            b.constant("m", np.full(n, 2**31 - 1, np.int32)),
+            b.constant("e", np.full(n, 40, np.int32)),
+        ]
+        op = Linear(-(2**30), 2**30, "int32")
+    b.output(b.emit(op, x, *operands, name="y"))
+    graph = b.finish()
+    rows = np.concatenate([np.where(w > 0, 127, -128).T, np.where(w > 0, -128, 127).T]).astype(np.int8)
+    want = graph.run({"x": rows})["y"]
+    np.testing.assert_array_equal(Native(graph, lower(graph, target)).run({"x": rows})["y"], want)
+    if raw:
+        bounds = prove(graph)["y"]
+        np.testing.assert_array_equal(np.diagonal(want[:n]), bounds.hi)
+        np.testing.assert_array_equal(np.diagonal(want[n:]), bounds.lo)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_a_division_by_foreign_weights_is_refused() -> None:
+    """The product fits because the context is a sum of 8-bit values, weighed by what it is divided by."""
+    b = Builder("foreign")
+    scores = b.input("scores", TensorType((2, 9), "int32", -99, 99))
+    values, other = b.input("v", TensorType((9, 4), "int8")), b.input("other", TensorType((2, 9), "uint8"))
+    weights = b.emit(ShiftWeights(20000, 2), scores)
+    context = b.emit(MatMul(), weights, values)
+    good = b.emit(NormaliseRows(), context, weights, name="good")
+    b.output(good)
+    assert prove(b.graph)["good"].widest[1] < 2**63
+    b.output(b.emit(NormaliseRows(), context, other, name="bad"))
+    with pytest.raises(QuantizationError, match=r"'bad'.*does not divide sums by their weights"):
+        prove(b.graph)
+
+
+def test_an_assumption_that_does_not_hold_is_an_error() -> None:
+    weights = np.array([[0, 0, 1]], np.uint8)
+    with pytest.raises(QuantizationError, match="an intermediate leaves"):
+        NormaliseRows().evaluate(np.array([[2**30]], np.int32), weights, sizes={})
+
+
+def test_intervals_refuse_what_they_cannot_divide_or_root() -> None:
+    ns = Intervals(64)
+    with pytest.raises(QuantizationError, match="division"):
+        ns.floor_div(5, Interval(-1, 1, 64))
+    with pytest.raises(QuantizationError, match="negative"):
+        ns.isqrt(Interval(-1, 9, 64))
+    with pytest.raises(QuantizationError, match="beyond 64 bits"):
+        Intervals(64, row=2**40).row_sum(Interval(0, 2**31, 64))
