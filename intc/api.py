@@ -28,6 +28,7 @@ from intc.calibration import (
     derive,
     is_quantised,
     open_feeds,
+    widened,
 )
 from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
@@ -113,6 +114,7 @@ def compile(
         feeds = _kept(state.graph, feeds, samples)
         total = count_batches(state.graph, calibration)
         stats = _calibrate(state.graph, path, feeds, total, calibrator, rounding, calibration_cache, tell)
+        stats = widened(stats, state.graph)
     planned: dict[str, Any] = {}
     if plan is None or goal is not None:
         settings: Any = (approximation, calibrator, rounding, tell)
