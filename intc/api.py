@@ -29,6 +29,7 @@ from intc.calibration import (
     derive,
     is_quantised,
     open_feeds,
+    widened,
 )
 from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
@@ -125,6 +126,7 @@ def compile(
         stats = _calibrate(
             state.graph, path, feeds, total, calibrator, rounding, calibration_cache, goal is not None, tell
         )
+        stats = widened(stats, state.graph)
     planned: dict[str, Any] = {}
     if plan is None or goal is not None:
         settings: Any = (approximation, calibrator, rounding, tell)
