@@ -108,14 +108,6 @@ def undefined_symbols(path: Path, tool: str = "nm") -> set[str]:
     return {n for n in names if not re.fullmatch(r"net_c\d+", n)}
 
 
-def disassembly(path: Path, tool: str = "objdump") -> set[str]:
-    """The distinct mnemonics in an object."""
-    listing = subprocess.run(
-        [tool, "-d", "--no-show-raw-insn", str(path)], capture_output=True, text=True, check=True
-    ).stdout
-    return set(re.findall(r"^\s*[0-9a-f]+:\s+(\w+)", listing, re.MULTILINE))
-
-
 def available(*tools: str) -> bool:
     """Whether all of ``tools`` are installed."""
     return all(shutil.which(t) for t in tools)
