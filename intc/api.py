@@ -219,7 +219,13 @@ class Module:
             target=self.lowered.target.name,
             features=tuple(self.lowered.features),
             states=tuple((name, self.output_names[i]) for name, i in self.prepared.states.items()),
-            program=Program("main", _sizes(self.lowered.slots), _sizes(self.lowered.scratch), packed),
+            program=Program(
+                "main",
+                _sizes(self.lowered.slots),
+                _sizes(self.lowered.scratch),
+                packed,
+                self.lowered.launches,
+            ),
             provenance={**self.provenance, **_producer()},
         )
         narrow = {name: narrowed(array) for name, array in weights.items()}

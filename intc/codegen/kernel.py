@@ -2,7 +2,7 @@
 
 Every kernel has the parameters: pointers, 64-bit scalars, the graph's symbols that it needs (int32), ``task``
 and ``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage write disjoint
-elements.
+elements. On a GPU every thread is a task, and has one item of the work or none.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def dim_expr(dim: Dim, symbols: Mapping[str, Expr], dtype: str = "int32") -> Exp
 class Frame:
     """What the body of a kernel sees: ``buffers`` by parameter name, ``scalars`` (int64) and its share of the
     work.
+
+    ``fine``: there are as many tasks as there is ``work``, the total of the one :meth:`share`.
     """
 
     buffers: dict[str, Any]
@@ -49,6 +51,8 @@ class Frame:
     symbols: dict[str, Expr]
     task: Expr
     tasks: Expr
+    fine: bool = False
+    work: Dim = 0
 
     def dim(self, dim: Dim) -> Expr:
         """``dim`` as an int32 expression (a Python int where it is known)."""
@@ -58,6 +62,11 @@ class Frame:
     def share(self, total: Dim) -> Iterator[Expr]:
         """A loop over this task's part of ``range(total)``."""
         count = self.dim(total)
+        self.work = total
+        if self.fine:
+            with T.If(self.task < count), T.Then():
+                yield self.task
+            return
         chunk = T.bind(T.truncdiv(count + self.tasks - 1, self.tasks))
         first = T.bind(T.min(self.task * chunk, count))
         with T.serial(0, T.min(chunk, count - first)) as i:
@@ -69,8 +78,10 @@ def define(
     scalars: Sequence[str],
     symbols: Sequence[str],
     body: Callable[[Frame], None],
-) -> PrimFunc:
-    """The kernel with these parameters; ``pointers`` are (name, element type)."""
+    fine: bool = False,
+) -> tuple[PrimFunc, Dim]:
+    """The kernel with these parameters, and the work that it shares out; ``pointers`` are (name, element
+    type)."""
     with IRBuilder() as builder:
         with T.prim_func(is_private=True):
             T.func_attr({"tirx.noalias": True})
@@ -82,8 +93,9 @@ def define(
                 name: T.decl_buffer((2**31 - 1,), dtype, data=handle, layout=None)
                 for name, dtype, handle in handles
             }
-            body(Frame(buffers, ints, dims, task, tasks))
-    return builder.get()
+            frame = Frame(buffers, ints, dims, task, tasks, fine)
+            body(frame)
+    return builder.get(), frame.work
 
 
 def store(buffer: Any, value: Expr, index: Expr) -> None:

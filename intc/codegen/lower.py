@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from intc.artifact import schema
+from intc.codegen.cuda import compiler as cuda_compiler
+from intc.codegen.cuda.launches import place_launches
 from intc.codegen.main import build_main, constant_offsets, output_key
 from intc.codegen.memory import Plan, Step, arena_bytes, plan
 from intc.codegen.program import Constant, Program, ScratchArg, nbytes
@@ -39,6 +42,7 @@ class Lowered:
     slots: tuple[Dim, ...]
     scratch: tuple[Dim, ...]
     stages: tuple[tuple[str, str, str], ...]
+    launches: tuple[schema.Launch, ...] = ()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -72,10 +76,19 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
         lower_node(program, node)
     roots = place_outputs(program)
     memory = plan_memory(program, roots)
-    scratch = {a.size for s in program.stages for a in s.args if isinstance(a, ScratchArg)}
+    scratch = {
+        a.size * (program.work[s.kernel] if resolved.gpu else 1)
+        for s in program.stages
+        for a in s.args
+        if isinstance(a, ScratchArg)
+    }
+    if resolved.gpu:
+        library, launches = build_gpu(program, memory, roots)
+    else:
+        library, launches = build_library(program, memory, roots, ticks), ()
     return Lowered(
         resolved,
-        build_library(program, memory, roots, ticks),
+        library,
         tuple(program.constants),
         tuple(constant_offsets(program)),
         tuple(graph.inputs),
@@ -84,6 +97,7 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
         tuple(memory.slots),
         tuple(sorted(scratch, key=str)),
         tuple((s.kernel, s.source, s.writes[0]) for s in program.stages),
+        launches,
     )
 
 
@@ -125,6 +139,14 @@ def plan_memory(program: Program, roots: Mapping[str, str]) -> Plan:
         return tuple(roots.get(n, n) for n in names)
 
     return plan([Step(held(s.reads), held(s.writes)) for s in program.stages], sizes)
+
+
+def build_gpu(
+    program: Program, memory: Plan, roots: Mapping[str, str]
+) -> tuple[bytes, tuple[schema.Launch, ...]]:
+    """The code of the kernels, and how they are launched."""
+    code = cuda_compiler.compile_kernels(program.kernels, program.target.architectures)
+    return code, place_launches(program, memory, roots)
 
 
 def build_library(program: Program, memory: Plan, roots: Mapping[str, str], ticks: bool = False) -> bytes:

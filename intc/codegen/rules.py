@@ -70,11 +70,12 @@ RULES: Final[Mapping[str, Rule]] = {
     "linear": fused.lower_linear,
     "attention": fused.lower_attention,
 }
+GPU_RULES: Final[Mapping[str, Rule]] = {**RULES}
 
 
 def lower_node(program: Program, node: Node) -> None:
     """Append the stages that compute ``node``; CodegenError names a node without a rule."""
-    rule = RULES.get(node.op.name)
+    rule = (GPU_RULES if program.target.gpu else RULES).get(node.op.name)
     if rule is None:
         raise CodegenError(f"node '{node.source or node.output}' ({node.op.name}) has no kernel")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -55,40 +55,65 @@ class Port:
     interval: tuple[int, int] | None
 
 
-def load(path: str | Path, threads: int = 1, sha256: str | None = None) -> Session:
+def load(
+    path: str | Path, threads: int = 1, sha256: str | None = None, device: str | None = None
+) -> Session:
     """The artifact at ``path`` as a session that uses ``threads`` threads in every run.
 
-    Kernels are native code: with ``sha256`` the file's manifest, and through it every member, must have
-    this digest (``Session.digest``, ``intc info``). Raises ArtifactCorrupt, ArtifactVersion, WrongTarget or
-    UsageError.
+    An artifact for a GPU runs on ``device``, ``"cuda:0"`` unless another is named. Kernels are native code:
+    with ``sha256`` the file's manifest, and through it every member, must have this digest
+    (``Session.digest``, ``intc info``). Raises ArtifactCorrupt, ArtifactVersion, WrongTarget or UsageError.
     """
-    return Session(path, threads=threads, sha256=sha256)
+    return Session(path, threads=threads, sha256=sha256, device=device)
 
 
 class Session:
     """Runs one compiled model. Concurrent calls of :meth:`run` are safe and equal calls one after another."""
 
-    def __init__(self, path: str | Path, threads: int = 1, sha256: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, threads: int = 1, sha256: str | None = None, device: str | None = None
+    ) -> None:
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"threads={threads!r} is not a number from 1 to {MAX_THREADS}")
         self.path = Path(path)
-        self.threads = threads
         container = Container(self.path)
         self.manifest: Manifest = schema.read_manifest(container)
         self.digest: str = hashlib.sha256(container.member(schema.MANIFEST)).hexdigest()
         if sha256 is not None and sha256.lower() != self.digest:
             raise ArtifactCorrupt(f"{path}: its digest is {self.digest}, not the {sha256} that was asked for")
         container.check(self.manifest.members, schema.MANIFEST)
-        native.check_cpu(self.path, self.manifest.target, self.manifest.features)
+        self.device = self._device(device)
+        self.threads = threads if self.device is None else 1
+        if self.device is None:
+            native.check_cpu(self.path, self.manifest.target, self.manifest.features)
         weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
         self._constants = _pack(self.path, self.manifest.program.constants, weights)
         code = container.member(self.manifest.kernels)
         held = held_by(self.manifest)
         self._past = Past(self.manifest, held) if held else None
-        self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
+        self.entry: Callable[..., Any]
+        if self.device is None:
+            self.entry = native.load_kernels(self.path, code, self.manifest.program.entry)
+        else:
+            from intc.runtime.gpu import GpuEntry
+
+            self.entry = GpuEntry(self.path, self.manifest, code, self._constants, self.device)
         self._layouts: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, int] | None], Layout] = {}
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
+
+    def _device(self, name: str | None) -> str | None:
+        """The GPU that the kernels run on, None for the CPU; UsageError where they are the other's."""
+        if self.manifest.gpu:
+            if name == "cpu":
+                raise UsageError(f"{self.path}: compiled for target '{self.manifest.target}', not for a CPU")
+            return name or "cuda:0"
+        if name in (None, "cpu"):
+            return None
+        raise UsageError(
+            f"{self.path}: compiled for target '{self.manifest.target}' and cannot run on device '{name}';"
+            " recompile it with --target cuda"
+        )
 
     def get_inputs(self) -> list[Port]:
         """The inputs, in order."""
@@ -225,7 +250,9 @@ class Session:
             ((0,) if i in written else feeding.shape_of(p, env), p.dtype)
             for i, p in enumerate(manifest.outputs)
         )
-        return Layout(tuple(env[s] for s in manifest.symbols), self.arena_bytes(env), inputs, outputs)
+        arena = self.arena_bytes(env)  # of the device, where there is one
+        on_host = arena if self.device is None else 0
+        return Layout(tuple(env[s] for s in manifest.symbols), on_host, inputs, outputs)
 
     def call_arguments(self, addresses: Sequence[ctypes.c_void_p], symbols: Sequence[int]) -> tuple[Any, ...]:
         """What :attr:`entry` is called with; ``addresses`` are the arena's, the inputs' and the outputs'."""

@@ -1,0 +1,78 @@
+"""Runs GPU artifacts without a GPU: kernels compiled for the host, and a driver library that calls them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intc.api import Module
+from intc.codegen.cuda import compiler
+from intc.codegen.cuda.source import assemble
+from intc.codegen.lower import lower
+from intc.ir.graph import Graph
+from intc.runtime import cuda_driver
+from tests.native import random_feed
+
+HERE = Path(__file__).parent / "cuda_emulator"
+FOLDER = Path(tempfile.gettempdir()) / f"intc-emulator-{os.getuid()}"
+
+
+def build(source: str) -> Path:
+    """The shared library of a C++ source; equal sources are compiled once."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:24]
+    library = FOLDER / f"{digest}.so"
+    if not library.is_file():
+        FOLDER.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+            file, output = Path(folder) / "source.cpp", Path(folder) / "library.so"
+            file.write_text(source, encoding="utf-8")
+            command = ["g++", "-std=c++17", "-O2", "-fwrapv", "-fPIC", "-shared", "-w", "-o", output, file, "-ldl"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            output.replace(library)
+    return library
+
+
+@cache
+def driver() -> Path:
+    return build((HERE / "driver.cpp").read_text())
+
+
+def compile_emulated(kernels: Mapping[str, str], architectures: object = ()) -> bytes:
+    """What stands for a fat binary: the kernels as host code."""
+    source = assemble(kernels, (HERE / "device.h").read_text())
+    return build(source + "\n".join(f"EMULATED({name})" for name in kernels)).read_bytes()
+
+
+@contextlib.contextmanager
+def emulation(order: str = "forward", processors: int = 4) -> Iterator[None]:
+    """GPU targets compile for, and devices are, the emulator."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "compile_kernels", compile_emulated)
+        patch.setattr(cuda_driver, "LIBRARIES", (str(driver()),))
+        patch.setenv("EMULATOR_ORDER", order)
+        patch.setenv("EMULATOR_PROCESSORS", str(processors))
+        cuda_driver.library.cache_clear()
+        yield
+        cuda_driver.library.cache_clear()
+
+
+def check_graph(graph: Graph, sizes: Mapping[str, int], seed: int = 1) -> None:
+    """Compile ``graph`` for a GPU and compare what the emulator gives with ``graph.run`` on random feeds."""
+    rng = np.random.default_rng(seed)
+    feeds = {name: random_feed(graph.type(name), sizes, rng) for name in graph.inputs}
+    expected = graph.run(feeds)
+    session = Module(graph, graph, lower(graph, "cuda"), tuple(graph.outputs)).session()
+    for name, got in zip(graph.outputs, session.run(None, feeds, raw=True), strict=True):
+        want = expected[name]
+        assert got.dtype == want.dtype, f"{name}: {got.dtype} instead of {want.dtype}"
+        assert np.array_equal(got, want), f"{name}: {np.sum(got != want)} of {got.size} differ"
