@@ -7,6 +7,9 @@ from typing import Final, TypeAlias
 
 from intc.codegen.cpu import elementwise, fused, ibert, ivit, layer_norm, matmul, movement, softmax, window
 from intc.codegen.cpu.strided import View
+from intc.codegen.cuda import attention as cuda_attention
+from intc.codegen.cuda import layer_norm as cuda_layer_norm
+from intc.codegen.cuda import linear as cuda_linear
 from intc.codegen.program import Program
 from intc.errors import CodegenError
 from intc.ir.dims import product
@@ -70,7 +73,12 @@ RULES: Final[Mapping[str, Rule]] = {
     "linear": fused.lower_linear,
     "attention": fused.lower_attention,
 }
-GPU_RULES: Final[Mapping[str, Rule]] = {**RULES}
+GPU_RULES: Final[Mapping[str, Rule]] = {
+    **RULES,
+    "linear": cuda_linear.lower_linear,
+    "attention": cuda_attention.lower_attention,
+    "shift_layer_norm": cuda_layer_norm.lower_shift_layer_norm,
+}
 
 
 def lower_node(program: Program, node: Node) -> None:
