@@ -69,6 +69,15 @@ class Term:
         return self._with(other, ">=")
 
 
+class Natural(Term):
+    """A term that is not negative, as a formula may ask."""
+
+    def __lt__(self, other: int) -> bool:
+        if other > 0:
+            return NotImplemented
+        return False
+
+
 class Text:
     """The algebra: ``lines`` are the statements so far."""
 

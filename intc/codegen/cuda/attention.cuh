@@ -49,7 +49,8 @@ DEVICE void copy_values(u8* tile, const i8* v, int first, int keys) {
 // largest, `finish` the output of a normalised sum.
 template <int heads, int kv_heads, int dim, int q_row, int k_row, int v_row, int out_row, bool aligned, bool words,
           class Y, class Rule>
-DEVICE void attention(const i8* q, const i8* k, const i8* v, Y* out, int sq, int sk, const Rule& rule) {
+DEVICE void attention(const i8* __restrict__ q, const i8* __restrict__ k, const i8* __restrict__ v,
+                      Y* __restrict__ out, int sq, int sk, const Rule& rule) {
   constexpr int depth = (dim + 31) / 32, chunks = depth * 2, columns = (dim + 15) / 16 * 2;
   constexpr int k_stride = k_row ? k_row : dim, v_stride = v_row ? v_row : dim, q_stride = q_row ? q_row : dim;
   constexpr int k_bytes = KEYS * chunks * 16;

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from intc.codegen.cpu.fused import score_strides
-from intc.codegen.cuda.algebra import Term, Text
+from intc.codegen.cuda.algebra import Natural, Term, Text
 from intc.codegen.cuda.print_tir import TYPES
-from intc.codegen.program import Arg, Launch, Program, SizeArg, ValueArg
+from intc.codegen.program import Arg, IntArg, Launch, Program, SizeArg, ValueArg
 from intc.errors import CodegenError
 from intc.ir.graph import Node
 from intc.ops import scalar
@@ -32,7 +32,8 @@ def lower_attention(program: Program, node: Node) -> None:
     rule, fields = _rule(program, node)
     args: list[Arg] = [ValueArg(x, o) for x, o in zip(node.inputs[:3], offsets, strict=True)]
     args += [ValueArg(node.output), SizeArg(sq), SizeArg(sk)]
-    args += map(program.operand, node.inputs[3:])
+    args += map(program.operand, node.inputs[3:5])
+    args += [IntArg(op.m, "int32"), IntArg(op.shift, "int32"), *map(program.operand, node.inputs[5:])]
     for name in node.inputs[5:]:
         args += map(SizeArg, score_strides(program.type(name).shape, (batch, op.heads, sq, sk)))
     y = TYPES[op.dtype]
@@ -60,10 +61,11 @@ def _rule(program: Program, node: Node) -> tuple[str, list[str]]:
     """The members of the kernel's rule, and its fields, which are parameters of the kernel."""
     op = node.op
     assert isinstance(op, Attention)
-    fields = [f"const {TYPES[program.type(x).dtype]}* {f}" for x, f in zip(node.inputs[3:5], "me", strict=True)]
+    fields = [f"const {TYPES[program.type(x).dtype]}* __restrict__ {f}" for x, f in zip(node.inputs[3:5], "me", strict=True)]
     operands = ["mask"] * op.masked + ["summand"] * op.biased
-    kinds = [f"const {'u8' if name == 'mask' else 'i32'}* {name}" for name in operands]
-    fields += kinds + [f"i32 {name}_{axis}" for name in operands for axis in STRIDES]
+    kinds = [f"const {'u8' if name == 'mask' else 'i32'}* __restrict__ {name}" for name in operands]
+    fields += ["i32 factor", "i32 shift", *kinds]
+    fields += [f"i32 {name}_{axis}" for name in operands for axis in STRIDES]
     place = "batch * {0}_batch + head * {0}_head + (i64)query * {0}_query + key"
     where = "i64 batch, i32 head, i32 query, i32 key"
     keep = f"mask[{place.format('mask')}]" if op.masked else "true"
@@ -75,7 +77,8 @@ def _rule(program: Program, node: Node) -> tuple[str, list[str]]:
         _method(f"i32 bias({where})", [f"return {bias};"]),
     ]
     ns = Text()
-    value = scalar.exp2_weight(ns, scalar.bounded_distance(ns, Term("distance"), op.shift), op.m)
+    shift = Natural("shift") if op.shift >= 0 else op.shift
+    value = scalar.exp2_weight(ns, scalar.bounded_distance(ns, Term("distance"), shift), Term("factor"))
     parts.append(_method("i32 weight(i32 distance)", [*ns.lines, f"return {((value + 64) >> 7).text};"]))
     ns = Text()
     m, e = (ns.bind(Term(f"(i64){f}[{column}]", True)) for f in "me")

@@ -3,7 +3,8 @@
 constexpr int LAYER_NORM_THREADS = 128;
 
 template <int C, int lo, int hi, bool centred, class X, class G, class B, class Y>
-DEVICE void layer_norm(const X* x, const G* gamma, const B* beta, Y* y, i64 eps, i64 e, int rows) {
+DEVICE void layer_norm(const X* __restrict__ x, const G* __restrict__ gamma, const B* __restrict__ beta,
+                       Y* __restrict__ y, i64 eps, i64 e, int rows) {
   const int row = blockIdx.x * (LAYER_NORM_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= rows) return;
   x += (i64)row * C;

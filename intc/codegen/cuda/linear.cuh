@@ -16,7 +16,8 @@ DEVICE void load_wide_rows(u32 (&low)[4], u32 (&high)[4], const u8* tile, int ro
 }
 
 template <int BM, int BN, int WM, int WN, int STAGES, int K, int N, class X, class Y, class Epilogue>
-DEVICE void linear(const X* x, const i8* w, const i32* bias, Y* y, u8* zeros, int rows, const Epilogue& epilogue) {
+DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32* __restrict__ bias, Y* __restrict__ y,
+                   u8* zeros, int rows, const Epilogue& epilogue) {
   constexpr int threads = 32 * WM * WN, MT = BM / WM / 16, NT = BN / WN / 8;
   constexpr int x_bytes = BM * BK * sizeof(X), stage_bytes = x_bytes + BN * BK;
   constexpr int x_chunks = BK * sizeof(X) / 16;
@@ -24,7 +25,7 @@ DEVICE void linear(const X* x, const i8* w, const i32* bias, Y* y, u8* zeros, in
   constexpr bool is_unsigned = (X)-1 > 0, is_wide = sizeof(X) == 2;
   u8* shared = dynamic_shared();
   const int first_row = blockIdx.x * BM, first_column = blockIdx.y * BN;
-  const int begin = steps * blockIdx.z / gridDim.z, end = steps * (blockIdx.z + 1) / gridDim.z;
+  const int begin = quotient(steps * blockIdx.z, gridDim.z), end = quotient(steps * (blockIdx.z + 1), gridDim.z);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int warp_row = warp / WN * (BM / WM), warp_column = warp % WN * (BN / WN);
 
@@ -97,16 +98,33 @@ DEVICE void linear(const X* x, const i8* w, const i32* bias, Y* y, u8* zeros, in
     if (threadIdx.x == 0) *arrived = 0;
   }
 
+  // through shared memory, so that whole rows of the tile are written at once
+  constexpr int pitch = BN * sizeof(Y) + 16;
+  __syncthreads();
 #pragma unroll
   for (int j = 0; j < NT; ++j)
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      const int column = first_column + warp_column + j * 8 + lane % 4 * 2 + k;
+      const int in_tile = warp_column + j * 8 + lane % 4 * 2 + k, column = first_column + in_tile;
       if (column >= N) continue;
+      const i32 start = bias[column];
 #pragma unroll
       for (int i = 0; i < MT * 2; ++i) {
-        const int row = first_row + warp_row + i / 2 * 16 + i % 2 * 8 + lane / 4;
-        if (row < rows) y[(i64)row * N + column] = (Y)epilogue(sums[i / 2][j][i % 2 * 2 + k] + bias[column], row, column);
+        const int line = warp_row + i / 2 * 16 + i % 2 * 8 + lane / 4;
+        if (first_row + line < rows)
+          ((Y*)(shared + line * pitch))[in_tile] = (Y)epilogue(sums[i / 2][j][i % 2 * 2 + k] + start, first_row + line, column);
       }
     }
+  __syncthreads();
+  const int height = least(BM, rows - first_row), width = least(BN, N - first_column);
+  y += (i64)first_row * N + first_column;
+  if (N * sizeof(Y) % 16 == 0) {
+    constexpr int values = 16 / sizeof(Y), chunks = BN / values;
+    for (int i = threadIdx.x; i < height * chunks; i += threads)
+      if (i % chunks * values < width)
+        *(uint4*)(y + (i64)(i / chunks) * N + i % chunks * values) = *(const uint4*)(shared + i / chunks * pitch + i % chunks * 16);
+  } else {
+    for (int i = threadIdx.x; i < height * BN; i += threads)
+      if (i % BN < width) y[(i64)(i / BN) * N + i % BN] = ((const Y*)(shared + i / BN * pitch))[i % BN];
+  }
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from intc.codegen.cuda.algebra import Term, Text
 from intc.codegen.cuda.print_tir import TYPES
 from intc.codegen.program import Arg, Launch, Layout, Program, SizeArg, ValueArg, ZerosArg
@@ -32,8 +34,10 @@ class Tile:
     def threads(self) -> int:
         return 32 * self.row_warps * self.column_warps
 
-    def shared(self, x_bytes: int) -> int:
-        return self.stages * DEPTH * (self.rows * x_bytes + self.columns)
+    def shared(self, x_bytes: int, y_bytes: int) -> int:
+        """Bytes for the buffers, and after them for the outputs."""
+        buffers = self.stages * DEPTH * (self.rows * x_bytes + self.columns)
+        return max(buffers, self.rows * (self.columns * y_bytes + 16))
 
 
 LARGE: Final = Tile(128, 128, 2, 4, 4)
@@ -56,15 +60,15 @@ def lower_linear(program: Program, node: Node) -> None:
     types = [TYPES[program.type(name).dtype] for name in node.inputs[3:]]
     broadcast = [program.type(name).shape == (1,) for name in node.inputs[3:]]
     epilogue, body = _epilogue(program, op, n, types, broadcast)
-    x_bytes = 2 if x_type.dtype == "int16" else 1
+    x_bytes, y_bytes = (np.dtype(t.dtype).itemsize for t in (x_type, y_type))
     splits = max(1, k // (4 * DEPTH))
     wide = n % LARGE.columns == 0 or n >= 8 * LARGE.columns
     launches = []
-    for tile in (LARGE if wide and x_bytes == 1 else MIDDLE, SMALL):
+    for tile in (LARGE if wide and x_bytes == 1 and y_bytes < 4 else MIDDLE, SMALL):
         sizes = (tile.rows, tile.columns, tile.row_warps, tile.column_warps, tile.stages, k, n)
         key = (sizes, x_type.dtype, y_type.dtype, body, tuple(types))
         head = f"{TYPES[x_type.dtype]}* x, i8* w, i32* bias, {TYPES[y_type.dtype]}* y, u8* zeros, i32 rows"
-        params = ", ".join([head, *(f"{kind}* p{i}" for i, kind in enumerate(types))])
+        params = ", ".join([head, *(f"{kind}* __restrict__ p{i}" for i, kind in enumerate(types))])
         call = f"linear<{', '.join(map(str, sizes))}>(x, w, bias, y, zeros, rows, epilogue);"
 
         def build(tile: Tile = tile, call: str = call, params: str = params) -> str:
@@ -84,7 +88,7 @@ def lower_linear(program: Program, node: Node) -> None:
                 kernel,
                 grid,
                 tile.threads,
-                tile.shared(x_bytes),
+                tile.shared(x_bytes, y_bytes),
                 splits if small else 1,
                 4 * tile.rows * tile.columns,
             )
@@ -124,7 +128,7 @@ def _epilogue(
             acc = ns.minimum(ns.maximum(total, op.lo), op.hi)
         else:
             acc = requantize(acc, op.lo, op.hi)
-    fields = " ".join(f"const {kind}* p{i};" for i, kind in enumerate(types))
+    fields = " ".join(f"const {kind}* __restrict__ p{i};" for i, kind in enumerate(types))
     lines = "\n".join(f"    {line}" for line in [*ns.lines, f"return {acc.text};"])
     head = "  __device__ __forceinline__ i32 operator()(i32 sum, i32 row, i32 column) const {\n"
     return f"struct EPILOGUE {{\n  {fields}\n{head}{lines}\n  }}\n}};\n", lines

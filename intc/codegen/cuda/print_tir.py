@@ -83,7 +83,7 @@ def print_kernel(name: str, function: PrimFunc, scratch: Collection[str], thread
 
 def _parameter_type(var: Any) -> str:
     pointee = getattr(var.ty, "element_type", None)
-    return f"{TYPES[str(pointee)]}*" if pointee is not None else TYPES[str(var.ty)]
+    return f"{TYPES[str(pointee)]}* __restrict__" if pointee is not None else TYPES[str(var.ty)]
 
 
 class _Printer:
