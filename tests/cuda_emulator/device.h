@@ -160,23 +160,33 @@ static void prepare(Fiber& fiber) {
   fiber.groups.clear();
 }
 
+static int run_thread(int thread) {
+  if (fibers[thread].done) return 0;
+  current = thread;
+  threadIdx = {(u32)thread, 0, 0};
+  emulator_switch(&scheduler, fibers[thread].pointer);
+  return fibers[thread].done;
+}
+
+// Shuffled, every thread goes on to its next meeting in turn. Otherwise a warp goes on as long as it can before the
+// next one starts, so that warps are as far apart as their barriers allow.
 static void run_block(std::mt19937& random, int order) {
   const int count = blockDim.x;
   for (int i = 0; i < count; ++i) prepare(fibers[i]);
   for (auto& e : exchanges) memset(e.count, 0, sizeof e.count);
   std::vector<int> turns(count);
   for (int i = 0; i < count; ++i) turns[i] = order == 1 ? count - 1 - i : i;
-  int left = count;
-  while (left) {
-    if (order == 2) std::shuffle(turns.begin(), turns.end(), random);
+  for (int left = count; left;) {
     const u64 before = progress;
-    for (int thread : turns) {
-      Fiber& fiber = fibers[thread];
-      if (fiber.done) continue;
-      current = thread;
-      threadIdx = {(u32)thread, 0, 0};
-      emulator_switch(&scheduler, fiber.pointer);
-      left -= fiber.done;
+    if (order == 2) {
+      std::shuffle(turns.begin(), turns.end(), random);
+      for (int thread : turns) left -= run_thread(thread);
+    } else {
+      for (int first = 0; first < count; first += WARP)
+        for (u64 now = progress - 1; now != progress;) {
+          now = progress;
+          for (int i = first; i < std::min(first + WARP, count); ++i) left -= run_thread(turns[i]);
+        }
     }
     if (progress == before) fail("some threads wait for others that have ended or wait elsewhere");
   }
