@@ -7,7 +7,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 
 from intc.api import Module
 from intc.codegen.cuda import compiler
-from intc.codegen.cuda.source import assemble
+from intc.codegen.cuda.source import assemble, part
 from intc.codegen.lower import lower
 from intc.ir.graph import Graph
 from intc.runtime import cuda_driver
@@ -47,9 +47,12 @@ def driver() -> Path:
     return build((HERE / "driver.cpp").read_text())
 
 
-def compile_emulated(kernels: Mapping[str, str], architectures: object = ()) -> bytes:
-    """What stands for a fat binary: the kernels as host code."""
-    source = assemble(kernels, (HERE / "device.h").read_text())
+def compile_emulated(kernels: Mapping[str, str], architectures: Sequence[int]) -> bytes:
+    """What stands for a fat binary: the kernels as host code, with what an architecture without tensor cores does
+    where that is the only one."""
+    plain = f"#define __CUDA_ARCH__ {10 * architectures[0]}\n" + part("device.cuh")
+    device = plain if max(architectures) < 75 else (HERE / "device.h").read_text()
+    source = assemble(kernels, (HERE / "cuda.h").read_text() + device)
     return build(source + "\n".join(f"EMULATED({name})" for name in kernels)).read_bytes()
 
 
@@ -66,12 +69,12 @@ def emulation(order: str = "forward", processors: int = 4) -> Iterator[None]:
         cuda_driver.library.cache_clear()
 
 
-def check_graph(graph: Graph, sizes: Mapping[str, int], seed: int = 1) -> None:
+def check_graph(graph: Graph, sizes: Mapping[str, int], seed: int = 1, target: str = "cuda") -> None:
     """Compile ``graph`` for a GPU and compare what the emulator gives with ``graph.run`` on random feeds."""
     rng = np.random.default_rng(seed)
     feeds = {name: random_feed(graph.type(name), sizes, rng) for name in graph.inputs}
     expected = graph.run(feeds)
-    session = Module(graph, graph, lower(graph, "cuda"), tuple(graph.outputs)).session()
+    session = Module(graph, graph, lower(graph, target), tuple(graph.outputs)).session()
     for _ in range(2):  # the second time on what the first left in memory
         for name, got in zip(graph.outputs, session.run(None, feeds, raw=True), strict=True):
             want = expected[name]

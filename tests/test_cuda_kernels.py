@@ -3,6 +3,7 @@ equals ``evaluate`` bit for bit, in whatever order threads take turns."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ def t(shape: tuple[int, ...], dtype: Any, lo: int | None = None, hi: int | None 
     return TensorType(shape, dtype, lo, hi)
 
 
-def check(cases: list[Case], order: str = "forward", processors: int = 1) -> None:
+def check(cases: list[Case], order: str = "forward", processors: int = 1, target: str = "cuda") -> None:
     with emulation(order, processors):
-        check_op([(case.op, case.inputs, {}) for case in cases], check_graph)
+        run = partial(check_graph, target=target)
+        check_op([(case.op, case.inputs, {}) for case in cases], run)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -82,6 +84,17 @@ def test_attention_of_many_sizes(order: str) -> None:
         attention_case(7, 3, 70, 63, 1, masked=True),
     ]
     check(cases, order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_without_tensor_cores(order: str) -> None:
+    """sm_61 and sm_70: the same kernels, mma from dot products of four bytes."""
+    raw = Linear(-(2**31), 2**31 - 1, "int32", raw=True)
+    cases = [linear_case(t((65, 192), "int8", -127, 127), 72, BYTES)]
+    cases += [linear_case(t((3, 1100), "uint8"), 33, raw), linear_case(t((70, 80), "int16", -4096, 4095), 64, raw)]
+    cases += [attention_case(32, 2, 70, 70, 0, masked=True), attention_case(7, 3, 5, 130, 1)]
+    for processors in (1, 1000):
+        check(cases, order, processors, "cuda:sm_61")
 
 
 @pytest.mark.parametrize("channels", [1, 31, 192, 768, 1000])
