@@ -81,7 +81,7 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="NPZ", help="sample inputs, or 'random' for trials of speed only"
     )
     parser.add_argument(
-        "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni"
+        "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni, cuda, cuda:sm_80"
     )
     parser.add_argument(
         "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"
@@ -135,6 +135,7 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
+    _device_argument(parser)
     parser.add_argument("--inputs", type=Path, required=True, metavar="NPZ")
     parser.add_argument("--outputs", type=Path, required=True, metavar="NPZ")
     parser.add_argument("--threads", type=int, default=1)
@@ -146,6 +147,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
+    _device_argument(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="NPZ")
     parser.add_argument(
         "--model", type=Path, metavar="ONNX", help="the float model, to measure accuracy against"
@@ -154,6 +156,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
+    _device_argument(parser)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=_positive, default=1)
     parser.add_argument(
@@ -179,6 +182,10 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", metavar="NPZ", help="needed for integerise and the passes after it")
     parser.add_argument("--diff", action="store_true", help="show what the pass changed")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a document instead of text")
+
+
+def _device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="CUDA", help="the GPU to run on (default: cuda:0)")
 
 
 def _positive(text: str) -> int:

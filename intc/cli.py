@@ -129,7 +129,7 @@ def run_command(args: argparse.Namespace) -> int:
     from intc.report.data import batches, read_npz, with_empty_states
     from intc.runtime import load
 
-    session = load(args.artifact, threads=args.threads)
+    session = load(args.artifact, threads=args.threads, device=args.device)
     feeds = with_empty_states(read_npz(args.inputs), session.manifest)
     ports = session.manifest.inputs
     unknown = sorted(set(feeds) - {p.name for p in ports})
@@ -153,7 +153,7 @@ def verify_command(args: argparse.Namespace) -> int:
     from intc.report.verify import verify_artifact
 
     with progress() as tell:
-        result = verify_artifact(args.artifact, read_npz(args.data), args.model, tell)
+        result = verify_artifact(args.artifact, read_npz(args.data), args.model, tell, args.device)
     _print(args, result.summary(), verification_text(args.artifact, result))
     return 0 if result.passed else 1
 
@@ -171,7 +171,15 @@ def bench_command(args: argparse.Namespace) -> int:
         sizes[name] = int(number)
     engines = [e for e in args.engines.split(",") if e]
     options = Options(
-        args.threads, args.batch, sizes, args.vs, engines, args.seconds, not args.no_peak, args.profile
+        args.threads,
+        args.batch,
+        sizes,
+        args.vs,
+        engines,
+        args.seconds,
+        not args.no_peak,
+        args.profile,
+        args.device,
     )
     with progress() as tell:
         tell(f"measure for {args.seconds:g} s")

@@ -34,6 +34,10 @@ FLOAT_INSTRUCTION: Final = re.compile(
     rf"v?(?:(?:{_ARITHMETIC}|fn?m(?:add|sub)\d*|getexp|getmant|rcp14|rsqrt14)[sp][sdh]"
     r"|cvt\w+)|f(?:add|sub|mul|div|ild|ist|sqrt)\w*"
 )
+GPU_FLOAT_INSTRUCTION: Final = re.compile(
+    r"[FDH](ADD|MUL|FMA|MNMX|SET|SETP|SEL|CHK|SWZADD|RND|MMA)[0-9]?|[QH]GMMA|MUFU|I2F|F2I|F2F|I2FP|F2FP|FRND"
+)
+MOVED_CONSTANT: Final = re.compile(r"HFMA2(\.MMA)? R\d+, -RZ, RZ, [^R]*$")
 
 
 @dataclass
@@ -79,8 +83,10 @@ def verify_artifact(
     data: Mapping[str, Array],
     model: str | Path | None = None,
     tell: Callable[[str], None] = lambda step: None,
+    device: str | None = None,
 ) -> Verification:
-    """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads.
+    """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads, or
+    on a GPU.
 
     The graph is parsed from the artifact, which re-derives every type and interval. With ``model`` the
     outputs are compared with the float model's as well.
@@ -97,9 +103,9 @@ def verify_artifact(
     if further is not None:
         groups.append(further)
         expected.append(reference(graph, further, result.outside_interval))
-    for threads in (1, 2):
+    for threads in (1,) if manifest.gpu else (1, 2):
         tell(f"kernels, {threads} thread(s)")
-        session = Session(path, threads=threads)
+        session = Session(path, threads=threads, device=device)
         result.runs.append(_compare(session, groups, expected, threads))
         if not isinstance(manifest.inputs[0].shape[0], int):
             singles = list(batches(groups[0], manifest.inputs, 1))[:SINGLES]
@@ -149,7 +155,7 @@ def _compare(
             if wrong:
                 different[name] = different.get(name, 0) + wrong
     batch = len(next(iter(groups[0].values())))
-    return {"threads": threads, "batch": batch, "batches": len(groups), "differences": different}
+    return {"threads": threads, "device": session.device, "batch": batch, "batches": len(groups), "differences": different}
 
 
 def _fidelity(
@@ -172,17 +178,40 @@ def _rows(arrays: list[Array]) -> Array:
 
 
 def float_instructions(path: str | Path, manifest: Manifest) -> list[str] | None:
-    """The distinct floating-point arithmetic instructions in the kernel library; None without ``objdump``."""
+    """The distinct floating-point arithmetic instructions in the kernel library; None without a disassembler:
+    ``objdump``, or for a GPU ``cuobjdump``.
+    """
+    code = Container(Path(path)).member(manifest.kernels)
+    if manifest.gpu:
+        return gpu_float_instructions(code)
     tool = shutil.which("objdump") or shutil.which("llvm-objdump")
+    listing = _disassembled(tool, ("-d", "--no-show-raw-insn"), code)
+    if listing is None:
+        return None
+    mnemonics = set(re.findall(r"^\s*[0-9a-f]+:\s+(\w+)", listing, re.MULTILINE))
+    return sorted(m for m in mnemonics if FLOAT_INSTRUCTION.fullmatch(m))
+
+
+def gpu_float_instructions(code: bytes | memoryview, tool: str | None = None) -> list[str] | None:
+    """The distinct floating-point instructions in a fat binary or cubin; None without ``cuobjdump``.
+
+    What only moves a constant is left out: the assembler writes ``HFMA2 R, -RZ, RZ, c, c`` for one.
+    """
+    listing = _disassembled(tool or shutil.which("cuobjdump"), ("-sass",), code)
+    if listing is None:
+        return None
+    lines = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([^;]+);", listing, re.MULTILINE)
+    if not lines:
+        return None
+    names = {line.split()[0].split(".")[0] for line in lines if not MOVED_CONSTANT.match(line)}
+    return sorted(name for name in names if GPU_FLOAT_INSTRUCTION.fullmatch(name))
+
+
+def _disassembled(tool: str | None, options: tuple[str, ...], code: bytes | memoryview) -> str | None:
     if tool is None:
         return None
-    code = Container(Path(path)).member(manifest.kernels)
     with tempfile.TemporaryDirectory(prefix="intc-") as folder:
-        file = Path(folder) / "kernels.so"
+        file = Path(folder) / "kernels"
         file.write_bytes(code)
-        command = [tool, "-d", "--no-show-raw-insn", str(file)]
-        listing = subprocess.run(command, capture_output=True, text=True, check=False)
-    if listing.returncode:
-        return None
-    mnemonics = set(re.findall(r"^\s*[0-9a-f]+:\s+(\w+)", listing.stdout, re.MULTILINE))
-    return sorted(m for m in mnemonics if FLOAT_INSTRUCTION.fullmatch(m))
+        listing = subprocess.run([tool, *options, str(file)], capture_output=True, text=True, check=False)
+    return None if listing.returncode else listing.stdout
