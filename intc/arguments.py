@@ -81,7 +81,9 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="NPZ", help="sample inputs, or 'random' for trials of speed only"
     )
     parser.add_argument(
-        "--target", default="native", help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni, cuda, cuda:sm_80"
+        "--target",
+        default="native",
+        help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni, cuda, cuda:sm_80",
     )
     parser.add_argument(
         "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"

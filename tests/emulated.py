@@ -35,7 +35,19 @@ def build(source: str) -> Path:
         with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
             file, output = Path(folder) / "source.cpp", Path(folder) / "library.so"
             file.write_text(source, encoding="utf-8")
-            command = ["g++", "-std=c++17", "-O2", "-fwrapv", "-fPIC", "-shared", "-w", "-o", output, file, "-ldl"]
+            command = [
+                "g++",
+                "-std=c++17",
+                "-O2",
+                "-fwrapv",
+                "-fPIC",
+                "-shared",
+                "-w",
+                "-o",
+                output,
+                file,
+                "-ldl",
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             output.replace(library)
@@ -48,8 +60,9 @@ def driver() -> Path:
 
 
 def compile_emulated(kernels: Mapping[str, str], architectures: Sequence[int]) -> bytes:
-    """What stands for a fat binary: the kernels as host code, with what an architecture without tensor cores does
-    where that is the only one."""
+    """What stands for a fat binary: the kernels as host code, with what an architecture without tensor cores
+    does where that is the only one.
+    """
     plain = f"#define __CUDA_ARCH__ {10 * architectures[0]}\n" + part("device.cuh")
     device = plain if max(architectures) < 75 else (HERE / "device.h").read_text()
     source = assemble(kernels, (HERE / "cuda.h").read_text() + device)

@@ -1,5 +1,6 @@
-"""Every operator on a GPU, as far as a CPU can tell: the kernels' own source, run by an emulator of the hardware,
-equals ``evaluate`` bit for bit, in whatever order threads take turns."""
+"""Every operator on a GPU, as far as a CPU can tell: the kernels' own source, run by an emulator of the
+hardware, equals ``evaluate`` bit for bit, in whatever order threads take turns.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +39,16 @@ def test_kernels_equal_evaluate(group: str) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("processors", [1, 1000])  # one: the large tiles; many: the small ones, with split sums
+@pytest.mark.parametrize(
+    "processors", [1, 1000]
+)  # one: the large tiles; many: the small ones, with split sums
 def test_products_of_many_sizes(order: str, processors: int) -> None:
     whole = [(1, 64, 64), (64, 192, 576), (197, 768, 128), (300, 256, 256), (130, 1040, 64)]
     ragged = [(129, 65, 33), (63, 17, 130), (65, 200, 1), (2, 1100, 72)]
     cases = [linear_case(t((m, k), "int8", -127, 127), n, BYTES) for m, k, n in whole + ragged]
-    cases += [linear_case(t((m, k), "uint8"), n, Linear(0, 255, "uint8")) for m, k, n in (whole[1], ragged[0])]
+    cases += [
+        linear_case(t((m, k), "uint8"), n, Linear(0, 255, "uint8")) for m, k, n in (whole[1], ragged[0])
+    ]
     raw = Linear(-(2**31), 2**31 - 1, "int32", raw=True)
     cases += [linear_case(t((m, k), "int16", -4096, 4095), n, raw) for m, k, n in (whole[2], ragged[1])]
     residual = Linear(-32767, 32767, "int16", residual=True)
@@ -91,7 +96,10 @@ def test_without_tensor_cores(order: str) -> None:
     """sm_61 and sm_70: the same kernels, mma from dot products of four bytes."""
     raw = Linear(-(2**31), 2**31 - 1, "int32", raw=True)
     cases = [linear_case(t((65, 192), "int8", -127, 127), 72, BYTES)]
-    cases += [linear_case(t((3, 1100), "uint8"), 33, raw), linear_case(t((70, 80), "int16", -4096, 4095), 64, raw)]
+    cases += [
+        linear_case(t((3, 1100), "uint8"), 33, raw),
+        linear_case(t((70, 80), "int16", -4096, 4095), 64, raw),
+    ]
     cases += [attention_case(32, 2, 70, 70, 0, masked=True), attention_case(7, 3, 5, 130, 1)]
     for processors in (1, 1000):
         check(cases, order, processors, "cuda:sm_61")
@@ -108,4 +116,6 @@ def test_layer_norm_of_many_widths(channels: int) -> None:
 
 def test_tiles_fit_shared_memory() -> None:
     for tile, x_bytes, y_bytes in ((LARGE, 1, 2), (MIDDLE, 2, 4), (SMALL, 2, 4)):
-        assert tile.shared(x_bytes, y_bytes) <= 99 << 10  # what every architecture from sm_80 on gives a block
+        assert (
+            tile.shared(x_bytes, y_bytes) <= 99 << 10
+        )  # what every architecture from sm_80 on gives a block

@@ -92,22 +92,24 @@ def test_an_artifact_is_recompiled_for_a_gpu(tmp_path: Path) -> None:
     small_module().save(tmp_path / "cpu.intc")
     session = open_module(tmp_path / "cpu.intc", "cuda").session()
     feeds = small_feeds(4)
-    assert all(map(np.array_equal, session.run(None, feeds), intc.load(tmp_path / "cpu.intc").run(None, feeds)))
+    assert all(
+        map(np.array_equal, session.run(None, feeds), intc.load(tmp_path / "cpu.intc").run(None, feeds))
+    )
 
 
 def test_bench_times_the_device(artifact: Path) -> None:
     result = bench(artifact, Options(seconds=0.1, device="cuda:0"))
     assert result["device_ms"]["median"] >= result["device_ms"]["best"] > 0
-    with pytest.raises(UsageError, match="stages are timed on CPUs only"):
+    with pytest.raises(UsageError, match=r"stages are timed on CPUs only"):
         bench(artifact, Options(seconds=0.1, profile=True))
 
 
 def test_the_device_must_exist(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="device 'cuda:3' does not exist: this machine has 1 CUDA device"):
+    with pytest.raises(UsageError, match=r"device 'cuda:3' does not exist: this machine has 1 CUDA device"):
         intc.load(artifact, device="cuda:3")
-    with pytest.raises(UsageError, match="device 'gpu' is not cuda or cuda:N"):
+    with pytest.raises(UsageError, match=r"device 'gpu' is not cuda or cuda:N"):
         intc.load(artifact, device="gpu")
-    with pytest.raises(UsageError, match="compiled for target 'cuda', not for a CPU"):
+    with pytest.raises(UsageError, match=r"compiled for target 'cuda', not for a CPU"):
         intc.load(artifact, device="cpu")
     monkeypatch.setenv("EMULATOR_NO_DEVICE", "1")
     cuda_driver.library.cache_clear()
@@ -115,19 +117,19 @@ def test_the_device_must_exist(artifact: Path, monkeypatch: pytest.MonkeyPatch) 
         intc.load(artifact)
     monkeypatch.setattr(cuda_driver, "LIBRARIES", ("libcuda-missing.so",))
     cuda_driver.library.cache_clear()
-    with pytest.raises(UsageError, match="the NVIDIA driver .* is not installed on this machine"):
+    with pytest.raises(UsageError, match=r"the NVIDIA driver .* is not installed on this machine"):
         intc.load(artifact)
 
 
 def test_artifacts_for_a_cpu_run_on_no_device(tmp_path: Path) -> None:
     small_module().save(tmp_path / "cpu.intc")
-    with pytest.raises(UsageError, match="cannot run on device 'cuda:0'; recompile it with --target cuda"):
+    with pytest.raises(UsageError, match=r"cannot run on device 'cuda:0'; recompile it with --target cuda"):
         intc.load(tmp_path / "cpu.intc", device="cuda:0")
 
 
 def test_a_device_that_is_too_old_is_refused(tmp_path: Path) -> None:
     module("cuda:sm_90").save(tmp_path / "new.intc")
-    with pytest.raises(WrongTarget, match="compiled for sm_90 and later, but emulator is sm_80"):
+    with pytest.raises(WrongTarget, match=r"compiled for sm_90 and later, but emulator is sm_80"):
         intc.load(tmp_path / "new.intc")
 
 
@@ -135,7 +137,7 @@ def test_code_that_the_driver_refuses(tmp_path: Path) -> None:
     broken = module()
     broken.lowered = replace(broken.lowered, library=b"no code at all")
     broken.save(tmp_path / "broken.intc")
-    with pytest.raises(ArtifactCorrupt, match="emulator cannot load the kernels"):
+    with pytest.raises(ArtifactCorrupt, match=r"emulator cannot load the kernels"):
         intc.load(tmp_path / "broken.intc")
 
 
@@ -160,9 +162,13 @@ def test_launches_are_checked(artifact: Path, change: dict[str, object], message
 
 def test_names_of_targets() -> None:
     assert resolve("cuda").architectures == (75, 80, 90)
-    assert [resolve(f"cuda:sm_{n}").features for n in CUDA_ARCHITECTURES] == [(f"sm_{n}",) for n in CUDA_ARCHITECTURES]
+    assert [resolve(f"cuda:sm_{n}").features for n in CUDA_ARCHITECTURES] == [
+        (f"sm_{n}",) for n in CUDA_ARCHITECTURES
+    ]
     for name in ("cuda:sm_81", "cuda:90", "cuda:"):
-        with pytest.raises(UsageError, match=f"target '{name}' is not known; use one of cuda:sm_61, .*, cuda"):
+        with pytest.raises(
+            UsageError, match=rf"target '{name}' is not known; use one of cuda:sm_61, .*, cuda"
+        ):
             resolve(name)
 
 
@@ -179,6 +185,11 @@ def test_running_needs_no_compiler(artifact: Path) -> None:
         "print(session.run(None, {'x': x, 'ids': np.zeros(2, np.int64)})[0].shape)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ}, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ},
+        check=False,
     )
     assert done.stdout == "(2, 10)\n", done.stderr

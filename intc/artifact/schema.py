@@ -80,9 +80,9 @@ class Choice:
 class Launch:
     """One stage on a GPU: the first of ``choices`` that gives every multiprocessor a block, or the last.
 
-    ``args`` are (kind, which, offset): addresses in ``constants``, a ``slot``, an ``input`` or ``output``, the
-    ``scratch`` or ``zeros`` area, ``offset`` bytes further on; or the numbers ``int32`` and ``int64``, whose
-    value is ``which``.
+    ``args`` are (kind, which, offset): addresses in ``constants``, a ``slot``, an ``input`` or ``output``,
+    the ``scratch`` or ``zeros`` area, ``offset`` bytes further on; or the numbers ``int32`` and ``int64``,
+    whose value is ``which``.
     """
 
     choices: tuple[Choice, ...]

@@ -82,7 +82,9 @@ class ZerosArg:
     """The address of zeros that a kernel leaves zero: counters and sums of blocks along z (GPU)."""
 
 
-Arg: TypeAlias = ValueArg | ConstArg | IntArg | SizeArg | ScratchArg | ShareArg | TaskArg | TasksArg | ZerosArg
+Arg: TypeAlias = (
+    ValueArg | ConstArg | IntArg | SizeArg | ScratchArg | ShareArg | TaskArg | TasksArg | ZerosArg
+)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def resolve(name: str) -> Target:
     if name.partition(":")[0] == "cuda":
         return _cuda(name)
     if name in ("aarch64", "c"):
-        raise UsageError(f"target '{name}' has no kernels in this version; use one of {', '.join(NAMES)}, cuda")
+        raise UsageError(
+            f"target '{name}' has no kernels in this version; use one of {', '.join(NAMES)}, cuda"
+        )
     raise UsageError(f"target '{name}' is not known; use one of {', '.join(NAMES)}, cuda")
 
 

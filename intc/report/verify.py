@@ -85,8 +85,8 @@ def verify_artifact(
     tell: Callable[[str], None] = lambda step: None,
     device: str | None = None,
 ) -> Verification:
-    """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads, or
-    on a GPU.
+    """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads,
+    or on a GPU.
 
     The graph is parsed from the artifact, which re-derives every type and interval. With ``model`` the
     outputs are compared with the float model's as well.
@@ -155,7 +155,13 @@ def _compare(
             if wrong:
                 different[name] = different.get(name, 0) + wrong
     batch = len(next(iter(groups[0].values())))
-    return {"threads": threads, "device": session.device, "batch": batch, "batches": len(groups), "differences": different}
+    return {
+        "threads": threads,
+        "device": session.device,
+        "batch": batch,
+        "batches": len(groups),
+        "differences": different,
+    }
 
 
 def _fidelity(

@@ -64,12 +64,16 @@ def library() -> ctypes.CDLL:
         except OSError:
             continue
     else:
-        raise UsageError(f"no CUDA device: the NVIDIA driver ({LIBRARIES[0]}) is not installed on this machine")
+        raise UsageError(
+            f"no CUDA device: the NVIDIA driver ({LIBRARIES[0]}) is not installed on this machine"
+        )
     for name, arguments in SIGNATURES.items():
         try:
             getattr(found, name).argtypes = arguments
         except AttributeError:
-            raise UsageError(f"the NVIDIA driver is too old: it has no {name}; CUDA 12 or later is needed") from None
+            raise UsageError(
+                f"the NVIDIA driver is too old: it has no {name}; CUDA 12 or later is needed"
+            ) from None
     status = found.cuInit(0)
     if status:
         raise UsageError(f"no CUDA device: the driver cannot start ({_name(found, status)})")

@@ -1,7 +1,8 @@
 """An artifact's kernels on a GPU: called like the entry point of a CPU library, with addresses of the host.
 
-For every combination of sizes the launches of the network are captured once as a CUDA graph over memory of its
-own; a run copies the inputs in, replays the graph and copies the outputs out. The last few graphs are kept.
+For every combination of sizes the launches of the network are captured once as a CUDA graph over memory of
+its own; a run copies the inputs in, replays the graph and copies the outputs out. The last few graphs are
+kept.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class GpuEntry:
     The first two and the last are not used: constants and working memory are the device's own.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, code: memoryview, constants: Array, device: str) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, code: memoryview, constants: Array, device: str
+    ) -> None:
         self.path, self.manifest, self.device = path, manifest, Device(device)
         needed = int(manifest.features[0].removeprefix("sm_"))
         if self.device.architecture < needed:

@@ -55,9 +55,7 @@ class Port:
     interval: tuple[int, int] | None
 
 
-def load(
-    path: str | Path, threads: int = 1, sha256: str | None = None, device: str | None = None
-) -> Session:
+def load(path: str | Path, threads: int = 1, sha256: str | None = None, device: str | None = None) -> Session:
     """The artifact at ``path`` as a session that uses ``threads`` threads in every run.
 
     An artifact for a GPU runs on ``device``, ``"cuda:0"`` unless another is named. Kernels are native code:

@@ -1,7 +1,7 @@
-"""The scalar formulas as CUDA C: an algebra (``intc.ops.scalar``) whose values are terms of a function's text.
+"""The scalar formulas as CUDA C: an algebra (``intc.ops.scalar``) whose values are terms of a function.
 
-Every result of ``where``, ``minimum``, ``maximum``, ``mulhrs`` and ``assume`` is a variable, so that a formula
-which uses a result twice computes it once. A term is 32 bits wide unless one of its operands has 64.
+Every result of ``where``, ``minimum``, ``maximum``, ``mulhrs`` and ``assume`` is a variable, so that a
+formula which uses a result twice computes it once. A term is 32 bits wide unless one of its operands has 64.
 """
 
 from __future__ import annotations

@@ -24,10 +24,11 @@ def lower_attention(program: Program, node: Node) -> None:
     batch, sq, sk = types[0].shape[0], types[0].shape[-2], types[1].shape[-2]
     if any(name not in program.graph.constants for name in node.inputs[3:5]):
         raise CodegenError("multipliers must be constants")
-    rows = [int(t.shape[-1]) if t.rank == 3 else 0 for t in types]  # type: ignore[call-overload]
+    rows = [t.shape[-1] if t.rank == 3 else 0 for t in types]
     offsets = (op.q_offset, op.k_offset, op.v_offset)
-    aligned = all(r % 16 == o % 16 == 0 for r, o in zip(rows, offsets, strict=True)) and op.head_dim % 16 == 0
-    words = all(n % 4 == 0 for n in (rows[2], op.v_offset, op.head_dim))
+    widths = [n for n in (*rows, *offsets, op.head_dim) if isinstance(n, int)]
+    aligned = all(n % 16 == 0 for n in widths)
+    words = all(n % 4 == 0 for n in (rows[2], op.v_offset, op.head_dim) if isinstance(n, int))
     out_row = 0 if op.heads_first else op.heads * op.head_dim
     rule, fields = _rule(program, node)
     args: list[Arg] = [ValueArg(x, o) for x, o in zip(node.inputs[:3], offsets, strict=True)]
@@ -61,7 +62,10 @@ def _rule(program: Program, node: Node) -> tuple[str, list[str]]:
     """The members of the kernel's rule, and its fields, which are parameters of the kernel."""
     op = node.op
     assert isinstance(op, Attention)
-    fields = [f"const {TYPES[program.type(x).dtype]}* __restrict__ {f}" for x, f in zip(node.inputs[3:5], "me", strict=True)]
+    fields = [
+        f"const {TYPES[program.type(x).dtype]}* __restrict__ {f}"
+        for x, f in zip(node.inputs[3:5], "me", strict=True)
+    ]
     operands = ["mask"] * op.masked + ["summand"] * op.biased
     kinds = [f"const {'u8' if name == 'mask' else 'i32'}* __restrict__ {name}" for name in operands]
     fields += ["i32 factor", "i32 shift", *kinds]

@@ -1,6 +1,7 @@
 """From CUDA source to a fat binary, on a machine with or without a GPU: nvcc, or NVRTC where that is missing.
 
-``INTC_NVCC`` names the compiler; otherwise it is looked for in ``PATH``, ``CUDA_HOME`` and ``/usr/local/cuda``.
+``INTC_NVCC`` names the compiler; otherwise it is looked for in ``PATH``, ``CUDA_HOME`` and
+``/usr/local/cuda``.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def compile_kernels(kernels: Mapping[str, str], architectures: Sequence[int]) ->
     return run_nvcc(compiler, source, [*codes, "-fatbin"])[0]
 
 
-def run_nvcc(compiler: str, source: str, options: Sequence[str]) -> tuple[bytes, str]:
-    """What nvcc makes of ``source``, and what it says."""
+def run_nvcc(compiler: str, source: str, options: Sequence[str], suffix: str = "cu") -> tuple[bytes, str]:
+    """What nvcc makes of ``source``, CUDA or PTX by its ``suffix``, and what it says."""
     with tempfile.TemporaryDirectory(prefix="intc-") as folder:
-        file, output = Path(folder) / "kernels.cu", Path(folder) / "kernels.out"
+        file, output = Path(folder) / f"kernels.{suffix}", Path(folder) / "kernels.out"
         file.write_text(source, encoding="utf-8")
         command = [compiler, *FLAGS, *options, "-o", str(output), str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)

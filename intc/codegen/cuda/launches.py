@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from intc.artifact import schema
 from intc.codegen.main import constant_offsets, output_key
 from intc.codegen.memory import Plan
-from intc.codegen.program import Arg, ConstArg, IntArg, Launch, Program, ScratchArg, SizeArg, ValueArg, ZerosArg
+from intc.codegen.program import (
+    Arg,
+    ConstArg,
+    IntArg,
+    Launch,
+    Program,
+    ScratchArg,
+    SizeArg,
+    ValueArg,
+    ZerosArg,
+)
 from intc.ir.dims import Dim
 
 

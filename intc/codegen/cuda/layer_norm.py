@@ -21,7 +21,8 @@ def lower_shift_layer_norm(program: Program, node: Node) -> None:
     types = [TYPES[program.type(v).dtype] for v in (*node.inputs, node.output)]
     pointers = [f"{kind}* {name}" for kind, name in zip(types, names, strict=True)]
     params = ", ".join([*pointers, "i64 eps, i64 e, i32 rows"])
-    call = f"layer_norm<{shape[-1]}, {op.lo}, {op.hi}, {str(op.centred).lower()}>({', '.join(names)}, eps, e, rows);"
+    sizes = f"{shape[-1]}, {op.lo}, {op.hi}, {str(op.centred).lower()}"
+    call = f"layer_norm<{sizes}>({', '.join(names)}, eps, e, rows);"
 
     def build() -> str:
         name = f"layer_norm_{len(program.kernels)}"

@@ -99,8 +99,8 @@ def lower_linear(program: Program, node: Node) -> None:
 def _epilogue(
     program: Program, op: Linear, n: int, types: list[str], broadcast: list[bool]
 ) -> tuple[str, str]:
-    """The struct ``EPILOGUE`` that makes an output of a sum, and its body; ``p0, p1, ..`` are the inputs behind
-    the bias, in the order of ``Linear``.
+    """The struct ``EPILOGUE`` that makes an output of a sum, and its body; ``p0, p1, ..`` are the inputs
+    behind the bias, in the order of ``Linear``.
     """
     ns, acc = Text(), Term("sum")
     number = iter(range(len(types)))

@@ -73,7 +73,9 @@ def print_kernel(name: str, function: PrimFunc, scratch: Collection[str], thread
         name_of_var = printer.names[var] = f"{var.name}_{i}"
         params.append(f"{_parameter_type(var)} {name_of_var}")
         if var.name in scratch:
-            head.append(f"{name_of_var} = (decltype({name_of_var}))((u8*){name_of_var} + task * {var.name}_step);")
+            head.append(
+                f"{name_of_var} = (decltype({name_of_var}))((u8*){name_of_var} + task * {var.name}_step);"
+            )
     params += [f"i64 {buffer}_step" for buffer in scratch]
     printer.names[function.params[-2]] = "task"
     printer.statement(function.body)

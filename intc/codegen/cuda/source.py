@@ -17,5 +17,7 @@ def part(name: str) -> str:
 
 def assemble(kernels: Mapping[str, str], device: str | None = None) -> str:
     """One translation unit; ``device`` may stand for ``device.cuh`` where there is no GPU."""
-    common = [part(name) for name in ("common.cuh", "tile.cuh", "linear.cuh", "attention.cuh", "layer_norm.cuh")]
+    common = [
+        part(name) for name in ("common.cuh", "tile.cuh", "linear.cuh", "attention.cuh", "layer_norm.cuh")
+    ]
     return "\n".join([part("device.cuh") if device is None else device, *common, *kernels.values(), ""])
