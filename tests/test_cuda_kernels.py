@@ -13,6 +13,7 @@ import pytest
 from intc.codegen.cuda.linear import LARGE, MIDDLE, SMALL
 from intc.ir.types import TensorType
 from intc.ops.fused import Attention, Linear
+from intc.ops.im2col import Im2col
 from intc.ops.shift import ShiftLayerNorm
 from tests.emulated import check_graph, emulation
 from tests.native import check_op
@@ -119,3 +120,11 @@ def test_tiles_fit_shared_memory() -> None:
         assert (
             tile.shared(x_bytes, y_bytes) <= 99 << 10
         )  # what every architecture from sm_80 on gives a block
+
+
+def test_windows_without_padding() -> None:
+    """The strided views, in both orders of axes."""
+    steps = ((4, 4), (4, 4)), ((3, 2), (2, 1))
+    cases = [Case(Im2col(*s, (0, 0, 0, 0), (1, 1)), (t((2, 3, 8, 12), "int8"),)) for s in steps]
+    cases += [Case(Im2col(*s, (0, 0, 0, 0), (2, 1), True), (t((2, 9, 12, 5), "uint8"),)) for s in steps]
+    check(cases)

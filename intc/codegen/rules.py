@@ -10,6 +10,7 @@ from intc.codegen.cpu.strided import View
 from intc.codegen.cuda import attention as cuda_attention
 from intc.codegen.cuda import layer_norm as cuda_layer_norm
 from intc.codegen.cuda import linear as cuda_linear
+from intc.codegen.cuda import movement as cuda_movement
 from intc.codegen.program import Program
 from intc.errors import CodegenError
 from intc.ir.dims import product
@@ -78,6 +79,8 @@ GPU_RULES: Final[Mapping[str, Rule]] = {
     "linear": cuda_linear.lower_linear,
     "attention": cuda_attention.lower_attention,
     "shift_layer_norm": cuda_layer_norm.lower_shift_layer_norm,
+    "im2col": cuda_movement.lower_im2col,
+    "gather": cuda_movement.lower_gather,
 }
 
 
