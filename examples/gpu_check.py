@@ -1,7 +1,7 @@
 """Verify and time compiled models on a GPU, in two commands.
 
-    python examples/gpu_check.py build FOLDER              # with the compiler, nvcc and torch; no GPU
-    python examples/gpu_check.py run FOLDER -o gpu.json    # with the GPU: driver, numpy, torch to compare
+    python examples/gpu_check.py build FOLDER              # with the compiler, nvcc, torch; no GPU
+    python examples/gpu_check.py run FOLDER -o gpu.json    # with the GPU: driver, numpy, scipy; torch
 
 `build` makes one file of a few MB for each model: large weights are replaced by drawn ones before compiling
 and left out of the file, and `run` draws them again. `run` first compares every model with the exact

@@ -23,6 +23,7 @@ from intc.artifact.writer import write_artifact
 from intc.calibration import Observer, collect, collect_cached, count_batches, open_feeds
 from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
+from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.lower import Lowered, lower
 from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
@@ -81,7 +82,8 @@ def compile(
     """
     plan = None if isinstance(bits, str) and bits == "auto" else read_plan(bits)
     goal = parse_target(accuracy_target) if isinstance(accuracy_target, str) else accuracy_target
-    resolve(target)
+    if resolve(target).gpu:
+        cuda_compiler.require()
     wanted = [dump_after] if isinstance(dump_after, str) else list(dump_after)
     for name in wanted:
         if name not in phases.PASS_NAMES:

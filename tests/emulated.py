@@ -74,6 +74,7 @@ def emulation(order: str = "forward", processors: int = 4) -> Iterator[None]:
     """GPU targets compile for, and devices are, the emulator."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "compile_kernels", compile_emulated)
+        patch.setattr(compiler, "require", lambda: None)
         patch.setattr(cuda_driver, "LIBRARIES", (str(driver()),))
         patch.setenv("EMULATOR_ORDER", order)
         patch.setenv("EMULATOR_PROCESSORS", str(processors))

@@ -143,5 +143,6 @@ def test_what_the_compiler_refuses() -> None:
 def test_without_any_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "nvcc", lambda: None)
     monkeypatch.setattr(compiler.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
-    with pytest.raises(UsageError, match=r"target 'cuda' needs nvcc .* or NVRTC"):
-        compiler.compile_kernels({}, (80,))
+    for attempt in (compiler.require, lambda: compiler.compile_kernels({}, (80,))):
+        with pytest.raises(UsageError, match=r"target 'cuda' needs nvcc .* or NVRTC"):
+            attempt()

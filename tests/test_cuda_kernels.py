@@ -4,6 +4,7 @@ hardware, equals ``evaluate`` bit for bit, in whatever order threads take turns.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -54,6 +55,12 @@ def test_products_of_many_sizes(order: str, processors: int) -> None:
     cases += [linear_case(t((m, k), "int16", -4096, 4095), n, raw) for m, k, n in (whole[2], ragged[1])]
     residual = Linear(-32767, 32767, "int16", residual=True)
     cases += [linear_case(t((m, k), "int8", -127, 127), n, residual) for m, k, n in (whole[3], ragged[3])]
+    four_bits = linear_case(t((40, 96), "int8", -127, 127), 64, BYTES)
+    cases.append(
+        replace(
+            four_bits, inputs=(four_bits.inputs[0], ints(-7, 7, (96, 64), np.int8), *four_bits.inputs[2:])
+        )
+    )
     check(cases, order, processors)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from intc.artifact import schema
 from intc.codegen.lower import lower
 from intc.codegen.targets import CUDA_ARCHITECTURES, resolve
 from intc.errors import ArtifactCorrupt, UsageError, WrongTarget
+from intc.ir.graph import Builder
+from intc.ir.types import TensorType
+from intc.ops.fused import Linear
 from intc.report.bench import Options, bench
 from intc.report.verify import verify_artifact
 from intc.runtime import cuda_driver
@@ -131,6 +135,30 @@ def test_a_device_that_is_too_old_is_refused(tmp_path: Path) -> None:
     module("cuda:sm_90").save(tmp_path / "new.intc")
     with pytest.raises(WrongTarget, match=r"compiled for sm_90 and later, but emulator is sm_80"):
         intc.load(tmp_path / "new.intc")
+
+
+def test_tiles_are_chosen_by_what_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The large one where it fits and fills the device, else the small one; none is an error."""
+    b = Builder("product")
+    x = b.input("x", TensorType((130, 64), "int8"))
+    w, bias = b.constant("w", np.ones((64, 128), np.int8)), b.constant("bias", np.zeros(128, np.int32))
+    m, e = b.constant("m", np.full(128, 2**30, np.int32)), b.constant("e", np.full(128, 36, np.int32))
+    b.output(b.emit(Linear(-127, 127, "int8"), x, w, bias, m, e, name="y"))
+    graph = b.finish()
+    small = Module(graph, graph, lower(graph, "cuda"), tuple(graph.outputs))
+    feeds = {"x": np.random.default_rng(0).integers(-128, 128, (130, 64)).astype(np.int8)}
+    (expected,) = graph.evaluate(feeds)
+    for processors, shared, tiles in (("1", "101376", 2), ("1", "49152", 6), ("99", "101376", 6)):
+        monkeypatch.setenv("EMULATOR_PROCESSORS", processors)
+        monkeypatch.setenv("EMULATOR_SHARED", shared)
+        session = small.session()
+        assert np.array_equal(session.run(None, feeds, raw=True)[0], expected)
+        entry: Any = session.entry
+        _, grid, _ = entry.graph(())._plan(session.manifest.program.launches[0])
+        assert grid[0] * grid[1] == tiles
+    monkeypatch.setenv("EMULATOR_SHARED", "1024")
+    with pytest.raises(WrongTarget, match="bytes of shared memory, but emulator gives a block at most 1024"):
+        small.session().run(None, feeds)
 
 
 def test_code_that_the_driver_refuses(tmp_path: Path) -> None:

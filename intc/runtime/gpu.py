@@ -139,8 +139,10 @@ class Graph:
 
     def _plan(self, launch: Launch) -> tuple[Choice, list[int], int]:
         """The kernel for these sizes, its blocks along x, y and z, and the bytes of zeros that it takes."""
-        enough = self.entry.device.multiprocessors
-        for choice in launch.choices:
+        device = self.entry.device
+        enough = device.multiprocessors
+        fitting = [c for c in launch.choices if c.shared <= device.shared_bytes]
+        for choice in fitting or launch.choices[-1:]:
             grid = [-(-size_value(size, self.sizes) // each) for size, each in choice.grid]
             grid += [1] * (3 - len(grid))
             if math.prod(grid) >= enough:

@@ -38,12 +38,12 @@ Result cuDeviceGetCount(int* out) { *out = 1; return SUCCESS; }
 Result cuDeviceGet(int* out, int number) { *out = number; return number ? 101 : SUCCESS; }
 Result cuDeviceGetName(char* out, int size, int) { snprintf(out, size, "emulator"); return SUCCESS; }
 Result cuDeviceGetAttribute(int* out, int attribute, int) {
-  const char* processors = getenv("EMULATOR_PROCESSORS");
+  const char *processors = getenv("EMULATOR_PROCESSORS"), *shared = getenv("EMULATOR_SHARED");
   switch (attribute) {
     case 16: *out = processors ? atoi(processors) : 4; return SUCCESS;
     case 75: *out = 8; return SUCCESS;
     case 76: *out = 0; return SUCCESS;
-    case 97: *out = 99 << 10; return SUCCESS;
+    case 97: *out = shared ? atoi(shared) : 99 << 10; return SUCCESS;
   }
   return INVALID;
 }

@@ -41,7 +41,13 @@ def compile_kernels(kernels: Mapping[str, str], architectures: Sequence[int]) ->
         return _nvrtc(source, architectures[-1])
     codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in architectures]
     codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
-    return run_nvcc(compiler, source, [*codes, "-fatbin"])[0]
+    return run_nvcc(compiler, source, [*codes, "-fatbin", "--threads=0"])[0]
+
+
+def require() -> None:
+    """UsageError where :func:`compile_kernels` would find no compiler."""
+    if nvcc() is None:
+        _load_nvrtc()
 
 
 def run_nvcc(compiler: str, source: str, options: Sequence[str], suffix: str = "cu") -> tuple[bytes, str]:
