@@ -35,6 +35,7 @@ from intc.calibration.observers import Statistics
 from intc.calibration.readers import Feeds
 from intc.codegen.c.source import Source, lower_source, require_fixed
 from intc.codegen.c.write import write_source
+from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.lower import Lowered, as_sizes, lower, port_type
 from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
@@ -97,7 +98,8 @@ def compile(
     """
     plan = None if isinstance(bits, str) and bits == "auto" else read_plan(bits)
     goal = parse_target(accuracy_target) if isinstance(accuracy_target, str) else accuracy_target
-    resolve(target)
+    if resolve(target).gpu:
+        cuda_compiler.require()
     wanted = [dump_after] if isinstance(dump_after, str) else list(dump_after)
     for name in wanted:
         if name not in phases.PASS_NAMES:
@@ -294,7 +296,11 @@ class Module:
             features=tuple(self.lowered.features),
             states=tuple((name, self.output_names[i]) for name, i in self.prepared.states.items()),
             program=Program(
-                self.lowered.entry, as_sizes(self.lowered.slots), as_sizes(self.lowered.scratch), packed
+                self.lowered.entry,
+                as_sizes(self.lowered.slots),
+                as_sizes(self.lowered.scratch),
+                packed,
+                self.lowered.launches,
             ),
             provenance={**self.provenance, **_producer()},
         )

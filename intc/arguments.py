@@ -113,7 +113,7 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         default="native",
-        help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni, or c (C source)",
+        help="native, x86-64-v2, x86-64-v3, x86-64-v4, avx512-vnni, cuda, cuda:sm_80, or c (C source)",
     )
     parser.add_argument(
         "--approximation", default="auto", help="auto, shift, ivit, ibert or lut (default: auto)"
@@ -188,6 +188,7 @@ def _size_argument(parser: argparse.ArgumentParser) -> None:
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
+    _device_argument(parser)
     parser.add_argument("--inputs", type=Path, required=True, metavar="NPZ")
     parser.add_argument("--outputs", type=Path, required=True, metavar="NPZ")
     _trust_argument(parser)
@@ -203,6 +204,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
+    _device_argument(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="NPZ")
     parser.add_argument(
         "--model", type=Path, metavar="ONNX", help="the float model, to measure accuracy against"
@@ -214,6 +216,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
+    _device_argument(parser)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=_positive, default=1)
     parser.add_argument(
@@ -250,6 +253,10 @@ def _trust_argument(parser: argparse.ArgumentParser) -> None:
         metavar="PEM",
         help="refuse artifacts not signed by this public key; may be repeated",
     )
+
+
+def _device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="CUDA", help="the GPU to run on (default: cuda:0)")
 
 
 def _positive(text: str) -> int:

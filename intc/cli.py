@@ -149,7 +149,9 @@ def run_command(args: argparse.Namespace) -> int:
 
     check_writable(args.outputs, args.artifact, args.inputs)
     keys = args.trusted_key or None
-    session = load(args.artifact, args.threads, trusted_keys=keys, recompile=args.recompile)
+    session = load(
+        args.artifact, args.threads, trusted_keys=keys, recompile=args.recompile, device=args.device
+    )
     feeds = with_empty_states(read_npz(args.inputs), session.manifest)
     ports = session.manifest.inputs
     unknown = sorted(set(feeds) - {p.name for p in ports})
@@ -174,7 +176,7 @@ def verify_command(args: argparse.Namespace) -> int:
     with progress() as tell:
         data, keys = read_npz(args.data), args.trusted_key or None
         nodes = args.nodes or args.html is not None
-        result = verify_artifact(args.artifact, data, args.model, tell, nodes, keys)
+        result = verify_artifact(args.artifact, data, args.model, tell, nodes, keys, args.device)
     if args.html:
         from intc.report.verify_html import verification_html
 
@@ -197,6 +199,7 @@ def bench_command(args: argparse.Namespace) -> int:
         args.seconds,
         not args.no_peak,
         args.profile,
+        args.device,
     )
     with progress() as tell:
         tell(f"measure for {args.seconds:g} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ def check_graph(
 
 
 def check_op(
-    cases: Sequence[tuple[Op, Sequence[TensorType | Array], Mapping[str, int]]], target: str = "native"
+    cases: Sequence[tuple[Op, Sequence[TensorType | Array], Mapping[str, int]]],
+    check: Callable[[Graph, Mapping[str, int]], object] = check_graph,
 ) -> None:
     """Every operator alone in a graph; graphs of equal sizes are compiled together."""
     batches: dict[tuple[tuple[str, int], ...], list[tuple[Op, Sequence[TensorType | Array]]]] = {}
@@ -137,7 +138,7 @@ def check_op(
                 else:
                     names.append(builder.constant(f"const{number}_{i}", item))
             builder.output(builder.emit(op, *names, name=f"{number}:{op.name}"))
-        check_graph(builder.finish(), dict(sizes_key), target)
+        check(builder.finish(), dict(sizes_key))
 
 
 def _symbols(sizes: Mapping[str, int]) -> list[Any]:

@@ -95,7 +95,7 @@ def test_rows_divided_by_their_own_sums(tmp_path: Path) -> None:
 
 
 def refused(body: Callable[[Frame], None], message: str) -> None:
-    kernel = define([("x", "int8"), ("f", "float32")], ["m"], (), body, shared=False)
+    kernel = define([("x", "int8"), ("f", "float32")], ["m"], (), body, "none")[0]
     with pytest.raises(CodegenError, match=message):
         print_kernel("kernel", kernel, Helpers())
 
@@ -116,7 +116,7 @@ def test_printed_names_and_unused_parts() -> None:
             T.buffer_store(total, total[0] + T.cast(frame.buffers["x"][i + j], "int32"), [0])
         store(frame.buffers["y"], total[0], 0)
 
-    kernel = define([("x", "int8"), ("y", "int16")], ["unused"], (), body, shared=False)
+    kernel = define([("x", "int8"), ("y", "int16")], ["unused"], (), body, "none")[0]
     assert (
         print_kernel("sum", kernel, Helpers()).text
         == """static void sum(const int8_t *restrict x, i16 *restrict y, int64_t unused)

@@ -26,6 +26,7 @@ GRAPH: Final = "graph.intc.txt"
 WEIGHTS: Final = "weights.safetensors"
 CERTIFICATE: Final = "certificate.json"
 KERNELS: Final = "kernels/{target}.so"
+GPU_KERNELS: Final = "kernels/cuda.fatbin"
 MAX_MANIFEST: Final = 2**24
 MAX_CAUSE: Final = 200  # characters of a message about a damaged manifest
 RANGES: Final = {
@@ -78,13 +79,47 @@ class Packed:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A way to start a GPU kernel: blocks along each axis of ``grid`` as (size, how much of it a block does).
+
+    Up to ``splits`` blocks along z share the sum of each block, in ``zeros`` bytes of memory a block.
+    """
+
+    kernel: str
+    grid: tuple[tuple[Size, int], ...]
+    threads: int
+    shared: int
+    splits: int
+    zeros: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One stage on a GPU: the first of ``choices`` that gives every multiprocessor a block, or the last.
+
+    ``args`` are (kind, which, offset): addresses in ``constants``, a ``slot``, an ``input`` or ``output``,
+    the ``scratch`` or ``zeros`` area, ``offset`` bytes further on; or the numbers ``int32`` and ``int64``,
+    whose value is ``which``.
+    """
+
+    choices: tuple[Choice, ...]
+    args: tuple[tuple[str, Size, int], ...]
+
+
+ARGUMENTS: Final = ("constants", "slot", "input", "output", "scratch", "zeros", "int32", "int64")
+
+
+@dataclass(frozen=True)
 class Program:
-    """How to call the kernels: entry point, arena slots, scratch memory per task, the constants blob."""
+    """How to call the kernels: entry point, arena slots, scratch memory per task, the constants blob; for a
+    GPU the kernels to launch.
+    """
 
     entry: str
     slots: tuple[Size, ...]
     scratch: tuple[Size, ...]
     constants: tuple[Packed, ...]
+    launches: tuple[Launch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +171,12 @@ class Manifest:
     @property
     def kernels(self) -> str:
         """The name of the member with the native code."""
-        return KERNELS.format(target=self.target)
+        return GPU_KERNELS if self.gpu else KERNELS.format(target=self.target)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the kernels are a GPU's."""
+        return self.target.partition(":")[0] == "cuda"
 
     def interface(self, constants: Sequence[int]) -> Interface:
         """What this manifest says of the kernels' calls, with entries of the blob of so many bytes."""
@@ -240,6 +280,7 @@ def _manifest(body: dict[str, Any]) -> Manifest:
             slots=tuple(_size(s, symbols) for s in program["slots"]),
             scratch=tuple(_size(s, symbols) for s in program["scratch"]),
             constants=tuple(_packed(c) for c in program["constants"]),
+            launches=tuple(_launch(launch, symbols) for launch in program.get("launches", ())),
         ),
         states=tuple((_text(source), _text(target)) for source, target in body["states"]),
         provenance=dict(body["provenance"]),
@@ -257,7 +298,44 @@ def _manifest(body: dict[str, Any]) -> Manifest:
     for name in (GRAPH, WEIGHTS, CERTIFICATE, manifest.kernels):
         if name not in members:
             raise ValueError(f"member {name} is not listed")
+    _check_arguments(manifest)
     return manifest
+
+
+def _launch(spec: dict[str, Any], symbols: tuple[str, ...]) -> Launch:
+    choices = []
+    for c in spec["choices"]:
+        grid = tuple((_size(size, symbols), _count(each)) for size, each in c["grid"])
+        if not 1 <= len(grid) <= 3 or not all(each for _, each in grid):
+            raise ValueError(f"grid {grid!r}")
+        numbers = (_count(c[k]) for k in ("threads", "shared", "splits", "zeros"))
+        choices.append(Choice(_text(c["kernel"]), grid, *numbers))
+    if not choices:
+        raise ValueError("a launch without a kernel")
+    args = []
+    for kind, which, offset in spec["args"]:
+        number = _integer(which) if type(which) is int else _size(which, symbols)
+        args.append((_text(kind), number, _count(offset)))
+    return Launch(tuple(choices), tuple(args))
+
+
+def _check_arguments(manifest: Manifest) -> None:
+    """Every address of a launch lies in memory that there is."""
+    program = manifest.program
+    counts = {
+        "slot": len(program.slots),
+        "input": len(manifest.inputs),
+        "output": len(manifest.outputs),
+        "constants": 1,
+        "scratch": 1,
+        "zeros": 1,
+    }
+    for launch in program.launches:
+        for kind, which, _ in launch.args:
+            if kind not in ARGUMENTS or (
+                kind in counts and not (isinstance(which, int) and 0 <= which < counts[kind])
+            ):
+                raise ValueError(f"argument {kind!r} {which!r}")
 
 
 def _check_states(manifest: Manifest) -> None:

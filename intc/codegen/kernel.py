@@ -2,7 +2,8 @@
 
 Every kernel has the parameters: pointers, 64-bit scalars, the graph's symbols that it needs (int32), ``task``
 and ``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage write disjoint
-elements. Where one thread does everything the last two are missing.
+elements. Where one thread does everything the last two are missing. On a GPU every thread is a task, and has
+one item of the work or none.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
@@ -20,6 +21,7 @@ from intc.ir.types import DType
 
 Expr: TypeAlias = Any  # a TIR expression or a Python int
 PrimFunc: TypeAlias = Any
+Sharing: TypeAlias = Literal["tasks", "none", "items"]
 
 
 def storage(dtype: DType) -> str:
@@ -41,7 +43,10 @@ def dim_expr(dim: Dim, symbols: Mapping[str, Expr], dtype: str = "int32") -> Exp
 @dataclass
 class Frame:
     """What the body of a kernel sees: ``buffers`` by parameter name, ``scalars`` (int64) and its share of the
-    work: all of it where ``tasks`` is None.
+    work.
+
+    ``sharing``: ``"tasks"`` as above; ``"none"``, all of it; ``"items"``: there are as many tasks as there is
+    ``work``, the total of the one :meth:`share`.
     """
 
     buffers: dict[str, Any]
@@ -50,6 +55,13 @@ class Frame:
     task: Expr
     tasks: Expr
     handles: dict[str, Expr]
+    sharing: Sharing = "tasks"
+    work: Dim = 0
+
+    @property
+    def fine(self) -> bool:
+        """Whether a task has one item of the work."""
+        return self.sharing == "items"
 
     def view(self, name: str, dtype: str) -> Any:
         """The memory of buffer ``name`` with elements of ``dtype``."""
@@ -63,9 +75,14 @@ class Frame:
     def share(self, total: Dim) -> Iterator[Expr]:
         """A loop over this task's part of ``range(total)``."""
         count = self.dim(total)
-        if self.tasks is None:
+        self.work = total
+        if self.sharing == "none":
             with T.serial(0, count) as i:
                 yield i
+            return
+        if self.fine:
+            with T.If(self.task < count), T.Then():
+                yield self.task
             return
         chunk = T.bind(T.truncdiv(count + self.tasks - 1, self.tasks))
         first = T.bind(T.min(self.task * chunk, count))
@@ -78,20 +95,22 @@ def define(
     scalars: Sequence[str],
     symbols: Sequence[str],
     body: Callable[[Frame], None],
-    shared: bool = True,
-) -> PrimFunc:
-    """The kernel with these parameters; ``pointers`` are (name, element type); ``shared`` among tasks."""
+    sharing: Sharing = "tasks",
+) -> tuple[PrimFunc, Dim]:
+    """The kernel with these parameters, and the work that it shares out; ``pointers`` are (name, element
+    type).
+    """
     with IRBuilder() as builder:
         with T.prim_func(is_private=True):
             T.func_attr({"tirx.noalias": True})
             handles = {name: T.arg(name, T.handle(dtype)) for name, dtype in pointers}
             ints = {name: T.arg(name, T.int64()) for name in scalars}
             dims = {name: T.arg(name, T.int32()) for name in symbols}
-            task, tasks = (T.arg(n, T.int32()) if shared else None for n in ("task", "tasks"))
-            frame = Frame({}, ints, dims, task, tasks, handles)
+            task, tasks = (T.arg(n, T.int32()) if sharing != "none" else None for n in ("task", "tasks"))
+            frame = Frame({}, ints, dims, task, tasks, handles, sharing)
             frame.buffers |= {name: frame.view(name, dtype) for name, dtype in pointers}
             body(frame)
-    return builder.get()
+    return builder.get(), frame.work
 
 
 def store(buffer: Any, value: Expr, index: Expr) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from intc.artifact.schema import Interface, PortType, Size
+from intc.artifact.schema import Launch as StoredLaunch
+from intc.codegen.cuda import compiler as cuda_compiler
+from intc.codegen.cuda.launches import place_launches
 from intc.codegen.machine_code import MachineCode, machine_code
 from intc.codegen.main import build_main, constant_offsets, output_key
 from intc.codegen.memory import Plan, Step, arena_bytes, plan
@@ -44,6 +47,7 @@ class Lowered:
     scratch: tuple[Dim, ...]
     stages: tuple[tuple[str, str, str], ...]
     entry: str
+    launches: tuple[StoredLaunch, ...] = ()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -52,8 +56,8 @@ class Lowered:
 
     @cached_property
     def code(self) -> MachineCode | None:
-        """The library, disassembled; see :func:`intc.codegen.machine_code.machine_code`."""
-        return machine_code(self.library)
+        """The library, disassembled; see :func:`intc.codegen.machine_code.machine_code`. None for a GPU's."""
+        return None if self.target.gpu else machine_code(self.library)
 
     def blob(self) -> Array:
         """The constants blob, uint8."""
@@ -79,12 +83,21 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
         raise CodegenError(f"target '{resolved.name}' is source code, not a library")
     program, roots = staged(graph, resolved)
     memory = plan_memory(program, roots)
-    needed = {a.size for s in program.stages for a in s.args if isinstance(a, ScratchArg)}
+    needed = {
+        a.size * (program.work[s.kernel] if resolved.gpu else 1)
+        for s in program.stages
+        for a in s.args
+        if isinstance(a, ScratchArg)
+    }
     scratch = tuple(sorted(needed, key=str))
     entry = interface(program, memory.slots, scratch).entry
+    if resolved.gpu:
+        library, launches = build_gpu(program, memory, roots)
+    else:
+        library, launches = build_library(program, memory, roots, entry, ticks), ()
     lowered = Lowered(
         resolved,
-        build_library(program, memory, roots, entry, ticks),
+        library,
         tuple(program.constants),
         tuple(constant_offsets(program)),
         tuple(graph.inputs),
@@ -94,6 +107,7 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
         scratch,
         tuple((s.kernel, s.source, s.writes[0]) for s in program.stages),
         entry,
+        launches,
     )
     if lowered.code and lowered.code.floats:
         raise CodegenError(f"floating point in the kernels for {resolved.name}: {lowered.code.floats[0]}")
@@ -180,6 +194,14 @@ def lifetimes(program: Program, roots: Mapping[str, str]) -> tuple[list[Step], d
         return tuple(roots.get(n, n) for n in names)
 
     return [Step(held(s.reads), held(s.writes)) for s in program.stages], sizes
+
+
+def build_gpu(
+    program: Program, memory: Plan, roots: Mapping[str, str]
+) -> tuple[bytes, tuple[StoredLaunch, ...]]:
+    """The code of the kernels, and how they are launched."""
+    code = cuda_compiler.compile_kernels(program.kernels, program.target.architectures)
+    return code, place_launches(program, memory, roots)
 
 
 def build_library(

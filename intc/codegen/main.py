@@ -31,6 +31,7 @@ from intc.codegen.program import (
     TaskArg,
     TasksArg,
     ValueArg,
+    ZerosArg,
 )
 from intc.ir.dims import Dim
 
@@ -80,8 +81,8 @@ class _Places:
                 return T.handle_add_byte_offset(self.constants, T.int64(self.constant_offsets[entry]))
             case IntArg(value, dtype):
                 return T.IntImm(dtype, value)
-            case SizeArg(dim):
-                return dim_expr(dim, self.symbols)
+            case SizeArg(dim, dtype):
+                return dim_expr(dim, self.symbols, dtype)
             case ScratchArg(size):
                 own = _rounded(size, self.symbols) * T.cast(task, "int64")
                 return T.handle_add_byte_offset(self.arena, self.scratch_base + own)
@@ -92,6 +93,8 @@ class _Places:
                 return T.cast(task, "int32")
             case TasksArg():
                 return T.cast(tasks, "int32")
+            case ZerosArg():
+                raise AssertionError("only GPU kernels take zeros")
 
 
 def build_main(

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from intc.artifact.tensors import INT4, pack_nibbles
-from intc.codegen.kernel import Frame, PrimFunc, define, storage
+from intc.codegen.cuda.print_tir import THREADS, print_kernel
+from intc.codegen.kernel import Frame, PrimFunc, Sharing, define, storage
 from intc.codegen.targets import Target
 from intc.ir.dims import Dim, product, symbol, symbols
 from intc.ir.graph import Graph
@@ -42,9 +43,10 @@ class IntArg:
 
 @dataclass(frozen=True)
 class SizeArg:
-    """A size known at run time, as int32."""
+    """A size known at run time."""
 
     dim: Dim
+    dtype: str = "int32"
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,44 @@ class TasksArg:
     """How many tasks the stage is split into."""
 
 
-Arg: TypeAlias = ValueArg | ConstArg | IntArg | SizeArg | ScratchArg | ShareArg | TaskArg | TasksArg
+@dataclass(frozen=True)
+class ZerosArg:
+    """The address of zeros that a kernel leaves zero: counters and sums of blocks along z (GPU)."""
+
+
+Arg: TypeAlias = (
+    ValueArg | ConstArg | IntArg | SizeArg | ScratchArg | ShareArg | TaskArg | TasksArg | ZerosArg
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a GPU starts a kernel: blocks along each axis of ``grid`` as (size, how much of it a block does).
+
+    Where there are fewer blocks than multiprocessors, up to ``splits`` blocks along z share each block's sum
+    and add into ``zeros`` bytes a block.
+    """
+
+    kernel: str
+    grid: tuple[tuple[Dim, int], ...]
+    threads: int
+    shared: int = 0
+    splits: int = 1
+    zeros: int = 0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One call of ``kernel`` per task; ``writes`` names the values that are produced."""
+    """One call of ``kernel`` per task; ``writes`` names the values that are produced.
+
+    On a GPU it is started as the first of ``launches`` that gives every multiprocessor a block, or the last.
+    """
 
     kernel: str
     args: tuple[Arg, ...]
     writes: tuple[str, ...]
     source: str
+    launches: tuple[Launch, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -126,12 +155,13 @@ class Constant:
 @dataclass
 class Program:
     """Kernels by name, stages in order, constants in blob order and aliases (value -> value with the same
-    bytes).
+    bytes). A GPU's kernels are text, and ``work`` says how many threads those of standard form need.
     """
 
     graph: Graph
     target: Target
     kernels: dict[str, PrimFunc] = field(default_factory=dict)
+    work: dict[str, Dim] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
@@ -167,9 +197,11 @@ class Program:
         """The address of value ``name``, computed or constant."""
         return self.graph_constant(name) if name in self.graph.constants else ValueArg(name)
 
-    def add(self, kernel: str, args: Sequence[Arg], output: str, source: str = "") -> None:
+    def add(
+        self, kernel: str, args: Sequence[Arg], output: str, source: str = "", launches: Sequence[Launch] = ()
+    ) -> None:
         """Append the stage that computes ``output``."""
-        self.stages.append(Stage(kernel, tuple(args), (output,), source))
+        self.stages.append(Stage(kernel, tuple(args), (output,), source, tuple(launches)))
 
     def generic(
         self,
@@ -199,10 +231,17 @@ class Program:
         pointers = [(n, storage(t.dtype)) for n, t in zip(names, types, strict=True)]
         pointers += [(name, dtype) for name, dtype, _ in scratch]
         key = (key, shapes, tuple(n for n, _ in scalars), tuple(scratch))
-        shared = self.target.native
-        kernel = self.kernel(
-            stem, key, lambda: define(pointers, [n for n, _ in scalars], sizes, body, shared)
-        )
+        sharing: Sharing = "items" if self.target.gpu else "tasks" if self.target.native else "none"
+
+        def build() -> PrimFunc:
+            function, work = define(pointers, [n for n, _ in scalars], sizes, body, sharing)
+            if not self.target.gpu:
+                return function
+            name = f"{stem}_{len(self.kernels)}"
+            self.work[name] = work
+            return print_kernel(name, function, [n for n, _, _ in scratch], THREADS)
+
+        kernel = self.kernel(stem, key, build)
         special = layouts or {}
         args: list[Arg] = [
             self.graph_constant(x, special[x]) if x in special else self.operand(x) for x in inputs
@@ -211,7 +250,12 @@ class Program:
         args += [ScratchArg(count * np.dtype(dtype).itemsize) for _, dtype, count in scratch]
         args += [IntArg(v) for _, v in scalars]
         args += [SizeArg(symbol(s)) for s in sizes]
-        self.add(kernel, [*args, TaskArg(), TasksArg()] if shared else args, output, source)
+        if self.target.gpu:
+            args += [SizeArg(count * np.dtype(dtype).itemsize, "int64") for _, dtype, count in scratch]
+            launch = Launch(kernel, ((self.work[kernel], THREADS),), THREADS)
+            self.add(kernel, args, output, source, [launch])
+            return
+        self.add(kernel, [*args, TaskArg(), TasksArg()] if sharing == "tasks" else args, output, source)
 
 
 def nbytes(type_: TensorType) -> Dim:

@@ -18,6 +18,10 @@ from intc.codegen.cpu import (
     window,
 )
 from intc.codegen.cpu.strided import View
+from intc.codegen.cuda import attention as cuda_attention
+from intc.codegen.cuda import layer_norm as cuda_layer_norm
+from intc.codegen.cuda import linear as cuda_linear
+from intc.codegen.cuda import movement as cuda_movement
 from intc.codegen.program import Program
 from intc.errors import CodegenError
 from intc.ir.dims import product
@@ -81,6 +85,14 @@ RULES: Final[Mapping[str, Rule]] = {
     "linear": fused.lower_linear,
     "attention": fused.lower_attention,
 }
+GPU_RULES: Final[Mapping[str, Rule]] = {
+    **RULES,
+    "linear": cuda_linear.lower_linear,
+    "attention": cuda_attention.lower_attention,
+    "shift_layer_norm": cuda_layer_norm.lower_shift_layer_norm,
+    "im2col": cuda_movement.lower_im2col,
+    "gather": cuda_movement.lower_gather,
+}
 
 SCALAR_RULES: Final[Mapping[str, Rule]] = {
     **RULES,
@@ -91,7 +103,9 @@ SCALAR_RULES: Final[Mapping[str, Rule]] = {
 
 def lower_node(program: Program, node: Node) -> None:
     """Append the stages that compute ``node``; CodegenError names a node without a rule."""
-    rule = (RULES if program.target.native else SCALAR_RULES).get(node.op.name)
+    target = program.target
+    rules = GPU_RULES if target.gpu else RULES if target.native else SCALAR_RULES
+    rule = rules.get(node.op.name)
     if rule is None:
         raise CodegenError(f"node '{node.source or node.output}' ({node.op.name}) has no kernel")
     try:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from intc.errors import UsageError
 
-Level: TypeAlias = Literal["sse4", "avx2", "avx512", "avx512-vnni", "scalar"]
+Level: TypeAlias = Literal["sse4", "avx2", "avx512", "avx512-vnni", "scalar", "cuda"]
 
 _V2: Final = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
 _V3: Final = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
@@ -19,16 +19,23 @@ _V4: Final = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 
 @dataclass(frozen=True)
 class Target:
-    """``level`` selects the kernels; ``features`` are the CPU flags (Linux names) that the code may use.
+    """``level`` selects the kernels; ``features`` are the CPU flags (Linux names) that the code may use, or
+    the lowest compute capability of the GPU. ``architectures`` are those that a GPU's code is compiled for.
 
-    The level "scalar" is C source for one thread of any processor; the others are native code.
+    The level "scalar" is C source for one thread of any processor; the others are machine code.
     """
 
     name: str
     level: Level
     features: tuple[str, ...]
-    mcpu: str
+    mcpu: str = ""
     mattr: tuple[str, ...] = ()
+    architectures: tuple[int, ...] = ()
+
+    @property
+    def gpu(self) -> bool:
+        """Whether kernels run on a GPU."""
+        return self.level == "cuda"
 
     @property
     def native(self) -> bool:
@@ -52,7 +59,10 @@ TARGETS: Final = (
     Target("avx512-vnni", "avx512-vnni", (*_V4, "avx512_vnni"), "x86-64-v4", ("+avx512vnni",)),
 )
 C: Final = Target("c", "scalar", (), "")
-NAMES: Final = ("native", *(t.name for t in TARGETS), C.name)
+NAMES: Final = ("native", *(t.name for t in TARGETS), C.name, "cuda")
+# code for 8.0 runs on every 8.x; that for the newest is stored as PTX too, for what comes after it
+CUDA_DEFAULT: Final = (75, 80, 90)
+CUDA_ARCHITECTURES: Final = (61, 70, 75, 80, 86, 89, 90, 100, 120)
 
 
 def resolve(name: str) -> Target:
@@ -62,9 +72,19 @@ def resolve(name: str) -> Target:
     for target in (*TARGETS, C):
         if target.name == name:
             return target
-    if name in ("aarch64", "cuda"):
+    if name.partition(":")[0] == "cuda":
+        return _cuda(name)
+    if name == "aarch64":
         raise UsageError(f"target '{name}' has no kernels in this version; use one of {', '.join(NAMES)}")
     raise UsageError(f"target '{name}' is not known; use one of {', '.join(NAMES)}")
+
+
+def _cuda(name: str) -> Target:
+    """``cuda`` or ``cuda:sm_80``."""
+    known = {f"cuda:sm_{number}": (number,) for number in CUDA_ARCHITECTURES} | {"cuda": CUDA_DEFAULT}
+    if name not in known:
+        raise UsageError(f"target '{name}' is not known; use one of {', '.join(known)}")
+    return Target(name, "cuda", (f"sm_{known[name][0]}",), architectures=known[name])
 
 
 @cache

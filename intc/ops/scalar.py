@@ -155,7 +155,7 @@ def exp2_neg(ns: Algebra, t: Any) -> Any:
     return ns.assume(p, 16384, 32768) >> ns.minimum(t >> 15, OCTAVES_MAX)
 
 
-def bounded_distance(ns: Algebra, distance: Any, shift: int) -> Any:
+def bounded_distance(ns: Algebra, distance: Any, shift: Any) -> Any:
     """``distance >> shift`` for an int32 >= 0, at most 32767; a negative shift goes left."""
     if shift < 0:
         return ns.minimum(distance, 32767 >> -shift) << -shift

@@ -73,7 +73,7 @@ def modelled(key: Key, target: Target) -> float:
     if isinstance(key[0], str):
         return 0.0
     rows, k, n, wide, _ = key
-    factor = PAIRS_PER_BYTE_DOT if wide and target.level == "avx512-vnni" else 1.0
+    factor = PAIRS_PER_BYTE_DOT if wide and target.level in ("avx512-vnni", "cuda") else 1.0
     return float(rows * k * n * SECONDS_PER_MAC * factor)
 
 

@@ -28,12 +28,13 @@ Engine: TypeAlias = Callable[[], Any]
 ENGINES: Final = ("onnxruntime", "openvino")
 DEFAULT_SIZE: Final = 128  # of every symbol but the batch, where the user names none
 ROUND_SECONDS: Final = 0.03  # each engine runs about this long in every round
+DEVICE_ROUNDS: Final = 15
 
 
 @dataclass(frozen=True)
 class Options:
     """``engines`` run beside intc where ``model`` is given; ``sizes`` binds symbols; ``seconds`` in all;
-    ``profile`` adds the time of every stage."""
+    ``profile`` adds the time of every stage; ``device`` is a GPU."""
 
     threads: int = 1
     batch: int = 1
@@ -43,6 +44,7 @@ class Options:
     seconds: float = 6.0
     peak: bool = True
     profile: bool = False
+    device: str | None = None
 
 
 def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict[str, Any]:
@@ -52,10 +54,12 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
     feeds = data if data is not None else random_feeds(manifest.inputs, sizes)
     if data is not None:
         sizes = graph.bind(feeds)
-    session = Session(path, threads=options.threads)
+    session = Session(path, threads=options.threads, device=options.device)
+    if session.device and options.profile:
+        raise UsageError(f"{path}: stages are timed on CPUs only; Nsight Systems shows a GPU's")
     engines: dict[str, Engine] = {"intc": lambda: session.run(None, feeds)}
     engines |= _float_engines(options, feeds)
-    peak = _peak(manifest.target) if options.peak else None
+    peak = _peak(manifest.target) if options.peak and not session.device else None
     turns = {**engines, "peak": peak.call} if peak else engines
     times = interleave(turns, options.seconds, settle if options.threads > 1 else None)
     limit = statistics.median(times.pop("peak")) if peak else None
@@ -74,6 +78,8 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
         core = peak.macs / limit / 1e9
         share = macs / own / 1e9 / (core * options.threads)
         result["peak"] = {"core_gmac_per_s": core, "share": share}
+    if session.device:
+        result["device_ms"] = device_time(session, [sizes[s] for s in manifest.symbols])
     if options.profile:
         from intc.report.profile import profile
 
@@ -82,6 +88,15 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
     if data is not None and "onnxruntime" in engines:
         result["error"] = _errors(manifest, engines)
     return result
+
+
+def device_time(session: Session, symbols: Sequence[int]) -> dict[str, float]:
+    """Milliseconds of the network on the GPU alone: replays of its graph between events of the device."""
+    entry: Any = session.entry  # of a GPU
+    graph = entry.graph(symbols)
+    repeats = max(1, min(1000, int(1e3 * ROUND_SECONDS / max(graph.milliseconds(3), 1e-3))))
+    times = [graph.milliseconds(repeats) for _ in range(DEVICE_ROUNDS)]
+    return {"median": statistics.median(times), "best": min(times), "replays": repeats * DEVICE_ROUNDS}
 
 
 def bind_sizes(manifest: Manifest, options: Options) -> dict[str, int]:

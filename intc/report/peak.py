@@ -32,8 +32,10 @@ class Peak:
 
 
 def peak_of(target: str) -> Peak | None:
-    """The run for ``target``; None where it has no dot instruction."""
+    """The run for ``target``; None where it has no dot instruction, or is a GPU."""
     resolved = resolve(target)
+    if resolved.gpu:
+        return None
     isa = ISAS[resolved.level]
     if isa.dot == "generic":
         return None

@@ -22,7 +22,8 @@ def verification_text(path: Path, result: Verification) -> str:
     lines = [f"{path}: {'PASSED' if result.passed else 'FAILED'} on {result.samples} sample(s)"]
     for run in result.runs:
         verdict = "equal" if not run["differences"] else f"DIFFERENT elements {run['differences']}"
-        where = f"kernels, {run['threads']} thread(s), batch {run['batch']}"
+        engine = run["device"] or f"{run['threads']} thread(s)"
+        where = f"kernels, {engine}, batch {run['batch']}"
         lines.append(f"  {where}: {verdict} ({run['batches']} batches)")
     same = {*result.digests} == {result.digest}
     lines.append(
@@ -68,6 +69,9 @@ def bench_text(result: Mapping[str, Any]) -> str:
         f"{result['artifact']} ({result['target']}), {result['threads']} thread(s), {sizes}",
         table(rows),
     ]
+    if "device_ms" in result:
+        device = result["device_ms"]
+        lines.append(f"  on the device alone: {device['median']:.3f} ms, median of graph replays")
     peak = result.get("peak")
     if peak:
         lines.append(

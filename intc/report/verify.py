@@ -15,6 +15,7 @@ from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest
 from intc.artifact.signature import Key
+from intc.codegen.cuda.machine_code import gpu_float_instructions
 from intc.codegen.machine_code import machine_code
 from intc.errors import FeedError
 from intc.ir.graph import Graph, Value, dequantize, quantize_feed
@@ -87,8 +88,10 @@ def verify_artifact(
     tell: Callable[[str], None] = lambda step: None,
     nodes: bool = False,
     trusted_keys: Sequence[Key] | None = None,
+    device: str | None = None,
 ) -> Verification:
-    """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads.
+    """Check the artifact at ``path`` on ``data`` (samples along axis 0): batches, singles, 1 and 2 threads,
+    or on a GPU.
 
     The graph is parsed from the artifact, which re-derives every type and interval. With ``model`` the
     outputs are compared with the float model's as well. With ``nodes``, or where an output differs, every
@@ -99,13 +102,16 @@ def verify_artifact(
     result = Verification(samples=count(data, manifest.inputs), digest=probe_digest(graph))
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
     container = Container(Path(path))
-    code = machine_code(bytes(container.member(manifest.kernels)))
-    result.float_instructions = None if code is None else list(code.floats)
+    kernels = bytes(container.member(manifest.kernels))
+    code = None if manifest.gpu else machine_code(kernels)
+    result.float_instructions = list(code.floats) if code else None
+    if manifest.gpu:
+        result.float_instructions = gpu_float_instructions(kernels)
     stored = _stored(container)
     tell("certificate")
     result.certificate = disagreements(stored, certificate(graph, code))
     groups = list(batches(data, manifest.inputs, BATCH))
-    checked = Session(path, trusted_keys=trusted_keys)
+    checked = Session(path, trusted_keys=trusted_keys, device=device)
     for feeds in groups:
         checked.prepare(feeds)  # refuses what no session takes
     tell("reference")
@@ -114,9 +120,9 @@ def verify_artifact(
     if further is not None:
         groups.append(further)
         expected.append(reference(graph, further, result.outside_interval))
-    for threads in (1, 2):
+    for threads in (1,) if manifest.gpu else (1, 2):
         tell(f"kernels, {threads} thread(s)")
-        session = Session(path, threads=threads, trusted_keys=trusted_keys)
+        session = Session(path, threads=threads, trusted_keys=trusted_keys, device=device)
         result.digests.append(_digest_of(session, graph))
         result.runs.append(_compare(session, groups, expected, threads))
         if not isinstance(manifest.inputs[0].shape[0], int):
@@ -187,7 +193,13 @@ def _compare(
             if wrong:
                 different[name] = different.get(name, 0) + wrong
     batch = len(next(iter(groups[0].values())))
-    return {"threads": threads, "batch": batch, "batches": len(groups), "differences": different}
+    return {
+        "threads": threads,
+        "device": session.device,
+        "batch": batch,
+        "batches": len(groups),
+        "differences": different,
+    }
 
 
 def _fidelity(

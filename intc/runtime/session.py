@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -60,14 +60,16 @@ def load(
     sha256: str | None = None,
     *,
     trusted_keys: Sequence[Key] | None = None,
+    device: str | None = None,
 ) -> Session:
     """The artifact at ``path`` as a session that uses ``threads`` threads in every run.
 
-    Kernels are native code: with ``sha256`` the file's manifest, and through it every member, must have
-    this digest (``Session.digest``, ``intc info``); with ``trusted_keys`` it must be signed by one of them.
+    An artifact for a GPU runs on ``device``, ``"cuda:0"`` unless another is named. Kernels are native code:
+    with ``sha256`` the file's manifest, and through it every member, must have this digest
+    (``Session.digest``, ``intc info``); with ``trusted_keys`` it must be signed by one of them.
     Raises ArtifactCorrupt, ArtifactVersion, ArtifactUntrusted, WrongTarget or UsageError.
     """
-    return Session(path, threads=threads, sha256=sha256, trusted_keys=trusted_keys)
+    return Session(path, threads=threads, sha256=sha256, trusted_keys=trusted_keys, device=device)
 
 
 class Session:
@@ -80,14 +82,17 @@ class Session:
         sha256: str | None = None,
         *,
         trusted_keys: Sequence[Key] | None = None,
+        device: str | None = None,
     ) -> None:
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"threads={threads!r} is not a number from 1 to {MAX_THREADS}")
         self.path = Path(path)
-        self.threads = threads
         opened = open_artifact(self.path, sha256, trusted_keys)
         container, self.manifest, self.digest = opened.container, opened.manifest, opened.digest
-        native.check_cpu(self.path, self.manifest.target, self.manifest.features)
+        self.device = self._device(device)
+        self.threads = threads if self.device is None else 1
+        if self.device is None:
+            native.check_cpu(self.path, self.manifest.target, self.manifest.features)
         weights = tensors.decode(container.member(schema.WEIGHTS), f"{path}: '{schema.WEIGHTS}'")
         program = self.manifest.program
         blob = Blob(self.path, program.constants, weights)
@@ -96,10 +101,30 @@ class Session:
         held = held_by(self.manifest)
         self._past = Past(self.manifest, held) if held else None
         self._constants = blob.pack()
-        self.entry = native.load_kernels(self.path, container.member(self.manifest.kernels), program.entry)
+        self.entry: Callable[..., Any]
+        code = container.member(self.manifest.kernels)
+        if self.device is None:
+            self.entry = native.load_kernels(self.path, code, program.entry)
+        else:
+            from intc.runtime.gpu import GpuEntry
+
+            self.entry = GpuEntry(self.path, self.manifest, code, self._constants, self.device)
         self._layouts: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, int] | None], Layout] = {}
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
+
+    def _device(self, name: str | None) -> str | None:
+        """The GPU that the kernels run on, None for the CPU; UsageError where they are the other's."""
+        if self.manifest.gpu:
+            if name == "cpu":
+                raise UsageError(f"{self.path}: compiled for target '{self.manifest.target}', not for a CPU")
+            return name or "cuda:0"
+        if name in (None, "cpu"):
+            return None
+        raise UsageError(
+            f"{self.path}: compiled for target '{self.manifest.target}' and cannot run on device '{name}';"
+            " recompile it with --target cuda"
+        )
 
     def get_inputs(self) -> list[Port]:
         """The inputs, in order."""
@@ -235,7 +260,9 @@ class Session:
             ((0,) if i in written else feeding.shape_of(p, env), p.dtype)
             for i, p in enumerate(manifest.outputs)
         )
-        return Layout(tuple(env[s] for s in manifest.symbols), self.arena_bytes(env), inputs, outputs)
+        arena = self.arena_bytes(env)  # of the device, where there is one
+        on_host = arena if self.device is None else 0
+        return Layout(tuple(env[s] for s in manifest.symbols), on_host, inputs, outputs)
 
     def call_arguments(self, addresses: Sequence[ctypes.c_void_p], symbols: Sequence[int]) -> tuple[Any, ...]:
         """What :attr:`entry` is called with; ``addresses`` are the arena's, the inputs' and the outputs'."""

@@ -23,7 +23,9 @@ def copy(
     """Append a stage that copies ``shape`` elements from one view of ``source`` to one view of ``output``."""
 
     itemsize = np.dtype(storage(program.type(source).dtype)).itemsize
-    axis = crossing(shape, read, write, itemsize) if program.target.native else None
+    axis = (
+        crossing(shape, read, write, itemsize) if program.target.native and not program.target.gpu else None
+    )
 
     def body(frame: Frame) -> None:
         x, y = frame.buffers["x0"], frame.buffers["y"]

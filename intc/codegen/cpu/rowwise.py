@@ -97,7 +97,7 @@ def linear(spec: LinearSpec, rows: int) -> PrimFunc:
 
             in_tiles(rows, TILE, tile)
 
-    return define(pointers, (), (), body, shared=False)
+    return define(pointers, (), (), body, "none")[0]
 
 
 def nibbles(byte: Expr) -> list[Expr]:
@@ -209,7 +209,7 @@ def attention(spec: AttentionSpec, batch: Dim, sq: Dim, sk: Dim, strides: Sequen
 
             in_tiles(dim, TILE, context)
 
-    return define(pointers, (), (), body, shared=False)
+    return define(pointers, (), (), body, "none")[0]
 
 
 def uniform_if_empty(total: Expr, weights: Any, first: int, count: int) -> Expr:

@@ -57,6 +57,10 @@ def loop(frame: Frame, shape: Shape, views: Sequence[View], body: Callable[[list
         with frame.share(inner) as i:
             body([frame.dim(v.offset) + i * frame.dim(v.strides[0]) for v in merged])
         return
+    if frame.fine:
+        with rows(frame, sizes, merged) as (_, positions):
+            body(positions)
+        return
     outer = [View(v.strides[:-1], v.offset) for v in merged]
     with rows(frame, sizes[:-1], outer) as (_, bases), T.serial(0, frame.dim(inner)) as i:
         body([b + i * frame.dim(v.strides[-1]) for b, v in zip(bases, merged, strict=True)])

@@ -1,0 +1,257 @@
+"""Verify and time compiled models on a GPU, in two commands.
+
+    python examples/gpu_check.py build FOLDER              # with the compiler, nvcc, torch; no GPU
+    python examples/gpu_check.py run FOLDER -o gpu.json    # with the GPU: driver, numpy, scipy; torch
+
+`build` makes one file of a few MB for each model: large weights are replaced by drawn ones before compiling
+and left out of the file, and `run` draws them again. `run` first compares every model with the exact
+reference, bit for bit, then times replays of its graph between events of the device, and last torch's own
+ways of running the float model, as far as `--minutes` reach. The JSON is rewritten after every step. Exit
+status 1 if a bit differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXAMPLES = Path(__file__).resolve().parent
+sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES)]
+
+import models  # noqa: E402
+
+from intc.artifact import schema, tensors  # noqa: E402
+from intc.artifact.container import Container  # noqa: E402
+from intc.artifact.writer import write_members  # noqa: E402
+from intc.errors import IntcError  # noqa: E402
+from intc.ir.graph import Graph  # noqa: E402
+from intc.report.bench import device_time  # noqa: E402
+from intc.report.verify import verify_artifact  # noqa: E402
+from intc.runtime import Session  # noqa: E402
+
+Array = NDArray[Any]
+MODELS = ("deit-tiny", "deit-small", "vit-base", "bert-base", "swin-tiny")
+BATCHES = (1, 8, 64, 256)
+SEQUENCE = 128
+LARGE = 1 << 18  # bytes from which a constant is drawn
+CHECKED = 2  # samples compared with the reference
+TORCH = ("fp32 eager", "fp16 eager", "bf16 eager", "fp16 graph", "bf16 graph", "fp16 max-autotune")
+
+
+def drawn(shape: tuple[int, ...], dtype: str, lo: int, hi: int) -> Array:
+    """Numbers in [lo, hi], both ends among them, the same on every machine."""
+    count = int(np.prod(shape))
+    mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    values = (mixed >> np.uint64(24)) % np.uint64(hi - lo + 1)
+    out = values.astype(np.int64) + lo
+    out[0], out[-1] = lo, hi
+    return out.reshape(shape).astype(dtype)
+
+
+def build(folder: Path, names: list[str], target: str) -> int:
+    """One `NAME.npz` for each model."""
+    import intc
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            onnx, path = Path(scratch) / f"{name}.onnx", Path(scratch) / f"{name}.intc"
+            models.export(name, onnx)
+            feeds = models.sample_feeds(name, 8, sequence=SEQUENCE)
+            module = intc.compile(onnx, feeds, rounding="nearest")
+            light = with_drawn_constants(module.prepared)
+            lowered = intc.api.lower(light, target)
+            replace(module, graph=light, prepared=light, lowered=lowered, passes=None).save(path)
+            pack(path, folder / f"{name}.npz")
+            print(f"{folder / name}.npz: {(folder / f'{name}.npz').stat().st_size / 1e6:.1f} MB", flush=True)
+    return 0
+
+
+def with_drawn_constants(graph: Graph) -> Graph:
+    """The graph with every large constant replaced by drawn integers of the same type and interval."""
+    constants = {
+        name: array
+        if array.nbytes < LARGE
+        else drawn(array.shape, array.dtype.name, *graph.type(name).interval)
+        for name, array in graph.constants.items()
+    }
+    return replace(graph, constants=constants)
+
+
+def pack(artifact: Path, to: Path) -> None:
+    """The members of an artifact; of its large tensors only how they are drawn."""
+    container = Container(artifact)
+    members = {name: np.frombuffer(container.member(name), np.uint8) for name in container.entries}
+    weights = tensors.decode(memoryview(members.pop(schema.WEIGHTS)), str(artifact))
+    large = {name: a for name, a in weights.items() if a.nbytes >= LARGE}
+    recipes = {n: [a.shape, a.dtype.name, int(a.min()), int(a.max())] for n, a in large.items()}
+    for name, recipe in recipes.items():
+        assert np.array_equal(drawn(*recipe), weights[name]), f"{name} is not drawn"
+    small = {name: array for name, array in weights.items() if name not in large}
+    order = np.frombuffer(json.dumps([list(weights), list(container.entries), recipes]).encode(), np.uint8)
+    kept = {f"member/{n}": a for n, a in members.items()} | {f"weight/{n}": a for n, a in small.items()}
+    np.savez_compressed(to, order=order, **kept)
+
+
+def unpack(packed: Path, to: Path) -> None:
+    """The artifact again; its own digests say whether every byte is."""
+    with np.load(packed) as data:
+        names, members, recipes = json.loads(bytes(data["order"]))
+        weights = {n: drawn(*recipes[n]) if n in recipes else data[f"weight/{n}"] for n in names}
+        files = {
+            n: tensors.encode(weights) if n == schema.WEIGHTS else bytes(data[f"member/{n}"]) for n in members
+        }
+    write_members(to, files)
+
+
+class Results:
+    """The JSON, written again after every entry."""
+
+    def __init__(self, path: Path, minutes: float) -> None:
+        self.path, self.end = path, time.monotonic() + 60 * minutes
+        self.body: dict[str, Any] = {"models": {}}
+
+    def put(self, value: Any, *keys: str) -> None:
+        place = self.body
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = value
+        print(" / ".join(keys), json.dumps(value), flush=True)
+        self.path.write_text(json.dumps(self.body, indent=1) + "\n")
+
+    def attempt(self, step: Callable[[], Any], *keys: str) -> None:
+        """`step` where time is left; what it raises is the result."""
+        if time.monotonic() > self.end:
+            self.put("not run: out of time", *keys)
+            return
+        try:
+            self.put(step(), *keys)
+        except (IntcError, RuntimeError, ImportError) as error:
+            self.put(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}", *keys)
+
+
+def run(folder: Path, names: list[str], output: Path, minutes: float, device: str) -> int:
+    """Check and time every model of `folder`."""
+    results, sessions = Results(output, minutes), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            path = Path(scratch) / f"{name}.intc"
+            step = partial(verified, folder / f"{name}.npz", path, name, device)
+            results.attempt(step, "models", name, "check")
+        for name in names:
+            if passed(results.body["models"][name]["check"]):
+                sessions[name] = Session(Path(scratch) / f"{name}.intc", device=device)
+    if sessions:
+        gpu = next(iter(sessions.values())).entry.device
+        results.put({"name": gpu.name, "multiprocessors": gpu.multiprocessors}, "device")
+    for name, session in sessions.items():
+        for batch in BATCHES:
+            results.attempt(partial(timed, session, name, batch), "models", name, f"batch {batch}", "intc")
+    sessions.clear()
+    for way in TORCH:
+        for name, batch in ((n, b) for b in (1, 64, 8, 256) for n in names):
+            step = partial(torch_time, name, batch, way)
+            results.attempt(step, "models", name, f"batch {batch}", f"torch {way}")
+    return 0 if all(passed(results.body["models"][n]["check"]) for n in names) else 1
+
+
+def passed(check: Any) -> bool:
+    return isinstance(check, dict) and check["bit_exact"]
+
+
+def verified(packed: Path, path: Path, name: str, device: str) -> dict[str, Any]:
+    """The verdict of `intc verify` on a few samples."""
+    unpack(packed, path)
+    start = time.perf_counter()
+    found = verify_artifact(
+        path, models.sample_feeds(name, CHECKED, sequence=SEQUENCE, seed=1), device=device
+    )
+    kept = ("bit_exact", "float_free", "overflow_free", "runs", "float_instructions")
+    summary = found.summary()
+    return {**{key: summary[key] for key in kept}, "seconds": time.perf_counter() - start}
+
+
+def timed(session: Session, name: str, batch: int) -> dict[str, float]:
+    """Milliseconds on the device for one batch."""
+    workspace = session.prepare(repeated(name, batch))
+    session.entry(*workspace.call)  # captures the graph, on real inputs
+    return device_time(session, list(workspace.layout.symbols))
+
+
+def repeated(name: str, batch: int) -> Mapping[str, Array]:
+    feeds = models.sample_feeds(name, 1, sequence=SEQUENCE, seed=1)
+    return {key: np.repeat(array, batch, axis=0) for key, array in feeds.items()}
+
+
+def torch_time(name: str, batch: int, way: str) -> dict[str, float]:
+    """Milliseconds of the float model in torch: eager, in a CUDA graph, or compiled (which has its own)."""
+    import torch
+
+    kind, _, how = way.partition(" ")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[kind]
+    model = models.build(name).to("cuda", dtype)
+    feeds = {k: torch.from_numpy(np.ascontiguousarray(v)).cuda() for k, v in repeated(name, batch).items()}
+    feeds = {k: v.to(dtype) if v.is_floating_point() else v for k, v in feeds.items()}
+    with torch.inference_mode():
+        if how == "max-autotune":
+            model = torch.compile(model, mode="max-autotune")
+        call: Callable[[], Any] = lambda: model(**feeds)  # noqa: E731
+        for _ in range(3):
+            call()
+        torch.cuda.synchronize()
+        if how == "graph":
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                call()
+            call = graph.replay
+        once = min(torch_rounds(torch, call, 3, 1))
+        rounds = sorted(torch_rounds(torch, call, 15, max(1, int(30 / max(once, 1e-3)))))
+    return {"median": rounds[len(rounds) // 2], "best": rounds[0]}
+
+
+def torch_rounds(torch: Any, call: Callable[[], Any], rounds: int, repeats: int) -> Iterator[float]:
+    for _ in range(rounds):
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        for _ in range(repeats):
+            call()
+        last.record()
+        last.synchronize()
+        yield first.elapsed_time(last) / repeats
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=("build", "run"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--target", default="cuda")
+    parser.add_argument("-o", "--output", type=Path, default=Path("gpu.json"))
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="no step of `run` starts later (default: 9)"
+    )
+    parser.add_argument("--device", default="cuda:0")
+    options = parser.parse_args()
+    names = [n for n in options.models.split(",") if n]
+    if options.step == "build":
+        return build(options.folder, names, options.target)
+    return run(options.folder, names, options.output, options.minutes, options.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

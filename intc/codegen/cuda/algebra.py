@@ -1,0 +1,119 @@
+"""The scalar formulas as CUDA C: an algebra (``intc.ops.scalar``) whose values are terms of a function.
+
+Every result of ``where``, ``minimum``, ``maximum``, ``mulhrs`` and ``assume`` is a variable, so that a
+formula which uses a result twice computes it once. A term is 32 bits wide unless one of its operands has 64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias, Union
+
+from intc.codegen.cuda.print_tir import literal
+
+Operand: TypeAlias = Union["Term", int]
+
+
+@dataclass(frozen=True)
+class Term:
+    """An expression of type i32, or i64 where ``wide``."""
+
+    text: str
+    wide: bool = False
+
+    @property
+    def type(self) -> str:
+        return "i64" if self.wide else "i32"
+
+    def widened(self) -> Term:
+        """The same number in 64 bits."""
+        return self if self.wide else Term(f"(i64){self.text}", True)
+
+    def _with(self, other: Operand, operator: str, swapped: bool = False) -> Term:
+        wide = self.wide or (isinstance(other, Term) and other.wide)
+        text = other.text if isinstance(other, Term) else literal(other, "int64" if wide else "int32")
+        left, right = (text, self.text) if swapped else (self.text, text)
+        return Term(f"({left} {operator} {right})", wide)
+
+    def __add__(self, other: Operand) -> Term:
+        return self._with(other, "+")
+
+    def __radd__(self, other: int) -> Term:
+        return self._with(other, "+", True)
+
+    def __sub__(self, other: Operand) -> Term:
+        return self._with(other, "-")
+
+    def __rsub__(self, other: int) -> Term:
+        return self._with(other, "-", True)
+
+    def __mul__(self, other: Operand) -> Term:
+        return self._with(other, "*")
+
+    def __rmul__(self, other: int) -> Term:
+        return self._with(other, "*", True)
+
+    def __rshift__(self, other: Operand) -> Term:
+        return self._with(other, ">>")
+
+    def __lshift__(self, other: Operand) -> Term:
+        return self._with(other, "<<")
+
+    def __rlshift__(self, other: int) -> Term:
+        return self._with(other, "<<", True)
+
+    def __and__(self, other: int) -> Term:
+        return self._with(other, "&")
+
+    def __ge__(self, other: Operand) -> Term:
+        return self._with(other, ">=")
+
+
+class Natural(Term):
+    """A term that is not negative, as a formula may ask."""
+
+    def __lt__(self, other: int) -> bool:
+        if other > 0:
+            return NotImplemented
+        return False
+
+
+class Text:
+    """The algebra: ``lines`` are the statements so far."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def bind(self, value: Operand) -> Term:
+        """A variable with this value."""
+        term = value if isinstance(value, Term) else Term(literal(value, "int32"))
+        name = f"t{len(self.lines)}"
+        self.lines.append(f"const {term.type} {name} = {term.text};")
+        return Term(name, term.wide)
+
+    def where(self, condition: Term, a: Operand, b: Operand) -> Term:
+        left, right, wide = self._pair(a, b)
+        return self.bind(Term(f"({condition.text} ? {left} : {right})", wide))
+
+    def minimum(self, a: Operand, b: Operand) -> Term:
+        return self._of_two("least", a, b)
+
+    def maximum(self, a: Operand, b: Operand) -> Term:
+        return self._of_two("most", a, b)
+
+    def mulhrs(self, a: Operand, b: Operand) -> Term:
+        return self.bind((a * b + 16384) >> 15)
+
+    def assume(self, value: Operand, lo: int, hi: int) -> Term:
+        return self.bind(value)
+
+    def _of_two(self, function: str, a: Operand, b: Operand) -> Term:
+        left, right, wide = self._pair(a, b)
+        return self.bind(Term(f"{function}<{'i64' if wide else 'i32'}>({left}, {right})", wide))
+
+    def _pair(self, a: Operand, b: Operand) -> tuple[str, str, bool]:
+        wide = any(isinstance(x, Term) and x.wide for x in (a, b))
+        left, right = (
+            x.text if isinstance(x, Term) else literal(x, "int64" if wide else "int32") for x in (a, b)
+        )
+        return left, right, wide

@@ -1,0 +1,61 @@
+// Integer helpers without floating point: the compiler's own division by a variable goes through it.
+
+template <class T>
+DEVICE T least(T a, T b) { return a < b ? a : b; }
+
+template <class T>
+DEVICE T most(T a, T b) { return a > b ? a : b; }
+
+DEVICE i32 bit_length(i64 x) { return 64 - __clzll(x); }
+
+// floor(n / d) for d > 0, one bit of the result a step
+DEVICE u64 quotient(u64 n, u64 d) {
+  u64 q = 0;
+  for (int shift = bit_length(n) - bit_length(d); shift >= 0; --shift) {
+    const bool fits = n >= d << shift;
+    n -= fits ? d << shift : 0;
+    q = 2 * q + fits;
+  }
+  return q;
+}
+
+DEVICE u32 quotient(u32 n, u32 d) {
+  u32 q = 0;
+  for (int shift = __clz(d) - __clz(n); shift >= 0; --shift) {
+    const bool fits = n >= d << shift;
+    n -= fits ? d << shift : 0;
+    q = 2 * q + fits;
+  }
+  return q;
+}
+
+DEVICE i64 quotient(i64 n, i64 d) {
+  const u64 q = quotient((u64)(n < 0 ? -n : n), (u64)(d < 0 ? -d : d));
+  return (n < 0) != (d < 0) ? -(i64)q : (i64)q;
+}
+
+DEVICE i32 quotient(i32 n, i32 d) {
+  const u32 q = quotient((u32)(n < 0 ? -n : n), (u32)(d < 0 ? -d : d));
+  return (n < 0) != (d < 0) ? -(i32)q : (i32)q;
+}
+
+template <class T>
+DEVICE T rest(T n, T d) { return n - quotient(n, d) * d; }
+
+// floor of the square root, one bit a step
+DEVICE i64 square_root(i64 x) {
+  u64 left = x, root = 0;
+  for (int shift = (bit_length(x) - 1) & ~1; shift >= 0; shift -= 2) {
+    const u64 bit = 1ull << shift;
+    const bool fits = left >= root + bit;
+    left -= fits ? root + bit : 0;
+    root = (root >> 1) + (fits ? bit : 0);
+  }
+  return (i64)root;
+}
+
+template <class T>
+DEVICE T sum_of_lanes(T x, int lanes = 32) {
+  for (int distance = lanes / 2; distance; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
+  return x;
+}

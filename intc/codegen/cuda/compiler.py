@@ -1,0 +1,110 @@
+"""From CUDA source to a fat binary, on a machine with or without a GPU: nvcc, or NVRTC where that is missing.
+
+``INTC_NVCC`` names the compiler; otherwise it is looked for in ``PATH``, ``CUDA_HOME`` and
+``/usr/local/cuda``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from intc.codegen.cuda.source import assemble
+from intc.errors import CodegenError, UsageError
+
+FLAGS = ("-std=c++17", "-O3")
+
+
+def nvcc() -> str | None:
+    """The path of nvcc, or None."""
+    places = [os.environ.get("INTC_NVCC"), shutil.which("nvcc")]
+    places += [f"{home}/bin/nvcc" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
+    return next((p for p in places if p and Path(p).is_file()), None)
+
+
+def compile_kernels(kernels: Mapping[str, str], architectures: Sequence[int]) -> bytes:
+    """Machine code for every one of ``architectures`` (80 for sm_80), and PTX for the newest.
+
+    UsageError where there is no compiler, or it does not know an architecture; CodegenError where it refuses
+    the source.
+    """
+    source, compiler = assemble(kernels), nvcc()
+    if compiler is None:
+        return _nvrtc(source, architectures[-1])
+    codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in architectures]
+    codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
+    return run_nvcc(compiler, source, [*codes, "-fatbin", "--threads=0"])[0]
+
+
+def require() -> None:
+    """UsageError where :func:`compile_kernels` would find no compiler."""
+    if nvcc() is None:
+        _load_nvrtc()
+
+
+def run_nvcc(compiler: str, source: str, options: Sequence[str], suffix: str = "cu") -> tuple[bytes, str]:
+    """What nvcc makes of ``source``, CUDA or PTX by its ``suffix``, and what it says."""
+    with tempfile.TemporaryDirectory(prefix="intc-") as folder:
+        file, output = Path(folder) / f"kernels.{suffix}", Path(folder) / "kernels.out"
+        file.write_text(source, encoding="utf-8")
+        command = [compiler, *FLAGS, *options, "-o", str(output), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        if done.returncode or not output.is_file():
+            raise _refused(compiler, done.stderr + done.stdout)
+        return output.read_bytes(), done.stderr + done.stdout
+
+
+def _refused(compiler: str, log: str) -> Exception:
+    lines = [line for line in log.splitlines() if re.search(r"error|fatal|unsupported", line, re.IGNORECASE)]
+    cause = (lines or log.splitlines() or ["no message"])[0]
+    if "nsupported gpu architecture" in cause or "invalid value for --gpu-architecture" in cause:
+        return UsageError(f"{compiler}: {cause}; name an architecture that this CUDA release compiles for")
+    return CodegenError(f"{compiler} refused the kernels: {cause}")
+
+
+def _nvrtc(source: str, architecture: int) -> bytes:
+    """Machine code for one architecture by NVRTC."""
+    library = _load_nvrtc()
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
+    options = [b"--std=c++17", f"--gpu-architecture=sm_{architecture}".encode()]
+    status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    if status:
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value or 1)
+        library.nvrtcGetProgramLog(program, log)
+        raise _refused("NVRTC", log.value.decode(errors="replace"))
+    library.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    code = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetCUBIN(program, code)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return code.raw
+
+
+def _load_nvrtc() -> ctypes.CDLL:
+    names = [ctypes.util.find_library("nvrtc"), "libnvrtc.so.13", "libnvrtc.so.12"]
+    for package in ("nvidia.cu13", "nvidia.cuda_nvrtc"):
+        try:
+            spec = importlib.util.find_spec(package)
+        except ImportError:
+            spec = None
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            names += map(str, sorted(Path(folder).glob("lib/libnvrtc.so.*")))
+    for name in names:
+        try:
+            if name:
+                return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise UsageError(
+        "target 'cuda' needs nvcc (in PATH, CUDA_HOME or INTC_NVCC) or NVRTC; install CUDA's compiler or"
+        " pip install nvidia-cuda-nvrtc"
+    )

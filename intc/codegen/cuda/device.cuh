@@ -1,0 +1,103 @@
+// What kernels use of the hardware. Below sm_80 (mma, asynchronous copies) and sm_75 (tensor cores, ldmatrix)
+// the same operations are built from what there is; the results are equal.
+
+typedef signed char i8;
+typedef unsigned char u8;
+typedef short i16;
+typedef int i32;
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+#define DEVICE __device__ __forceinline__
+#define ALL_LANES 0xffffffffu
+
+DEVICE u8* dynamic_shared() {
+  extern __shared__ __align__(16) u8 shared_memory[];
+  return shared_memory;
+}
+
+DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
+
+// 16 bytes from global to shared memory, zeros where not valid; they are there after wait_copies
+DEVICE void copy_async(void* to, const void* from, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(valid ? 16 : 0));
+#else
+  *(uint4*)to = valid ? *(const uint4*)from : make_uint4(0, 0, 0, 0);
+#endif
+}
+
+// the copies since the last call form a group
+DEVICE void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;");
+#endif
+}
+
+// all groups but the latest `pending` are complete
+template <int pending>
+DEVICE void wait_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending));
+#endif
+}
+
+// Four 8 x 16-byte matrices. Lane l gives the address of row l % 8 of matrix l / 8, and gets bytes
+// 4 * (l % 4) .. + 3 of row l / 4 of each.
+DEVICE void load_matrices(u32 (&out)[4], const u8* row) {
+#if __CUDA_ARCH__ >= 750
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(row)));
+#else
+  const int lane = threadIdx.x % 32;
+  for (int i = 0; i < 4; ++i) {
+    const u8* from = (const u8*)__shfl_sync(ALL_LANES, (u64)row, i * 8 + lane / 4);
+    out[i] = *(const u32*)(from + lane % 4 * 4);
+  }
+#endif
+}
+
+#if __CUDA_ARCH__ >= 800
+#define MMA(type) \
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." type ".s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+#elif __CUDA_ARCH__ >= 750
+#define MMA_PART(type, row, half) \
+  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." type ".s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" \
+               : "+r"(c[2 * row]), "+r"(c[2 * row + 1]) : "r"(a[row + 2 * half]), "r"(b[half]))
+#define MMA(type) MMA_PART(type, 0, 0); MMA_PART(type, 0, 1); MMA_PART(type, 1, 0); MMA_PART(type, 1, 1)
+#endif
+
+DEVICE i32 dot4(bool is_unsigned, u32 a, u32 b, i32 c) {
+  if (!is_unsigned) return __dp4a((i32)a, (i32)b, c);
+  // unsigned by signed: as signed, and 256 * b where the signed reading of a lost that
+  const u32 high = (a >> 7) & 0x01010101u;
+  return __dp4a((i32)high, (i32)b, 0) * 256 + __dp4a((i32)a, (i32)b, c);
+}
+
+// c += a @ b for a [16, 32] (unsigned or signed bytes) and b [32, 8] (signed). With g = lane / 4, t = lane % 4:
+// a[i] are columns 4t .. 4t + 3, from 16 on for i >= 2, of row g, or g + 8 for odd i; b[i] are rows 4t .. 4t + 3,
+// from 16 on for i = 1, of column g; c[i] is column 2t + i % 2 of row g, or g + 8 for i >= 2.
+template <bool is_unsigned>
+DEVICE void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+#if __CUDA_ARCH__ >= 750
+  if (is_unsigned) {
+    MMA("u8");
+  } else {
+    MMA("s8");
+  }
+#else
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  for (int s = 0; s < 4; ++s)
+    for (int half = 0; half < 2; ++half)
+      for (int i = 0; i < 2; ++i) {
+        const u32 column = __shfl_sync(ALL_LANES, b[half], 4 * (2 * t + i) + s);
+        for (int row = 0; row < 2; ++row)
+          c[2 * row + i] = dot4(is_unsigned, __shfl_sync(ALL_LANES, a[row + 2 * half], 4 * g + s), column, c[2 * row + i]);
+      }
+#endif
+}

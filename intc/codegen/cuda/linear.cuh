@@ -1,0 +1,130 @@
+// y = epilogue(x @ w + bias): x [rows, K] row by row, w [N, K] column by column and padded with zeros to whole
+// tiles. A block computes a tile of BM rows and BN columns, WM x WN warps a part of it each; tiles of 64 values of
+// the sum pass through STAGES buffers of shared memory, filled by asynchronous copies. Blocks along z share the
+// sum: each adds its part into zeroed memory, the last to arrive takes the total, leaves zeros and goes on alone.
+
+constexpr int BK = 64;
+
+// the part [16, 32] of a tile of 16-bit values, as their low bytes (unsigned) and their high bytes (signed)
+DEVICE void load_wide_rows(u32 (&low)[4], u32 (&high)[4], const u8* tile, int row, int half) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  for (int i = 0; i < 4; ++i) {
+    const uint2 pair = *(const uint2*)(tile + chunk_at<8>(row + g + i % 2 * 8, half * 4 + i / 2 * 2 + t / 2) + t % 2 * 8);
+    low[i] = __byte_perm(pair.x, pair.y, 0x6420);
+    high[i] = __byte_perm(pair.x, pair.y, 0x7531);
+  }
+}
+
+template <int BM, int BN, int WM, int WN, int STAGES, int K, int N, class X, class Y, class Epilogue>
+DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32* __restrict__ bias, Y* __restrict__ y,
+                   u8* zeros, int rows, const Epilogue& epilogue) {
+  constexpr int threads = 32 * WM * WN, MT = BM / WM / 16, NT = BN / WN / 8;
+  constexpr int x_bytes = BM * BK * sizeof(X), stage_bytes = x_bytes + BN * BK;
+  constexpr int x_chunks = BK * sizeof(X) / 16;
+  constexpr int steps = (K + BK - 1) / BK, padded = steps * BK;
+  constexpr bool is_unsigned = (X)-1 > 0, is_wide = sizeof(X) == 2;
+  u8* shared = dynamic_shared();
+  const int first_row = blockIdx.x * BM, first_column = blockIdx.y * BN;
+  const int begin = quotient(steps * blockIdx.z, gridDim.z), end = quotient(steps * (blockIdx.z + 1), gridDim.z);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp_row = warp / WN * (BM / WM), warp_column = warp % WN * (BN / WN);
+
+  auto fetch = [&](int step) {
+    if (step < end) {
+      u8* tile = shared + step % STAGES * stage_bytes;
+      copy_tile<BM, threads, x_chunks, K, true>(tile, x, K, first_row, rows, step * BK);
+      copy_tile<BN, threads, 4, padded, true>(tile + x_bytes, w, padded, first_column, first_column + BN, step * BK);
+    }
+    commit_copies();
+  };
+
+  i32 sums[MT][NT][4];
+#pragma unroll
+  for (int i = 0; i < MT * NT * 4; ++i) sums[i / 4 / NT][i / 4 % NT][i % 4] = 0;
+  for (int step = begin; step < begin + STAGES - 1; ++step) fetch(step);
+  for (int step = begin; step < end; ++step) {
+    wait_copies<STAGES - 2>();
+    __syncthreads();
+    fetch(step + STAGES - 1);
+    const u8* x_tile = shared + step % STAGES * stage_bytes;
+    const u8* w_tile = x_tile + x_bytes;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      u32 b[NT][2];
+#pragma unroll
+      for (int j = 0; j < NT; j += 2) load_columns<4>(b[j], b[j + 1], w_tile, warp_column + j * 8, half);
+#pragma unroll
+      for (int i = 0; i < MT; ++i) {
+        if constexpr (is_wide) {
+          u32 low[4], high[4];
+          load_wide_rows(low, high, x_tile, warp_row + i * 16, half);
+#pragma unroll
+          for (int j = 0; j < NT; ++j) {
+            i32 part[4] = {0, 0, 0, 0};
+            mma<false>(part, high, b[j]);
+            mma<true>(sums[i][j], low, b[j]);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sums[i][j][k] += part[k] << 8;
+          }
+        } else {
+          u32 a[4];
+          load_rows<4>(a, x_tile, warp_row + i * 16, half);
+#pragma unroll
+          for (int j = 0; j < NT; ++j) mma<is_unsigned>(sums[i][j], a, b[j]);
+        }
+      }
+    }
+  }
+  wait_copies<0>();
+
+  if (gridDim.z > 1) {
+    const int tile = blockIdx.y * gridDim.x + blockIdx.x;
+    i32* arrived = (i32*)zeros + tile;
+    i32* totals = (i32*)(zeros + 4096) + (i64)tile * (BM * BN) + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < MT * NT * 4; ++i) atomicAdd(totals + i * threads, sums[i / 4 / NT][i / 4 % NT][i % 4]);
+    __threadfence();
+    __syncthreads();
+    i32* ticket = (i32*)shared;
+    if (threadIdx.x == 0) *ticket = atomicAdd(arrived, 1);
+    __syncthreads();
+    if (*ticket != gridDim.z - 1) return;
+    __threadfence();
+#pragma unroll
+    for (int i = 0; i < MT * NT * 4; ++i) {
+      sums[i / 4 / NT][i / 4 % NT][i % 4] = __ldcg(totals + i * threads);
+      totals[i * threads] = 0;
+    }
+    if (threadIdx.x == 0) *arrived = 0;
+  }
+
+  // through shared memory, so that whole rows of the tile are written at once
+  constexpr int pitch = BN * sizeof(Y) + 16;
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < NT; ++j)
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const int in_tile = warp_column + j * 8 + lane % 4 * 2 + k, column = first_column + in_tile;
+      if (column >= N) continue;
+      const i32 start = bias[column];
+#pragma unroll
+      for (int i = 0; i < MT * 2; ++i) {
+        const int line = warp_row + i / 2 * 16 + i % 2 * 8 + lane / 4;
+        if (first_row + line < rows)
+          ((Y*)(shared + line * pitch))[in_tile] = (Y)epilogue(sums[i / 2][j][i % 2 * 2 + k] + start, first_row + line, column);
+      }
+    }
+  __syncthreads();
+  const int height = least(BM, rows - first_row), width = least(BN, N - first_column);
+  y += (i64)first_row * N + first_column;
+  if (N * sizeof(Y) % 16 == 0) {
+    constexpr int values = 16 / sizeof(Y), chunks = BN / values;
+    for (int i = threadIdx.x; i < height * chunks; i += threads)
+      if (i % chunks * values < width)
+        *(uint4*)(y + (i64)(i / chunks) * N + i % chunks * values) = *(const uint4*)(shared + i / chunks * pitch + i % chunks * 16);
+  } else {
+    for (int i = threadIdx.x; i < height * BN; i += threads)
+      if (i % BN < width) y[(i64)(i / BN) * N + i % BN] = ((const Y*)(shared + i / BN * pitch))[i % BN];
+  }
+}

@@ -1,0 +1,49 @@
+// device.cuh by an emulation of the hardware's instructions. Asynchronous copies are done as late as the waits allow.
+
+static u8* dynamic_shared() { return shared_memory; }
+
+static void copy_async(void* to, const void* from, bool valid) {
+  if ((uintptr_t)to % 16 || (valid && (uintptr_t)from % 16)) emulator::fail("a copy that is not aligned");
+  emulator::fibers[emulator::current].open.push_back({to, {}, from, valid});
+}
+
+static void commit_copies() {
+  auto& self = emulator::fibers[emulator::current];
+  self.groups.push_back(std::move(self.open));
+  self.open.clear();
+}
+
+template <int pending>
+static void wait_copies() {
+  auto& groups = emulator::fibers[emulator::current].groups;
+  while (groups.size() > pending) {
+    emulator::finish(groups.front());
+    groups.pop_front();
+  }
+}
+
+static __attribute__((noinline)) void load_matrices(u32 (&out)[4], const u8* row) {
+  if ((uintptr_t)row % 16) emulator::fail("a matrix row that is not aligned");
+  const u64 address = (u64)row;
+  emulator::exchange(&address, 1, HERE, [&](auto& slots, int lane) {
+    for (int i = 0; i < 4; ++i) memcpy(&out[i], (const u8*)slots[i * 8 + lane / 4][0] + lane % 4 * 4, 4);
+  });
+}
+
+template <bool is_unsigned>
+static __attribute__((noinline)) void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+  const u64 values[3] = {(u64)a[1] << 32 | a[0], (u64)a[3] << 32 | a[2], (u64)b[1] << 32 | b[0]};
+  emulator::exchange(values, 3, HERE, [&](auto& slots, int lane) {
+    const int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; ++i)
+      for (int part = 0; part < 2; ++part)
+        for (int s = 0; s < 4; ++s) {
+          const u32 left = (u32)(slots[4 * g + s][part] >> (i / 2 * 32));
+          const u32 right = (u32)(slots[4 * (2 * t + i % 2) + s][2] >> (part * 32));
+          for (int byte = 0; byte < 4; ++byte) {
+            const u8 l = left >> 8 * byte;
+            c[i] += (is_unsigned ? (i32)l : (i32)(i8)l) * (i8)(right >> 8 * byte);
+          }
+        }
+  });
+}

@@ -1,0 +1,141 @@
+"""Every operator on a GPU, as far as a CPU can tell: the kernels' own source, run by an emulator of the
+hardware, equals ``evaluate`` bit for bit, in whatever order threads take turns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from intc.codegen.cuda.linear import LARGE, MIDDLE, SMALL
+from intc.ir.types import TensorType
+from intc.ops.fused import Attention, Linear
+from intc.ops.im2col import Im2col
+from intc.ops.shift import ShiftLayerNorm
+from tests.emulated import check_graph, emulation
+from tests.native import check_op
+from tests.test_kernels_generic import GROUPS, Case, ints, linear_case
+
+ORDERS = ("forward", "backward", "shuffled")
+BYTES = Linear(-127, 127, "int8")
+
+
+def t(shape: tuple[int, ...], dtype: Any, lo: int | None = None, hi: int | None = None) -> TensorType:
+    return TensorType(shape, dtype, lo, hi)
+
+
+def check(cases: list[Case], order: str = "forward", processors: int = 1, target: str = "cuda") -> None:
+    with emulation(order, processors):
+        run = partial(check_graph, target=target)
+        check_op([(case.op, case.inputs, {}) for case in cases], run)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_kernels_equal_evaluate(group: str) -> None:
+    with emulation():
+        check_op([(case.op, case.inputs, case.sizes) for case in GROUPS[group]()], check_graph)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "processors", [1, 1000]
+)  # one: the large tiles; many: the small ones, with split sums
+def test_products_of_many_sizes(order: str, processors: int) -> None:
+    whole = [(1, 64, 64), (64, 192, 576), (197, 768, 128), (300, 256, 256), (130, 1040, 64)]
+    ragged = [(129, 65, 33), (63, 17, 130), (65, 200, 1), (2, 1100, 72)]
+    cases = [linear_case(t((m, k), "int8", -127, 127), n, BYTES) for m, k, n in whole + ragged]
+    cases += [
+        linear_case(t((m, k), "uint8"), n, Linear(0, 255, "uint8")) for m, k, n in (whole[1], ragged[0])
+    ]
+    raw = Linear(-(2**31), 2**31 - 1, "int32", raw=True)
+    cases += [linear_case(t((m, k), "int16", -4096, 4095), n, raw) for m, k, n in (whole[2], ragged[1])]
+    residual = Linear(-32767, 32767, "int16", residual=True)
+    cases += [linear_case(t((m, k), "int8", -127, 127), n, residual) for m, k, n in (whole[3], ragged[3])]
+    four_bits = linear_case(t((40, 96), "int8", -127, 127), 64, BYTES)
+    cases.append(
+        replace(
+            four_bits, inputs=(four_bits.inputs[0], ints(-7, 7, (96, 64), np.int8), *four_bits.inputs[2:])
+        )
+    )
+    check(cases, order, processors)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_products_at_the_ends_of_the_interval(dtype: Any) -> None:
+    k, n = 516, 33
+    w = np.full((k, n), 127, np.int8)
+    w[:, ::2] = -127
+    info = np.iinfo(dtype)
+    op = Linear(-(2**31), 2**31 - 1, "int32", raw=True)
+    bias = np.zeros(n, np.int32)
+    check([Case(op, (np.full((5, k), value, dtype), w, bias)) for value in (max(info.min, -32767), info.max)])
+
+
+def attention_case(dim: int, heads: int, queries: int, keys: int, offset: int, **options: Any) -> Case:
+    """Queries in a tensor of their own, keys and values side by side."""
+    width = heads * dim
+    op = Attention(heads, heads, dim, 0, 0, width + offset, 20077, 5, -127, 127, **options)
+    q, kv = t((2, queries, width), "int8", -127, 127), t((2, keys, 2 * width + offset), "int8", -127, 127)
+    kept = np.random.default_rng(keys).random((2, heads, queries, keys)) < 1 / (
+        1 + keys
+    )  # many rows keep nothing
+    extra: list[Any] = [kept if op.uniform else t(kept.shape, "bool")] if op.masked else []
+    extra += [t((1, heads, queries, keys), "int32", -5000, 5000)] if op.biased else []
+    mo, eo = ints(2**30, 2**31 - 1, (width,), np.int32), ints(37, 39, (width,), np.int32)
+    return Case(op, (q, kv, kv, mo, eo, *extra))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_attention_of_many_sizes(order: str) -> None:
+    cases = [
+        attention_case(64, 2, 197, 197, 0),
+        attention_case(32, 3, 49, 49, 0, masked=True, biased=True),
+        attention_case(96, 1, 65, 130, 16, masked=True),
+        attention_case(64, 2, 70, 130, 0, masked=True, uniform=True),
+        attention_case(128, 1, 64, 64, 0, biased=True),
+        attention_case(20, 2, 1, 300, 4),
+        attention_case(7, 3, 70, 63, 1, masked=True),
+    ]
+    check(cases, order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_without_tensor_cores(order: str) -> None:
+    """sm_61 and sm_70: the same kernels, mma from dot products of four bytes."""
+    raw = Linear(-(2**31), 2**31 - 1, "int32", raw=True)
+    cases = [linear_case(t((65, 192), "int8", -127, 127), 72, BYTES)]
+    cases += [
+        linear_case(t((3, 1100), "uint8"), 33, raw),
+        linear_case(t((70, 80), "int16", -4096, 4095), 64, raw),
+    ]
+    cases += [attention_case(32, 2, 70, 70, 0, masked=True), attention_case(7, 3, 5, 130, 1)]
+    for processors in (1, 1000):
+        check(cases, order, processors, "cuda:sm_61")
+
+
+@pytest.mark.parametrize("channels", [1, 31, 192, 768, 1000])
+def test_layer_norm_of_many_widths(channels: int) -> None:
+    op = ShiftLayerNorm(3, 40, -127, 127, "int8")
+    g, b = ints(-(2**20), 2**20, (channels,), np.int32), ints(-(2**45), 2**45, (channels,), np.int64)
+    magnitude = min(32767, (2**31 - 1) // (2 * channels))
+    constant = np.full((1, channels), 77, np.int16)
+    check([Case(op, (x, g, b)) for x in (t((9, channels), "int16", -magnitude, magnitude), constant)])
+
+
+def test_tiles_fit_shared_memory() -> None:
+    for tile, x_bytes, y_bytes in ((LARGE, 1, 2), (MIDDLE, 2, 4), (SMALL, 2, 4)):
+        assert (
+            tile.shared(x_bytes, y_bytes) <= 99 << 10
+        )  # what every architecture from sm_80 on gives a block
+
+
+def test_windows_without_padding() -> None:
+    """The strided views, in both orders of axes."""
+    steps = ((4, 4), (4, 4)), ((3, 2), (2, 1))
+    cases = [Case(Im2col(*s, (0, 0, 0, 0), (1, 1)), (t((2, 3, 8, 12), "int8"),)) for s in steps]
+    cases += [Case(Im2col(*s, (0, 0, 0, 0), (2, 1), True), (t((2, 9, 12, 5), "uint8"),)) for s in steps]
+    check(cases)
