@@ -83,7 +83,7 @@ def quantised(call: Call, value: Imported, scale: Any, zero: Any, limits: tuple[
 def _quantize_linear(call: Call) -> list[Imported]:
     kind = int(call.attributes.get("output_dtype", 0)) or onnx.TensorProto.UINT8
     if call.has(2):
-        kind = onnx.helper.np_dtype_to_tensor_dtype(np.asarray(call.inputs[2]).dtype)
+        kind = onnx.helper.np_dtype_to_tensor_dtype(call.known(2, "the zero point").dtype)
     limits, value = limits_of(call, kind), call.inputs[0]
     shape = call.ctx.shape_of(value) if value is not None else ()
     scale, zero = _spread(call, shape, 1, 2)
