@@ -27,7 +27,7 @@ REFUSED = {
     "DynamicQuantizeLinear": r"is a quantised tensor",
     "QLinearConv": r"is a quantised tensor|depends on input",
     "QLinearMatMul": r"is a quantised tensor|must be one number|depends on input",
-    "QuantizeLinear": r"is a quantised tensor|no integer form|zero points that differ|in blocks|depends on input",
+    "QuantizeLinear": r"is a quantised|no integer form|zero points that differ|in blocks|depends on input",
     "ConvInteger": r"is a quantised tensor|depends on input",
     "MatMulInteger": r"is a quantised tensor|depends on input",
     "Einsum": r"an ellipsis|repeated letter",
