@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from intc.ops.row_softmax import NormaliseRows, ShiftWeights
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.table import Table
 from intc.ops.window import GroupedConv, MaxPool
-from tests.native import check_op
+from tests.native import check_graph, check_op
 from tests.op_cases import FLOAT_ONLY
 
 B, S = symbol("batch"), symbol("seq")
@@ -395,7 +396,8 @@ HERE = [t.name for t in TARGETS if host_features().issuperset(t.features)]
 @pytest.mark.parametrize("group", GROUPS)
 def test_kernels_equal_evaluate(group: str, target: str) -> None:
     """On every instruction set of this machine; lowering refuses floating point in their machine code."""
-    check_op([(case.op, case.inputs, case.sizes) for case in GROUPS[group]()], target)
+    check = partial(check_graph, target=target)
+    check_op([(case.op, case.inputs, case.sizes) for case in GROUPS[group]()], check)
 
 
 def test_every_integer_operator_has_a_rule_and_a_case() -> None:
