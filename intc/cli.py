@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(COMMANDS).parse_args(argv)
     if not args.debug:
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of values that are refused further on
+    with _noting_interrupts() as interrupts:
+        return _status(args, interrupts)
+
+
+def _status(args: argparse.Namespace, interrupts: list[int]) -> int:
     try:
         if args.json and args.json != "-":
             check_writable(Path(args.json))
@@ -45,7 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(args, UsageError("interrupted"), 130)
     except Exception as error:
+        if interrupts:
+            return _fail(args, UsageError("interrupted"), 130)
         return _fail(args, error, 2, "internal error, please report it (--debug shows where): ")
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """The signals of Ctrl-C so far: native code passes what they raise on as errors of its own."""
+    seen: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ours = ours and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _fail(args: argparse.Namespace, error: BaseException, status: int, prefix: str = "") -> int:

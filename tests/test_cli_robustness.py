@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -209,6 +210,21 @@ def test_an_interrupted_compilation(tmp_path: Path) -> None:
     out, said = process.communicate()
     assert (process.returncode, out, said) == (130, "", "intc: error: interrupted\n")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"model.intc": b"before"}
+
+
+def test_an_interrupt_that_native_code_turns_into_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        raise RuntimeError
+
+    monkeypatch.setattr("intc.api.import_onnx", interrupted)
+    assert main(["compile", str(MODEL), "--calibration", "random", "-o", str(tmp_path / "m.intc")]) == 130
+    assert capsys.readouterr().err == "intc: error: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_killed_compilation_leaves_no_broken_artifact(tmp_path: Path) -> None:
