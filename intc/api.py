@@ -98,7 +98,8 @@ def compile(
     """
     plan = None if isinstance(bits, str) and bits == "auto" else read_plan(bits)
     goal = parse_target(accuracy_target) if isinstance(accuracy_target, str) else accuracy_target
-    if resolve(target).gpu:
+    processor = resolve(target)
+    if processor.gpu:
         cuda_compiler.require()
     wanted = [dump_after] if isinstance(dump_after, str) else list(dump_after)
     for name in wanted:
@@ -109,7 +110,7 @@ def compile(
     tell("import")
     source = import_onnx(path, inputs)
     fixed = bound(source, sizes or {})
-    if not resolve(target).native:
+    if not processor.native:
         require_fixed(fixed)
     state = phases.canonicalise(source, tell)
     tell("calibrate")
@@ -133,7 +134,7 @@ def compile(
     if plan is None or goal is not None:
         settings: Any = (approximation, calibrator, rounding, tell)
         judged = singly(state.graph, samples)
-        found = Planner(state.graph, stats, judged, resolve(target), *settings).search(
+        found = Planner(state.graph, stats, judged, processor, *settings).search(
             plan, search or Search(), goal
         )
         plan, planned = found.plan, {"planning": found.report}

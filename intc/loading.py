@@ -26,8 +26,7 @@ def load(
     files of Ed25519 public keys or their 32 bytes, it must be signed by one of them (``intc sign``). With
     ``recompile`` only the graph and the weights are taken, and compiled for this machine: no code of the file
     is run, whoever made it. An artifact for a GPU runs on ``device``, ``"cuda:0"`` unless another is named.
-    Raises ArtifactCorrupt, ArtifactVersion, ArtifactUntrusted, WrongTarget or
-    UsageError.
+    Raises ArtifactCorrupt, ArtifactVersion, ArtifactUntrusted, WrongTarget or UsageError.
     """
     if not recompile:
         return runtime.load(path, threads, sha256, trusted_keys=trusted_keys, device=device)

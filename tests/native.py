@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +127,23 @@ def check_op(
         builder = Builder("cases")
         # the symbols must be bound by some input even where an operator's inputs do not show them
         builder.input("sizes", TensorType(tuple(_symbols(dict(sizes_key))), "bool"))
-        known: dict[TensorType, str] = {}
-        for number, (op, inputs) in enumerate(ops):
-            names = []
-            for i, item in enumerate(inputs):
-                if isinstance(item, TensorType):
-                    if item not in known:
-                        known[item] = builder.input(f"in{number}_{i}", item)
-                    names.append(known[item])
-                else:
-                    names.append(builder.constant(f"const{number}_{i}", item))
-            builder.output(builder.emit(op, *names, name=f"{number}:{op.name}"))
+        emit_side_by_side(builder, ops)
         check(builder.finish(), dict(sizes_key))
+
+
+def emit_side_by_side(builder: Builder, ops: Iterable[tuple[Op, Sequence[TensorType | Array]]]) -> None:
+    """Every operator with inputs of its own, of which those of one type are one, and an output."""
+    known: dict[TensorType, str] = {}
+    for number, (op, inputs) in enumerate(ops):
+        names = []
+        for i, item in enumerate(inputs):
+            if isinstance(item, TensorType):
+                if item not in known:
+                    known[item] = builder.input(f"in{number}_{i}", item)
+                names.append(known[item])
+            else:
+                names.append(builder.constant(f"const{number}_{i}", item))
+        builder.output(builder.emit(op, *names, name=f"{number}:{op.name}"))
 
 
 def _symbols(sizes: Mapping[str, int]) -> list[Any]:

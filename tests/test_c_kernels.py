@@ -23,7 +23,7 @@ from intc.ops.matmul import MatMul
 from intc.ops.requantize import Clip
 from intc.ops.row_softmax import NormaliseRows
 from tests.c_programs import UNDEFINED, compile_network, link, run_program
-from tests.native import random_feed
+from tests.native import emit_side_by_side, random_feed
 from tests.op_cases import CASES, FLOAT_ONLY, sample
 from tests.test_kernels_generic import GROUPS, Case
 
@@ -34,18 +34,9 @@ def side_by_side(cases: Sequence[Case]) -> Graph:
     """All cases in one graph, their sizes fixed; inputs of one type are one."""
     b = Builder("cases")
     sizes: dict[str, int] = {}
-    known: dict[TensorType, str] = {}
-    for number, case in enumerate(cases):
+    for case in cases:
         sizes |= case.sizes
-        names = []
-        for i, item in enumerate(case.inputs):
-            if isinstance(item, TensorType):
-                if item not in known:
-                    known[item] = b.input(f"in{number}_{i}", item)
-                names.append(known[item])
-            else:
-                names.append(b.constant(f"const{number}_{i}", item))
-        b.output(b.emit(case.op, *names, name=f"{number}:{case.op.name}"))
+    emit_side_by_side(b, [(case.op, case.inputs) for case in cases])
     graph = b.finish()
     return bound(graph, {s: n for s, n in sizes.items() if s in graph.symbols()})
 

@@ -76,7 +76,7 @@ def test_copies_follow_the_weight_of_a_channel() -> None:
 def test_copies_are_rounded_a_share_of_a_step_apart() -> None:
     _, after = split(block(40.0))
     gelu = next(n for n in after.nodes if n.op.name == "gelu")
-    found = offsets(after, gelu)
+    found = offsets(after, after.producers(), gelu)
     assert len(found) == hidden(after) and np.count_nonzero(found) >= GROUP
     weight = after.constants[next(n for n in after.nodes if n.op.name == "matmul").inputs[1]]
     for channel in np.flatnonzero(found)[:1]:

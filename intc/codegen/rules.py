@@ -91,7 +91,6 @@ GPU_RULES: Final[Mapping[str, Rule]] = {
     "attention": cuda_attention.lower_attention,
     "shift_layer_norm": cuda_layer_norm.lower_shift_layer_norm,
     "im2col": cuda_movement.lower_im2col,
-    "gather": cuda_movement.lower_gather,
 }
 
 SCALAR_RULES: Final[Mapping[str, Rule]] = {

@@ -22,7 +22,8 @@ from intc.ops.elementwise import Add, Div, Mul
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Expand, Reshape, Transpose
 from intc.ops.softmax import Softmax
-from intc.passes.match import Uses
+from intc.passes.match import Uses, biased_product, weight_of
+from intc.passes.rewrite import with_constant
 
 SIZES: Final = (2, 3, 5, 7, 11, 13)  # stand in for symbols, to see where channels go
 LARGEST: Final = 64.0  # factor between channels
@@ -147,21 +148,14 @@ class _Trace:
             node = self.uses.producers.get(value)
         if node is None or not self.uses.single(value):
             return None
-        root = value
-        if isinstance(node.op, Add):
-            left, right = node.inputs if node.inputs[1] in self.graph.constants else node.inputs[::-1]
-            constant = self.graph.constants.get(right)
-            if (
-                constant is None
-                or constant.shape != self.graph.type(root).shape[-1:]
-                or not self.uses.single(left)
-            ):
-                return None
-            node = self.uses.producers.get(left)
-        weight = self.graph.constants.get(node.inputs[1]) if node and isinstance(node.op, MatMul) else None
-        if node is None or weight is None or weight.ndim != 2:
+        found = biased_product(self.graph, self.uses.producers, value)
+        if found is None:
             return None
-        return _Projection(root, node, weight.shape[1], tuple(reversed(chain)))
+        product, bias = found
+        if bias is not None and not self.uses.single(product.output):
+            return None
+        width = self.graph.constants[product.inputs[1]].shape[1]
+        return _Projection(value, product, width, tuple(reversed(chain)))
 
     def _moves(self, node: Node) -> bool:
         if isinstance(node.op, Mul | Div):
@@ -185,8 +179,7 @@ class _Trace:
         while node is not None and self._moves(node):
             ids = self._moved(node, ids)
             node = self.uses.sole_user(node.output, MatMul, Mul, Div, *MOVES)
-        weight = self.graph.constants.get(node.inputs[1]) if node and isinstance(node.op, MatMul) else None
-        return (node, ids) if node is not None and weight is not None and weight.ndim == 2 else None
+        return (node, ids) if node is not None and weight_of(self.graph, node) is not None else None
 
 
 class _Edits:
@@ -208,10 +201,11 @@ class _Edits:
         column, row = self.column.get(node.output), self.row.get(node.output)
         if column is None and row is None:
             return None
-        k = next(i for i, x in enumerate(node.inputs) if x in self.graph.constants)
-        array = self.graph.constants[node.inputs[k]].astype(np.float64)
-        array = array if column is None else array * column
-        array = array if row is None else array * row[:, None]
-        constant = b.constant(f"{node.inputs[k]}.equal", array.astype(np.float32))
-        operands = [constant if i == k else x for i, x in enumerate(inputs)]
-        return b.emit(node.op, *operands, name=node.output, source=node.source)
+
+        def scaled(array: Array) -> Array:
+            out = array.astype(np.float64)
+            out = out if column is None else out * column
+            out = out if row is None else out * row[:, None]
+            return out.astype(np.float32)
+
+        return with_constant(self.graph, b, node, inputs, scaled, ".equal")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from intc.ir.graph import Graph, Node
-from intc.ir.op import Op
+from intc.ir.op import Array, Op
+from intc.ops.elementwise import Add
+from intc.ops.matmul import MatMul
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,26 @@ class Uses:
         if len(users) == 1 and value not in self.outputs and isinstance(users[0].op, kinds):
             return users[0]
         return None
+
+
+def weight_of(graph: Graph, node: Node) -> Array | None:
+    """The constant matrix [K, N] that ``node`` multiplies by; None for any other node."""
+    weight = graph.constants.get(node.inputs[1]) if isinstance(node.op, MatMul) else None
+    return weight if weight is not None and weight.ndim == 2 else None
+
+
+def biased_product(
+    graph: Graph, producers: Mapping[str, Node], value: str
+) -> tuple[Node, Node | None] | None:
+    """The product with a constant matrix that computes ``value``, and the sum with a constant vector between
+    them, where there is one.
+    """
+    node, bias = producers.get(value), None
+    if node is not None and isinstance(node.op, Add):
+        bias = node
+        left, right = node.inputs if node.inputs[1] in graph.constants else node.inputs[::-1]
+        vector = graph.constants.get(right)
+        if vector is None or vector.shape != graph.type(value).shape[-1:]:
+            return None
+        node = producers.get(left)
+    return (node, bias) if node is not None and weight_of(graph, node) is not None else None

@@ -22,6 +22,7 @@ from intc.ops.gelu import Gelu
 from intc.ops.matmul import MatMul
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
+from intc.passes.match import weight_of
 
 VERSION: Final = 1
 WEIGHT_BITS: Final = (4, 8)
@@ -149,8 +150,8 @@ def is_matmul(node: Node) -> bool:
 
 def is_linear(graph: Graph, node: Node) -> bool:
     """Whether ``node`` is a product with a constant matrix."""
-    weight = graph.constants.get(node.inputs[1]) if is_matmul(node) else None
-    return weight is not None and weight.ndim == 2 and weight.dtype.kind == "f"
+    weight = weight_of(graph, node)
+    return weight is not None and weight.dtype.kind == "f"
 
 
 def name_of(graph: Graph, node: Node) -> str:

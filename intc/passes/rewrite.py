@@ -33,6 +33,23 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     return out if changed else graph
 
 
+def with_constant(
+    graph: Graph,
+    b: Builder,
+    node: Node,
+    inputs: tuple[str, ...],
+    change: Callable[[Array], Array],
+    suffix: str,
+) -> str:
+    """``node`` of ``graph`` on ``inputs`` with its constant operand changed, and ``suffix`` behind that
+    operand's name.
+    """
+    k = next(i for i, x in enumerate(node.inputs) if x in graph.constants)
+    constant = b.constant(node.inputs[k] + suffix, change(graph.constants[node.inputs[k]]))
+    operands = [constant if i == k else x for i, x in enumerate(inputs)]
+    return b.emit(node.op, *operands, name=node.output, source=node.source)
+
+
 def constant_of(graph: Graph, producers: Mapping[str, Node], value: str) -> Array | None:
     """The array behind ``value``: a constant, or one element that is reshaped or repeated."""
     node = producers.get(value)

@@ -18,10 +18,9 @@ import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ir.op import Array
-from intc.ops.elementwise import Add
 from intc.ops.gelu import Gelu
-from intc.ops.matmul import MatMul
-from intc.passes.match import Uses
+from intc.passes.match import Uses, biased_product, weight_of
+from intc.passes.rewrite import with_constant
 
 MOST: Final = 1 / 48  # of the channels: copies added
 GROUP: Final = 32  # copies are added in groups, as kernels take columns
@@ -42,30 +41,29 @@ class SplitOutliers:
         for node in graph.nodes:
             if not isinstance(node.op, Gelu) or node.output in uses.outputs or node.output not in self.ranges:
                 continue
-            before, after = projection(graph, node), uses.users[node.output]
-            if before is None or not all(uses.single(n.output) for n in before):
+            before = biased_product(graph, uses.producers, node.inputs[0])
+            if before is None or not all(uses.single(n.output) for n in before if n is not None):
                 continue
-            if not all(_weight(graph, n) is not None and n.inputs[0] == node.output for n in after):
+            after = uses.users[node.output]
+            if not all(weight_of(graph, n) is not None and n.inputs[0] == node.output for n in after):
                 continue
             weights = [graph.constants[n.inputs[1]] for n in after]
             index = repeated(np.asarray(self.ranges[node.output], np.float64), weights)
             if len(index) > len(weights[0]):
-                columns |= {n.output: index for n in before}
+                columns |= {n.output: index for n in before if n is not None}
                 rows |= {n.output: index for n in after}
 
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
             if node.output not in columns and node.output not in rows:
                 return None
-            k = next(i for i, x in enumerate(node.inputs) if x in graph.constants)
-            array = graph.constants[node.inputs[k]]
-            if node.output in rows:
-                index = rows[node.output]
-                array = (array[index] / np.bincount(index)[index][:, None]).astype(array.dtype)
-            if node.output in columns:
-                array = array[..., columns[node.output]]
-            constant = b.constant(f"{node.inputs[k]}.split", array)
-            operands = [constant if i == k else x for i, x in enumerate(inputs)]
-            return b.emit(node.op, *operands, name=node.output, source=node.source)
+
+            def copied(array: Array) -> Array:
+                if node.output in rows:
+                    index = rows[node.output]
+                    array = (array[index] / np.bincount(index)[index][:, None]).astype(array.dtype)
+                return array[..., columns[node.output]] if node.output in columns else array
+
+            return with_constant(graph, b, node, inputs, copied, ".split")
 
         return rebuild(graph, visit) if columns else graph
 
@@ -88,30 +86,14 @@ def repeated(ranges: Array, weights: list[Array]) -> Array:
     return np.repeat(np.arange(len(reach)), copies)
 
 
-def projection(graph: Graph, gelu: Node) -> list[Node] | None:
-    """The product with constant weights, and the sum with a bias, that ``gelu`` is taken of."""
-    producers, found = graph.producers(), []
-    node = producers.get(gelu.inputs[0])
-    if node is not None and isinstance(node.op, Add):
-        found.append(node)
-        left, right = node.inputs if node.inputs[1] in graph.constants else node.inputs[::-1]
-        bias = graph.constants.get(right)
-        if bias is None or bias.shape != graph.type(node.output).shape[-1:]:
-            return None
-        node = producers.get(left)
-    if node is None or _weight(graph, node) is None:
-        return None
-    return [*found, node]
-
-
-def offsets(graph: Graph, gelu: Node) -> Array:
+def offsets(graph: Graph, producers: Mapping[str, Node], gelu: Node) -> Array:
     """By how much of its step each channel [C] of ``gelu`` is rounded off the middle: copies of one channel
     evenly over a step, others not at all.
     """
-    found = projection(graph, gelu)
+    found = biased_product(graph, producers, gelu.inputs[0])
     if found is None:
         return np.zeros(1)
-    columns = np.ascontiguousarray(graph.constants[found[-1].inputs[1]].T)
+    columns = np.ascontiguousarray(graph.constants[found[0].inputs[1]].T)
     keys = [column.tobytes() for column in columns]
     copies: dict[bytes, list[int]] = {}
     for channel, key in enumerate(keys):
@@ -120,9 +102,3 @@ def offsets(graph: Graph, gelu: Node) -> Array:
     for channels in copies.values():
         out[channels] = (np.arange(len(channels)) + 0.5) / len(channels) - 0.5
     return out
-
-
-def _weight(graph: Graph, node: Node) -> Array | None:
-    """The constant matrix of a product."""
-    weight = graph.constants.get(node.inputs[1]) if isinstance(node.op, MatMul) else None
-    return weight if weight is not None and weight.ndim == 2 else None

@@ -103,17 +103,18 @@ def verify_artifact(
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
     container = Container(Path(path))
     kernels = bytes(container.member(manifest.kernels))
-    code = None if manifest.gpu else machine_code(kernels)
-    result.float_instructions = list(code.floats) if code else None
     if manifest.gpu:
-        result.float_instructions = gpu_float_instructions(kernels)
+        code, result.float_instructions = None, gpu_float_instructions(kernels)
+    else:
+        code = machine_code(kernels)
+        result.float_instructions = list(code.floats) if code else None
     stored = _stored(container)
     tell("certificate")
     result.certificate = disagreements(stored, certificate(graph, code))
     groups = list(batches(data, manifest.inputs, BATCH))
-    checked = Session(path, trusted_keys=trusted_keys, device=device)
+    alone = Session(path, trusted_keys=trusted_keys, device=device)
     for feeds in groups:
-        checked.prepare(feeds)  # refuses what no session takes
+        alone.prepare(feeds)  # refuses what no session takes
     tell("reference")
     expected = [reference(graph, feeds, result.outside_interval) for feeds in groups]
     further = _continued(manifest, graph, groups[0], expected[0])
@@ -122,7 +123,7 @@ def verify_artifact(
         expected.append(reference(graph, further, result.outside_interval))
     for threads in (1,) if manifest.gpu else (1, 2):
         tell(f"kernels, {threads} thread(s)")
-        session = Session(path, threads=threads, trusted_keys=trusted_keys, device=device)
+        session = alone if threads == 1 else Session(path, threads=threads, trusted_keys=trusted_keys)
         result.digests.append(_digest_of(session, graph))
         result.runs.append(_compare(session, groups, expected, threads))
         if not isinstance(manifest.inputs[0].shape[0], int):

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <string>
@@ -57,14 +58,14 @@ Result cuModuleLoadData(Handle* out, const void* image) {
   if (memcmp(bytes, "\177ELF", 4)) return INVALID_IMAGE;
   uint64_t sections; uint16_t each, count;
   memcpy(&sections, bytes + 0x28, 8); memcpy(&each, bytes + 0x3A, 2); memcpy(&count, bytes + 0x3C, 2);
-  char path[] = "/tmp/emulated-XXXXXX";
-  const int file = mkstemp(path);
+  std::string path = std::filesystem::temp_directory_path() / "emulated-XXXXXX";
+  const int file = mkstemp(path.data());
   const size_t size = sections + (size_t)each * count;
   if (write(file, bytes, size) != (ssize_t)size) return INVALID;
   close(file);
-  *out = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  *out = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!*out) fprintf(stderr, "emulator: %s\n", dlerror());
-  unlink(path);
+  unlink(path.c_str());
   return *out ? SUCCESS : INVALID_IMAGE;
 }
 Result cuModuleUnload(Handle) { return SUCCESS; }

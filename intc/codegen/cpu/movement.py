@@ -93,20 +93,25 @@ def lower_gather(program: Program, node: Node) -> None:
     data, indices = (program.type(x) for x in node.inputs)
     outer, inner = product(data.shape[: op.axis]), product(data.shape[op.axis + 1 :])
     count, size = product(indices.shape), data.shape[op.axis]
+    shape = (outer, count, inner)
+    read, picked = View((size * inner, 0, 1)), View((0, 1, 0))
 
     def body(frame: Frame) -> None:
         x, picks, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
-        width = frame.dim(inner)
-        with frame.share(outer * count) as row:
-            at = T.bind(T.truncmod(row, frame.dim(count)))
-            pick = T.bind(T.cast(picks[at], "int32"))
-            wrapped = T.Select(pick < 0, pick + frame.dim(size), pick)
-            base = T.bind((T.truncdiv(row, frame.dim(count)) * frame.dim(size) + wrapped) * width)
-            start = T.bind(row * width)
-            with T.serial(0, width) as i:
-                store(y, x[base + i], start + i)
+
+        def element(at: list[Expr]) -> None:
+            row = _wrapped(picks[at[1]], frame.dim(size))
+            store(y, x[at[0] + row * frame.dim(inner)], at[2])
+
+        loop(frame, shape, (read, picked, View(row_major(shape))), element)
 
     program.generic("gather", op, node.inputs, node.output, body, source=node.source)
+
+
+def _wrapped(pick: Expr, size: Expr) -> Expr:
+    """An index of ``size`` entries, counted from the end where it is negative."""
+    place = T.bind(T.cast(pick, "int32"))
+    return T.Select(place < 0, place + size, place)
 
 
 def lower_gather_elements(program: Program, node: Node) -> None:
@@ -122,9 +127,8 @@ def lower_gather_elements(program: Program, node: Node) -> None:
         x, picks, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
 
         def element(at: list[Expr]) -> None:
-            pick = T.bind(T.cast(picks[at[1]], "int32"))
-            wrapped = T.Select(pick < 0, pick + frame.dim(size), pick)
-            store(y, x[at[0] + wrapped * frame.dim(along)], at[2])
+            place = _wrapped(picks[at[1]], frame.dim(size))
+            store(y, x[at[0] + place * frame.dim(along)], at[2])
 
         loop(frame, shape, (read, dense, dense), element)
 

@@ -1,17 +1,13 @@
-"""Data movement with one thread an element, where the shared kernels would give a thread a whole row."""
+"""Windows with one thread an element, where the shared kernel would give a thread a whole row."""
 
 from __future__ import annotations
 
-from tvm.tirx.script.builder import ir as T
-
 from intc.codegen.cpu import movement
 from intc.codegen.cpu.strided import View, row_major
-from intc.codegen.kernel import Frame, store
 from intc.codegen.program import Program
-from intc.ir.dims import Shape, product
+from intc.ir.dims import Shape
 from intc.ir.graph import Node
 from intc.ops.im2col import Im2col
-from intc.ops.movement import Gather
 
 
 def lower_im2col(program: Program, node: Node) -> None:
@@ -33,23 +29,3 @@ def lower_im2col(program: Program, node: Node) -> None:
         shape, strides = (*shape[:3], *op.kernel, sizes[1]), (*strides[:3], *window, channels)
     read, write = View(strides), View(row_major(shape))
     movement.copy(program, node.inputs[0], node.output, shape, read, write, node.source)
-
-
-def lower_gather(program: Program, node: Node) -> None:
-    op = node.op
-    assert isinstance(op, Gather)
-    data, indices = (program.type(x) for x in node.inputs)
-    outer, inner = product(data.shape[: op.axis]), product(data.shape[op.axis + 1 :])
-    count, size = product(indices.shape), data.shape[op.axis]
-
-    def body(frame: Frame) -> None:
-        x, picks, y = (frame.buffers[n] for n in ("x0", "x1", "y"))
-        width = frame.dim(inner)
-        with frame.share(outer * count * inner) as i:
-            row = T.bind(T.truncdiv(i, width))
-            block = T.bind(T.truncdiv(row, frame.dim(count)))
-            pick = T.bind(T.cast(picks[row - block * frame.dim(count)], "int32"))
-            wrapped = T.Select(pick < 0, pick + frame.dim(size), pick)
-            store(y, x[(block * frame.dim(size) + wrapped) * width + (i - row * width)], i)
-
-    program.generic("gather", op, node.inputs, node.output, body, source=node.source)

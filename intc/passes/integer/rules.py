@@ -235,7 +235,7 @@ def gelu(context: Context, node: Node) -> Form:
     free = node.output not in forms.source.outputs and stats is not None and stats.low.shape == width
     if context.plan.family(node) == "auto" and only_products and free and stats is not None:
         low, high = _codes(context, node.output)
-        stagger = (high - low) / 254 * offsets(forms.source, node)
+        stagger = (high - low) / 254 * offsets(forms.source, forms.nodes, node)
         return families.poly_gelu(forms, node, (low + high) / 2 + stagger)
     return families.GELU[context.plan.family(node)](context.forms, node)
 
