@@ -35,8 +35,10 @@ def test_artifacts_come_back_byte_for_byte(gpu_check: Any, tmp_path: Path) -> No
     with emulation():
         module = Module(graph, graph, lower(graph, "cuda"), tuple(graph.outputs))
         module.save(tmp_path / "there.intc")
-        gpu_check.pack(tmp_path / "there.intc", tmp_path / "small.npz")
-        gpu_check.unpack(tmp_path / "small.npz", tmp_path / "back.intc")
+        expected = [np.arange(6, dtype=np.int8).reshape(2, 3)]
+        gpu_check.pack(tmp_path / "there.intc", tmp_path / "small.npz", expected)
+        (back,) = gpu_check.unpack(tmp_path / "small.npz", tmp_path / "back.intc")
+        assert np.array_equal(back, expected[0])
         assert (tmp_path / "back.intc").read_bytes() == (tmp_path / "there.intc").read_bytes()
         with np.load(tmp_path / "small.npz") as data:
             assert "weight/w" not in data.files
@@ -63,4 +65,5 @@ def test_drawn_numbers_reach_both_ends(gpu_check: Any) -> None:
     numbers = gpu_check.drawn((300, 70), "int8", -127, 127)
     assert (numbers.min(), numbers.max(), numbers.dtype) == (-127, 127, np.int8)
     assert abs(float(numbers.mean())) < 2
+    assert 25 < float(numbers.std()) < 45
     assert len(np.unique(numbers)) == 255

@@ -14,6 +14,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from ctypes import byref, c_float, c_uint64, c_void_p
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,7 +136,14 @@ class Graph:
             "scratch": places[-1:],
             "zeros": [self._zeros.address],
         }
-        self._capture([(c, grid) for c, grid, _ in planned])
+        cuda.call("cuMemsetD8Async", self._zeros.address, 0, max(zeros, 1), entry.stream)
+        cuda.call("cuStreamSynchronize", entry.stream)
+        self.work = [
+            Work(choice, grid, launch)
+            for (choice, grid, _), launch in zip(planned, manifest.program.launches, strict=True)
+            if math.prod(grid)
+        ]
+        self._whole = Capture(self, self.work)
 
     def _plan(self, launch: Launch) -> tuple[Choice, list[int], int]:
         """The kernel for these sizes, its blocks along x, y and z, and the bytes of zeros that it takes."""
@@ -152,32 +160,17 @@ class Graph:
             grid[2] = max(1, min(choice.splits, enough // blocks))
         return choice, grid, COUNTERS + blocks * choice.zeros if grid[2] > 1 else 0
 
-    def _capture(self, planned: Sequence[tuple[Choice, list[int]]]) -> None:
-        entry = self.entry
-        functions = [entry.function(choice) for choice, _ in planned]
-        cuda.call("cuMemsetD8Async", self._zeros.address, 0, max(self._zeros.nbytes, 1), entry.stream)
-        cuda.call("cuStreamSynchronize", entry.stream)
-        cuda.call("cuStreamBeginCapture_v2", entry.stream, cuda.RELAXED_CAPTURE)
-        graph = c_void_p()
-        try:
-            launches = entry.manifest.program.launches
-            for function, (choice, grid), launch in zip(functions, planned, launches, strict=True):
-                if math.prod(grid):
-                    self._launch(function, choice, grid, launch)
-        finally:
-            cuda.call("cuStreamEndCapture", entry.stream, byref(graph))
-        self._exec = cuda.new("cuGraphInstantiateWithFlags", graph, 0)
-        cuda.call("cuGraphDestroy", graph)
-        weakref.finalize(self, cuda.library().cuGraphExecDestroy, self._exec)
-
-    def _launch(self, function: c_void_p, choice: Choice, grid: Sequence[int], launch: Launch) -> None:
+    def launch(self, work: Work) -> None:
+        """Enqueue one kernel, or record it where the stream is captured."""
+        choice, launch = work.choice, work.launch
         # every parameter has at most 8 bytes, the lowest of which come first
         values = (c_uint64 * len(launch.args))(*(self._argument(*a) & (2**64 - 1) for a in launch.args))
         start = ctypes.addressof(values)
         pointers = (c_void_p * len(values))(*(start + 8 * i for i in range(len(values))))
         block = (choice.threads, 1, 1)
         stream = self.entry.stream
-        cuda.call("cuLaunchKernel", function, *grid, *block, choice.shared, stream, pointers, None)
+        function = self.entry.function(choice)
+        cuda.call("cuLaunchKernel", function, *work.grid, *block, choice.shared, stream, pointers, None)
 
     def _argument(self, kind: str, which: Size, offset: int) -> int:
         if kind in self._bases:
@@ -186,11 +179,57 @@ class Graph:
 
     def replay(self) -> None:
         """Enqueue the whole network."""
-        cuda.call("cuGraphLaunch", self._exec, self.entry.stream)
+        self._whole.replay()
 
     def milliseconds(self, repeats: int) -> float:
         """The time of one replay: ``repeats`` of them between two events of the device."""
-        entry = self.entry
+        return self._whole.milliseconds(repeats)
+
+    def profile(self, repeats: int = 20, rounds: int = 5) -> list[float]:
+        """Milliseconds of each of ``work`` alone: the best of ``rounds``, each ``repeats`` launches in a row."""
+        times = []
+        for work in self.work:
+            capture = Capture(self, [work] * repeats)
+            capture.milliseconds(1)
+            times.append(min(capture.milliseconds(1) for _ in range(rounds)) / repeats)
+        return times
+
+
+@dataclass(frozen=True)
+class Work:
+    """A launch at one combination of sizes: the kernel chosen for it and its blocks along x, y and z."""
+
+    choice: Choice
+    grid: Sequence[int]
+    launch: Launch
+
+
+class Capture:
+    """Launches as one executable CUDA graph."""
+
+    def __init__(self, graph: Graph, work: Sequence[Work]) -> None:
+        entry = graph.entry
+        entry.device.use()
+        self._entry, captured = entry, c_void_p()
+        for each in work:
+            entry.function(each.choice)  # loaded before the capture
+        cuda.call("cuStreamBeginCapture_v2", entry.stream, cuda.RELAXED_CAPTURE)
+        try:
+            for each in work:
+                graph.launch(each)
+        finally:
+            cuda.call("cuStreamEndCapture", entry.stream, byref(captured))
+        self._exec = cuda.new("cuGraphInstantiateWithFlags", captured, 0)
+        cuda.call("cuGraphDestroy", captured)
+        weakref.finalize(self, cuda.library().cuGraphExecDestroy, self._exec)
+
+    def replay(self) -> None:
+        """Enqueue the launches."""
+        cuda.call("cuGraphLaunch", self._exec, self._entry.stream)
+
+    def milliseconds(self, repeats: int) -> float:
+        """The time of one replay: ``repeats`` of them between two events of the device."""
+        entry = self._entry
         entry.device.use()
         first, last = (cuda.new("cuEventCreate", 0) for _ in range(2))
         cuda.call("cuEventRecord", first, entry.stream)
