@@ -7,7 +7,8 @@
 and left out of the file, and `run` draws them again; the outputs of the exact reference are in the file.
 `run` compares every model with them at every batch size, bit for bit, times replays of its graph between
 events of the device, and torch's own ways of running the float model, as far as `--minutes` reach;
-`--profile` times every kernel as well. The JSON is rewritten after every step. Exit status 1 if a bit differs.
+`--profile` times every kernel as well. The JSON is rewritten after every step. Exit status 1 where a bit
+differs.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class Graph:
         return self._whole.milliseconds(repeats)
 
     def profile(self, repeats: int = 20, rounds: int = 5) -> list[float]:
-        """Milliseconds of each of ``work`` alone: the best of ``rounds``, each ``repeats`` launches in a row."""
+        """Milliseconds of each of ``work`` alone: the best of ``rounds`` of ``repeats`` launches in a row."""
         times = []
         for work in self.work:
             capture = Capture(self, [work] * repeats)
