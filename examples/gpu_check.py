@@ -195,9 +195,7 @@ def run(options: argparse.Namespace, names: list[str]) -> int:
 def measured(session: Session, name: str, batch: int, expected: list[Array], profile: bool) -> dict[str, Any]:
     """How many output elements differ from the reference, and milliseconds on the device for the batch."""
     got = session.run(None, samples(name, batch), raw=True)
-    wrong = sum(
-        int(np.count_nonzero(g != repeated(e, batch))) for g, e in zip(got, expected, strict=True)
-    )
+    wrong = sum(int(np.count_nonzero(g != repeated(e, batch))) for g, e in zip(got, expected, strict=True))
     workspace = session.prepare(samples(name, batch))
     session.entry(*workspace.call)  # captures the graph, on real inputs
     symbols = list(workspace.layout.symbols)
