@@ -53,7 +53,8 @@ def compile_emulated(kernels: Mapping[str, str], architectures: Sequence[int]) -
     does where that is the only one.
     """
     plain = f"#define __CUDA_ARCH__ {10 * architectures[0]}\n" + part("device.cuh")
-    device = plain if max(architectures) < 75 else (HERE / "device.h").read_text()
+    groups = f"#define WARPGROUP_MMA {int(max(architectures) >= 90)}\n"
+    device = plain if max(architectures) < 75 else groups + (HERE / "device.h").read_text()
     source = assemble(kernels, (HERE / "cuda.h").read_text() + device)
     return build(source + "\n".join(f"EMULATED({name})" for name in kernels)).read_bytes()
 

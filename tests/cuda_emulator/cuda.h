@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <random>
 #include <utility>
 #include <vector>
@@ -74,6 +75,10 @@ struct Fiber {
   bool done = false;
   std::vector<Copy> open;                // copies not yet in a group
   std::deque<std::vector<Copy>> groups;  // oldest first
+  bool unpublished = false;              // copies have arrived that group_mma does not see yet
+  using Products = std::vector<std::function<void()>>;
+  Products products;
+  std::deque<Products> product_groups;
 };
 
 // threads that meet; a buffer for what they exchange, which alternates so that one meeting is enough
@@ -128,6 +133,7 @@ static void exchange(const u64* values, int count, const void* where, F use) {
 }
 
 static void finish(std::vector<Copy>& group) {
+  fibers[current].unpublished |= !group.empty();
   for (Copy& copy : group) {
     if (copy.valid) memcpy(copy.to, copy.from, 16);
     else memset(copy.to, 0, 16);
@@ -141,6 +147,7 @@ static void start() {
     for (auto& group : self.groups) if (!group.empty()) fail("a thread ends before its copies");
     if (!self.open.empty()) fail("a thread ends before its copies");
   }
+  if (!self.products.empty() || !self.product_groups.empty()) fail("a thread ends before its products");
   self.done = true;
   ++progress;
   yield();
@@ -160,6 +167,7 @@ static void prepare(Fiber& fiber) {
   fiber.done = false;
   fiber.open.clear();
   fiber.groups.clear();
+  fiber.unpublished = false;
 }
 
 static int run_thread(int thread) {
@@ -223,7 +231,7 @@ static void invoke(void (*f)(A...), void** p) { apply(f, p, std::index_sequence_
 
 }  // namespace emulator
 
-alignas(128) u8 shared_memory[emulator::SHARED + emulator::CANARY];
+alignas(1024) u8 shared_memory[emulator::SHARED + emulator::CANARY];
 
 #define EMULATED(kernel) \
   extern "C" void emulated_##kernel(void** p) { emulator::invoke(kernel, p); } \

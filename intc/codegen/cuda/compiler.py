@@ -39,9 +39,14 @@ def compile_kernels(kernels: Mapping[str, str], architectures: Sequence[int]) ->
     source, compiler = assemble(kernels), nvcc()
     if compiler is None:
         return _nvrtc(source, architectures[-1])
-    codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in architectures]
+    codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in map(_with_features, architectures)]
     codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
     return run_nvcc(compiler, source, [*codes, "-fatbin", "--threads=0"])[0]
+
+
+def _with_features(architecture: int) -> str:
+    """The name under which the compiler knows all instructions, on sm_90 those of groups of warps."""
+    return "90a" if architecture == 90 else str(architecture)
 
 
 def require() -> None:
@@ -75,7 +80,7 @@ def _nvrtc(source: str, architecture: int) -> bytes:
     library = _load_nvrtc()
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
-    options = [b"--std=c++17", f"--gpu-architecture=sm_{architecture}".encode()]
+    options = [b"--std=c++17", f"--gpu-architecture=sm_{_with_features(architecture)}".encode()]
     status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     if status:
         library.nvrtcGetProgramLogSize(program, ctypes.byref(size))

@@ -1,5 +1,6 @@
 // What kernels use of the hardware. Below sm_80 (mma, asynchronous copies) and sm_75 (tensor cores, ldmatrix)
-// the same operations are built from what there is; the results are equal.
+// the same operations are built from what there is; the results are equal. WARPGROUP_MMA says whether groups of four
+// warps multiply tiles in shared memory (sm_90a).
 
 typedef signed char i8;
 typedef unsigned char u8;
@@ -13,7 +14,7 @@ typedef unsigned long long u64;
 #define ALL_LANES 0xffffffffu
 
 DEVICE u8* dynamic_shared() {
-  extern __shared__ __align__(16) u8 shared_memory[];
+  extern __shared__ __align__(1024) u8 shared_memory[];
   return shared_memory;
 }
 
@@ -100,4 +101,67 @@ DEVICE void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
           c[2 * row + i] = dot4(is_unsigned, __shfl_sync(ALL_LANES, a[row + 2 * half], 4 * g + s), column, c[2 * row + i]);
       }
 #endif
+}
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define WARPGROUP_MMA 1
+#else
+#define WARPGROUP_MMA 0
+#endif
+
+// Rows of 64 bytes whose 16-byte chunks lie as chunk_at<4> has them, from an address that is a multiple of 512 or
+// 32 further on: eight rows are 512 bytes.
+DEVICE u64 matrix_descriptor(const u8* tile) {
+  return (shared_address(tile) & 0x3ffff) >> 4 | 1ull << 16 | 32ull << 32 | 2ull << 62;
+}
+
+// this thread's completed copies become visible to group_mma
+DEVICE void publish_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+DEVICE void begin_group_mma() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+DEVICE void commit_group_mma() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// all but the latest `pending` groups of products are done
+template <int pending>
+DEVICE void wait_group_mma() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
+
+// likewise, after which c may be read
+template <int pending, int NT>
+DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
+  wait_group_mma<pending>();
+#pragma unroll
+  for (int i = 0; i < NT * 4; ++i) asm volatile("" : "+r"(c[i / 4][i % 4])::"memory");
+}
+
+#define EIGHT(c, j) \
+  "+r"(c[j][0]), "+r"(c[j][1]), "+r"(c[j][2]), "+r"(c[j][3]), "+r"(c[j + 1][0]), "+r"(c[j + 1][1]), "+r"(c[j + 1][2]), \
+      "+r"(c[j + 1][3])
+#define GROUP_MMA_64(type) \
+  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n64k32.s32." type ".s8 {" \
+               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
+               "}, %32, %33, p;}" \
+               : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6) \
+               : "l"(matrix_descriptor(a)), "l"(matrix_descriptor(b)))
+#define GROUP_MMA_128(type) \
+  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n128k32.s32." type ".s8 {" \
+               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63" \
+               "}, %64, %65, p;}" \
+               : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6), EIGHT(c, 8), EIGHT(c, 10), EIGHT(c, 12), EIGHT(c, 14) \
+               : "l"(matrix_descriptor(a)), "l"(matrix_descriptor(b)))
+
+// c += a @ b for tiles a [64, 32] (unsigned or signed bytes) and b [NT * 8, 32] (signed, column by column) in shared
+// memory, begun now and done when wait_group_mma says so. Warp w of the four has rows 16w .. 16w + 15, and c[j] is
+// columns 8j .. 8j + 7 of them as mma has them.
+template <bool is_unsigned, int NT>
+DEVICE void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
+  static_assert(NT == 8 || NT == 16, "64 or 128 columns");
+  if constexpr (NT == 8 && is_unsigned) GROUP_MMA_64("u8");
+  if constexpr (NT == 8 && !is_unsigned) GROUP_MMA_64("s8");
+  if constexpr (NT == 16 && is_unsigned) GROUP_MMA_128("u8");
+  if constexpr (NT == 16 && !is_unsigned) GROUP_MMA_128("s8");
 }

@@ -1,7 +1,8 @@
 // y = epilogue(x @ w + bias): x [rows, K] row by row, w [N, K] column by column and padded with zeros to whole
-// tiles. A block computes a tile of BM rows and BN columns, WM x WN warps a part of it each; tiles of 64 values of
-// the sum pass through STAGES buffers of shared memory, filled by asynchronous copies. Blocks along z share the
-// sum: each adds its part into zeroed memory, the last to arrive takes the total, leaves zeros and goes on alone.
+// tiles. A block computes a tile of BM rows and BN columns; tiles of 64 values of the sum pass through STAGES buffers
+// of shared memory, filled by asynchronous copies. With instructions for groups of warps each four warps compute 64
+// rows, otherwise WM x WN warps a part each. Blocks along z share the sum: each adds its part into zeroed memory, the
+// last to arrive takes the total, leaves zeros and goes on alone.
 
 constexpr int BK = 64;
 
@@ -15,19 +16,79 @@ DEVICE void load_wide_rows(u32 (&low)[4], u32 (&high)[4], const u8* tile, int ro
   }
 }
 
+// sums += the tile's rows by the tile's columns, for this warp's MT x NT parts of [16, 8]
+template <bool is_unsigned, bool is_wide, int MT, int NT>
+DEVICE void multiply_tiles(i32 (&sums)[MT][NT][4], const u8* x_tile, const u8* w_tile, int warp_row, int warp_column) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    u32 b[NT][2];
+#pragma unroll
+    for (int j = 0; j < NT; j += 2) load_columns<4>(b[j], b[j + 1], w_tile, warp_column + j * 8, half);
+#pragma unroll
+    for (int i = 0; i < MT; ++i) {
+      if constexpr (is_wide) {
+        u32 low[4], high[4];
+        load_wide_rows(low, high, x_tile, warp_row + i * 16, half);
+#pragma unroll
+        for (int j = 0; j < NT; ++j) {
+          i32 part[4] = {0, 0, 0, 0};
+          mma<false>(part, high, b[j]);
+          mma<true>(sums[i][j], low, b[j]);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) sums[i][j][k] += part[k] << 8;
+        }
+      } else {
+        u32 a[4];
+        load_rows<4>(a, x_tile, warp_row + i * 16, half);
+#pragma unroll
+        for (int j = 0; j < NT; ++j) mma<is_unsigned>(sums[i][j], a, b[j]);
+      }
+    }
+  }
+}
+
+// rows of a tile in shared memory to or from memory, 16 bytes at once where rows are whole multiples of them
+template <int BN, int N, int threads, bool store, class T>
+DEVICE void move_tile(u8* shared, T* data, int height, int width) {
+  constexpr int pitch = BN * sizeof(T) + 16;
+  if constexpr (N * sizeof(T) % 16 == 0) {
+    constexpr int values = 16 / sizeof(T), chunks = BN / values;
+    for (int i = threadIdx.x; i < height * chunks; i += threads) {
+      if (i % chunks * values >= width) continue;
+      uint4* inside = (uint4*)(shared + i / chunks * pitch + i % chunks * 16);
+      uint4* outside = (uint4*)(data + (i64)(i / chunks) * N + i % chunks * values);
+      if (store) *outside = *inside; else *inside = *outside;
+    }
+  } else {
+    for (int i = threadIdx.x; i < height * BN; i += threads) {
+      if (i % BN >= width) continue;
+      T* inside = (T*)(shared + i / BN * pitch) + i % BN;
+      T* outside = data + (i64)(i / BN) * N + i % BN;
+      if (store) *outside = *inside; else *inside = *outside;
+    }
+  }
+}
+
+// two neighbours in a row
+template <class T>
+struct alignas(2 * sizeof(T)) Pair { T first, second; };
+
 template <int BM, int BN, int WM, int WN, int STAGES, int K, int N, class X, class Y, class Epilogue>
 DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32* __restrict__ bias, Y* __restrict__ y,
                    u8* zeros, int rows, const Epilogue& epilogue) {
-  constexpr int threads = 32 * WM * WN, MT = BM / WM / 16, NT = BN / WN / 8;
+  constexpr bool is_unsigned = (X)-1 > 0, is_wide = sizeof(X) == 2, by_groups = WARPGROUP_MMA && !is_wide;
+  constexpr int threads = 32 * WM * WN, MT = by_groups ? 1 : BM / WM / 16, NT = by_groups ? BN / 8 : BN / WN / 8;
+  static_assert(!by_groups || threads == BM * 2, "four warps for 64 rows");
   constexpr int x_bytes = BM * BK * sizeof(X), stage_bytes = x_bytes + BN * BK;
   constexpr int x_chunks = BK * sizeof(X) / 16;
   constexpr int steps = (K + BK - 1) / BK, padded = steps * BK;
-  constexpr bool is_unsigned = (X)-1 > 0, is_wide = sizeof(X) == 2;
+  constexpr int ahead = STAGES - 1 - by_groups;  // a buffer that a group still reads cannot be filled
   u8* shared = dynamic_shared();
+  typename Epilogue::Column* columns = (typename Epilogue::Column*)(shared + Epilogue::columns_at);
   const int first_row = blockIdx.x * BM, first_column = blockIdx.y * BN;
   const int begin = quotient(steps * blockIdx.z, gridDim.z), end = quotient(steps * (blockIdx.z + 1), gridDim.z);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int warp_row = warp / WN * (BM / WM), warp_column = warp % WN * (BN / WN);
+  const int warp_row = by_groups ? warp * 16 : warp / WN * (BM / WM), warp_column = by_groups ? 0 : warp % WN * (BN / WN);
 
   auto fetch = [&](int step) {
     if (step < end) {
@@ -41,40 +102,31 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
   i32 sums[MT][NT][4];
 #pragma unroll
   for (int i = 0; i < MT * NT * 4; ++i) sums[i / 4 / NT][i / 4 % NT][i % 4] = 0;
-  for (int step = begin; step < begin + STAGES - 1; ++step) fetch(step);
+  for (int step = begin; step < begin + ahead; ++step) fetch(step);
+  for (int i = threadIdx.x; i < BN; i += threads) {
+    const int column = least(first_column + i, N - 1);
+    columns[i] = epilogue.column(bias[column], column);
+  }
   for (int step = begin; step < end; ++step) {
-    wait_copies<STAGES - 2>();
+    wait_copies<ahead - 1>();
+    if constexpr (by_groups) publish_copies();
     __syncthreads();
-    fetch(step + STAGES - 1);
     const u8* x_tile = shared + step % STAGES * stage_bytes;
     const u8* w_tile = x_tile + x_bytes;
+    if constexpr (!by_groups) {
+      fetch(step + ahead);
+      multiply_tiles<is_unsigned, is_wide>(sums, x_tile, w_tile, warp_row, warp_column);
+    } else {
+      begin_group_mma();
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      u32 b[NT][2];
-#pragma unroll
-      for (int j = 0; j < NT; j += 2) load_columns<4>(b[j], b[j + 1], w_tile, warp_column + j * 8, half);
-#pragma unroll
-      for (int i = 0; i < MT; ++i) {
-        if constexpr (is_wide) {
-          u32 low[4], high[4];
-          load_wide_rows(low, high, x_tile, warp_row + i * 16, half);
-#pragma unroll
-          for (int j = 0; j < NT; ++j) {
-            i32 part[4] = {0, 0, 0, 0};
-            mma<false>(part, high, b[j]);
-            mma<true>(sums[i][j], low, b[j]);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) sums[i][j][k] += part[k] << 8;
-          }
-        } else {
-          u32 a[4];
-          load_rows<4>(a, x_tile, warp_row + i * 16, half);
-#pragma unroll
-          for (int j = 0; j < NT; ++j) mma<is_unsigned>(sums[i][j], a, b[j]);
-        }
-      }
+      for (int half = 0; half < 2; ++half)
+        group_mma<is_unsigned>(sums[0], x_tile + warp / 4 * 64 * BK + half * 32, w_tile + half * 32);
+      commit_group_mma();
+      fetch(step + ahead);
+      wait_group_mma<1>();
     }
   }
+  if constexpr (by_groups) wait_group_mma<0>(sums[0]);
   wait_copies<0>();
 
   if (gridDim.z > 1) {
@@ -98,33 +150,36 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
     if (threadIdx.x == 0) *arrived = 0;
   }
 
-  // through shared memory, so that whole rows of the tile are written at once
+  // through shared memory, so that whole rows of the tile are read and written at once
+  using R = typename Epilogue::Residual;
   constexpr int pitch = BN * sizeof(Y) + 16;
-  __syncthreads();
-#pragma unroll
-  for (int j = 0; j < NT; ++j)
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int in_tile = warp_column + j * 8 + lane % 4 * 2 + k, column = first_column + in_tile;
-      if (column >= N) continue;
-      const i32 start = bias[column];
-#pragma unroll
-      for (int i = 0; i < MT * 2; ++i) {
-        const int line = warp_row + i / 2 * 16 + i % 2 * 8 + lane / 4;
-        if (first_row + line < rows)
-          ((Y*)(shared + line * pitch))[in_tile] = (Y)epilogue(sums[i / 2][j][i % 2 * 2 + k] + start, first_row + line, column);
-      }
-    }
-  __syncthreads();
+  constexpr bool in_place = Epilogue::has_residual && sizeof(R) == sizeof(Y);
   const int height = least(BM, rows - first_row), width = least(BN, N - first_column);
-  y += (i64)first_row * N + first_column;
-  if (N * sizeof(Y) % 16 == 0) {
-    constexpr int values = 16 / sizeof(Y), chunks = BN / values;
-    for (int i = threadIdx.x; i < height * chunks; i += threads)
-      if (i % chunks * values < width)
-        *(uint4*)(y + (i64)(i / chunks) * N + i % chunks * values) = *(const uint4*)(shared + i / chunks * pitch + i % chunks * 16);
-  } else {
-    for (int i = threadIdx.x; i < height * BN; i += threads)
-      if (i % BN < width) y[(i64)(i / BN) * N + i % BN] = ((const Y*)(shared + i / BN * pitch))[i % BN];
+  const i64 corner = (i64)first_row * N + first_column;
+  __syncthreads();
+  if constexpr (in_place) {
+    move_tile<BN, N, threads, false>(shared, (R*)epilogue.residual + corner, height, width);
+    __syncthreads();
   }
+#pragma unroll
+  for (int j = 0; j < NT; ++j) {
+    const int in_tile = warp_column + j * 8 + lane % 4 * 2;
+    const auto first = columns[in_tile], second = columns[in_tile + 1];
+#pragma unroll
+    for (int i = 0; i < MT * 2; ++i) {
+      const int line = warp_row + i / 2 * 16 + i % 2 * 8 + lane / 4;
+      u8* at = shared + line * pitch + in_tile * sizeof(Y);
+      Pair<R> summand = {0, 0};
+      if constexpr (in_place) {
+        summand = *(const Pair<R>*)at;
+      } else if constexpr (Epilogue::has_residual) {
+        const R* row = epilogue.residual + (i64)least(first_row + line, rows - 1) * N;
+        summand = {row[least(first_column + in_tile, N - 1)], row[least(first_column + in_tile + 1, N - 1)]};
+      }
+      const i32* sum = sums[i / 2][j] + i % 2 * 2;
+      *(Pair<Y>*)at = {(Y)epilogue(sum[0], first, summand.first), (Y)epilogue(sum[1], second, summand.second)};
+    }
+  }
+  __syncthreads();
+  move_tile<BN, N, threads, true>(shared, y + corner, height, width);
 }

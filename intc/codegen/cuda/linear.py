@@ -7,14 +7,15 @@ from typing import Final
 
 import numpy as np
 
-from intc.codegen.cuda.algebra import Term, Text
+from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow
 from intc.codegen.cuda.print_tir import TYPES
 from intc.codegen.program import Arg, Launch, Layout, Program, SizeArg, ValueArg, ZerosArg
 from intc.errors import CodegenError
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Node
-from intc.ops import scalar
+from intc.ir.op import Array
 from intc.ops.fused import WIDE, Linear, activation
+from intc.ops.intervals import Intervals
 
 DEPTH: Final = 64  # values of the sum that a stage holds
 WIDEST: Final = 128  # columns to which weights are padded
@@ -34,15 +35,15 @@ class Tile:
     def threads(self) -> int:
         return 32 * self.row_warps * self.column_warps
 
-    def shared(self, x_bytes: int, y_bytes: int) -> int:
+    def data_bytes(self, x_bytes: int, y_bytes: int) -> int:
         """Bytes for the buffers, and after them for the outputs."""
         buffers = self.stages * DEPTH * (self.rows * x_bytes + self.columns)
         return max(buffers, self.rows * (self.columns * y_bytes + 16))
 
 
-LARGE: Final = Tile(128, 128, 2, 4, 4)
-MIDDLE: Final = Tile(128, 64, 2, 2, 4)
-SMALL: Final = Tile(64, 64, 2, 2, 4)
+LARGE: Final = Tile(128, 128, 2, 4, 5)
+MIDDLE: Final = Tile(128, 64, 4, 2, 4)
+SMALL: Final = Tile(64, 64, 2, 2, 6)
 
 
 def lower_linear(program: Program, node: Node) -> None:
@@ -55,80 +56,136 @@ def lower_linear(program: Program, node: Node) -> None:
     k, n = graph.constants[w].shape
     rows: Dim = product(x_type.shape[:-1])
     layout = Layout((-k % DEPTH, -n % WIDEST), (k + -k % DEPTH, n + -n % WIDEST), (1, 0), "int8")
+    epilogue = Epilogue(program, node)
     args: list[Arg] = [program.operand(x), program.graph_constant(w, layout), program.operand(bias)]
     args += [ValueArg(node.output), ZerosArg(), SizeArg(rows), *map(program.operand, node.inputs[3:])]
-    types = [TYPES[program.type(name).dtype] for name in node.inputs[3:]]
-    broadcast = [program.type(name).shape == (1,) for name in node.inputs[3:]]
-    epilogue, body = _epilogue(program, op, n, types, broadcast)
     x_bytes, y_bytes = (np.dtype(t.dtype).itemsize for t in (x_type, y_type))
     splits = max(1, k // (4 * DEPTH))
     wide = n % LARGE.columns == 0 or n >= 8 * LARGE.columns
     launches = []
-    for tile in (LARGE if wide and x_bytes == 1 and y_bytes < 4 else MIDDLE, SMALL):
+    for tile in (LARGE if wide and x_bytes == 1 else MIDDLE, SMALL):
+        data_bytes = tile.data_bytes(x_bytes, y_bytes)
+        shared = data_bytes + tile.columns * epilogue.column_bytes
         sizes = (tile.rows, tile.columns, tile.row_warps, tile.column_warps, tile.stages, k, n)
-        key = (sizes, x_type.dtype, y_type.dtype, body, tuple(types))
+        source = epilogue.source(data_bytes)
+        key = (sizes, x_type.dtype, y_type.dtype, source)
         head = f"{TYPES[x_type.dtype]}* x, i8* w, i32* bias, {TYPES[y_type.dtype]}* y, u8* zeros, i32 rows"
-        params = ", ".join([head, *(f"{kind}* __restrict__ p{i}" for i, kind in enumerate(types))])
+        params = ", ".join([head, *epilogue.fields])
         call = f"linear<{', '.join(map(str, sizes))}>(x, w, bias, y, zeros, rows, epilogue);"
 
-        def build(tile: Tile = tile, call: str = call, params: str = params) -> str:
+        def build(tile: Tile = tile, call: str = call, params: str = params, source: str = source) -> str:
             name = f"linear_{len(program.kernels)}"
+            names = ", ".join(field.split()[-1] for field in epilogue.fields)
+            bounds = f"{tile.threads}, 1 + WARPGROUP_MMA"
             return (
-                f"{epilogue.replace('EPILOGUE', f'Epilogue_{name}')}"
-                f'extern "C" __global__ void __launch_bounds__({tile.threads}) {name}({params}) {{\n'
-                f"  const Epilogue_{name} epilogue{{{', '.join(f'p{i}' for i in range(len(types)))}}};\n"
-                f"  {call}\n}}"
+                f"{source.replace('EPILOGUE', f'Epilogue_{name}')}"
+                f'extern "C" __global__ void __launch_bounds__({bounds}) {name}({params}) {{\n'
+                f"  const Epilogue_{name} epilogue{{{names}}};\n  {call}\n}}"
             )
 
         kernel = program.kernel("linear", key, build)
         grid = ((rows, tile.rows), (n, tile.columns))
-        small = tile is SMALL
-        launches.append(
-            Launch(
-                kernel,
-                grid,
-                tile.threads,
-                tile.shared(x_bytes, y_bytes),
-                splits if small else 1,
-                4 * tile.rows * tile.columns,
-            )
-        )
+        zeros = 4 * tile.rows * tile.columns
+        launches.append(Launch(kernel, grid, tile.threads, shared, splits if tile is SMALL else 1, zeros))
     program.add(launches[0].kernel, args, node.output, node.source, launches)
 
 
-def _epilogue(
-    program: Program, op: Linear, n: int, types: list[str], broadcast: list[bool]
-) -> tuple[str, str]:
-    """The struct ``EPILOGUE`` that makes an output of a sum, and its body; ``p0, p1, ..`` are the inputs
-    behind the bias, in the order of ``Linear``.
+class Epilogue:
+    """The struct that makes outputs of sums: ``column`` gathers what a column needs, once for all its rows,
+    and the call turns a sum, with the residual's element, into an output.
+
+    ``fields`` are the kernel's parameters behind those of ``linear``, one for each input behind the bias.
     """
-    ns, acc = Text(), Term("sum")
-    number = iter(range(len(types)))
 
-    def parameter(wide: bool = True) -> Term:
-        i = next(number)
-        term = ns.bind(Term(f"p{i}[{'0' if broadcast[i] else 'column'}]"))
-        return term.widened() if wide else term
+    def __init__(self, program: Program, node: Node) -> None:
+        op = node.op
+        assert isinstance(op, Linear)
+        self._program = program
+        self._inputs = iter(node.inputs[3:])
+        self.fields: list[str] = []
+        self._columns, self._values = Text(), Text()
+        self._members: list[Term] = []
+        self._residual = "i32"
+        self._result = self._lines(op)
 
-    def requantize(x: Term, lo: int, hi: int) -> Term:
-        m, e = ns.bind(parameter()), ns.bind(parameter())
-        value: Term = scalar.requantize(ns, x.widened(), m, e, lo, hi)
-        return ns.bind(Term(f"(i32){value.text}"))
+    @property
+    def column_bytes(self) -> int:
+        total = sum(8 if member.wide else 4 for member in self._members)
+        return total + -total % 16
 
-    if not op.raw:
+    def source(self, columns_at: int) -> str:
+        """The struct, called EPILOGUE; ``columns_at`` is where columns lie in shared memory."""
+        members = sorted(self._members, key=lambda member: not member.wide)
+        declared = " ".join(f"{member.type} {member.text};" for member in members)
+        given = ", ".join(member.text for member in members)
+        residual = any(field.endswith(" residual") for field in self.fields)
+        return "".join(
+            [
+                "struct EPILOGUE {\n",
+                *(f"  {field};\n" for field in self.fields),
+                f"  using Residual = {self._residual};\n",
+                *([] if residual else ["  static constexpr const i32* residual = nullptr;\n"]),
+                f"  static constexpr bool has_residual = {str(residual).lower()};\n",
+                f"  static constexpr int columns_at = {columns_at};\n",
+                f"  struct alignas(16) Column {{ {declared} }};\n",
+                _method(
+                    "Column column(i32 bias, i32 column)", [*self._columns.lines, f"return {{{given}}};"]
+                ),
+                _method(
+                    "i32 operator()(i32 sum, const Column& of, i32 summand)",
+                    [*self._values.lines, f"return {self._result.text};"],
+                ),
+                "};\n",
+            ]
+        )
+
+    def _lines(self, op: Linear) -> Term:
+        bias: Term | None = Term("bias")
+        total, reach = Term("sum"), 2**31 - 1
+        if op.raw:
+            return total + self._member(Term("bias"))
         if op.gelu:
-            acc = activation(op.gelu, op.frac)(ns, requantize(acc, -32767, 32767))
+            total = self._requantize(total, reach, -32767, 32767, bias)
+            formula, bounds = activation(op.gelu, op.frac), Intervals()
+            total = formula(self._values, total)
+            ends = formula(bounds, bounds.interval(-32767, 32767))
+            reach, bias = max(-ends.lo, ends.hi), None
             if op.centred:
-                acc = ns.bind(acc - parameter(wide=False))
-        if op.residual:
-            acc = requantize(acc, -WIDE, WIDE)
-            i = next(number)
-            r = ns.bind(Term(f"p{i}[(i64)row * {n} + column]"))
-            total = acc + requantize(r, -WIDE, WIDE)
-            acc = ns.minimum(ns.maximum(total, op.lo), op.hi)
-        else:
-            acc = requantize(acc, op.lo, op.hi)
-    fields = " ".join(f"const {kind}* __restrict__ p{i};" for i, kind in enumerate(types))
-    lines = "\n".join(f"    {line}" for line in [*ns.lines, f"return {acc.text};"])
-    head = "  __device__ __forceinline__ i32 operator()(i32 sum, i32 row, i32 column) const {\n"
-    return f"struct EPILOGUE {{\n  {fields}\n{head}{lines}\n  }}\n}};\n", lines
+                centre, array = self._parameter()
+                total = self._values.bind(total - self._member(centre))
+                reach += int(np.abs(array).max())
+        if not op.residual:
+            return self._requantize(total, reach, op.lo, op.hi, bias)
+        total = self._requantize(total, reach, -WIDE, WIDE, bias)
+        summand = self._program.type(next(self._inputs))
+        self._residual = TYPES[summand.dtype]
+        self.fields.append(f"const {self._residual}* __restrict__ residual")
+        total = total + self._requantize(Term("summand"), summand.magnitude, -WIDE, WIDE)
+        return self._values.minimum(self._values.maximum(total, op.lo), op.hi)
+
+    def _parameter(self) -> tuple[Term, Array]:
+        """The next input's element in a column, and all of them."""
+        name = next(self._inputs)
+        if name not in self._program.graph.constants:
+            raise CodegenError("multipliers must be constants")
+        array = self._program.graph.constants[name]
+        field = f"p{len(self.fields)}"
+        self.fields.append(f"const {TYPES[self._program.type(name).dtype]}* __restrict__ {field}")
+        return self._columns.bind(Term(f"{field}[{'0' if array.shape == (1,) else 'column'}]")), array
+
+    def _member(self, value: Term) -> Term:
+        """``value`` of a column as the call sees it."""
+        name = f"m{len(self._members)}"
+        self._columns.lines.append(f"const {value.type} {name} = {value.text};")
+        self._members.append(Term(name, value.wide))
+        return Term(f"of.{name}", value.wide)
+
+    def _requantize(self, x: Term, reach: int, lo: int, hi: int, bias: Term | None = None) -> Term:
+        (m, factors), (e, exponents) = self._parameter(), self._parameter()
+        rescale = Dyadic.prepare(m, e, is_narrow(reach, factors, exponents), bias).each(self._member)
+        return rescale.apply(self._values, x, lo, hi)
+
+
+def _method(head: str, lines: list[str]) -> str:
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"  __device__ __forceinline__ {head} const {{\n{body}  }}\n"

@@ -11,8 +11,11 @@ DEVICE int chunk_at(int row, int chunk) {
 // `rows` rows of `width` values, `stride` apart; zeros beyond it. `aligned`: each row begins at 16 bytes.
 template <int height, int threads, int chunks, int width, bool aligned, class T>
 DEVICE void copy_tile(u8* tile, const T* data, i64 stride, int first, int rows, int from) {
-  constexpr int values = 16 / sizeof(T);
-  for (int i = threadIdx.x; i < height * chunks; i += threads) {
+  constexpr int values = 16 / sizeof(T), pieces = height * chunks;
+#pragma unroll
+  for (int start = 0; start < pieces; start += threads) {
+    const int i = start + threadIdx.x;
+    if (pieces % threads && i >= pieces) break;
     const int row = first + i / chunks, column = from + i % chunks * values;
     u8* to = tile + chunk_at<chunks>(i / chunks, i % chunks);
     if (aligned && width % values == 0) {
