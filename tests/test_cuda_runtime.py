@@ -132,8 +132,8 @@ def test_artifacts_for_a_cpu_run_on_no_device(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_too_old_is_refused(tmp_path: Path) -> None:
-    module("cuda:sm_90").save(tmp_path / "new.intc")
-    with pytest.raises(WrongTarget, match=r"compiled for sm_90 and later, but emulator is sm_80"):
+    module("cuda:sm_100").save(tmp_path / "new.intc")
+    with pytest.raises(WrongTarget, match=r"compiled for sm_100 and later, but emulator is sm_90"):
         intc.load(tmp_path / "new.intc")
 
 
@@ -148,7 +148,7 @@ def test_tiles_are_chosen_by_what_the_device_has(monkeypatch: pytest.MonkeyPatch
     small = Module(graph, graph, lower(graph, "cuda"), tuple(graph.outputs))
     feeds = {"x": np.random.default_rng(0).integers(-128, 128, (130, 64)).astype(np.int8)}
     (expected,) = graph.evaluate(feeds)
-    for processors, shared, tiles in (("1", "101376", 2), ("1", "49152", 6), ("99", "101376", 6)):
+    for processors, shared, tiles in (("1", "101376", 2), ("1", "65536", 6), ("99", "101376", 6)):
         monkeypatch.setenv("EMULATOR_PROCESSORS", processors)
         monkeypatch.setenv("EMULATOR_SHARED", shared)
         session = small.session()

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from ctypes import byref, c_float, c_uint64, c_void_p
+from ctypes import byref, c_float, c_uint64, c_void_p, pointer
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +49,8 @@ class GpuEntry:
                 f" sm_{self.device.architecture}; recompile with --target cuda:sm_{self.device.architecture}"
             )
         self.device.use()
+        # Kernels compiled for sm_90 wait for the one before them themselves, and may be started early.
+        self.starts_early = self.device.starts_early and (needed >= 90 or manifest.target == "cuda")
         self.stream = cuda.new("cuStreamCreate", cuda.NON_BLOCKING)
         try:
             self._module = cuda.new("cuModuleLoadData", bytes(code))
@@ -167,10 +169,13 @@ class Graph:
         values = (c_uint64 * len(launch.args))(*(self._argument(*a) & (2**64 - 1) for a in launch.args))
         start = ctypes.addressof(values)
         pointers = (c_void_p * len(values))(*(start + 8 * i for i in range(len(values))))
-        block = (choice.threads, 1, 1)
-        stream = self.entry.stream
-        function = self.entry.function(choice)
-        cuda.call("cuLaunchKernel", function, *work.grid, *block, choice.shared, stream, pointers, None)
+        function, stream = self.entry.function(choice), self.entry.stream
+        early = cuda.LaunchAttribute(cuda.START_EARLY, value=(1,))
+        config = cuda.LaunchConfig(
+            tuple(work.grid), (choice.threads, 1, 1), choice.shared, stream, pointer(early)
+        )
+        config.count = int(self.entry.starts_early)
+        cuda.call("cuLaunchKernelEx", byref(config), function, pointers, None)
 
     def _argument(self, kind: str, which: Size, offset: int) -> int:
         if kind in self._bases:

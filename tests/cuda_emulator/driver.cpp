@@ -42,7 +42,7 @@ Result cuDeviceGetAttribute(int* out, int attribute, int) {
   const char *processors = getenv("EMULATOR_PROCESSORS"), *shared = getenv("EMULATOR_SHARED");
   switch (attribute) {
     case 16: *out = processors ? atoi(processors) : 4; return SUCCESS;
-    case 75: *out = 8; return SUCCESS;
+    case 75: *out = 9; return SUCCESS;
     case 76: *out = 0; return SUCCESS;
     case 97: *out = shared ? atoi(shared) : 99 << 10; return SUCCESS;
   }
@@ -129,8 +129,14 @@ Result cuGraphLaunch(Handle graph, Handle) {
   return SUCCESS;
 }
 
-Result cuLaunchKernel(Handle f, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,
-                      unsigned shared, Handle, void** params, void** extra) {
+struct Attribute { int id; int pad; int value[16]; };
+struct Config { unsigned grid[3], block[3], shared; Handle stream; Attribute* attributes; unsigned count; };
+
+Result cuLaunchKernelEx(const Config* config, Handle f, void** params, void** extra) {
+  const unsigned x = config->grid[0], y = config->grid[1], z = config->grid[2], shared = config->shared;
+  const unsigned tx = config->block[0], ty = config->block[1], tz = config->block[2];
+  for (unsigned i = 0; i < config->count; ++i)
+    if (config->attributes[i].id != 6 || config->attributes[i].value[0] != 1) return INVALID;
   Function* function = (Function*)f;
   if (!x || !y || !z || y > 65535 || z > 65535 || !tx || tx > 1024 || ty != 1 || tz != 1 || extra) return INVALID;
   if ((int)shared > function->shared) return INVALID;

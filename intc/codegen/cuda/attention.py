@@ -48,7 +48,7 @@ def lower_attention(program: Program, node: Node) -> None:
         return (
             f"struct Rule_{name} {{\n{rule}}};\n"
             f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}({", ".join(params)}) {{\n'
-            f"  const Rule_{name} rule{{{values}}};\n  {call}\n}}"
+            f"  const Rule_{name} rule{{{values}}};\n  wait_for_inputs();\n  {call}\n}}"
         )
 
     kernel = program.kernel("attention", (call, y, rule), build)

@@ -90,22 +90,28 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int warp_row = by_groups ? warp * 16 : warp / WN * (BM / WM), warp_column = by_groups ? 0 : warp % WN * (BN / WN);
 
-  auto fetch = [&](int step) {
-    if (step < end) {
-      u8* tile = shared + step % STAGES * stage_bytes;
-      copy_tile<BM, threads, x_chunks, K, true>(tile, x, K, first_row, rows, step * BK);
-      copy_tile<BN, threads, 4, padded, true>(tile + x_bytes, w, padded, first_column, first_column + BN, step * BK);
-    }
-    commit_copies();
+  auto fetch_x = [&](int step) {
+    u8* tile = shared + step % STAGES * stage_bytes;
+    if (step < end) copy_tile<BM, threads, x_chunks, K, true>(tile, x, K, first_row, rows, step * BK);
+  };
+  auto fetch_w = [&](int step) {
+    u8* tile = shared + step % STAGES * stage_bytes + x_bytes;
+    if (step < end) copy_tile<BN, threads, 4, padded, true>(tile, w, padded, first_column, first_column + BN, step * BK);
   };
 
   i32 sums[MT][NT][4];
 #pragma unroll
   for (int i = 0; i < MT * NT * 4; ++i) sums[i / 4 / NT][i / 4 % NT][i % 4] = 0;
-  for (int step = begin; step < begin + ahead; ++step) fetch(step);
+  for (int step = begin; step < begin + ahead; ++step) fetch_w(step);
+  if (blockIdx.x == 0 && blockIdx.z == 0) prefetch(w + (i64)first_column * padded, BN * padded, threads);
   for (int i = threadIdx.x; i < BN; i += threads) {
     const int column = least(first_column + i, N - 1);
     columns[i] = epilogue.column(bias[column], column);
+  }
+  wait_for_inputs();
+  for (int step = begin; step < begin + ahead; ++step) {
+    fetch_x(step);
+    commit_copies();
   }
   for (int step = begin; step < end; ++step) {
     wait_copies<ahead - 1>();
@@ -114,7 +120,9 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
     const u8* x_tile = shared + step % STAGES * stage_bytes;
     const u8* w_tile = x_tile + x_bytes;
     if constexpr (!by_groups) {
-      fetch(step + ahead);
+      fetch_x(step + ahead);
+      fetch_w(step + ahead);
+      commit_copies();
       multiply_tiles<is_unsigned, is_wide>(sums, x_tile, w_tile, warp_row, warp_column);
     } else {
       begin_group_mma();
@@ -122,7 +130,9 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
       for (int half = 0; half < 2; ++half)
         group_mma<is_unsigned>(sums[0], x_tile + warp / 4 * 64 * BK + half * 32, w_tile + half * 32);
       commit_group_mma();
-      fetch(step + ahead);
+      fetch_x(step + ahead);
+      fetch_w(step + ahead);
+      commit_copies();
       wait_group_mma<1>();
     }
   }
