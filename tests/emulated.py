@@ -35,7 +35,7 @@ def build(source: str) -> Path:
     if not library.is_file():
         file, output = library.with_suffix(".cpp"), library.with_suffix(".part")
         file.write_text(source, encoding="utf-8")
-        flags = ("-std=c++17", "-O2", "-fwrapv", "-fPIC", "-shared", "-w")
+        flags = ("-std=c++17", "-O2", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
         command = ["g++", *flags, "-o", output, file, "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
