@@ -42,18 +42,6 @@ DEVICE i32 quotient(i32 n, i32 d) {
 template <class T>
 DEVICE T rest(T n, T d) { return n - quotient(n, d) * d; }
 
-// floor of the square root, one bit a step
-DEVICE i64 square_root(i64 x) {
-  u64 left = x, root = 0;
-  for (int shift = (bit_length(x) - 1) & ~1; shift >= 0; shift -= 2) {
-    const u64 bit = 1ull << shift;
-    const bool fits = left >= root + bit;
-    left -= fits ? root + bit : 0;
-    root = (root >> 1) + (fits ? bit : 0);
-  }
-  return (i64)root;
-}
-
 template <class T>
 DEVICE T sum_of_lanes(T x, int lanes = 32) {
   for (int distance = lanes / 2; distance; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
