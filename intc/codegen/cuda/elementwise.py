@@ -125,27 +125,29 @@ class _Chain:
         return node.op, type_.shape, type_.dtype, *map(self.key, node.inputs)
 
     @cached_property
-    def flat(self) -> bool:
-        """Whether element i of the output needs element i of every operand, or its only one."""
-        shape = self.program.type(self.root.output).shape
+    def merged(self) -> int:
+        """How many of the last axes are as good as one, because no operator of the chain tells them apart."""
+        rank = len(self.program.type(self.root.output).shape)
+        nodes = [node for _, node in self.walk(self.root.output) if node]
+        return next((n for n in range(rank, 1, -1) if all(self._keeps(node, n) for node in nodes)), 1)
 
-        def dense(value: str) -> bool:
-            node = self.node(value)
-            if node is None or isinstance(node.op, Reshape):
-                return node is None or dense(node.inputs[0])
-            own = self.program.type(value).shape
-            return node.op.name in FORMULAS and all(
-                self.node(x) is None
-                if single(self.program.type(x).shape)
-                else self.program.type(x).shape == own and dense(x)
-                for x in node.inputs
-            )
-
-        return not single(shape) and dense(self.root.output)
+    def _keeps(self, node: Node, axes: int) -> bool:
+        """Whether the last ``axes`` axes of the output are those of every operand, or it has none."""
+        shape, op = self.program.type(node.output).shape, node.op
+        operands = [self.program.type(x).shape for x in node.inputs]
+        first = len(shape) - axes
+        if isinstance(op, Slice | Concat) and op.axis >= first:
+            return False
+        if isinstance(op, Transpose) and tuple(op.perm[first:]) != tuple(range(first, len(shape))):
+            return False
+        return first >= 0 and all(
+            product(x[-axes:]) == 1 or (len(x) >= axes and x[-axes:] == shape[-axes:]) for x in operands
+        )
 
     def shape(self, value: str) -> Shape:
         shape = self.program.type(value).shape
-        return (product(shape),) if self.flat or not shape else shape
+        first = max(len(shape) - self.merged, 0)
+        return (*shape[:first], product(shape[first:]))
 
     @cached_property
     def width(self) -> int:
@@ -205,7 +207,7 @@ class _Chain:
         elif isinstance(op, Slice):
             moved = frame.dim(op.start) + index[op.axis] * op.step
             index = [moved if axis == op.axis else i for axis, i in enumerate(index)]
-        elif not self.flat:
+        else:
             index = _regrouped(frame, index, shape, self.shape(x))
         return self.elements(frame, x, index, width)
 
@@ -258,11 +260,6 @@ class _Chain:
 
         part(0, 0)
         return lambda j: cell[j if width > 1 else 0]
-
-
-def single(shape: Shape) -> bool:
-    """Whether there is one element."""
-    return product(shape) == 1
 
 
 def divides(number: int, dim: Dim) -> bool:
