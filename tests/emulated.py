@@ -35,7 +35,7 @@ def build(source: str) -> Path:
     if not library.is_file():
         file, output = library.with_suffix(".cpp"), library.with_suffix(".part")
         file.write_text(source, encoding="utf-8")
-        flags = ("-std=c++17", "-O2", "-fwrapv", "-fPIC", "-shared", "-w")
+        flags = ("-std=c++17", "-O2", "-fwrapv", "-fno-strict-aliasing", "-fPIC", "-shared", "-w")
         command = ["g++", *flags, "-o", output, file, "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -48,14 +48,19 @@ def driver() -> Path:
     return build((HERE / "driver.cpp").read_text())
 
 
-def compile_emulated(kernels: Mapping[str, str], architectures: Sequence[int]) -> bytes:
-    """What stands for a fat binary: the kernels as host code, with what an architecture without tensor cores
-    does where that is the only one.
+def host_source(kernels: Mapping[str, str], architectures: Sequence[int] = (90,)) -> str:
+    """The kernels as host code, with what an architecture without tensor cores does where that is the only
+    one.
     """
     plain = f"#define __CUDA_ARCH__ {10 * architectures[0]}\n" + part("device.cuh")
     groups = f"#define WARPGROUP_MMA {int(max(architectures) >= 90)}\n"
     device = plain if max(architectures) < 75 else groups + (HERE / "device.h").read_text()
-    source = assemble(kernels, (HERE / "cuda.h").read_text() + device)
+    return assemble(kernels, (HERE / "cuda.h").read_text() + device)
+
+
+def compile_emulated(kernels: Mapping[str, str], architectures: Sequence[int]) -> bytes:
+    """What stands for a fat binary."""
+    source = host_source(kernels, architectures)
     return build(source + "\n".join(f"EMULATED({name})" for name in kernels)).read_bytes()
 
 

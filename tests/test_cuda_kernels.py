@@ -4,6 +4,7 @@ hardware, equals ``evaluate`` bit for bit, in whatever order threads take turns.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 
 from intc.codegen.cuda.linear import LARGE, MIDDLE, SMALL
+from intc.errors import CodegenError
 from intc.ir.types import TensorType
 from intc.ops.fused import Attention, Linear
 from intc.ops.im2col import Im2col
 from intc.ops.shift import ShiftLayerNorm
-from tests.emulated import check_graph, emulation
+from tests.emulated import build, check_graph, emulation, host_source
 from tests.native import check_op
 from tests.test_kernels_generic import GROUPS, Case, ints, linear_case
 
@@ -117,13 +119,53 @@ def test_without_tensor_cores(order: str) -> None:
         check(cases, order, processors, "cuda:sm_61")
 
 
-@pytest.mark.parametrize("channels", [1, 31, 192, 768, 1000])
+@pytest.mark.parametrize("channels", [1, 31, 96, 192, 1000, 2304])
 def test_layer_norm_of_many_widths(channels: int) -> None:
     op = ShiftLayerNorm(3, 40, -127, 127, "int8")
     g, b = ints(-(2**20), 2**20, (channels,), np.int32), ints(-(2**45), 2**45, (channels,), np.int64)
     magnitude = min(32767, (2**31 - 1) // (2 * channels))
     constant = np.full((1, channels), 77, np.int16)
     check([Case(op, (x, g, b)) for x in (t((9, channels), "int16", -magnitude, magnitude), constant)])
+
+
+ROOTS = """
+extern "C" u64 first_wrong(const u64* x, u64 count) {
+  for (u64 i = 0; i < count; ++i) {
+    u32 root, inverse;
+    int bits;
+    root_and_inverse(x[i], root, inverse, bits);
+    const bool low = (u64)root * root <= x[i], high = (u64)(root + 1) * (root + 1) > x[i];
+    const bool length = bits == bit_length(root);
+    if (!low || !high || !length || inverse != ((1ull << (30 + bits)) - 1) / root) return x[i];
+  }
+  return 0;
+}
+"""
+
+
+def test_roots_and_inverses_of_layer_norm() -> None:
+    """Every small number, powers of two, squares and their neighbours, and random ones of every length."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 62, 200_000)
+    drawn = (rng.integers(2**61, 2**62, lengths.size) >> lengths).astype(np.uint64)
+    roots = rng.integers(1, 2**31, 100_000) >> rng.integers(0, 31, 100_000)
+    roots = np.concatenate([roots, np.arange(1, 3000), 2**31 - np.arange(1, 3000)])
+    centres = np.concatenate([roots**2, 2 ** np.arange(62)])
+    near = (centres[:, None] + np.arange(-2, 3)).ravel()
+    numbers = np.concatenate([np.arange(1, 300_000), drawn, near[(near > 0) & (near < 2**62)]]).astype(
+        np.uint64
+    )
+    library = ctypes.CDLL(str(build(host_source({}) + ROOTS)))
+    library.first_wrong.restype = ctypes.c_uint64
+    pointer = numbers.ctypes.data_as(ctypes.c_void_p)
+    assert library.first_wrong(pointer, ctypes.c_uint64(numbers.size)) == 0
+
+
+def test_rows_too_wide_for_layer_norm() -> None:
+    row = t((1, 2**18), "int16", -1, 1)
+    g, b = np.ones(2**18, np.int32), np.zeros(2**18, np.int64)
+    with pytest.raises(CodegenError, match=r"less than 262144 channels, not 262144"):
+        check([Case(ShiftLayerNorm(3, 40, -127, 127, "int8"), (row, g, b))])
 
 
 def test_tiles_fit_shared_memory() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from intc.artifact.schema import Interface, PortType, Size
 from intc.artifact.schema import Launch as StoredLaunch
 from intc.codegen.cuda import compiler as cuda_compiler
+from intc.codegen.cuda.elementwise import inlined
 from intc.codegen.cuda.launches import place_launches
 from intc.codegen.machine_code import MachineCode, machine_code
 from intc.codegen.main import build_main, constant_offsets, output_key
@@ -116,12 +117,13 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
 
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
-    program = Program(graph, target)
+    program = Program(graph, target, inlined=inlined(graph) if target.gpu else frozenset())
     for name, value in graph.values.items():
         if value.type.is_float:
             raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")
     for node in graph.nodes:
-        lower_node(program, node)
+        if node.output not in program.inlined:
+            lower_node(program, node)
     return program, place_outputs(program)
 
 

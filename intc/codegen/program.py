@@ -155,7 +155,8 @@ class Constant:
 @dataclass
 class Program:
     """Kernels by name, stages in order, constants in blob order and aliases (value -> value with the same
-    bytes). A GPU's kernels are text, and ``work`` says how many threads those of standard form need.
+    bytes). A GPU's kernels are text, and ``work`` says how many threads those of standard form need; there,
+    values of ``inlined`` are computed by their readers.
     """
 
     graph: Graph
@@ -165,6 +166,7 @@ class Program:
     stages: list[Stage] = field(default_factory=list)
     constants: list[Constant] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
+    inlined: frozenset[str] = frozenset()
     _kernel_names: dict[object, str] = field(default_factory=dict)
     _constant_numbers: dict[object, int] = field(default_factory=dict)
 

@@ -19,6 +19,7 @@ from intc.codegen.cpu import (
 )
 from intc.codegen.cpu.strided import View
 from intc.codegen.cuda import attention as cuda_attention
+from intc.codegen.cuda import elementwise as cuda_elementwise
 from intc.codegen.cuda import layer_norm as cuda_layer_norm
 from intc.codegen.cuda import linear as cuda_linear
 from intc.codegen.cuda import movement as cuda_movement
@@ -48,29 +49,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "reduce_max": matmul.lower_reduce,
     "arg_max": matmul.lower_arg_max,
     "cum_sum": matmul.lower_cum_sum,
-    "requantize": elementwise.lower_requantize,
-    "clip": elementwise.lower_clip,
-    "shift_gelu": elementwise.lower_fixed_point,
-    "poly_gelu": elementwise.lower_poly_gelu,
-    "shift_tanh": elementwise.lower_fixed_point,
-    "shift_sigmoid": elementwise.lower_fixed_point,
+    **dict.fromkeys(elementwise.FORMULAS, elementwise.lower_pointwise),
     "table": elementwise.lower_table,
     "curve": elementwise.lower_curve,
-    "divide": elementwise.lower_divide,
-    "root": elementwise.lower_root,
-    "add": elementwise.lower_arithmetic,
-    "sub": elementwise.lower_arithmetic,
-    "mul": elementwise.lower_arithmetic,
-    "max": elementwise.lower_arithmetic,
-    "min": elementwise.lower_arithmetic,
-    "equal": elementwise.lower_comparison,
-    "less": elementwise.lower_comparison,
-    "less_or_equal": elementwise.lower_comparison,
-    "and": elementwise.lower_comparison,
-    "or": elementwise.lower_comparison,
-    "not": elementwise.lower_not,
-    "cast": elementwise.lower_cast,
-    "where": elementwise.lower_where,
     "shiftmax": softmax.lower_shiftmax,
     "shift_layer_norm": layer_norm.lower_shift_layer_norm,
     "shift_weights": softmax.lower_shift_weights,
@@ -87,6 +68,8 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 GPU_RULES: Final[Mapping[str, Rule]] = {
     **RULES,
+    **dict.fromkeys(cuda_elementwise.OPERATORS, cuda_elementwise.lower_chain),
+    "reshape": movement.lower_reshape,
     "linear": cuda_linear.lower_linear,
     "attention": cuda_attention.lower_attention,
     "shift_layer_norm": cuda_layer_norm.lower_shift_layer_norm,

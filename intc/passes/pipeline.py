@@ -19,6 +19,7 @@ from intc.passes.equalise_heads import EqualiseHeads
 from intc.passes.fold_channel_scale import FoldChannelScale
 from intc.passes.fold_constants import FoldConstants
 from intc.passes.fold_input_normalisation import FoldInputNormalisation
+from intc.passes.fold_repeated import FoldRepeated
 from intc.passes.fuse_attention import FuseAttention
 from intc.passes.fuse_linear import FuseLinear
 from intc.passes.fuse_pointwise import FusePointwise
@@ -54,6 +55,7 @@ PREPARE: tuple[Pass, ...] = (
     FuseAttention(),
     FuseLinear(),
     MergeLinears(),
+    FoldRepeated(),
 )
 PASS_NAMES: tuple[str, ...] = (
     *(p.name for p in CANONICALISE),

@@ -5,7 +5,7 @@ reshapes and transposes are their input; a reshape that only splits axes of a tr
 latter; ``transpose(reshape(transpose(x)))`` is one reshape where the
 transposes cancel (channels-first feature maps flattened to token rows, or back);
 ``reshape(transpose(reshape(x)))`` is one transpose where the reshapes only merge and split axes that stay
-together (keys transposed as [batch*heads, S, D]).
+together (keys transposed as [batch*heads, S, D]). What is moved twice in the same way is moved once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from intc.ir.dims import Shape, product
-from intc.ir.graph import Builder, Graph, Node, Scale, rebuild
-from intc.ops.movement import Reshape, Transpose
+from intc.ir.graph import Builder, Graph, Node, Scale, copy_node, rebuild
+from intc.ir.op import Op
+from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
 
 
 @dataclass(frozen=True)
@@ -22,21 +23,32 @@ class SimplifyMovement:
     name: str = "simplify_movement"
 
     def run(self, graph: Graph) -> Graph:
+        done: dict[tuple[Op, tuple[str, ...]], str] = {}
+
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
-            if isinstance(node.op, Reshape):
-                return _reshape(b, node, inputs[0], graph.values[node.output].scale)
-            if isinstance(node.op, Transpose):
-                return _transpose(b, node, inputs[0], graph.values[node.output].scale)
-            return None
+            if not isinstance(node.op, (Reshape, Transpose, Slice, Concat, Expand)):
+                return None
+            if (node.op, inputs) not in done:
+                done[node.op, inputs] = _simplified(graph, b, node, inputs)
+            return done[node.op, inputs]
 
         return rebuild(graph, visit)
+
+
+def _simplified(graph: Graph, b: Builder, node: Node, inputs: tuple[str, ...]) -> str:
+    scale = graph.values[node.output].scale
+    if isinstance(node.op, Reshape):
+        return _reshape(b, node, inputs[0], scale)
+    if isinstance(node.op, Transpose):
+        return _transpose(b, node, inputs[0], scale)
+    return copy_node(graph, b, node, inputs)
 
 
 def _producer(b: Builder, name: str) -> Node | None:
     return next((n for n in reversed(b.graph.nodes) if n.output == name), None)
 
 
-def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str | None:
+def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str:
     assert isinstance(node.op, Reshape)
     inner = _producer(b, x)
     if inner is not None and isinstance(inner.op, Reshape):
@@ -68,7 +80,7 @@ def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str | None:
     return b.emit(Reshape(shape), x, name=node.output, source=node.source, scale=scale)
 
 
-def _transpose(b: Builder, node: Node, x: str, scale: Scale) -> str | None:
+def _transpose(b: Builder, node: Node, x: str, scale: Scale) -> str:
     assert isinstance(node.op, Transpose)
     perm = tuple(node.op.perm)
     inner = _producer(b, x)

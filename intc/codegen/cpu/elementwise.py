@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from tvm.tirx.script.builder import ir as T
 
@@ -51,38 +51,34 @@ def int32(value: Expr) -> Expr:
     return T.bind(T.cast(value, "int32"))
 
 
-def lower_requantize(program: Program, node: Node) -> None:
+def requantize(program: Program, node: Node) -> Formula:
     op = node.op
     assert isinstance(op, Requantize)
-
-    def formula(x: Expr, m: Expr, e: Expr) -> Expr:
-        return scalar.requantize(EXPR, wide(x), wide(m), wide(e), op.lo, op.hi)
-
-    pointwise(program, node, op, formula)
+    return lambda x, m, e: scalar.requantize(EXPR, wide(x), wide(m), wide(e), op.lo, op.hi)
 
 
-def lower_clip(program: Program, node: Node) -> None:
+def clip(program: Program, node: Node) -> Formula:
     op = node.op
     assert isinstance(op, Clip)
-    pointwise(program, node, op, lambda x: EXPR.minimum(EXPR.maximum(wide(x), op.lo), op.hi))
+    return lambda x: EXPR.minimum(EXPR.maximum(wide(x), op.lo), op.hi)
 
 
-def lower_fixed_point(program: Program, node: Node) -> None:
+def fixed_point(program: Program, node: Node) -> Formula:
     """ShiftGelu, ShiftTanh and ShiftSigmoid: the 32-bit formulas of :mod:`intc.ops.scalar`."""
     op = node.op
     assert isinstance(op, ShiftGelu | ShiftTanh | ShiftSigmoid)
     function: Any = {ShiftGelu: scalar.gelu, ShiftTanh: scalar.tanh, ShiftSigmoid: scalar.sigmoid}[type(op)]
-    pointwise(program, node, op, lambda x: function(EXPR, int32(x), op.frac))
+    return lambda x: function(EXPR, int32(x), op.frac)
 
 
-def lower_poly_gelu(program: Program, node: Node) -> None:
+def poly_gelu(program: Program, node: Node) -> Formula:
     op = node.op
     assert isinstance(op, PolyGelu)
 
     def formula(x: Expr, centre: Expr = 0) -> Expr:
         return scalar.poly_gelu(EXPR, int32(x), op.frac, op.kind) - T.cast(centre, "int32")
 
-    pointwise(program, node, op, formula)
+    return formula
 
 
 def lower_table(program: Program, node: Node) -> None:
@@ -104,7 +100,7 @@ def lower_table(program: Program, node: Node) -> None:
     program.generic(op.name, op, node.inputs, node.output, body, source=node.source)
 
 
-def lower_arithmetic(program: Program, node: Node) -> None:
+def arithmetic(program: Program, node: Node) -> Formula:
     """Add, Sub, Mul, Max and Min in the output's element type, which holds the exact interval (64-bit
     results may wrap).
     """
@@ -112,22 +108,19 @@ def lower_arithmetic(program: Program, node: Node) -> None:
     compute = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "max": T.max, "min": T.min}[
         node.op.name
     ]
-    pointwise(program, node, node.op, lambda a, b: compute(T.cast(a, dtype), T.cast(b, dtype)))
+    return lambda a, b: compute(T.cast(a, dtype), T.cast(b, dtype))
 
 
-def lower_comparison(program: Program, node: Node) -> None:
+def comparison(program: Program, node: Node) -> Formula:
     """Comparisons and the logic of bools (bytes 0 and 1)."""
     compare = {"equal": operator.eq, "less": operator.lt, "less_or_equal": operator.le}
-    logic = {"and": T.bitwise_and, "or": T.bitwise_or}
+    logic: dict[str, Formula] = {"and": T.bitwise_and, "or": T.bitwise_or}
     if node.op.name in logic:
-        pointwise(program, node, node.op, logic[node.op.name])
-    else:
-        pointwise(
-            program, node, node.op, lambda a, b: T.cast(compare[node.op.name](wide(a), wide(b)), "uint8")
-        )
+        return logic[node.op.name]
+    return lambda a, b: T.cast(compare[node.op.name](wide(a), wide(b)), "uint8")
 
 
-def lower_divide(program: Program, node: Node) -> None:
+def divide(program: Program, node: Node) -> Formula:
     op = node.op
     assert isinstance(op, Divide)
 
@@ -144,10 +137,10 @@ def lower_divide(program: Program, node: Node) -> None:
         q = T.bind(T.Select(wide(b) == 0, int64(0), q))
         return T.min(T.max(q, int64(-op.limit)), int64(op.limit))
 
-    pointwise(program, node, op, formula)
+    return formula
 
 
-def lower_root(program: Program, node: Node) -> None:
+def root(program: Program, node: Node) -> Formula:
     op = node.op
     assert isinstance(op, Root)
 
@@ -155,7 +148,50 @@ def lower_root(program: Program, node: Node) -> None:
         scaled = T.bind(T.shift_left(T.max(wide(x), int64(0)), int64(op.shift)))
         return T.Select(scaled > 0, integer_sqrt(T.bind(T.max(scaled, int64(1)))), int64(0))
 
-    pointwise(program, node, op, formula)
+    return formula
+
+
+def negation(program: Program, node: Node) -> Formula:
+    return lambda x: T.bitwise_xor(x, T.IntImm("uint8", 1))
+
+
+def cast(program: Program, node: Node) -> Formula:
+    to_bool = program.type(node.output).dtype == "bool"
+    return lambda x: T.cast(wide(x) != 0, "uint8") if to_bool else x
+
+
+def where(program: Program, node: Node) -> Formula:
+    return lambda c, a, b: T.Select(c != T.IntImm("uint8", 0), a, b)
+
+
+FORMULAS: Final[Mapping[str, Callable[[Program, Node], Formula]]] = {
+    "requantize": requantize,
+    "clip": clip,
+    "shift_gelu": fixed_point,
+    "poly_gelu": poly_gelu,
+    "shift_tanh": fixed_point,
+    "shift_sigmoid": fixed_point,
+    "divide": divide,
+    "root": root,
+    "add": arithmetic,
+    "sub": arithmetic,
+    "mul": arithmetic,
+    "max": arithmetic,
+    "min": arithmetic,
+    "equal": comparison,
+    "less": comparison,
+    "less_or_equal": comparison,
+    "and": comparison,
+    "or": comparison,
+    "not": negation,
+    "cast": cast,
+    "where": where,
+}
+
+
+def lower_pointwise(program: Program, node: Node) -> None:
+    """Any operator of :data:`FORMULAS`."""
+    pointwise(program, node, node.op, FORMULAS[node.op.name](program, node))
 
 
 def lower_curve(program: Program, node: Node) -> None:
@@ -176,16 +212,3 @@ def lower_curve(program: Program, node: Node) -> None:
         loop(frame, shape, (dense, dense), element)
 
     program.generic("curve", s, node.inputs, node.output, body, source=node.source)
-
-
-def lower_not(program: Program, node: Node) -> None:
-    pointwise(program, node, node.op, lambda x: T.bitwise_xor(x, T.IntImm("uint8", 1)))
-
-
-def lower_cast(program: Program, node: Node) -> None:
-    to_bool = program.type(node.output).dtype == "bool"
-    pointwise(program, node, node.op, lambda x: T.cast(wide(x) != 0, "uint8") if to_bool else x)
-
-
-def lower_where(program: Program, node: Node) -> None:
-    pointwise(program, node, node.op, lambda c, a, b: T.Select(c != T.IntImm("uint8", 0), a, b))

@@ -42,20 +42,30 @@ DEVICE i32 quotient(i32 n, i32 d) {
 template <class T>
 DEVICE T rest(T n, T d) { return n - quotient(n, d) * d; }
 
-// floor of the square root, one bit a step
-DEVICE i64 square_root(i64 x) {
-  u64 left = x, root = 0;
-  for (int shift = (bit_length(x) - 1) & ~1; shift >= 0; shift -= 2) {
-    const u64 bit = 1ull << shift;
-    const bool fits = left >= root + bit;
-    left -= fits ? root + bit : 0;
-    root = (root >> 1) + (fits ? bit : 0);
-  }
-  return (i64)root;
-}
-
 template <class T>
 DEVICE T sum_of_lanes(T x, int lanes = 32) {
   for (int distance = lanes / 2; distance; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
   return x;
+}
+
+template <int bytes>
+struct Access;
+template <>
+struct Access<1> { using type = u8; };
+template <>
+struct Access<2> { using type = u16; };
+template <>
+struct Access<4> { using type = u32; };
+template <>
+struct Access<8> { using type = u64; };
+template <>
+struct Access<16> { using type = uint4; };
+
+// `count` elements between places that are multiples of so many elements, 16 bytes at a time
+template <int count, class T>
+DEVICE void move_together(T* to, const T* from) {
+  constexpr int bytes = count * sizeof(T), each = bytes < 16 ? bytes : 16;
+  using Whole = typename Access<each>::type;
+#pragma unroll
+  for (int i = 0; i < bytes / each; ++i) ((Whole*)to)[i] = ((const Whole*)from)[i];
 }

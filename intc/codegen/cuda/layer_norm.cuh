@@ -1,26 +1,89 @@
-// LayerNorm of integers, one warp a row: the words of `ShiftLayerNorm.evaluate`, sums by shuffles.
+// LayerNorm of integers: the words of `ShiftLayerNorm.evaluate`, a row by `lanes` threads that keep it in registers.
 
-constexpr int LAYER_NORM_THREADS = 128;
+constexpr int LAYER_NORM_THREADS = 128, LAYER_NORM_HELD = 8;  // pieces of a row that a thread keeps
 
-template <int C, int lo, int hi, bool centred, class X, class G, class B, class Y>
+DEVICE u32 high_word(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
+
+// about 2**46 / sqrt(a), for a >= 2**30: a line (off by 9 % at most), then Newton's r (3 - a r^2) / 2
+DEVICE u32 inverse_root(u32 a) {
+  u32 r = 2290000000u - high_word(a, 1308500000u);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) r = 2 * high_word(r, ((3u << 28) - high_word(high_word(r, r), a)) << 2);
+  return least(r, 0x7fffffffu);
+}
+
+// The root d of 1 <= x < 2**62, and (2**(30 + bits) - 1) / d for the bits of d, both rounded down: estimates, and
+// steps that end only at the exact number.
+DEVICE void root_and_inverse(u64 x, u32& root, u32& inverse, int& bits) {
+  const int half = (__clzll(x) - 2) / 2;
+  const u64 scaled = x << 2 * half;  // 2**60 <= scaled < 2**62
+  const u32 r = inverse_root((u32)(scaled >> 30));
+  u32 d = 2 * high_word((u32)(scaled >> 30), r);
+  const i32 off = (i32)((i64)(scaled - (u64)d * d) >> 12);
+  d = (d + (i32)((i64)off * (i32)r >> 50)) >> half;
+  while ((u64)d * d > x) --d;
+  while ((u64)(d + 1) * (d + 1) <= x) ++d;
+  bits = 31 - half;
+  u32 f = r;
+#pragma unroll
+  for (int i = 0; i < 5; ++i) f = (u32)((u64)f * ((1u << 30) - high_word(d << half, f)) >> 29);
+  i64 rest = (i64)((1ull << (30 + bits)) - 1 - (u64)f * d);
+  for (; rest < 0; rest += d) --f;
+  for (; rest >= d; rest -= d) ++f;
+  root = d;
+  inverse = f;
+}
+
+template <int C, int lanes, int lo, int hi, bool centred, class X, class G, class B, class Y>
 DEVICE void layer_norm(const X* __restrict__ x, const G* __restrict__ gamma, const B* __restrict__ beta,
-                       Y* __restrict__ y, i64 eps, i64 e, int rows) {
-  const int row = blockIdx.x * (LAYER_NORM_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (row >= rows) return;
-  x += (i64)row * C;
+                       Y* __restrict__ y, i64 eps, i32 e, int rows) {
+  constexpr int width = C % 8 == 0 ? 8 : C % 4 == 0 ? 4 : C % 2 == 0 ? 2 : 1;  // of a piece
+  constexpr int pieces = C / width, each = (pieces + lanes - 1) / lanes;
+  constexpr bool held = each <= LAYER_NORM_HELD;
+  const int lane = threadIdx.x % lanes, row = (blockIdx.x * LAYER_NORM_THREADS + threadIdx.x) / lanes;
+  x += (i64)least(row, rows - 1) * C;  // threads without a row take part in the sums of their warp
   y += (i64)row * C;
-  i64 total = 0, squares = 0;
-  for (int i = lane; i < C; i += 32) {
-    total += x[i];
-    squares += x[i] * x[i];
+  alignas(16) X values[held ? each : 1][width];
+  i32 total = 0;
+  i64 squares = 0;
+#pragma unroll held ? each : 1
+  for (int i = 0; i < each; ++i) {
+    const int piece = i * lanes + lane;
+    if (pieces % lanes && piece >= pieces) break;
+    X* part = values[held ? i : 0];
+    move_together<width>(part, x + piece * width);
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      total += part[j];
+      squares += (i64)part[j] * part[j];
+    }
   }
-  total = centred ? sum_of_lanes(total) : 0;
-  squares = sum_of_lanes(squares);
-  const i64 deviation = square_root(C * squares - total * total + eps);
-  const int bits = bit_length(deviation);
-  const i64 factor = quotient((1ull << (30 + bits)) - 1, (u64)deviation), half = 1ll << (9 + bits);
-  for (int i = lane; i < C; i += 32) {
-    const i64 z = ((C * (i64)x[i] - total) * factor + half) >> (10 + bits);
-    y[i] = (Y)least<i64>(most<i64>((z * gamma[i] + beta[i]) >> e, lo), hi);
+  total = centred ? sum_of_lanes(total, lanes) : 0;
+  squares = sum_of_lanes(squares, lanes);
+  u32 deviation, factor;
+  int bits;
+  root_and_inverse(C * squares - (i64)total * total + eps, deviation, factor, bits);
+  if (row >= rows) return;
+  // ((C x - total) factor + half) >> (10 + bits) as a high word: |C x - total| < sqrt(C) 2**bits leaves the room
+  const int left = most(22 - bits, 0), right = most(bits - 22, 0);
+  const u32 scale = (u32)C << left, mean = (u32)total << left;
+  const i64 half = 1ll << (31 + right);
+#pragma unroll held ? each : 1
+  for (int i = 0; i < each; ++i) {
+    const int piece = i * lanes + lane;
+    if (pieces % lanes && piece >= pieces) break;
+    X* part = values[held ? i : 0];
+    if (!held) move_together<width>(part, x + piece * width);
+    alignas(16) G g[width];
+    alignas(16) B b[width];
+    alignas(16) Y out[width];
+    move_together<width>(g, gamma + piece * width);
+    move_together<width>(b, beta + piece * width);
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      const i32 z = (i32)(((i64)(i32)(scale * (u32)part[j] - mean) * (i32)factor + half) >> 32) >> right;
+      out[j] = (Y)least(most((i32)(((i64)z * g[j] + b[j]) >> 32) >> (e - 32), lo), hi);
+    }
+    move_together<width>(y + piece * width, out);
   }
 }

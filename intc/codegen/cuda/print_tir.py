@@ -1,7 +1,8 @@
 """Explicit TIR as CUDA C: the kernels that every target shares, one thread for each task.
 
 TIR's scalars become the fixed-width types of ``prelude.cuh``; a division by anything but a constant becomes a
-call of ``quotient`` or ``rest``, since the hardware's own goes through floating point.
+call of ``quotient`` or ``rest``, since the hardware's own goes through floating point. A vectorised loop that
+copies is as few memory accesses as possible.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class _Printer:
                 self.buffers[node.buffer] = self.names[node.data]
             case "AllocBuffer":
                 name = self.buffers[node.buffer] = self.fresh("cell")
-                self.line(f"{TYPES[str(node.buffer.dtype)]} {name}[{int(node.buffer.shape[0])}];")
+                self.line(f"alignas(16) {TYPES[str(node.buffer.dtype)]} {name}[{int(node.buffer.shape[0])}];")
             case "Bind":
                 value = self.expression(node.value)
                 name = self.names[node.var] = self.fresh("v")
@@ -127,9 +128,21 @@ class _Printer:
             case "BufferStore":
                 value = self.expression(node.value)
                 self.line(f"{self.buffers[node.buffer]}[{self.expression(node.indices[0])}] = {value};")
+            case "For" if (
+                node.kind == tir.ForKind.VECTORIZED and type(node.body.value).__name__ == "TensorLoad"
+            ):
+                self.names[node.loop_var] = "0"
+                to, source = node.body, node.body.value
+                pair = [
+                    f"&{self.buffers[buffer]}[{self.expression(at.indices[0])}]"
+                    for buffer, at in ((to.buffer, to), (source.source, source))
+                ]
+                self.line(f"move_together<{int(node.extent)}>({', '.join(pair)});")
             case "For":
+                if node.kind in (tir.ForKind.UNROLLED, tir.ForKind.VECTORIZED):
+                    self.line("#pragma unroll")
                 first, count = self.expression(node.min), self.expression(node.extent)
-                name = self.names[node.loop_var] = self.fresh("i")
+                name = self.names[node.loop_var] = self.fresh("k")
                 limit = count if first == "0" else f"{first} + {count}"
                 self.block(f"for (i32 {name} = {first}; {name} < {limit}; ++{name})", node.body)
             case "IfThenElse":
