@@ -95,7 +95,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Launch:
-    """One stage on a GPU: the first of ``choices`` that gives every multiprocessor a block, or the last.
+    """One stage on a GPU, by that of ``choices`` which takes the least time at the sizes of a run.
 
     ``args`` are (kind, which, offset): addresses in ``constants``, a ``slot``, an ``input`` or ``output``,
     the ``scratch`` or ``zeros`` area, ``offset`` bytes further on; or the numbers ``int32`` and ``int64``,

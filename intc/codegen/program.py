@@ -91,8 +91,8 @@ Arg: TypeAlias = (
 class Launch:
     """How a GPU starts a kernel: blocks along each axis of ``grid`` as (size, how much of it a block does).
 
-    Where there are fewer blocks than multiprocessors, up to ``splits`` blocks along z share each block's sum
-    and add into ``zeros`` bytes a block.
+    Where a stage has several, ``grid`` are the sides of tiles. Where there are fewer blocks than
+    multiprocessors, up to ``splits`` blocks along z share each block's sum and add into ``zeros`` bytes a block.
     """
 
     kernel: str
@@ -107,7 +107,7 @@ class Launch:
 class Stage:
     """One call of ``kernel`` per task; ``writes`` names the values that are produced.
 
-    On a GPU it is started as the first of ``launches`` that gives every multiprocessor a block, or the last.
+    On a GPU it is started as that of ``launches`` which takes the least time at the sizes of a run.
     """
 
     kernel: str

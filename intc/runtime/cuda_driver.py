@@ -33,6 +33,7 @@ SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "cuCtxSetCurrent": (c_void_p,),
     "cuModuleLoadData": (_OUT, c_void_p),
     "cuModuleGetFunction": (_OUT, c_void_p, c_char_p),
+    "cuOccupancyMaxActiveBlocksPerMultiprocessor": (POINTER(c_int), c_void_p, c_int, c_size_t),
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
     "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
     "cuMemFree_v2": (c_uint64,),

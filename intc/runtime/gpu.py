@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from ctypes import byref, c_float, c_uint64, c_void_p, pointer
+from ctypes import byref, c_float, c_int, c_uint64, c_void_p, pointer
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ from intc.runtime.workspace import address, round_up
 
 KEPT_GRAPHS: Final = 8
 COUNTERS: Final = 4096  # bytes in front of the partial sums
+OPERAND_COST: Final = 64  # of a row or column of a tile, in products
 DEFAULT_SHARED: Final = 48 << 10  # bytes a block may have without asking
 
 
@@ -103,6 +104,13 @@ class GpuEntry:
             self._functions[choice.kernel] = function
         return self._functions[choice.kernel]
 
+    def resident(self, choice: Choice) -> int:
+        """How many blocks of the kernel a multiprocessor holds."""
+        count = c_int()
+        kernel = (self.function(choice), choice.threads, choice.shared)
+        cuda.call("cuOccupancyMaxActiveBlocksPerMultiprocessor", byref(count), *kernel)
+        return max(1, count.value)
+
     def _to_device(self, at: int, host: int, nbytes: int) -> None:
         if nbytes:
             cuda.call("cuMemcpyHtoDAsync_v2", at, host, nbytes, self.stream)
@@ -150,17 +158,32 @@ class Graph:
     def _plan(self, launch: Launch) -> tuple[Choice, list[int], int]:
         """The kernel for these sizes, its blocks along x, y and z, and the bytes of zeros that it takes."""
         device = self.entry.device
-        enough = device.multiprocessors
-        fitting = [c for c in launch.choices if c.shared <= device.shared_bytes]
-        for choice in fitting or launch.choices[-1:]:
-            grid = [-(-size_value(size, self.sizes) // each) for size, each in choice.grid]
-            grid += [1] * (3 - len(grid))
-            if math.prod(grid) >= enough:
-                return choice, grid, 0
-        blocks = math.prod(grid)
-        if choice.splits > 1 and blocks:
+        fitting = [c for c in launch.choices if c.shared <= device.shared_bytes] or launch.choices[-1:]
+        planned = [self._split(choice) for choice in fitting]
+        if len(planned) == 1:
+            choice, grid = planned[0]
+        else:
+            choice, grid = min(planned, key=lambda p: self._duration(*p))
+        return choice, grid, COUNTERS + grid[0] * grid[1] * choice.zeros if grid[2] > 1 else 0
+
+    def _split(self, choice: Choice) -> tuple[Choice, list[int]]:
+        """Its blocks along x, y and z, where blocks are few as many along z as keep the device busy."""
+        grid = [-(-size_value(size, self.sizes) // each) for size, each in choice.grid]
+        grid += [1] * (3 - len(grid))
+        blocks, enough = math.prod(grid), self.entry.device.multiprocessors
+        if choice.splits > 1 and 0 < blocks < enough:
             grid[2] = max(1, min(choice.splits, enough // blocks))
-        return choice, grid, COUNTERS + blocks * choice.zeros if grid[2] > 1 else 0
+        return choice, grid
+
+    def _duration(self, choice: Choice, grid: Sequence[int]) -> float:
+        """About how long a kernel of tiles takes: a tile costs its products and, per row and column, its
+        operands; a multiprocessor works on its blocks side by side, and all wait for the last.
+        """
+        processors, resident = self.entry.device.multiprocessors, self.entry.resident(choice)
+        full, rest = divmod(math.prod(grid), processors * resident)
+        sides = [each for _, each in choice.grid]
+        tile = math.prod(sides) + OPERAND_COST * sum(sides)
+        return (full * resident + -(-rest // processors)) * tile / grid[2]
 
     def launch(self, work: Work) -> None:
         """Enqueue one kernel, or record it where the stream is captured."""

@@ -76,6 +76,10 @@ Result cuModuleGetFunction(Handle* out, Handle library, const char* name) {
   *out = new Function{call, *parameters, library};
   return SUCCESS;
 }
+Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* out, Handle, int threads, size_t shared) {
+  *out = std::min<size_t>(2048 / threads, (227 << 10) / (shared + 1024));
+  return SUCCESS;
+}
 Result cuFuncSetAttribute(Handle function, int attribute, int value) {
   if (attribute != 8 || value > 99 << 10) return INVALID;
   ((Function*)function)->shared = value;

@@ -162,6 +162,14 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
                "}, %32, %33, p;}" \
                : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6) \
                : "l"(matrix_descriptor(a)), "l"(matrix_descriptor(b)))
+#define GROUP_MMA_96(type) \
+  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n96k32.s32." type ".s8 {" \
+               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
+               "}, %48, %49, p;}" \
+               : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6), EIGHT(c, 8), EIGHT(c, 10) \
+               : "l"(matrix_descriptor(a)), "l"(matrix_descriptor(b)))
 #define GROUP_MMA_128(type) \
   asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n128k32.s32." type ".s8 {" \
                "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -177,9 +185,11 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
 // columns 8j .. 8j + 7 of them as mma has them.
 template <bool is_unsigned, int NT>
 DEVICE void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
-  static_assert(NT == 8 || NT == 16, "64 or 128 columns");
+  static_assert(NT == 8 || NT == 12 || NT == 16, "64, 96 or 128 columns");
   if constexpr (NT == 8 && is_unsigned) GROUP_MMA_64("u8");
   if constexpr (NT == 8 && !is_unsigned) GROUP_MMA_64("s8");
+  if constexpr (NT == 12 && is_unsigned) GROUP_MMA_96("u8");
+  if constexpr (NT == 12 && !is_unsigned) GROUP_MMA_96("s8");
   if constexpr (NT == 16 && is_unsigned) GROUP_MMA_128("u8");
   if constexpr (NT == 16 && !is_unsigned) GROUP_MMA_128("s8");
 }

@@ -30,6 +30,7 @@ class Tile:
     row_warps: int
     column_warps: int
     stages: int
+    resident: int  # how many blocks a multiprocessor shall hold, where groups of warps multiply
 
     @property
     def threads(self) -> int:
@@ -41,9 +42,10 @@ class Tile:
         return max(buffers, self.rows * (self.columns * y_bytes + 16))
 
 
-LARGE: Final = Tile(128, 128, 2, 4, 5)
-MIDDLE: Final = Tile(128, 64, 4, 2, 4)
-SMALL: Final = Tile(64, 64, 2, 2, 6)
+LARGE: Final = Tile(128, 128, 2, 4, 5, 2)
+BROAD: Final = Tile(128, 96, 4, 2, 5, 3)
+MIDDLE: Final = Tile(128, 64, 4, 2, 4, 2)
+SMALL: Final = Tile(64, 64, 2, 2, 6, 2)
 
 
 def lower_linear(program: Program, node: Node) -> None:
@@ -61,9 +63,8 @@ def lower_linear(program: Program, node: Node) -> None:
     args += [ValueArg(node.output), ZerosArg(), SizeArg(rows), *map(program.operand, node.inputs[3:])]
     x_bytes, y_bytes = (np.dtype(t.dtype).itemsize for t in (x_type, y_type))
     splits = max(1, k // (4 * DEPTH))
-    wide = n % LARGE.columns == 0 or n >= 8 * LARGE.columns
     launches = []
-    for tile in (LARGE if wide and x_bytes == 1 else MIDDLE, SMALL):
+    for tile in _tiles(n, x_bytes):
         data_bytes = tile.data_bytes(x_bytes, y_bytes)
         shared = data_bytes + tile.columns * epilogue.column_bytes
         sizes = (tile.rows, tile.columns, tile.row_warps, tile.column_warps, tile.stages, k, n)
@@ -76,7 +77,7 @@ def lower_linear(program: Program, node: Node) -> None:
         def build(tile: Tile = tile, call: str = call, params: str = params, source: str = source) -> str:
             name = f"linear_{len(program.kernels)}"
             names = ", ".join(field.split()[-1] for field in epilogue.fields)
-            bounds = f"{tile.threads}, 1 + WARPGROUP_MMA"
+            bounds = f"{tile.threads}, WARPGROUP_MMA ? {tile.resident} : 1"
             return (
                 f"{source.replace('EPILOGUE', f'Epilogue_{name}')}"
                 f'extern "C" __global__ void __launch_bounds__({bounds}) {name}({params}) {{\n'
@@ -88,6 +89,13 @@ def lower_linear(program: Program, node: Node) -> None:
         zeros = 4 * tile.rows * tile.columns
         launches.append(Launch(kernel, grid, tile.threads, shared, splits if tile is SMALL else 1, zeros))
     program.add(launches[0].kernel, args, node.output, node.source, launches)
+
+
+def _tiles(n: int, x_bytes: int) -> list[Tile]:
+    """The tiles that waste few of ``n`` columns."""
+    fitting = [LARGE] * (n % LARGE.columns == 0 or n >= 8 * LARGE.columns)
+    fitting += [BROAD] * (n % BROAD.columns == 0)
+    return [*(fitting if fitting and x_bytes == 1 else [MIDDLE]), SMALL]
 
 
 class Epilogue:
