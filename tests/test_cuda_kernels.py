@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intc.codegen.cuda.linear import LARGE, MIDDLE, SMALL
+from intc.codegen.cuda.linear import DEEP, LARGE, MIDDLE, SMALL
 from intc.errors import CodegenError
 from intc.ir.types import TensorType
 from intc.ops.fused import Attention, Linear

@@ -92,7 +92,7 @@ class Launch:
     """How a GPU starts a kernel: blocks along each axis of ``grid`` as (size, how much of it a block does).
 
     Where a stage has several, ``grid`` are the sides of tiles. Where there are fewer blocks than
-    multiprocessors, up to ``splits`` blocks along z share each block's sum and add into ``zeros`` bytes a block.
+    multiprocessors, up to ``splits`` blocks along z share each block's sum, in ``zeros`` bytes a block.
     """
 
     kernel: str

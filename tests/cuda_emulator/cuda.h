@@ -95,7 +95,7 @@ static int current;
 static u64 progress;
 static void (*entry)(void**);
 static void** parameters;
-constexpr int SHARED = 99 << 10, CANARY = 64;
+constexpr int SHARED = 227 << 10, CANARY = 1024;
 
 [[noreturn]] static void fail(const char* what) {
   fprintf(stderr, "emulator: %s (block %u %u %u, thread %d)\n", what, blockIdx.x, blockIdx.y, blockIdx.z, current);
@@ -218,9 +218,9 @@ static void launch(void (*function)(void**), const u32* grid, u32 threads, u32 s
     for (u32 y = 0; y < grid[1]; ++y)
       for (u32 x = 0; x < grid[0]; ++x) {
         blockIdx = {x, y, z};
-        memset(shared_memory, 0xA5, SHARED + CANARY);
+        memset(shared_memory, 0xA5, shared_bytes + CANARY);
         run_block(random, order);
-        for (int i = shared_bytes; i < SHARED + CANARY; ++i)
+        for (u32 i = shared_bytes; i < shared_bytes + CANARY; ++i)
           if (shared_memory[i] != 0xA5) fail("a write beyond shared memory");
       }
 }

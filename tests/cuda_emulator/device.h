@@ -51,18 +51,20 @@ static __attribute__((noinline)) void mma(i32 (&c)[4], const u32 (&a)[4], const 
   });
 }
 
-static u8* group_operand(const u8* tile, int row, int byte) {  // rows of 64 bytes, chunks as in chunk_at<4>
-  const uintptr_t at = (uintptr_t)tile + row * 64 + byte, start = at & ~(uintptr_t)63;
-  return (u8*)(start + ((at & 63) ^ (start >> 7 & 3) << 4));
+template <int width>
+static u8* group_operand(const u8* tile, int row, int byte) {  // rows of `width` bytes, chunks as in chunk_at
+  const uintptr_t at = (uintptr_t)tile + row * width + byte, start = at & ~(uintptr_t)(width - 1);
+  return (u8*)(start + ((at & (width - 1)) ^ (start >> 7 & (width / 16 - 1)) << 4));
 }
 
 static void publish_copies() { emulator::fibers[emulator::current].unpublished = false; }
 static void begin_group_mma() {}
 
 // done as late as the waits allow
-template <bool is_unsigned, int NT>
+template <bool is_unsigned, int width, int NT>
 static void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
-  if ((uintptr_t)a % 512 % 64 % 32 || (uintptr_t)a / 64 % 8 || (uintptr_t)b / 64 % 8) emulator::fail("a tile that is not aligned");
+  for (auto tile : {a, b})
+    if ((uintptr_t)tile % (8 * width) >= width || (uintptr_t)tile % 32) emulator::fail("a tile that is not aligned");
   for (auto& fiber : emulator::fibers)
     if (fiber.unpublished) emulator::fail("a product reads copies that are not published");
   const int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
@@ -70,8 +72,8 @@ static void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
   emulator::fibers[emulator::current].products.push_back([=] {
     for (int i = 0; i < NT * 4; ++i)
       for (int k = 0; k < 32; ++k) {
-        const u8 left = *group_operand(a, row + i % 4 / 2 * 8, k);
-        const i8 right = (i8)*group_operand(b, i / 4 * 8 + column + i % 2, k);
+        const u8 left = *group_operand<width>(a, row + i % 4 / 2 * 8, k);
+        const i8 right = (i8)*group_operand<width>(b, i / 4 * 8 + column + i % 2, k);
         (*sums)[i / 4][i % 4] += (is_unsigned ? (i32)left : (i32)(i8)left) * right;
       }
   });

@@ -44,7 +44,7 @@ Result cuDeviceGetAttribute(int* out, int attribute, int) {
     case 16: *out = processors ? atoi(processors) : 4; return SUCCESS;
     case 75: *out = 9; return SUCCESS;
     case 76: *out = 0; return SUCCESS;
-    case 97: *out = shared ? atoi(shared) : 99 << 10; return SUCCESS;
+    case 97: *out = shared ? atoi(shared) : 227 << 10; return SUCCESS;
   }
   return INVALID;
 }
@@ -81,7 +81,7 @@ Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int* out, Handle, int threads
   return SUCCESS;
 }
 Result cuFuncSetAttribute(Handle function, int attribute, int value) {
-  if (attribute != 8 || value > 99 << 10) return INVALID;
+  if (attribute != 8 || value > 227 << 10) return INVALID;
   ((Function*)function)->shared = value;
   return SUCCESS;
 }

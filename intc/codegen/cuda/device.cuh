@@ -127,10 +127,12 @@ DEVICE void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #define WARPGROUP_MMA 0
 #endif
 
-// Rows of 64 bytes whose 16-byte chunks lie as chunk_at<4> has them, from an address that is a multiple of 512 or
-// 32 further on: eight rows are 512 bytes.
+// Rows of `width` bytes, 64 or 128, whose 16-byte chunks lie as chunk_at has them, from an address that is a multiple
+// of eight rows, or some times 32 further on.
+template <int width>
 DEVICE u64 matrix_descriptor(const u8* tile) {
-  return (shared_address(tile) & 0x3ffff) >> 4 | 1ull << 16 | 32ull << 32 | 2ull << 62;
+  static_assert(width == 64 || width == 128, "the hardware knows these");
+  return (shared_address(tile) & 0x3ffff) >> 4 | 1ull << 16 | (u64)(width / 2) << 32 | (width == 64 ? 2ull : 1ull) << 62;
 }
 
 // this thread's completed copies become visible to group_mma
@@ -161,7 +163,7 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
                "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
                "}, %32, %33, p;}" \
                : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6) \
-               : "l"(matrix_descriptor(a)), "l"(matrix_descriptor(b)))
+               : "l"(matrix_descriptor<width>(a)), "l"(matrix_descriptor<width>(b)))
 #define GROUP_MMA_96(type) \
   asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n96k32.s32." type ".s8 {" \
                "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -169,7 +171,7 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
                "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
                "}, %48, %49, p;}" \
                : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6), EIGHT(c, 8), EIGHT(c, 10) \
-               : "l"(matrix_descriptor(a)), "l"(matrix_descriptor(b)))
+               : "l"(matrix_descriptor<width>(a)), "l"(matrix_descriptor<width>(b)))
 #define GROUP_MMA_128(type) \
   asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n128k32.s32." type ".s8 {" \
                "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -178,12 +180,12 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
                "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63" \
                "}, %64, %65, p;}" \
                : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6), EIGHT(c, 8), EIGHT(c, 10), EIGHT(c, 12), EIGHT(c, 14) \
-               : "l"(matrix_descriptor(a)), "l"(matrix_descriptor(b)))
+               : "l"(matrix_descriptor<width>(a)), "l"(matrix_descriptor<width>(b)))
 
-// c += a @ b for tiles a [64, 32] (unsigned or signed bytes) and b [NT * 8, 32] (signed, column by column) in shared
-// memory, begun now and done when wait_group_mma says so. Warp w of the four has rows 16w .. 16w + 15, and c[j] is
+// c += a @ b for tiles a [64, 32] (unsigned or signed bytes) and b [NT * 8, 32] (signed, column by column), parts of
+// rows of `width` bytes in shared memory, begun now and done when wait_group_mma says so. Warp w of the four has rows 16w .. 16w + 15, and c[j] is
 // columns 8j .. 8j + 7 of them as mma has them.
-template <bool is_unsigned, int NT>
+template <bool is_unsigned, int width, int NT>
 DEVICE void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
   static_assert(NT == 8 || NT == 12 || NT == 16, "64, 96 or 128 columns");
   if constexpr (NT == 8 && is_unsigned) GROUP_MMA_64("u8");

@@ -1,10 +1,8 @@
 // y = epilogue(x @ w + bias): x [rows, K] row by row, w [N, K] column by column and padded with zeros to whole
-// tiles. A block computes a tile of BM rows and BN columns; tiles of 64 values of the sum pass through STAGES buffers
+// tiles. A block computes a tile of BM rows and BN columns; tiles of BK values of the sum pass through STAGES buffers
 // of shared memory, filled by asynchronous copies. With instructions for groups of warps each four warps compute 64
 // rows, otherwise WM x WN warps a part each. Blocks along z share the sum: each adds its part into zeroed memory, the
 // last to arrive takes the total, leaves zeros and goes on alone.
-
-constexpr int BK = 64;
 
 // the part [16, 32] of a tile of 16-bit values, as their low bytes (unsigned) and their high bytes (signed)
 DEVICE void load_wide_rows(u32 (&low)[4], u32 (&high)[4], const u8* tile, int row, int half) {
@@ -17,29 +15,29 @@ DEVICE void load_wide_rows(u32 (&low)[4], u32 (&high)[4], const u8* tile, int ro
 }
 
 // sums += the tile's rows by the tile's columns, for this warp's MT x NT parts of [16, 8]
-template <bool is_unsigned, bool is_wide, int MT, int NT>
+template <bool is_unsigned, bool is_wide, int BK, int MT, int NT>
 DEVICE void multiply_tiles(i32 (&sums)[MT][NT][4], const u8* x_tile, const u8* w_tile, int warp_row, int warp_column) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
+  for (int part = 0; part < BK / 32; ++part) {
     u32 b[NT][2];
 #pragma unroll
-    for (int j = 0; j < NT; j += 2) load_columns<4>(b[j], b[j + 1], w_tile, warp_column + j * 8, half);
+    for (int j = 0; j < NT; j += 2) load_columns<BK / 16>(b[j], b[j + 1], w_tile, warp_column + j * 8, part);
 #pragma unroll
     for (int i = 0; i < MT; ++i) {
       if constexpr (is_wide) {
         u32 low[4], high[4];
-        load_wide_rows(low, high, x_tile, warp_row + i * 16, half);
+        load_wide_rows(low, high, x_tile, warp_row + i * 16, part);
 #pragma unroll
         for (int j = 0; j < NT; ++j) {
-          i32 part[4] = {0, 0, 0, 0};
-          mma<false>(part, high, b[j]);
+          i32 upper[4] = {0, 0, 0, 0};
+          mma<false>(upper, high, b[j]);
           mma<true>(sums[i][j], low, b[j]);
 #pragma unroll
-          for (int k = 0; k < 4; ++k) sums[i][j][k] += part[k] << 8;
+          for (int k = 0; k < 4; ++k) sums[i][j][k] += upper[k] << 8;
         }
       } else {
         u32 a[4];
-        load_rows<4>(a, x_tile, warp_row + i * 16, half);
+        load_rows<BK / 16>(a, x_tile, warp_row + i * 16, part);
 #pragma unroll
         for (int j = 0; j < NT; ++j) mma<is_unsigned>(sums[i][j], a, b[j]);
       }
@@ -73,19 +71,20 @@ DEVICE void move_tile(u8* shared, T* data, int height, int width) {
 template <class T>
 struct alignas(2 * sizeof(T)) Pair { T first, second; };
 
-template <int BM, int BN, int WM, int WN, int STAGES, int K, int N, class X, class Y, class Epilogue>
+template <int BM, int BN, int BK, int WM, int WN, int STAGES, int K, int N, class X, class Y, class Epilogue>
 DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32* __restrict__ bias, Y* __restrict__ y,
                    u8* zeros, int rows, const Epilogue& epilogue) {
   constexpr bool is_unsigned = (X)-1 > 0, is_wide = sizeof(X) == 2, by_groups = WARPGROUP_MMA && !is_wide;
   constexpr int threads = 32 * WM * WN, MT = by_groups ? 1 : BM / WM / 16, NT = by_groups ? BN / 8 : BN / WN / 8;
   static_assert(!by_groups || threads == BM * 2, "four warps for 64 rows");
+  static_assert(!is_wide || BK == 64, "rows of 128 bytes");
   constexpr int x_bytes = BM * BK * sizeof(X), stage_bytes = x_bytes + BN * BK;
   constexpr int x_chunks = BK * sizeof(X) / 16;
-  constexpr int steps = (K + BK - 1) / BK, padded = steps * BK;
+  constexpr int steps = (K + BK - 1) / BK, padded = (K + 63) / 64 * 64;
   constexpr int ahead = STAGES - 1 - by_groups;  // a buffer that a group still reads cannot be filled
   u8* shared = dynamic_shared();
   typename Epilogue::Column* columns = (typename Epilogue::Column*)(shared + Epilogue::columns_at);
-  const int first_row = blockIdx.x * BM, first_column = blockIdx.y * BN;
+  const int first_row = blockIdx.y * BM, first_column = blockIdx.x * BN;
   const int begin = quotient(steps * blockIdx.z, gridDim.z), end = quotient(steps * (blockIdx.z + 1), gridDim.z);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int warp_row = by_groups ? warp * 16 : warp / WN * (BM / WM), warp_column = by_groups ? 0 : warp % WN * (BN / WN);
@@ -96,14 +95,14 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
   };
   auto fetch_w = [&](int step) {
     u8* tile = shared + step % STAGES * stage_bytes + x_bytes;
-    if (step < end) copy_tile<BN, threads, 4, padded, true>(tile, w, padded, first_column, first_column + BN, step * BK);
+    if (step < end) copy_tile<BN, threads, BK / 16, padded, true>(tile, w, padded, first_column, first_column + BN, step * BK);
   };
 
   i32 sums[MT][NT][4];
 #pragma unroll
   for (int i = 0; i < MT * NT * 4; ++i) sums[i / 4 / NT][i / 4 % NT][i % 4] = 0;
   for (int step = begin; step < begin + ahead; ++step) fetch_w(step);
-  if (blockIdx.x == 0 && blockIdx.z == 0) prefetch(w + (i64)first_column * padded, BN * padded, threads);
+  if (blockIdx.y == 0 && blockIdx.z == 0) prefetch(w + (i64)first_column * padded, BN * padded, threads);
   for (int i = threadIdx.x; i < BN; i += threads) {
     const int column = least(first_column + i, N - 1);
     columns[i] = epilogue.column(bias[column], column);
@@ -123,12 +122,12 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
       fetch_x(step + ahead);
       fetch_w(step + ahead);
       commit_copies();
-      multiply_tiles<is_unsigned, is_wide>(sums, x_tile, w_tile, warp_row, warp_column);
+      multiply_tiles<is_unsigned, is_wide, BK>(sums, x_tile, w_tile, warp_row, warp_column);
     } else {
       begin_group_mma();
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        group_mma<is_unsigned>(sums[0], x_tile + warp / 4 * 64 * BK + half * 32, w_tile + half * 32);
+      for (int part = 0; part < BK / 32; ++part)
+        group_mma<is_unsigned, BK>(sums[0], x_tile + warp / 4 * 64 * BK + part * 32, w_tile + part * 32);
       commit_group_mma();
       fetch_x(step + ahead);
       fetch_w(step + ahead);

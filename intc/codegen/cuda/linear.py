@@ -17,16 +17,17 @@ from intc.ir.op import Array
 from intc.ops.fused import WIDE, Linear, activation
 from intc.ops.intervals import Intervals
 
-DEPTH: Final = 64  # values of the sum that a stage holds
+DEPTH: Final = 64  # to whose multiple the sum is padded
 WIDEST: Final = 128  # columns to which weights are padded
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A block's rows and columns, its warps along each, and its buffers."""
+    """A block's rows and columns, how much of the sum a stage holds, warps along rows and columns, stages."""
 
     rows: int
     columns: int
+    depth: int
     row_warps: int
     column_warps: int
     stages: int
@@ -38,14 +39,17 @@ class Tile:
 
     def data_bytes(self, x_bytes: int, y_bytes: int) -> int:
         """Bytes for the buffers, and after them for the outputs."""
-        buffers = self.stages * DEPTH * (self.rows * x_bytes + self.columns)
+        buffers = self.stages * self.depth * (self.rows * x_bytes + self.columns)
         return max(buffers, self.rows * (self.columns * y_bytes + 16))
 
 
-LARGE: Final = Tile(128, 128, 2, 4, 5, 2)
-BROAD: Final = Tile(128, 96, 4, 2, 5, 3)
-MIDDLE: Final = Tile(128, 64, 4, 2, 4, 2)
-SMALL: Final = Tile(64, 64, 2, 2, 6, 2)
+DEEP: Final = Tile(128, 128, 128, 2, 4, 3, 2)
+DEEP_BROAD: Final = Tile(128, 96, 128, 4, 2, 3, 2)
+LARGE: Final = Tile(128, 128, 64, 2, 4, 5, 2)
+BROAD: Final = Tile(128, 96, 64, 4, 2, 5, 3)
+MIDDLE: Final = Tile(128, 64, 64, 4, 2, 4, 2)
+SMALL: Final = Tile(64, 64, 64, 2, 2, 6, 2)
+DEEP_SMALL: Final = Tile(64, 64, 128, 2, 2, 4, 2)
 
 
 def lower_linear(program: Program, node: Node) -> None:
@@ -64,10 +68,10 @@ def lower_linear(program: Program, node: Node) -> None:
     x_bytes, y_bytes = (np.dtype(t.dtype).itemsize for t in (x_type, y_type))
     splits = max(1, k // (4 * DEPTH))
     launches = []
-    for tile in _tiles(n, x_bytes):
+    for tile in _tiles(k, n, x_bytes):
         data_bytes = tile.data_bytes(x_bytes, y_bytes)
         shared = data_bytes + tile.columns * epilogue.column_bytes
-        sizes = (tile.rows, tile.columns, tile.row_warps, tile.column_warps, tile.stages, k, n)
+        sizes = (tile.rows, tile.columns, tile.depth, tile.row_warps, tile.column_warps, tile.stages, k, n)
         source = epilogue.source(data_bytes)
         key = (sizes, x_type.dtype, y_type.dtype, source)
         head = f"{TYPES[x_type.dtype]}* x, i8* w, i32* bias, {TYPES[y_type.dtype]}* y, u8* zeros, i32 rows"
@@ -85,17 +89,20 @@ def lower_linear(program: Program, node: Node) -> None:
             )
 
         kernel = program.kernel("linear", key, build)
-        grid = ((rows, tile.rows), (n, tile.columns))
+        grid = ((n, tile.columns), (rows, tile.rows))
         zeros = 4 * tile.rows * tile.columns
-        launches.append(Launch(kernel, grid, tile.threads, shared, splits if tile is SMALL else 1, zeros))
+        launches.append(Launch(kernel, grid, tile.threads, shared, splits if tile.rows == 64 else 1, zeros))
     program.add(launches[0].kernel, args, node.output, node.source, launches)
 
 
-def _tiles(n: int, x_bytes: int) -> list[Tile]:
+def _tiles(k: int, n: int, x_bytes: int) -> list[Tile]:
     """The tiles that waste few of ``n`` columns."""
-    fitting = [LARGE] * (n % LARGE.columns == 0 or n >= 8 * LARGE.columns)
-    fitting += [BROAD] * (n % BROAD.columns == 0)
-    return [*(fitting if fitting and x_bytes == 1 else [MIDDLE]), SMALL]
+    if x_bytes > 1:
+        return [MIDDLE, SMALL]
+    deep = k % DEEP.depth == 0
+    fitting = [*[DEEP] * deep, LARGE] * (n % LARGE.columns == 0 or n >= 8 * LARGE.columns)
+    fitting += [*[DEEP_BROAD] * deep, BROAD] * (n % BROAD.columns == 0)
+    return [*(fitting or [MIDDLE]), *[DEEP_SMALL] * deep, SMALL]
 
 
 class Epilogue:
