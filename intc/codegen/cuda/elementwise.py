@@ -244,7 +244,10 @@ class _Chain:
             return self._loaded(frame, value, index, width)
         op = node.op
         if isinstance(op, Concat):
-            return self._joined(frame, node, op.axis, index, width)
+            rolled = self._rolled(frame, node, op.axis, index)
+            if rolled is None:
+                return self._joined(frame, node, op.axis, index, width)
+            return self.elements(frame, *rolled, width)
         if not isinstance(op, MOVES) or isinstance(op, Expand):
             operands = [self._operand(frame, x, index, width) for x in node.inputs]
             return operands[0] if isinstance(op, Expand) else self._computed(node, operands, width)
@@ -283,6 +286,23 @@ class _Chain:
         with T.unroll(0, width) as j:
             store(cell, formula(*(T.bind(x(j)) for x in operands)), j)
         return lambda j: cell[j if width > 1 else 0]
+
+    def _rolled(
+        self, frame: Frame, node: Node, axis: int, index: list[Expr]
+    ) -> tuple[str, list[Expr]] | None:
+        """The value of which all parts are slices along ``axis``, and the index there."""
+        slices = [self.node(x) for x in node.inputs]
+        parts = [s for s in slices if s and isinstance(s.op, Slice) and (s.op.axis, s.op.step) == (axis, 1)]
+        if len(parts) < len(slices) or len({s.inputs[0] for s in parts}) > 1:
+            return None
+        end, moved = self.shape(node.output)[axis], None
+        for part in reversed(parts):
+            assert isinstance(part.op, Slice)
+            begin = end - self.shape(part.output)[axis]
+            here = index[axis] + frame.dim(part.op.start - begin)
+            moved = here if moved is None else T.Select(index[axis] < frame.dim(end), here, moved)
+            end = begin
+        return parts[0].inputs[0], [T.bind(moved) if a == axis else i for a, i in enumerate(index)]
 
     def _joined(self, frame: Frame, node: Node, axis: int, index: list[Expr], width: int) -> Elements:
         cell = local(storage(self.program.type(node.output).dtype), width)
