@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intc.codegen.cuda.elementwise import inlined
+from intc.codegen.cuda.elementwise import high_word, inlined
 from intc.codegen.lower import staged
+from intc.codegen.program import Program
 from intc.codegen.targets import resolve
 from intc.ir.dims import symbol
 from intc.ir.graph import Builder, Graph
@@ -127,6 +128,29 @@ def test_whole_accesses() -> None:
     accesses = re.findall(r"move_together<(\d+)>\(&(\w+)\[", kernel)
     assert {int(count) for count, _ in accesses} == {8}
     assert not re.search(r"= x\d_\d\[(?!0\])", kernel), "an operand is read element by element"
+
+
+@pytest.mark.parametrize("op", [WIDE, BYTES, Requantize(0, 255, "uint8")])
+def test_results_in_the_high_word(op: Requantize) -> None:
+    """Operands with room on the left, and without; ties, and results beyond the limits."""
+    b = Builder("requantize")
+    count = 0
+    for dtype, shifts in (("int16", (15, 16, 31)), ("int16", (32, 47)), ("int8", (30, 38)), ("int32", (31,))):
+        info = np.iinfo(dtype)
+        x = b.input(f"x{count}", TensorType((B, 64, 8), dtype, info.min + 1, info.max))
+        for e in shifts:
+            m = np.array([2**31 - 1, 1 - 2**31, 2**30, 3, 0, 1 << min(e, 30), 2**30 + 1, 7], np.int32)
+            for more in (np.zeros(8), np.arange(8)):
+                b.output(b.emit(op, x, b.constant("m", m), b.constant("e", (e + more).astype(np.int32))))
+            count += 1
+    graph = b.finish()
+    program = Program(graph, resolve("cuda:sm_90"))
+    found = [high_word(program, node) for node in graph.nodes]
+    assert found[:2] == [None, None]  # int16 that would need 17 bits more
+    assert {form[0] for form in found[2:-2] if form is not None} == {16, 2, 1, 0}
+    assert found[-2:] == [None, None]
+    with emulation():
+        check_graph(graph, {"batch": 2})
 
 
 def test_what_would_be_computed_many_times_is_stored() -> None:

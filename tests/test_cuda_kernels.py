@@ -180,4 +180,10 @@ def test_windows_without_padding() -> None:
     steps = ((4, 4), (4, 4)), ((3, 2), (2, 1))
     cases = [Case(Im2col(*s, (0, 0, 0, 0), (1, 1)), (t((2, 3, 8, 12), "int8"),)) for s in steps]
     cases += [Case(Im2col(*s, (0, 0, 0, 0), (2, 1), True), (t((2, 9, 12, 5), "uint8"),)) for s in steps]
+    patches, tokens = (
+        Im2col((16, 16), (16, 16), (0, 0, 0, 0), (1, 1)),
+        Im2col(*steps[1], (0, 0, 0, 0), (1, 1), True),
+    )
+    cases += [Case(patches, (t((2, 3, 32, 48), dtype),)) for dtype in ("int8", "int16")]
+    cases += [Case(tokens, (t((2, 9, 12, 24), dtype),)) for dtype in ("uint8", "int16")]
     check(cases)

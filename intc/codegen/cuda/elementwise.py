@@ -16,13 +16,15 @@ from typing import Final
 import numpy as np
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu.elementwise import FORMULAS
+from intc.codegen.cpu.elementwise import FORMULAS, Formula
+from intc.codegen.cpu.expr_algebra import EXPR, wide
 from intc.codegen.cpu.strided import row_major
-from intc.codegen.kernel import Expr, Frame, local, storage, store
+from intc.codegen.kernel import Expr, Frame, int64, local, storage, store
 from intc.codegen.program import Program
 from intc.ir.dims import Dim, Shape, evaluate, exact_div, product, terms_of
 from intc.ir.graph import Graph, Node
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
+from intc.ops.requantize import Clip, Requantize
 
 MOVES: Final = (Reshape, Transpose, Slice, Concat, Expand)
 OPERATORS: Final = (*FORMULAS, *(op.name for op in MOVES))
@@ -65,6 +67,51 @@ def inlined(graph: Graph) -> frozenset[str]:
         if isinstance(node.op, Reshape) and node.inputs[0] not in found:
             found.pop(node.output, None)
     return frozenset(found)
+
+
+def high_word(program: Program, node: Node) -> tuple[int, bool] | None:
+    """(k, clipped): with the operand k bits further left the result is in the product's high word, and has to
+    be clipped or not. None where there are no k bits to spare, or the factors are not known.
+    """
+    op, constants = node.op, program.graph.constants
+    if not isinstance(op, Requantize) or not constants.keys() >= set(node.inputs[1:]):
+        return None
+    x, m, e = node.inputs
+    magnitude, (low, high) = program.type(x).magnitude, program.type(e).interval
+    k = max(32 - low, 0)
+    if magnitude << k >= 2**31 or high + k > 62:
+        return None
+    reach = ((magnitude * program.type(m).magnitude) >> low) + 1
+    return k, reach > min(op.hi, -op.lo)
+
+
+def requantize(program: Program, node: Node) -> Formula:
+    """The high word of ``x * 2**k * m + 2**(e + k - 1)``, shifted on by ``e + k - 32``."""
+    op, form = node.op, high_word(program, node)
+    assert isinstance(op, Requantize)
+    if form is None:
+        return FORMULAS["requantize"](program, node)
+    k, clipped = form
+
+    def formula(x: Expr, m: Expr, e: Expr) -> Expr:
+        shift = T.bind(T.cast(e, "int32") + (k - 32))
+        half = T.shift_left(int64(2**31), wide(shift))
+        product = wide(T.cast(x, "int32") * 2**k) * wide(m) + half
+        y = T.bind(T.shift_right(T.cast(T.shift_right(product, int64(32)), "int32"), shift))
+        return EXPR.minimum(EXPR.maximum(y, op.lo), op.hi) if clipped else y
+
+    return formula
+
+
+def clip(program: Program, node: Node) -> Formula:
+    op, dtype = node.op, program.type(node.inputs[0]).dtype
+    assert isinstance(op, Clip)
+    if dtype == "int64":
+        return FORMULAS["clip"](program, node)
+    return lambda x: EXPR.minimum(EXPR.maximum(T.cast(x, "int32"), op.lo), op.hi)
+
+
+NARROW: Final = {"requantize": requantize, "clip": clip}  # the same in 32 bits where they suffice
 
 
 def lower_chain(program: Program, node: Node) -> None:
@@ -122,7 +169,7 @@ class _Chain:
         node, type_ = self.node(value), self.program.type(value)
         if node is None:
             return self.leaves.index(value), type_.shape
-        return node.op, type_.shape, type_.dtype, *map(self.key, node.inputs)
+        return node.op, high_word(self.program, node), type_.shape, type_.dtype, *map(self.key, node.inputs)
 
     @cached_property
     def merged(self) -> int:
@@ -197,7 +244,10 @@ class _Chain:
             return self._loaded(frame, value, index, width)
         op = node.op
         if isinstance(op, Concat):
-            return self._joined(frame, node, op.axis, index, width)
+            rolled = self._rolled(frame, node, op.axis, index)
+            if rolled is None:
+                return self._joined(frame, node, op.axis, index, width)
+            return self.elements(frame, *rolled, width)
         if not isinstance(op, MOVES) or isinstance(op, Expand):
             operands = [self._operand(frame, x, index, width) for x in node.inputs]
             return operands[0] if isinstance(op, Expand) else self._computed(node, operands, width)
@@ -232,10 +282,27 @@ class _Chain:
 
     def _computed(self, node: Node, operands: Sequence[Elements], width: int) -> Elements:
         cell = local(storage(self.program.type(node.output).dtype), width)
-        formula = FORMULAS[node.op.name](self.program, node)
+        formula = (NARROW.get(node.op.name) or FORMULAS[node.op.name])(self.program, node)
         with T.unroll(0, width) as j:
             store(cell, formula(*(T.bind(x(j)) for x in operands)), j)
         return lambda j: cell[j if width > 1 else 0]
+
+    def _rolled(
+        self, frame: Frame, node: Node, axis: int, index: list[Expr]
+    ) -> tuple[str, list[Expr]] | None:
+        """The value of which all parts are slices along ``axis``, and the index there."""
+        slices = [self.node(x) for x in node.inputs]
+        parts = [s for s in slices if s and isinstance(s.op, Slice) and (s.op.axis, s.op.step) == (axis, 1)]
+        if len(parts) < len(slices) or len({s.inputs[0] for s in parts}) > 1:
+            return None
+        end, moved = self.shape(node.output)[axis], None
+        for part in reversed(parts):
+            assert isinstance(part.op, Slice)
+            begin = end - self.shape(part.output)[axis]
+            here = index[axis] + frame.dim(part.op.start - begin)
+            moved = here if moved is None else T.Select(index[axis] < frame.dim(end), here, moved)
+            end = begin
+        return parts[0].inputs[0], [T.bind(moved) if a == axis else i for a, i in enumerate(index)]
 
     def _joined(self, frame: Frame, node: Node, axis: int, index: list[Expr], width: int) -> Elements:
         cell = local(storage(self.program.type(node.output).dtype), width)
