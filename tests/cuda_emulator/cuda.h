@@ -249,7 +249,8 @@ extern "C" void emulated_launch(void (*f)(void**), const u32* grid, u32 threads,
 
 #define HERE __builtin_return_address(0)
 
-static __attribute__((noinline)) void __syncthreads() { emulator::meet(emulator::block, blockDim.x, HERE); }
+// a place in the source: the compiler may make several of one call where warps take different ways to it
+#define __syncthreads() emulator::meet(emulator::block, blockDim.x, (const void*)(uintptr_t)__LINE__)
 static void __threadfence() {}
 static u64 __cvta_generic_to_shared(const void*) { return 0; }
 static uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
@@ -259,6 +260,9 @@ static i32 __dp4a(i32 a, i32 b, i32 c) {
 }
 static int __clz(u32 x) { return x ? __builtin_clz(x) : 32; }
 static int __clzll(i64 x) { return x ? __builtin_clzll(x) : 64; }
+static u32 __funnelshift_rc(u32 low, u32 high, u32 shift) {
+  return (u32)(((u64)high << 32 | low) >> std::min(shift, 32u));
+}
 template <class T>
 static T atomicAdd(T* to, T value) { T old = *to; *to = (T)((u64)old + (u64)value); return old; }
 template <class T>

@@ -33,6 +33,18 @@ static __attribute__((noinline)) void load_matrices(u32 (&out)[4], const u8* row
   });
 }
 
+static __attribute__((noinline)) void load_transposed(u32 (&out)[4], const u8* row) {
+  if ((uintptr_t)row % 16) emulator::fail("a matrix row that is not aligned");
+  const u64 address = (u64)row;
+  emulator::exchange(&address, 1, HERE, [&](auto& slots, int lane) {
+    for (int i = 0; i < 4; ++i)
+      for (int j = 0; j < 2; ++j)
+        memcpy((u8*)&out[i] + 2 * j, (const u8*)slots[i * 8 + lane % 4 * 2 + j][0] + lane / 4 * 2, 2);
+  });
+}
+
+static i64 multiply_add(i32 a, i32 b, i64 c) { return (i64)a * b + c; }
+
 template <bool is_unsigned>
 static __attribute__((noinline)) void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   const u64 values[3] = {(u64)a[1] << 32 | a[0], (u64)a[3] << 32 | a[2], (u64)b[1] << 32 | b[0]};

@@ -1,16 +1,61 @@
-// Fused attention of integers, four warps with 16 rows of queries each. The weights are relative to the row's largest
-// score, so the scores are computed twice: for their maximum, then for the weights, which go from the registers that
-// mma leaves scores in straight into the product with the values.
+// Fused attention of integers, 16 rows of queries a warp. The weights are relative to the row's largest score, so the
+// scores are computed twice: for their maximum, then for the weights, which go from the registers that mma leaves
+// scores in straight into the product with the values. Where one tile has all keys they stay in registers instead.
 //
-// Within 32 keys that product sums in the order in which lanes hold the weights: lane 4g + t has keys 2t, 2t + 1,
-// 8 + 2t, 8 + 2t + 1 for its first four factors and those 16 further on for the others.
+// Lane 4g + t holds weights of keys 2t, 2t + 1, 8 + 2t, 9 + 2t of every 16, so these are its four factors of that
+// product, whose values come in the same order. A second product, by ones, gives the sums of the weights. Keys beyond
+// the last one have zeros there and among the values; rows beyond the last one are computed and not stored.
 
-constexpr int KEYS = 64;  // a tile
-constexpr int QUERIES = 64;
-constexpr int ATTENTION_THREADS = 128;
-constexpr i32 LOWEST = -2147483647 - 1;  // below every score
+// What lies beside the scores, element by element: a mask (not 0 = keep) or a summand.
+template <class T>
+struct Beside {
+  const T* __restrict__ data;
+  i32 batch_stride, head_stride, query_stride;
 
-DEVICE int key_of_slot(int slot) { return slot / 16 * 16 + slot / 2 % 2 * 8 + slot % 16 / 4 * 2 + slot % 2; }
+  __device__ __forceinline__ const T* row(i64 batch, int head, int query) const {
+    return data + batch * batch_stride + head * head_stride + (i64)query * query_stride;
+  }
+};
+
+// ShiftWeights: `bounded_distance`, then `exp2_weight` of intc/ops/scalar.py with their roundings moved into constants.
+struct Weights {
+  u32 m, shift, limit;
+  i64 one;  // the largest weight and a half, shuffled so that it lies in registers: as a constant it would be added apart
+
+  __device__ __forceinline__ Weights(i32 m, i32 shift)
+      : m((u32)m << most(-shift, 0)), shift(most(shift, 0)),
+        limit(shift < 0 ? 32767u >> -shift : (32768u << shift) - 1), one(__shfl_sync(ALL_LANES, ((255ll << 7) * 1024 + 511) << 15, 0)) {}
+
+  // the weight in Q16, half a unit added: the third byte is the rounded weight
+  __device__ __forceinline__ u32 operator()(u32 distance) const {
+    const u32 t = (least(distance, limit) >> shift) * m + (1 << 14) + (16 << 25);  // Q25 octaves, and 16 of them
+    const u32 r = t & 0x01ff8000;                                               // of one octave, whole units of Q10
+    // the slope, its constant term subtracted: mulhrs(r << 5, A - ONE / 2) - A
+    const i32 slope = (i32)(((u64)r * (5545 << 7) + (1u << 31) - (21865ull << 32)) >> 32);
+    const i64 parabola = multiply_add((i32)r, slope, one);
+    return __funnelshift_rc((u32)parabola, (u32)(parabola >> 32), t >> 25) + (1 << 15);
+  }
+};
+
+// floor((2**(30 + b) - 1) / total) for 0 < total < 2**24 of b bits: Newton's steps, then what they miss
+DEVICE i32 reciprocal(i32 total) {
+  const u32 d = (u32)total << __clz(total);  // in [2**31, 2**32), the result near 2**62 / d
+  i32 q = (i32)(3031741621u - (u32)((u64)d * 2021161081u >> 32));
+#pragma unroll
+  for (int step = 0; step < 3; ++step) {
+    const i32 error = (1 << 30) - (i32)((u64)d * (u32)q >> 32);
+    q += (i32)((i64)q * (error * 4) >> 32);
+  }
+  q -= 2;  // now at most 3 too small
+  u32 rest = (total > 1 ? 0xffffffffu : 0x7fffffffu) - (u32)q * (u32)total;  // of the dividend's low word
+#pragma unroll
+  for (u32 more = 2; more; --more) {
+    const bool fits = rest >= more * total;
+    rest -= fits ? more * total : 0;
+    q += fits ? more : 0;
+  }
+  return q;
+}
 
 // how a tensor of heads lies: rows of `row` elements that hold all heads (tokens first), or (row = 0) heads first
 template <int heads, int dim, int row>
@@ -18,166 +63,202 @@ DEVICE i64 head_start(i64 batch, int head, i64 length) {
   return row ? batch * length * row + head * dim : (batch * heads + head) * length * dim;
 }
 
-// values of KEYS keys as columns, 64 keys a row in the order of slots
-template <int dim, int stride, bool words>
-DEVICE void copy_values(u8* tile, const i8* v, int first, int keys) {
-  for (int i = threadIdx.x; i < KEYS / 4 * ((dim + 3) / 4); i += ATTENTION_THREADS) {
-    const int slot = i % (KEYS / 4) * 4, column = i / (KEYS / 4) * 4;
-    u32 rows[4];
+// copy_tile for rows of bytes at a fixed distance, all of whose addresses follow from the first
+template <int height, int threads, int chunks, int width, int stride, bool aligned>
+DEVICE void copy_rows(u8* tile, const i8* data, int first, int rows) {
+  constexpr int together = threads / chunks;  // rows
+  if (!aligned || together % 8) return copy_tile<height, threads, chunks, width, aligned>(tile, data, stride, first, rows, 0);
+  const int row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
+  const i8* from = data + (i64)(first + row) * stride + chunk * 16;
+  u8* to = tile + chunk_at<chunks>(row, chunk);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int key = first + key_of_slot(slot + k);
-      const i8* from = v + (i64)key * stride + column;
-      rows[k] = 0;
-      if (key < keys) {
-        if (words) {
-          rows[k] = *(const u32*)from;
-        } else {
-          for (int j = 0; j < 4 && column + j < dim; ++j) rows[k] |= (u32)(u8)from[j] << 8 * j;
-        }
-      }
-    }
-    const u32 even_low = __byte_perm(rows[0], rows[1], 0x5140), even_high = __byte_perm(rows[0], rows[1], 0x7362);
-    const u32 odd_low = __byte_perm(rows[2], rows[3], 0x5140), odd_high = __byte_perm(rows[2], rows[3], 0x7362);
-    const u32 columns[4] = {__byte_perm(even_low, odd_low, 0x5410), __byte_perm(even_low, odd_low, 0x7632),
-                            __byte_perm(even_high, odd_high, 0x5410), __byte_perm(even_high, odd_high, 0x7632)};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) *(u32*)(tile + chunk_at<4>(column + j, slot / 16) + slot % 16) = columns[j];
-  }
+  for (int i = 0; i < height; i += together)
+    if (i + together <= height || i + row < height)
+      copy_async(to + i * chunks * 16, from + i * stride, first + row + i < rows && chunk * 16 < width);
 }
 
-// The rule: `uniform` says whether a row that keeps nothing weighs all keys alike, `keep` is the mask, `bias` a
-// summand of the scores, `weight` makes a weight of a score's distance from the largest, `finish` the output of a
-// normalised sum.
-template <int heads, int kv_heads, int dim, int q_row, int k_row, int v_row, int out_row, bool aligned, bool words,
-          class Y, class Rule>
+// `KEYS` a tile; `fixed_keys` is sk where that is known, else 0. `uniform` says whether a row that keeps nothing
+// weighs all keys alike; `finish` makes an output of a normalised sum and its column.
+template <int heads, int kv_heads, int dim, int q_row, int k_row, int v_row, int out_row, bool aligned, int warps,
+          int KEYS, int fixed_keys, bool masked, bool biased, bool uniform, class Y, class Finish>
 DEVICE void attention(const i8* __restrict__ q, const i8* __restrict__ k, const i8* __restrict__ v,
-                      Y* __restrict__ out, int sq, int sk, const Rule& rule) {
-  constexpr int depth = (dim + 31) / 32, chunks = depth * 2, columns = (dim + 15) / 16 * 2;
+                      Y* __restrict__ out, int sq, int sk, const Weights& weigh, const Beside<u8>& mask,
+                      const Beside<i32>& summand, const Finish& finish) {
+  constexpr i32 LOWEST = -2147483647 - 1;  // below every score
+  constexpr int threads = warps * 32, depth = (dim + 31) / 32, chunks = depth * 2, columns = (dim + 15) / 16;
   constexpr int k_stride = k_row ? k_row : dim, v_stride = v_row ? v_row : dim, q_stride = q_row ? q_row : dim;
-  constexpr int k_bytes = KEYS * chunks * 16;
-  u8* q_tile = dynamic_shared();
-  u8* k_tiles = q_tile + QUERIES * chunks * 16;
-  u8* v_tile = k_tiles + 2 * k_bytes;
+  constexpr int y_stride = out_row ? out_row : dim, tile_bytes = KEYS * chunks * 16;
+  constexpr bool once = 0 < fixed_keys && fixed_keys <= KEYS;
+  if (fixed_keys) sk = fixed_keys;
   const i64 batch = blockIdx.x / heads;
   const int head = blockIdx.x % heads, kv_head = head / (heads / kv_heads);
-  const int first = blockIdx.y * QUERIES, lane = threadIdx.x % 32, t = lane % 4;
-  const int row = first + threadIdx.x / 32 * 16 + lane / 4;  // and row + 8
+  const int lane = threadIdx.x % 32, t = lane % 4, first_query = blockIdx.y * warps * 16;
+  const int first_row = first_query + threadIdx.x / 32 * 16, row = first_row + lane / 4;  // and row + 8
+  const bool idle = first_row >= sq;
   q += head_start<heads, dim, q_row>(batch, head, sq);
   k += head_start<kv_heads, dim, k_row>(batch, kv_head, sk);
   v += head_start<kv_heads, dim, v_row>(batch, kv_head, sk);
   out += head_start<heads, dim, out_row>(batch, head, sq);
-  const int tiles = (sk + KEYS - 1) / KEYS;
+  const u8* mask_rows[2];
+  const i32* summand_rows[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int query = least(row + i * 8, sq - 1);
+    if (masked) mask_rows[i] = mask.row(batch, head, query);
+    if (biased) summand_rows[i] = summand.row(batch, head, query);
+  }
 
-  auto fetch = [&](int tile) {
-    u8* to = k_tiles + tile % 2 * k_bytes;
-    if (tile < tiles)
-      copy_tile<KEYS, ATTENTION_THREADS, chunks, dim, aligned>(to, k, k_stride, tile * KEYS, sk, 0);
+  // a pass over the tiles of keys for the largest score, another for the weights
+  const int tiles = (sk + KEYS - 1) / KEYS, steps = once ? 1 : 2 * tiles;
+  u8* buffers = dynamic_shared() + warps * 16 * chunks * 16;
+  auto fetch = [&](int step) {
+    u8* to = buffers + (once ? 0 : step % 2 * 2 * tile_bytes);
+    const bool values = once || step >= tiles;
+    const int first = (once || !values ? step : step - tiles) * KEYS;
+    if (step < steps) {
+      copy_rows<KEYS, threads, chunks, dim, k_stride, aligned>(to, k, first, sk);
+      if (values) copy_rows<KEYS, threads, chunks, dim, v_stride, aligned>(to + tile_bytes, v, first, sk);
+    }
     commit_copies();
   };
-  u32 a[depth][4];
-  i32 scores[KEYS / 8][4];
-  // the scores of this warp's rows and the keys of `tile`, when all but the latest copies have arrived
-  auto score = [&](int tile) {
-    wait_copies<1>();
+  // the tile of this step, once every warp is done with the one before
+  auto arrive = [&](int step) {
+    wait_copies<0>();
     __syncthreads();
-    const u8* k_tile = k_tiles + tile % 2 * k_bytes;
+    if (!once) fetch(step + 1);
+    return buffers + (once ? 0 : step % 2 * 2 * tile_bytes);
+  };
+
+  u32 a[depth][4];
+  i32 scores[once ? KEYS / 16 : 2][2][4];  // of 16 keys: element i of columns j is of key j * 8 + t * 2 + i % 2
+  // those of 16 keys from `key` on, which lie at `at` of the tile; `whole`: all of them exist
+  auto score = [&](i32 (&s)[2][4], const u8* tile, int at, int key, bool whole) {
 #pragma unroll
-    for (int d = 0; d < depth; ++d) load_rows<chunks>(a[d], q_tile, threadIdx.x / 32 * 16, d);
+    for (int i = 0; i < 8; ++i) {
+      const int column = key + i / 4 * 8 + t * 2 + i % 2;
+      s[i / 4][i % 4] = biased && (whole || column < sk) ? summand_rows[i % 4 / 2][column] : 0;
+    }
 #pragma unroll
-    for (int j = 0; j < KEYS / 8; j += 2) {
+    for (int d = 0; d < depth; ++d) {
+      u32 b[2][2];
+      load_columns<chunks>(b[0], b[1], tile, at, d);
+      mma<false>(s[0], a[d], b[0]);
+      mma<false>(s[1], a[d], b[1]);
+    }
+  };
+  i32 top[2] = {LOWEST, LOWEST};
+  auto find_largest = [&](const u8* tile, int first, bool whole) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) scores[j + i / 4][i % 4] = 0;
+    for (int at = 0; at < KEYS; at += 16) {
+      if (!whole && first + at >= sk) break;
+      auto& s = scores[once ? at / 16 : 0];
+      score(s, tile, at, first + at, whole);
 #pragma unroll
-      for (int d = 0; d < depth; ++d) {
-        u32 b[2][2];
-        load_columns<chunks>(b[0], b[1], k_tile, j * 8, d);
-        mma<false>(scores[j], a[d], b[0]);
-        mma<false>(scores[j + 1], a[d], b[1]);
+      for (int i = 0; i < 8; ++i) {
+        const int row = i % 4 / 2, key = first + at + i / 4 * 8 + t * 2 + i % 2;
+        const bool counts = (whole || key < sk) && (!masked || mask_rows[row][key]);
+        top[row] = most<i32>(top[row], counts ? s[i / 4][i % 4] : LOWEST);
       }
     }
   };
-  // the score of element i of columns j of `tile`; whether its key exists and is kept
-  auto kept = [&](int tile, int j, int i, i32& value) {
-    const int query = row + i / 2 * 8, key = tile * KEYS + j * 8 + t * 2 + i % 2;
-    if (query >= sq || key >= sk || !rule.keep(batch, head, query, key)) return false;
-    value = scores[j][i] + rule.bias(batch, head, query, key);
-    return true;
+  i32 totals[4] = {0, 0, 0, 0}, sums[columns][2][4];
+#pragma unroll
+  for (int i = 0; i < columns * 8; ++i) sums[i / 8][i / 4 % 2][i % 4] = 0;
+  auto add_weighted = [&](const u8* tile, int first, bool whole) {
+#pragma unroll
+    for (int at = 0; at < KEYS; at += 32) {
+      if (!whole && first + at >= sk) break;
+      u32 weights[4] = {0, 0, 0, 0}, ones[2] = {0x01010101, 0x01010101};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int key = first + at + half * 16;
+        if (!whole && key >= sk) {
+          ones[half] = 0;
+          break;
+        }
+        auto& s = scores[once ? at / 16 + half : half];
+        if (!once) score(s, tile, at + half * 16, key, whole);
+        if (!whole) ones[half] = 0;
+#pragma unroll
+        for (int i = 0; i < 4 && !whole; ++i) ones[half] |= (u32)(key + i / 2 * 8 + t * 2 + i % 2 < sk) << i * 8;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          u32 w[4], kept = 0;
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            const int column = key + j / 2 * 8 + t * 2 + j % 2;
+            w[j] = weigh((u32)top[i] - (u32)s[j / 2][i * 2 + j % 2]);
+            if (masked && (whole || column < sk)) kept |= (mask_rows[i][column] ? 255u : 0u) << j * 8;
+          }
+          u32& word = weights[half * 2 + i];
+          word = __byte_perm(__byte_perm(w[0], w[1], 0x0062), __byte_perm(w[2], w[3], 0x0062), 0x5410);
+          if (masked) word &= kept;
+          if (uniform && top[i] == LOWEST) word = 0xffffffff;  // the row keeps nothing
+        }
+      }
+      mma<true>(totals, weights, ones);
+#pragma unroll
+      for (int c = 0; c < columns; ++c) {
+        u32 pairs[4];
+        load_transposed(pairs, tile + tile_bytes + chunk_at<chunks>(at + lane, c));
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          const u32 order = odd ? 0x7531 : 0x6420;
+          const u32 b[2] = {__byte_perm(pairs[0], pairs[1], order), __byte_perm(pairs[2], pairs[3], order)};
+          mma<true>(sums[c][odd], weights, b);
+        }
+      }
+    }
   };
 
-  copy_tile<QUERIES, ATTENTION_THREADS, chunks, dim, aligned>(q_tile, q, q_stride, first, sq, 0);
+  copy_rows<warps * 16, threads, chunks, dim, q_stride, aligned>(dynamic_shared(), q, first_query, sq);
   fetch(0);
-  i32 top[2] = {LOWEST, LOWEST};
-  for (int tile = 0; tile < tiles; ++tile) {
-    fetch(tile + 1);
-    score(tile);
+  const u8* tile = arrive(0);
 #pragma unroll
-    for (int j = 0; j < KEYS / 8; ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        i32 value;
-        if (kept(tile, j, i, value)) top[i / 2] = most<i32>(top[i / 2], value);
-      }
-    __syncthreads();
+  for (int d = 0; d < depth; ++d) load_rows<chunks>(a[d], dynamic_shared(), threadIdx.x / 32 * 16, d);
+  int step = 0;
+#pragma unroll 1
+  for (; step < tiles; ++step) {
+    if (step) tile = arrive(step);
+    if (idle) continue;
+    const int first = step * KEYS;
+    if (first + KEYS <= sk) find_largest(tile, first, true);
+    else find_largest(tile, first, false);
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
     for (int distance = 1; distance < 4; distance *= 2)
       top[i] = most<i32>(top[i], __shfl_xor_sync(ALL_LANES, top[i], distance));
-
-  i32 total[2] = {0, 0}, sums[columns][4];
-#pragma unroll
-  for (int i = 0; i < columns * 4; ++i) sums[i / 4][i % 4] = 0;
-  fetch(0);
-  for (int tile = 0; tile < tiles; ++tile) {
-    fetch(tile + 1);
-    copy_values<dim, v_stride, words>(v_tile, v, tile * KEYS, sk);
-    score(tile);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      u32 weights[4] = {0, 0, 0, 0};
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          i32 value;
-          const int key = tile * KEYS + (half * 4 + j) * 8 + t * 2 + i % 2;
-          const bool empty = rule.uniform && top[i / 2] == LOWEST && key < sk;  // a row that keeps nothing
-          const i32 weight = kept(tile, half * 4 + j, i, value) ? rule.weight(top[i / 2] - value) : empty * 255;
-          total[i / 2] += weight;
-          weights[j / 2 * 2 + i / 2] |= (u32)weight << (j % 2 * 16 + i % 2 * 8);
-        }
-#pragma unroll
-      for (int c = 0; c < columns; c += 2) {
-        u32 b[2][2];
-        load_columns<4>(b[0], b[1], v_tile, c * 8, half);
-        mma<true>(sums[c], weights, b[0]);
-        mma<true>(sums[c + 1], weights, b[1]);
-      }
-    }
-    __syncthreads();
+#pragma unroll 1
+  for (; step < 2 * tiles; ++step) {
+    if (!once) tile = arrive(step);
+    if (idle) continue;
+    const int first = (step - tiles) * KEYS;
+    if (first + KEYS <= sk) add_weighted(tile, first, true);
+    else add_weighted(tile, first, false);
   }
   wait_copies<0>();
 
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    for (int distance = 1; distance < 4; distance *= 2)
-      total[i] += __shfl_xor_sync(ALL_LANES, total[i], distance);
-    const i64 safe = most<i32>(total[i], 1);
-    const int bits = bit_length(safe), left = most<int>(23 - bits, 0), right = most<int>(bits - 23, 0);
-    const i64 factor = quotient((1ull << (30 + bits)) - 1, (u64)safe);
+    const i32 total = most<i32>(totals[i * 2], 1), bits = 32 - __clz(total);
+    const i32 left = most<int>(23 - bits, 0), right = fixed_keys && fixed_keys * 255 < 1 << 23 ? 0 : most<int>(bits - 23, 0), factor = reciprocal(total);
     if (row + i * 8 >= sq) continue;
 #pragma unroll
-    for (int c = 0; c < columns; ++c)
+    for (int c = 0; c < columns; ++c) {
+      const int column = c * 16 + t * 4;
+      Y* to = out + (i64)(row + i * 8) * y_stride + column;
+      struct alignas(4 * sizeof(Y)) Four { Y of[4]; } y;
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const int column = c * 8 + t * 2 + k;
-        const i64 moved = (i64)sums[c][i * 2 + k] << left >> right;
-        const i64 value = ((moved * factor >> 32) + 4096) >> 13;
-        if (column < dim)
-          out[(i64)(row + i * 8) * (out_row ? out_row : dim) + column] =
-              (Y)rule.finish((i32)least<i64>(most<i64>(value, -32767), 32767), head * dim + column);
+      for (int j = 0; j < 4; ++j) {
+        const i32 moved = sums[c][j % 2][i * 2 + j / 2] << left >> right;
+        const i32 value = ((i32)((i64)moved * factor >> 32) + 4096) >> 13;
+        if (dim % 16 == 0 || column + j < dim)
+          y.of[j] = (Y)finish(least<i32>(most<i32>(value, -32767), 32767), head * dim + column + j);
+        if (dim % 4 && column + j < dim) to[j] = y.of[j];
       }
+      if (dim % 4 == 0 && column < dim) *(Four*)to = y;
+    }
   }
 }

@@ -79,6 +79,33 @@ DEVICE void load_matrices(u32 (&out)[4], const u8* row) {
 #endif
 }
 
+// The same four as matrices of 8 x 8 pairs of bytes, transposed: pair l / 4 of rows 2 * (l % 4) and .. + 1 of each.
+DEVICE void load_transposed(u32 (&out)[4], const u8* row) {
+#if __CUDA_ARCH__ >= 750
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(row)));
+#else
+  const int lane = threadIdx.x % 32;
+  for (int i = 0; i < 4; ++i) {
+    u32 pairs[2];
+    for (int j = 0; j < 2; ++j)
+      pairs[j] = ((const unsigned short*)__shfl_sync(ALL_LANES, (u64)row, i * 8 + lane % 4 * 2 + j))[lane / 4];
+    out[i] = pairs[0] | pairs[1] << 16;
+  }
+#endif
+}
+
+// a * b + c in one instruction; where the compiler sees that a >= 0 it would take several
+DEVICE i64 multiply_add(i32 a, i32 b, i64 c) {
+#if __CUDA_ARCH__ >= 750
+  asm("mad.wide.s32 %0, %1, %2, %0;" : "+l"(c) : "r"(a), "r"(b));
+  return c;
+#else
+  return (i64)a * b + c;
+#endif
+}
+
 #if __CUDA_ARCH__ >= 800
 #define MMA(type) \
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." type ".s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
