@@ -25,6 +25,7 @@ from tests.test_kernels_generic import Case, ints, linear_case
 NVCC = compiler.nvcc()
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 ARCHITECTURES = (75, 80, 86, 89, 90)
+DIVISION_PTX = re.compile(r"\b(?:div|rem)\.[us]\d+\s.*%\w+;")  # by a variable
 FLOAT_PTX = re.compile(r"\.(f16|f16x2|bf16|f32|f64|tf32)\b")
 
 
@@ -107,6 +108,7 @@ def test_tensor_cores_and_no_floating_point(architecture: int) -> None:
     assert ("cp.async.cg.shared.global" in text) == (architecture >= 80)
     assert "ldmatrix.sync.aligned.m8n8.x4.shared.b16" in text
     assert not FLOAT_PTX.findall(text)
+    assert not DIVISION_PTX.findall(text), "the assembler makes floating point of it"
 
 
 @needs_nvcc

@@ -13,7 +13,7 @@ DEVICE u32 inverse_root(u32 a) {
 }
 
 // The root d of 1 <= x < 2**62, and (2**(30 + bits) - 1) / d for the bits of d, both rounded down: estimates, and
-// steps that end only at the exact number.
+// steps of one to the exact numbers.
 DEVICE void root_and_inverse(u64 x, u32& root, u32& inverse, int& bits) {
   const int half = (__clzll(x) - 2) / 2;
   const u64 scaled = x << 2 * half;  // 2**60 <= scaled < 2**62
@@ -28,8 +28,14 @@ DEVICE void root_and_inverse(u64 x, u32& root, u32& inverse, int& bits) {
 #pragma unroll
   for (int i = 0; i < 5; ++i) f = (u32)((u64)f * ((1u << 30) - high_word(d << half, f)) >> 29);
   i64 rest = (i64)((1ull << (30 + bits)) - 1 - (u64)f * d);
-  for (; rest < 0; rest += d) --f;
-  for (; rest >= d; rest -= d) ++f;
+  // The last product is floored twice: f is at most 1 too small, 5 too large. (A loop that ends where the rest fits is
+  // compiled as a division, through floating point.)
+#pragma unroll
+  for (int i = 0; i < 6; ++i) {
+    const int step = (rest >= d) - (rest < 0);
+    f += step;
+    rest -= step * (i64)d;
+  }
   root = d;
   inverse = f;
 }
