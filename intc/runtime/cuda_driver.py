@@ -19,12 +19,10 @@ DYNAMIC_SHARED = 8  # CUfunction_attribute
 NON_BLOCKING = 1
 RELAXED_CAPTURE = 2
 OUT_OF_MEMORY = 2
-START_EARLY = 6  # CUlaunchAttributeID: programmatic stream serialisation
 
 _OUT = POINTER(c_void_p)
 SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "cuInit": (c_uint,),
-    "cuDriverGetVersion": (POINTER(c_int),),
     "cuDeviceGetCount": (POINTER(c_int),),
     "cuDeviceGet": (POINTER(c_int), c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
@@ -48,32 +46,13 @@ SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "cuGraphLaunch": (c_void_p, c_void_p),
     "cuGraphDestroy": (c_void_p,),
     "cuGraphExecDestroy": (c_void_p,),
-    "cuLaunchKernelEx": (c_void_p, c_void_p, _OUT, _OUT),
+    "cuLaunchKernel": (c_void_p, *(c_uint,) * 7, c_void_p, _OUT, _OUT),
     "cuEventCreate": (_OUT, c_uint),
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventSynchronize": (c_void_p,),
     "cuEventElapsedTime": (POINTER(c_float), c_void_p, c_void_p),
     "cuEventDestroy_v2": (c_void_p,),
 }
-
-
-class LaunchAttribute(ctypes.Structure):
-    """CUlaunchAttribute with a number for its value."""
-
-    _fields_ = (("id", c_uint), ("_pad", c_uint), ("value", c_int * 16))
-
-
-class LaunchConfig(ctypes.Structure):
-    """CUlaunchConfig."""
-
-    _fields_ = (
-        ("grid", c_uint * 3),
-        ("block", c_uint * 3),
-        ("shared", c_uint),
-        ("stream", c_void_p),
-        ("attributes", POINTER(LaunchAttribute)),
-        ("count", c_uint),
-    )
 
 
 @cache
@@ -143,8 +122,6 @@ class Device:
             self._attribute(a) for a in (MULTIPROCESSORS, MAJOR, MINOR, SHARED_BYTES)
         )
         self.architecture = 10 * major + minor
-        call("cuDriverGetVersion", byref(count))
-        self.starts_early = self.architecture >= 90 and count.value >= 12040
         text = ctypes.create_string_buffer(256)
         call("cuDeviceGetName", text, len(text), self._handle)
         self.name = text.value.decode(errors="replace")

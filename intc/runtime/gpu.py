@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from ctypes import byref, c_float, c_int, c_uint64, c_void_p, pointer
+from ctypes import byref, c_float, c_int, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,7 @@ from intc.runtime.workspace import address, round_up
 
 KEPT_GRAPHS: Final = 8
 COUNTERS: Final = 4096  # bytes in front of the partial sums
-OPERAND_COST: Final = 64  # of a row or column of a tile, in products
+OPERAND_COST: Final = 32  # of a row or column of a tile, in products, as measured on an H100
 DEFAULT_SHARED: Final = 48 << 10  # bytes a block may have without asking
 
 
@@ -50,8 +50,6 @@ class GpuEntry:
                 f" sm_{self.device.architecture}; recompile with --target cuda:sm_{self.device.architecture}"
             )
         self.device.use()
-        # Kernels compiled for sm_90 wait for the one before them themselves, and may be started early.
-        self.starts_early = self.device.starts_early and (needed >= 90 or manifest.target == "cuda")
         self.stream = cuda.new("cuStreamCreate", cuda.NON_BLOCKING)
         try:
             self._module = cuda.new("cuModuleLoadData", bytes(code))
@@ -176,14 +174,13 @@ class Graph:
         return choice, grid
 
     def _duration(self, choice: Choice, grid: Sequence[int]) -> float:
-        """About how long a kernel of tiles takes: a tile costs its products and, per row and column, its
-        operands; a multiprocessor works on its blocks side by side, and all wait for the last.
+        """About how long a kernel of tiles takes: as often as every multiprocessor is filled with the blocks
+        that it holds, a tile's products and, for each of its rows and columns, operands.
         """
-        processors, resident = self.entry.device.multiprocessors, self.entry.resident(choice)
-        full, rest = divmod(math.prod(grid), processors * resident)
+        resident = self.entry.resident(choice)
+        rounds = -(-math.prod(grid) // (self.entry.device.multiprocessors * resident))
         sides = [each for _, each in choice.grid]
-        tile = math.prod(sides) + OPERAND_COST * sum(sides)
-        return (full * resident + -(-rest // processors)) * tile / grid[2]
+        return rounds * resident * (math.prod(sides) + OPERAND_COST * sum(sides)) / grid[2]
 
     def launch(self, work: Work) -> None:
         """Enqueue one kernel, or record it where the stream is captured."""
@@ -193,12 +190,8 @@ class Graph:
         start = ctypes.addressof(values)
         pointers = (c_void_p * len(values))(*(start + 8 * i for i in range(len(values))))
         function, stream = self.entry.function(choice), self.entry.stream
-        early = cuda.LaunchAttribute(cuda.START_EARLY, value=(1,))
-        config = cuda.LaunchConfig(
-            tuple(work.grid), (choice.threads, 1, 1), choice.shared, stream, pointer(early)
-        )
-        config.count = int(self.entry.starts_early)
-        cuda.call("cuLaunchKernelEx", byref(config), function, pointers, None)
+        block = (choice.threads, 1, 1)
+        cuda.call("cuLaunchKernel", function, *work.grid, *block, choice.shared, stream, pointers, None)
 
     def _argument(self, kind: str, which: Size, offset: int) -> int:
         if kind in self._bases:

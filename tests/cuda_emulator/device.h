@@ -2,9 +2,6 @@
 
 static u8* dynamic_shared() { return shared_memory; }
 
-static void wait_for_inputs() {}
-static void prefetch(const i8* from, int bytes, int) { asm volatile("" ::"r"(from[0] + from[bytes - 1])); }
-
 static void copy_async(void* to, const void* from, bool valid) {
   if ((uintptr_t)to % 16 || (valid && (uintptr_t)from % 16)) emulator::fail("a copy that is not aligned");
   emulator::fibers[emulator::current].open.push_back({to, {}, from, valid});

@@ -133,14 +133,8 @@ Result cuGraphLaunch(Handle graph, Handle) {
   return SUCCESS;
 }
 
-struct Attribute { int id; int pad; int value[16]; };
-struct Config { unsigned grid[3], block[3], shared; Handle stream; Attribute* attributes; unsigned count; };
-
-Result cuLaunchKernelEx(const Config* config, Handle f, void** params, void** extra) {
-  const unsigned x = config->grid[0], y = config->grid[1], z = config->grid[2], shared = config->shared;
-  const unsigned tx = config->block[0], ty = config->block[1], tz = config->block[2];
-  for (unsigned i = 0; i < config->count; ++i)
-    if (config->attributes[i].id != 6 || config->attributes[i].value[0] != 1) return INVALID;
+Result cuLaunchKernel(Handle f, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,
+                      unsigned shared, Handle, void** params, void** extra) {
   Function* function = (Function*)f;
   if (!x || !y || !z || y > 65535 || z > 65535 || !tx || tx > 1024 || ty != 1 || tz != 1 || extra) return INVALID;
   if ((int)shared > function->shared) return INVALID;

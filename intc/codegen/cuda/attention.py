@@ -59,7 +59,7 @@ def lower_attention(program: Program, node: Node) -> None:
         return (
             f"struct Finish_{name} {finish};\n"
             f'extern "C" __global__ void __launch_bounds__({32 * warps}) {name}({", ".join(params)}) {{\n'
-            f"  wait_for_inputs();\n  const Finish_{name} finish{{m, e}};\n  {call}\n}}"
+            f"  const Finish_{name} finish{{m, e}};\n  {call}\n}}"
         )
 
     kernel = program.kernel("attention", (numbers, *params, finish), build)

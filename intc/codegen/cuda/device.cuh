@@ -21,23 +21,6 @@ DEVICE u8* dynamic_shared() {
 
 DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
-// The kernel before this one in the stream may still run until here, when all that it wrote can be read; the kernel
-// behind may begin to start. Every kernel calls this before it reads anything but constants.
-DEVICE void wait_for_inputs() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// `bytes` of constants on their way to the cache that all blocks share
-DEVICE void prefetch(const i8* from, int bytes, int threads) {
-#if __CUDA_ARCH__ >= 900
-  for (int i = threadIdx.x * 128; i < bytes; i += threads * 128)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
-#endif
-}
-
 // 16 bytes from global to shared memory, zeros where not valid; they are there after wait_copies
 DEVICE void copy_async(void* to, const void* from, bool valid) {
 #if __CUDA_ARCH__ >= 800

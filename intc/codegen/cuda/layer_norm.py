@@ -34,7 +34,7 @@ def lower_shift_layer_norm(program: Program, node: Node) -> None:
     def build() -> str:
         name = f"layer_norm_{len(program.kernels)}"
         head = f'extern "C" __global__ void __launch_bounds__({THREADS}) {name}({params})'
-        return f"{head} {{\n  wait_for_inputs();\n  {call}\n}}"
+        return f"{head} {{\n  {call}\n}}"
 
     kernel = program.kernel("layer_norm", (params, call), build)
     args: list[Arg] = [*map(program.operand, node.inputs), ValueArg(node.output)]

@@ -89,28 +89,22 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int warp_row = by_groups ? warp * 16 : warp / WN * (BM / WM), warp_column = by_groups ? 0 : warp % WN * (BN / WN);
 
-  auto fetch_x = [&](int step) {
-    u8* tile = shared + step % STAGES * stage_bytes;
-    if (step < end) copy_tile<BM, threads, x_chunks, K, true>(tile, x, K, first_row, rows, step * BK);
-  };
-  auto fetch_w = [&](int step) {
-    u8* tile = shared + step % STAGES * stage_bytes + x_bytes;
-    if (step < end) copy_tile<BN, threads, BK / 16, padded, true>(tile, w, padded, first_column, first_column + BN, step * BK);
+  auto fetch = [&](int step) {
+    if (step < end) {
+      u8* tile = shared + step % STAGES * stage_bytes;
+      copy_tile<BM, threads, x_chunks, K, true>(tile, x, K, first_row, rows, step * BK);
+      copy_tile<BN, threads, BK / 16, padded, true>(tile + x_bytes, w, padded, first_column, first_column + BN, step * BK);
+    }
+    commit_copies();
   };
 
   i32 sums[MT][NT][4];
 #pragma unroll
   for (int i = 0; i < MT * NT * 4; ++i) sums[i / 4 / NT][i / 4 % NT][i % 4] = 0;
-  for (int step = begin; step < begin + ahead; ++step) fetch_w(step);
-  if (blockIdx.y == 0 && blockIdx.z == 0) prefetch(w + (i64)first_column * padded, BN * padded, threads);
+  for (int step = begin; step < begin + ahead; ++step) fetch(step);
   for (int i = threadIdx.x; i < BN; i += threads) {
     const int column = least(first_column + i, N - 1);
     columns[i] = epilogue.column(bias[column], column);
-  }
-  wait_for_inputs();
-  for (int step = begin; step < begin + ahead; ++step) {
-    fetch_x(step);
-    commit_copies();
   }
   for (int step = begin; step < end; ++step) {
     wait_copies<ahead - 1>();
@@ -119,9 +113,7 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
     const u8* x_tile = shared + step % STAGES * stage_bytes;
     const u8* w_tile = x_tile + x_bytes;
     if constexpr (!by_groups) {
-      fetch_x(step + ahead);
-      fetch_w(step + ahead);
-      commit_copies();
+      fetch(step + ahead);
       multiply_tiles<is_unsigned, is_wide, BK>(sums, x_tile, w_tile, warp_row, warp_column);
     } else {
       begin_group_mma();
@@ -129,9 +121,7 @@ DEVICE void linear(const X* __restrict__ x, const i8* __restrict__ w, const i32*
       for (int part = 0; part < BK / 32; ++part)
         group_mma<is_unsigned, BK>(sums[0], x_tile + warp / 4 * 64 * BK + part * 32, w_tile + part * 32);
       commit_group_mma();
-      fetch_x(step + ahead);
-      fetch_w(step + ahead);
-      commit_copies();
+      fetch(step + ahead);
       wait_group_mma<1>();
     }
   }

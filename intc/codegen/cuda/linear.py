@@ -43,13 +43,11 @@ class Tile:
         return max(buffers, self.rows * (self.columns * y_bytes + 16))
 
 
-DEEP: Final = Tile(128, 128, 128, 2, 4, 3, 2)
-DEEP_BROAD: Final = Tile(128, 96, 128, 4, 2, 3, 2)
 LARGE: Final = Tile(128, 128, 64, 2, 4, 5, 2)
 BROAD: Final = Tile(128, 96, 64, 4, 2, 5, 3)
 MIDDLE: Final = Tile(128, 64, 64, 4, 2, 4, 2)
 SMALL: Final = Tile(64, 64, 64, 2, 2, 6, 2)
-DEEP_SMALL: Final = Tile(64, 64, 128, 2, 2, 4, 2)
+DEEP: Final = Tile(64, 64, 128, 2, 2, 4, 3)
 
 
 def lower_linear(program: Program, node: Node) -> None:
@@ -96,13 +94,11 @@ def lower_linear(program: Program, node: Node) -> None:
 
 
 def _tiles(k: int, n: int, x_bytes: int) -> list[Tile]:
-    """The tiles that waste few of ``n`` columns."""
+    """The tiles that waste little of a sum over ``k`` and of ``n`` columns."""
     if x_bytes > 1:
         return [MIDDLE, SMALL]
-    deep = k % DEEP.depth == 0
-    fitting = [*[DEEP] * deep, LARGE] * (n % LARGE.columns == 0 or n >= 8 * LARGE.columns)
-    fitting += [*[DEEP_BROAD] * deep, BROAD] * (n % BROAD.columns == 0)
-    return [*(fitting or [MIDDLE]), *[DEEP_SMALL] * deep, SMALL]
+    wide = [LARGE] * (n % LARGE.columns == 0 or n >= 8 * LARGE.columns) + [BROAD] * (n % BROAD.columns == 0)
+    return [*(wide or [MIDDLE]), SMALL if k % DEEP.depth else DEEP]
 
 
 class Epilogue:

@@ -69,7 +69,7 @@ def print_kernel(name: str, function: PrimFunc, scratch: Collection[str], thread
     ``function`` come the bytes from one thread's part of each buffer in ``scratch`` to the next's.
     """
     printer = _Printer()
-    params, head = [], ["wait_for_inputs();", "const i32 task = blockIdx.x * blockDim.x + threadIdx.x;"]
+    params, head = [], ["const i32 task = blockIdx.x * blockDim.x + threadIdx.x;"]
     for i, var in enumerate(function.params[:-2]):  # a pointer and a scalar may have the same name
         name_of_var = printer.names[var] = f"{var.name}_{i}"
         params.append(f"{_parameter_type(var)} {name_of_var}")
