@@ -40,8 +40,6 @@ static __attribute__((noinline)) void load_transposed(u32 (&out)[4], const u8* r
   });
 }
 
-static i64 multiply_add(i32 a, i32 b, i64 c) { return (i64)a * b + c; }
-
 template <bool is_unsigned>
 static __attribute__((noinline)) void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   const u64 values[3] = {(u64)a[1] << 32 | a[0], (u64)a[3] << 32 | a[2], (u64)b[1] << 32 | b[0]};

@@ -20,20 +20,19 @@ struct Beside {
 // ShiftWeights: `bounded_distance`, then `exp2_weight` of intc/ops/scalar.py with their roundings moved into constants.
 struct Weights {
   u32 m, shift, limit;
-  i64 one;  // the largest weight and a half, shuffled so that it lies in registers: as a constant it would be added apart
 
   __device__ __forceinline__ Weights(i32 m, i32 shift)
       : m((u32)m << most(-shift, 0)), shift(most(shift, 0)),
-        limit(shift < 0 ? 32767u >> -shift : (32768u << shift) - 1), one(__shfl_sync(ALL_LANES, ((255ll << 7) * 1024 + 511) << 15, 0)) {}
+        limit(shift < 0 ? 32767u >> -shift : (32768u << shift) - 1) {}
 
   // the weight in Q16, half a unit added: the third byte is the rounded weight
   __device__ __forceinline__ u32 operator()(u32 distance) const {
     const u32 t = (least(distance, limit) >> shift) * m + (1 << 14) + (16 << 25);  // Q25 octaves, and 16 of them
     const u32 r = t & 0x01ff8000;                                               // of one octave, whole units of Q10
     // the slope, its constant term subtracted: mulhrs(r << 5, A - ONE / 2) - A
-    const i32 slope = (i32)(((u64)r * (5545 << 7) + (1u << 31) - (21865ull << 32)) >> 32);
-    const i64 parabola = multiply_add((i32)r, slope, one);
-    return __funnelshift_rc((u32)parabola, (u32)(parabola >> 32), t >> 25) + (1 << 15);
+    const u32 slope = (u32)(((u64)r * (5545 << 7) + (1u << 31) - (21865ull << 32)) >> 32);  // of a negative number
+    const u64 parabola = (u64)r * slope + (((255ull << 7) * 1024 + 511) << 15);  // and 2**32 * r
+    return __funnelshift_rc((u32)parabola, (u32)(parabola >> 32) - r, t >> 25) + (1 << 15);
   }
 };
 

@@ -79,16 +79,6 @@ DEVICE void load_transposed(u32 (&out)[4], const u8* row) {
 #endif
 }
 
-// a * b + c in one instruction; where the compiler sees that a >= 0 it would take several
-DEVICE i64 multiply_add(i32 a, i32 b, i64 c) {
-#if __CUDA_ARCH__ >= 750
-  asm("mad.wide.s32 %0, %1, %2, %0;" : "+l"(c) : "r"(a), "r"(b));
-  return c;
-#else
-  return (i64)a * b + c;
-#endif
-}
-
 #if __CUDA_ARCH__ >= 800
 #define MMA(type) \
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." type ".s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
