@@ -38,6 +38,8 @@ from intc.artifact.writer import write_members  # noqa: E402
 from intc.errors import IntcError  # noqa: E402
 from intc.ir.graph import Graph  # noqa: E402
 from intc.report.bench import device_time  # noqa: E402
+from intc.report.macs import count_macs  # noqa: E402
+from intc.report.reading import read_graph  # noqa: E402
 from intc.runtime import Session  # noqa: E402
 
 Array = NDArray[Any]
@@ -46,7 +48,7 @@ BATCHES = (1, 8, 64, 256)
 SEQUENCE = 128
 LARGE = 1 << 18  # bytes from which a constant is drawn
 CHECKED = 2  # samples compared with the reference
-TORCH = ("fp32 eager", "fp16 eager", "bf16 eager", "fp16 graph", "bf16 graph", "fp16 max-autotune")
+TORCH = ("fp16 graph", "fp32 eager", "fp16 max-autotune", "bf16 graph", "fp16 eager", "bf16 eager")
 
 
 def drawn(shape: tuple[int, ...], dtype: str, lo: int, hi: int) -> Array:
@@ -95,7 +97,6 @@ def with_drawn_constants(graph: Graph) -> Graph:
 
 def exact_outputs(artifact: Path, name: str) -> list[Array]:
     """What the graph in the artifact means for the samples that `run` takes."""
-    from intc.report.reading import read_graph
     from intc.report.verify import reference
 
     _, graph = read_graph(artifact)
@@ -170,29 +171,54 @@ class Results:
             self.put(f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}", *keys)
 
 
-def run(options: argparse.Namespace, names: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Check and time every model of the folder."""
     results = Results(options.output, options.minutes)
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
+        for name in options.models:
             path = Path(scratch) / f"{name}.intc"
             expected = unpack(options.folder / f"{name}.npz", path)
-            session = Session(path, device=options.device)
+            session, (_, graph) = Session(path, device=options.device), read_graph(path)
             gpu = session.entry.device
             results.put({"name": gpu.name, "multiprocessors": gpu.multiprocessors}, "device")
             for batch in options.batches:
-                step = partial(measured, session, name, batch, expected, options.profile)
+                step = partial(measured, session, graph, name, batch, expected, options.profile)
                 results.attempt(step, "models", name, f"batch {batch}", "intc")
             del session
-            for way in options.ways:
-                for batch in options.batches:
-                    step = partial(torch_time, name, batch, way)
-                    results.attempt(step, "models", name, f"batch {batch}", f"torch {way}")
+    for way in options.ways:
+        for batch in options.batches:
+            for name in options.models:
+                step = partial(torch_time, name, batch, way)
+                results.attempt(step, "models", name, f"batch {batch}", f"torch {way}")
+    print("\n".join(table(results.body)))
     checks = [of.get("intc") for model in results.body["models"].values() for of in model.values()]
     return 0 if all(isinstance(c, dict) and not c["differences"] for c in checks) else 1
 
 
-def measured(session: Session, name: str, batch: int, expected: list[Array], profile: bool) -> dict[str, Any]:
+def table(body: dict[str, Any]) -> list[str]:
+    """The results as Markdown: milliseconds, and how many times as long torch takes."""
+    ways = dict.fromkeys(way for m in body["models"].values() for of in m.values() for way in of)
+    ways.pop("intc", None)
+    lines = ["| model | batch | intc | TOPS |" + "".join(f" {way} |" for way in ways)]
+    lines.append("| --- " * (4 + len(ways)) + "|")
+    for name, batches in body["models"].items():
+        for batch, of in batches.items():
+            ours = of["intc"]
+            if not isinstance(ours, dict):
+                lines.append(f"| {name} | {batch.removeprefix('batch ')} | {ours} |")
+                continue
+            cells = [f"{ours['median']:.3f} ms", f"{ours['tops']:.0f}"]
+            for way in ways:
+                ms = of[way]["median"] if isinstance(of.get(way), dict) else None
+                cells.append(f"{ms:.3f} ms, {ms / ours['median']:.2f}x" if ms else "")
+            wrong = f", {ours['differences']} WRONG" if ours["differences"] else ""
+            lines.append(f"| {name} | {batch.removeprefix('batch ')}{wrong} | {' | '.join(cells)} |")
+    return lines
+
+
+def measured(
+    session: Session, graph: Graph, name: str, batch: int, expected: list[Array], profile: bool
+) -> dict[str, Any]:
     """How many output elements differ from the reference, and milliseconds on the device for the batch."""
     got = session.run(None, samples(name, batch), raw=True)
     wrong = sum(int(np.count_nonzero(g != repeated(e, batch))) for g, e in zip(got, expected, strict=True))
@@ -200,9 +226,11 @@ def measured(session: Session, name: str, batch: int, expected: list[Array], pro
     session.entry(*workspace.call)  # captures the graph, on real inputs
     symbols = list(workspace.layout.symbols)
     found: dict[str, Any] = {"differences": wrong, **device_time(session, symbols)}
+    sizes = dict(zip(session.manifest.symbols, symbols, strict=True))
+    found["tops"] = 2e-9 * count_macs(graph, sizes) / found["median"]
     if profile:
-        graph = session.entry.graph(symbols)
-        times = zip(graph.work, graph.profile(), strict=True)
+        captured = session.entry.graph(symbols)
+        times = zip(captured.work, captured.profile(), strict=True)
         found["kernels"] = [[w.choice.kernel, list(w.grid), round(1e3 * ms, 2)] for w, ms in times]
     return found
 
@@ -219,7 +247,7 @@ def torch_time(name: str, batch: int, way: str) -> dict[str, float]:
     feeds = {k: v.to(dtype) if v.is_floating_point() else v for k, v in feeds.items()}
     with torch.inference_mode():
         if how == "max-autotune":
-            model = torch.compile(model, mode="max-autotune")
+            model = torch.compile(model, mode="max-autotune", dynamic=False)
         call: Callable[[], Any] = lambda: model(**feeds)  # noqa: E731
         for _ in range(3):
             call()
@@ -264,7 +292,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.step == "build":
         return build(options.folder, options.models, options.target)
-    return run(options, options.models)
+    return run(options)
 
 
 def _names(text: str) -> list[str]:
