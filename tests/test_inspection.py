@@ -13,9 +13,12 @@ import pytest
 
 import intc
 from intc.api import Module
+from intc.cli import main
 from intc.codegen.disassembly import disassembly
 from intc.codegen.machine_code import machine_code
+from intc.codegen.targets import resolve
 from intc.errors import ArtifactCorrupt, UsageError
+from intc.ir.bound import bound
 from intc.ir.diff import aligned, compared_lines
 from intc.ir.graph import Builder, Graph
 from intc.ir.layout import layout
@@ -27,6 +30,7 @@ from intc.report.formula import formula
 from intc.report.inspect import inspect_artifact, inspect_onnx
 from intc.report.inspection import Inspection
 from intc.report.inspection_data import inspection_data
+from intc.report.listings import listings
 from tests.op_cases import CASES, Case, sample
 from tests.pages import HOSTILE, Page, needs_chromium, opened
 from tests.small import small_feeds, small_graph, small_module
@@ -248,6 +252,27 @@ def test_an_artifact_shows_what_it_holds(artifact: Path) -> None:
         inspect_artifact(artifact, after="integerise")
     with pytest.raises(UsageError, match="give --data"):
         inspect_artifact(artifact, model=Path("model.onnx"))
+
+
+def test_other_targets_show_the_source_they_have() -> None:
+    graph = small_graph()
+    for target, languages in (("cuda:sm_80", {"CUDA"}), ("c", {"TIR", "C"})):
+        found = listings(bound(graph, {"batch": 2}), resolve(target))
+        assert found.sources and all(set(texts) == languages for texts in found.sources.values())
+        assert set(found.kernels) == {n.output for n in graph.nodes}
+
+
+def test_the_command_line_writes_the_page(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert main(["inspect", str(artifact), "--html", str(page), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["html"] == str(page) and said["nodes"] == {"artifact": 4}
+    assert said["kernels"] == len(json.loads(Page(page.read_text()).scripts[1]))
+    kept = artifact.read_bytes()
+    assert main(["inspect", str(artifact), "--html", str(artifact)]) == 2
+    assert "would overwrite" in capsys.readouterr().err and artifact.read_bytes() == kept
 
 
 def test_an_onnx_file_is_followed_as_far_as_it_goes(model: Path) -> None:
