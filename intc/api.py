@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -58,6 +58,9 @@ from intc.report.certificate import certificate
 from intc.report.reading import read_graph
 from intc.runtime.session import Session
 from intc.runtime.state import State
+
+if TYPE_CHECKING:
+    from intc.report.inspection import Inspection
 
 Progress: TypeAlias = Callable[[str], None]
 DERIVED = "~kernel:"  # prefix of the weights that only the kernels read: constants derived from the graph's
@@ -353,10 +356,32 @@ class Module:
             raise UsageError(f"samples={samples}: at least one sample is needed")
         if feeds is None and not self.samples:
             raise UsageError("the module was compiled without data; give feeds to measure on")
-        integerised = next(s for s in self.passes.snapshots if s.name == "integerise")
+        integerised = self.passes["integerise"]
         batches = bounded(integerised.before, self.samples if feeds is None else feeds, samples)
         settings = {**self.provenance, "target": self.lowered.target.name}
         return measure(integerised.before, self.graph, batches, self.output_names, settings, progress)
+
+    def inspect(
+        self, feeds: Feeds | None = None, samples: int = SAMPLES, progress: Progress | None = None
+    ) -> Inspection:
+        """All there is to see: the graph after every pass, and of each value formula, interval, scale, error,
+        distribution and kernel (docs/inspecting.md). A notebook shows the page; ``.html()`` is its text.
+
+        Errors are measured as by :meth:`report`, where there are samples; ``samples=0`` leaves them out.
+        """
+        from intc.report.inspection import graphs_of, inspection_of, with_report
+
+        library = self.lowered.library if isinstance(self.lowered, Lowered) else None
+        found = inspection_of(self.prepared, self.lowered.target.name, library, self.provenance)
+        if self.passes is None:
+            return replace(found, graphs={"artifact": self.prepared})
+        graphs = graphs_of(self.passes)
+        graphs[list(graphs)[-1]] = self.prepared
+        found = replace(found, graphs=graphs)
+        if samples and (feeds is not None or self.samples):
+            source = self.passes["integerise"].before
+            found = with_report(found, self.report(feeds, samples, progress), source, self.graph)
+        return found
 
     @cached_property
     def certificate(self) -> dict[str, Any]:

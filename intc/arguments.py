@@ -71,8 +71,12 @@ EXPORT_EXAMPLE = """example:
   intc export model.intc --onnx integers.onnx
 inputs and outputs of the file are the integers; it holds integer operators only."""
 INSPECT_EXAMPLE = """examples:
-  intc inspect model.onnx --after recover_gelu --diff
-  intc inspect model.intc --html graph.html"""
+  intc inspect model.onnx --after recover_gelu --diff                     as text
+  intc inspect model.onnx --calibration data.npz --html model.html        everything, as one page
+  intc inspect model.intc --data x.npz --model model.onnx --html model.html
+--html writes one file to open in any browser: the graph after every pass, what each pass changed, and of each
+value formula, interval, scale, error, distribution and kernel source. Without calibration data an ONNX file
+is followed up to the passes that need ranges; --after PASS ends with that pass."""
 
 SIGN_EXAMPLE = """example:
   openssl genpkey -algorithm ed25519 -out key.pem          the private key, to keep secret
@@ -241,7 +245,20 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--after", metavar="PASS", help="the graph after this pass (ONNX files)")
     parser.add_argument("--calibration", metavar="NPZ", help="needed for integerise and the passes after it")
     parser.add_argument("--diff", action="store_true", help="show what the pass changed")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a document instead of text")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page of everything: graphs, diffs, kernels"
+    )
+    page = parser.add_argument_group("for --html")
+    page.add_argument("--target", default="native", help="of the kernels of an ONNX file (default: native)")
+    page.add_argument(
+        "--samples",
+        type=_count,
+        default=2,
+        metavar="N",
+        help="measure errors on N calibration samples (default: 2; 0: not at all)",
+    )
+    page.add_argument("--data", type=Path, metavar="NPZ", help="check every kernel of an artifact on this")
+    page.add_argument("--model", type=Path, metavar="ONNX", help="with --data: the float model beside")
 
 
 def _trust_argument(parser: argparse.ArgumentParser) -> None:

@@ -237,14 +237,23 @@ def bench_command(args: argparse.Namespace) -> int:
 
 
 def inspect_command(args: argparse.Namespace) -> int:
-    from intc.report.inspect import graph_of, inspect_html, inspect_text
+    from intc.report.inspect import graph_of, inspect_artifact, inspect_onnx, inspect_text
 
-    before, after = graph_of(args.file, args.after, args.calibration)
-    if args.html:
-        write_text(args.html, inspect_html(str(args.file), before, after, args.diff))
-        return _print(args, {"html": str(args.html), "nodes": len(after.nodes)}, str(args.html))
-    text = inspect_text(before, after, args.diff)
-    return _print(args, {"text": text, "nodes": len(after.nodes)}, text.rstrip("\n"))
+    artifact = args.file.suffix == ".intc"
+    if args.html is None:
+        before, after = graph_of(args.file, args.after, args.calibration)
+        text = inspect_text(before, after, args.diff)
+        return _print(args, {"text": text, "nodes": len(after.nodes)}, text.rstrip("\n"))
+    check_writable(args.html, args.file)
+    with progress() as tell:
+        if artifact:
+            data = read_npz(args.data) if args.data else None
+            found = inspect_artifact(args.file, args.after, data, args.model, tell)
+        else:
+            found = inspect_onnx(args.file, args.after, args.calibration, args.target, args.samples, tell)
+        tell("write the page")
+        write_text(args.html, found.html(args.after, args.diff))
+    return _print(args, {"html": str(args.html), **found.summary()}, str(args.html))
 
 
 def export_command(args: argparse.Namespace) -> int:

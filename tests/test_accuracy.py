@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +28,7 @@ from intc.report.accuracy import NodeReport, Report, bounded, measure
 from intc.report.macs import count_macs
 from intc.report.matching import matches
 from intc.report.reference import fidelity, fidelity_of
+from tests.pages import HOSTILE, Page, needs_chromium, opened
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 
 NODE_KEYS = {
@@ -287,43 +283,6 @@ def test_the_json_form_is_stable(module: Module) -> None:
 
 # ---------------------------------------------------------------- the page
 
-VOID = {"meta", "input", "br", "wbr"}
-HOSTILE = "</script><img src=x onerror=alert(1)>'\"&<!--[red]"
-
-
-class Page(HTMLParser):
-    """Checks that elements nest, and collects tags, attributes, scripts and texts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs), f"an attribute of <{tag}> is given twice"
-        self.tags.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
-        elif self.open and self.open[-1] != "style":
-            self.text.append(data)
-
 
 @pytest.fixture(scope="module")
 def hostile(module: Module) -> Report:
@@ -342,17 +301,12 @@ def test_the_page_is_well_formed_and_escaped(hostile: Report) -> None:
     ]
     text = hostile.html(plans)
     page = Page(text)
-    kinds = [tag for tag, _ in page.tags]
-    assert "img" not in kinds
-    assert kinds.count("script") == 2
-    assert not any(name.startswith("on") or name in ("src", "href") for _, a in page.tags for name in a)
-    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "") and "https://" not in text
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    assert page.asks_for_nothing(text)
     nodes = json.loads(page.scripts[0])
     assert [n["name"] for n in nodes] == [n.name for n in hostile.nodes]
     assert [n["accumulated_db"] for n in nodes] == [n.accumulated_db for n in hostile.nodes]
-    digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
-    (policy,) = (a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
-    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert page.policy_names_its_script()
     assert sum(1 for t, a in page.tags if t == "tr" and "data-i" in a) == len(hostile.nodes)
     assert f"{HOSTILE}0" in "".join(page.text)
     assert [t for t, a in page.tags if a.get("class") == "dot best"] == ["span"] * 2
@@ -378,21 +332,14 @@ def test_a_page_of_hundreds_of_nodes_stays_small(hostile: Report) -> None:
     assert len(replace(hostile, nodes=tuple(nodes)).html().encode()) < 2_000_000
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@needs_chromium
 def test_the_script_runs_in_a_browser(hostile: Report, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    write_text(page, hostile.html())
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    profile = [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=390,900", "--dump-dom"]
-    done = subprocess.run(
-        [*command, *quiet, *profile, f"{page.as_uri()}#2"], capture_output=True, text=True, check=False
-    )
-    assert f"{len(hostile.nodes)} of {len(hostile.nodes)} nodes" in done.stdout, done.stderr[-500:]
-    shown = Page(done.stdout.replace("<!--", ""))
+    shown = opened(hostile.html(), "2", tmp_path)
+    text = "".join(shown.text)
+    assert f"{len(hostile.nodes)} of {len(hostile.nodes)} nodes" in text
     assert "img" not in [tag for tag, _ in shown.tags]
     assert ("dialog", {"open": ""}) in shown.tags
-    assert f"{HOSTILE}1".replace("<!--", "") in "".join(shown.text).replace("<!--", "")
+    assert f"{HOSTILE}1".replace("<!--", "") in text.replace("<!--", "")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

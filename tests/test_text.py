@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intc.errors import GraphError
+from intc.ir.diff import diff_graphs, diff_html
 from intc.ir.dims import symbol
-from intc.ir.display import diff_html, graph_html, graph_svg
+from intc.ir.display import graph_html, graph_svg
 from intc.ir.graph import Builder, Graph
 from intc.ir.op import Op
-from intc.ir.text import diff_graphs, parse_graph, print_graph, side_tensors
+from intc.ir.text import parse_graph, print_graph, side_tensors
 from intc.ir.types import TensorType, type_of_array
 from intc.ir.verify import float_operators, float_values, verify
 from intc.ops import OPS

@@ -23,6 +23,7 @@ from elftools.elf.elffile import ELFFile
 from intc.errors import ArtifactCorrupt
 
 EXECUTABLE: Final = 4  # SHF_EXECINSTR
+UNREADABLE: Final = (ELFError, ValueError, KeyError, AttributeError, IndexError, TypeError)  # damaged ELF
 X86_64: Final = "EM_X86_64"
 REGISTER: Final = re.compile(r"\b(?:[xyzt]mm\d+|mm[0-7]|st\(\d\)|k[0-7])")
 STATE: Final = re.compile(r"f\w+|wait|v?(?:ld|st)mxcsr|emms")  # x87, and the control of SSE arithmetic
@@ -90,7 +91,7 @@ def machine_code(library: bytes) -> MachineCode | None:
         if elf["e_machine"] != X86_64:
             return None
         return _classify(elf)
-    except (ELFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except UNREADABLE as error:
         raise ArtifactCorrupt(f"the kernels are no readable ELF library ({error})") from None
 
 
@@ -102,7 +103,7 @@ def _classify(elf: Any) -> MachineCode:
     for section in elf.iter_sections():
         if not section["sh_flags"] & EXECUTABLE:
             continue
-        for address, mnemonic, operands in _instructions(section.data(), section["sh_addr"]):
+        for address, mnemonic, operands in instructions(section.data(), section["sh_addr"]):
             name = functions.at(address) or section.name
             counts[name] += 1
             match kind(mnemonic, operands):
@@ -137,7 +138,7 @@ def _kind(mnemonic: str, vector: bool, bare: bool) -> str:
 UNDECODED: Final = "undecodable"
 
 
-def _instructions(code: bytes, address: int) -> Iterator[tuple[int, str, str]]:
+def instructions(code: bytes, address: int) -> Iterator[tuple[int, str, str]]:
     """(address, mnemonic, operands); a byte that starts no instruction is :data:`UNDECODED`."""
     import capstone
 

@@ -1,27 +1,27 @@
-"""Graphs for readers: HTML tables and diffs, and an SVG drawing; self-contained, without scripts."""
+"""Graphs for notebooks: HTML tables and an SVG drawing; self-contained, without scripts."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
-from typing import Final
-
-import networkx as nx
+from typing import Final, TypeAlias
 
 from intc.ir.dims import format_shape
 from intc.ir.graph import Graph, Node
-from intc.ir.text import diff_graphs, format_attributes
+from intc.ir.layout import Layout, layout
+from intc.ir.text import format_attributes
 from intc.ir.types import TensorType, format_type
 
 DRAWN_NODES: Final = 80  # larger graphs are listed, not drawn
 BOX: Final = (150, 34)
 GAP: Final = (20, 26)
+Place: TypeAlias = tuple[float, int]
 STYLE: Final = (
-    "<style>.intc{font:13px/1.4 ui-monospace,monospace;color:#222;background:#fff}"
+    "<style>.intc{font:13px/1.4 ui-monospace,monospace;overflow-x:auto}"
     ".intc table{border-collapse:collapse;margin:.4em 0}"
-    ".intc td,.intc th{text-align:left;padding:1px 10px 1px 0;border-bottom:1px solid #ddd}"
-    ".intc .add{background:#e3f6e3}.intc .del{background:#fbe3e3}"
-    ".intc .at{color:#777}</style>"
+    ".intc td,.intc th{text-align:left!important;padding:1px 10px 1px 0;border-bottom:1px solid #8883}"
+    "</style>"
 )
 
 
@@ -45,87 +45,63 @@ def graph_html(graph: Graph, listed: int = 400) -> str:
     )
 
 
-def diff_html(before: Graph, after: Graph) -> str:
-    """The unified diff of two graphs, coloured."""
-    lines = []
-    for line in diff_graphs(before, after).splitlines():
-        kind = {"+": "add", "-": "del", "@": "at"}.get(line[:1], "")
-        lines.append(f"<div class='{kind}'>{escape(line) or '&nbsp;'}</div>")
-    return f"{STYLE}<div class='intc'>{''.join(lines) or 'no difference'}</div>"
-
-
-def page(title: str, body: str) -> str:
-    """A whole HTML document."""
-    head = f"<meta charset='utf-8'><title>{escape(title)}</title>"
-    return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n"
-
-
 def graph_svg(graph: Graph) -> str:
     """A layered drawing: one box for each input and node, an arrow for each use; constants are left out."""
-    places = _layout(graph)
-    across = max((x for x, _ in places.values()), default=0) + 1
-    down = max((y for _, y in places.values()), default=0) + 1
-    width, height = (
-        count * (box + gap) + gap for count, box, gap in zip((across, down), BOX, GAP, strict=True)
-    )
+    drawn = layout(graph)
+    across = max((x for x, _ in drawn.places.values()), default=0) + 1
+    down = max((y for _, y in drawn.places.values()), default=0) + 1
+    width, height = _corner((across, down))
     arrows = [
-        _arrow(places[name], places[node.output])
+        _arrow([drawn.places[name], *_passed(drawn, name, end), end])
         for node in graph.nodes
-        for name in dict.fromkeys(node.inputs)
-        if name in places
+        for name, end in ((x, drawn.places[node.output]) for x in dict.fromkeys(node.inputs))
+        if name in drawn.places
     ]
     producers = graph.producers()
     boxes = [
-        _box(place, _label(name, producers.get(name)), graph.type(name)) for name, place in places.items()
+        _box(place, _label(name, producers.get(name)), graph.type(name))
+        for name, place in drawn.places.items()
     ]
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' font-family='monospace' "
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:g} {height:g}' "
+        f"style='width:{width:g}px;max-width:100%;height:auto' font-family='monospace' "
         f"font-size='11'>{''.join(arrows)}{''.join(boxes)}</svg>"
     )
 
 
-def dataflow(graph: Graph) -> nx.DiGraph:
-    """Inputs and node results as vertices, uses as edges."""
-    out = nx.DiGraph()
-    out.add_nodes_from((*graph.inputs, *(node.output for node in graph.nodes)))
-    out.add_edges_from(
-        (name, node.output) for node in graph.nodes for name in node.inputs if name not in graph.constants
-    )
-    return out
+def _passed(drawn: Layout, name: str, end: Place) -> list[Place]:
+    """Where the use of ``name`` at ``end`` passes the rows between."""
+    first = drawn.places[name][1] + 1
+    return [(x, first + i) for i, x in enumerate(drawn.lanes.get(name, ())[: end[1] - first])]
 
 
-def _layout(graph: Graph) -> dict[str, tuple[int, int]]:
-    """Column and row of every value: the row is its depth."""
-    layers = nx.topological_generations(dataflow(graph))
-    return {name: (x, y) for y, layer in enumerate(layers) for x, name in enumerate(sorted(layer))}
-
-
-def _corner(place: tuple[int, int]) -> tuple[int, int]:
+def _corner(place: Place) -> Place:
     x, y = (GAP[i] + place[i] * (BOX[i] + GAP[i]) for i in (0, 1))
-    return x, y
+    return x, int(y)
 
 
-def _arrow(start: tuple[int, int], end: tuple[int, int]) -> str:
-    """A line to the next row; a use further down leaves and enters at the side, around the boxes between."""
-    (x0, y0), (x1, y1) = _corner(start), _corner(end)
-    if end[1] == start[1] + 1:
-        path = f"M{x0 + BOX[0] // 2} {y0 + BOX[1]}L{x1 + BOX[0] // 2} {y1}"
-    else:
-        right, top, bottom = max(x0, x1) + BOX[0] + GAP[0] - 4, y0 + BOX[1] // 2, y1 + BOX[1] // 2
-        path = f"M{x0 + BOX[0]} {top}C{right} {top} {right} {top} {right} {top + BOX[1]}"
-        path += f"L{right} {bottom - BOX[1]}C{right} {bottom} {right} {bottom} {x1 + BOX[0]} {bottom}"
-    return f"<path d='{path}' fill='none' stroke='#999'/>"
+def _arrow(path: Sequence[Place]) -> str:
+    """From below the first place, through the middles of those between, to above the last."""
+    points = []
+    for i, place in enumerate(path):
+        x, y = _corner(place)
+        if i:
+            points.append((x + BOX[0] / 2, y))
+        if i < len(path) - 1:
+            points.append((x + BOX[0] / 2, y + BOX[1]))
+    line = " ".join(f"{x:g},{y:g}" for x, y in points)
+    return f"<polyline points='{line}' fill='none' stroke='#999'/>"
 
 
-def _box(place: tuple[int, int], label: str, type_: TensorType) -> str:
-    x, y = _corner(place)
+def _box(place: Place, label: str, type_: TensorType) -> str:
+    x, y = (f"{v:g}" for v in _corner(place))
     fill = "#fde8cf" if type_.is_float else "#dcebfb"
     shape = type_.dtype + format_shape(type_.shape)
     return (
         f"<g><title>{escape(label)} : {escape(format_type(type_))}</title>"
         f"<rect x='{x}' y='{y}' width='{BOX[0]}' height='{BOX[1]}' rx='4' fill='{fill}' stroke='#888'/>"
-        f"<text x='{x + 6}' y='{y + 14}'>{escape(label[:22])}</text>"
-        f"<text x='{x + 6}' y='{y + 28}' fill='#666'>{escape(shape[:22])}</text></g>"
+        f"<text dx='6' x='{x}' dy='14' y='{y}' fill='#222'>{escape(label[:22])}</text>"
+        f"<text dx='6' x='{x}' dy='28' y='{y}' fill='#666'>{escape(shape[:22])}</text></g>"
     )
 
 

@@ -18,7 +18,6 @@ quoted as JSON strings. Small constants stand inline; the others, and scales wit
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -51,13 +50,25 @@ NUMBER: Final = re.compile(r"-?(\d+|\d+\.\d*(e[+-]?\d+)?|\d+e[+-]?\d+|inf)")
 
 def print_graph(graph: Graph) -> str:
     """The text of ``graph``; equal graphs print equally, and the last line ends with a newline."""
-    lines = [HEADER, f"graph {json.dumps(graph.name)}"]
-    lines += [f"input {_declare(graph.values[name])}" for name in graph.inputs]
-    lines += [_constant_line(graph.values[name], array) for name, array in graph.constants.items()]
-    lines += [format_node(graph, node) for node in graph.nodes]
-    lines += [f"output {format_name(name)}" for name in graph.outputs]
-    lines += [f"state {format_name(name)} {index}" for name, index in graph.states.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join((HEADER, *format_lines(graph).values())) + "\n"
+
+
+def format_lines(graph: Graph) -> dict[tuple[str, str], str]:
+    """Every line behind the first, by what it declares: ``("input", name)``, ``("constant", name)``,
+    ``("node", name)``, ``("output", "0")`` and so on.
+    """
+    lines = {("graph", ""): f"graph {json.dumps(graph.name)}"}
+    for name in graph.inputs:
+        lines["input", name] = f"input {_declare(graph.values[name])}"
+    for name, array in graph.constants.items():
+        lines["constant", name] = _constant_line(graph.values[name], array)
+    for node in graph.nodes:
+        lines["node", node.output] = format_node(graph, node)
+    for index, name in enumerate(graph.outputs):
+        lines["output", str(index)] = f"output {format_name(name)}"
+    for name, output in graph.states.items():
+        lines["state", name] = f"state {format_name(name)} {output}"
+    return lines
 
 
 def side_tensors(graph: Graph) -> dict[str, Array]:
@@ -127,12 +138,6 @@ def _format_attribute(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(_format_attribute(v) for v in value)}]"
     raise GraphError(f"an attribute of type {type(value).__name__} has no text form")
-
-
-def diff_graphs(before: Graph, after: Graph, context: int = 1) -> str:
-    """The unified diff of the two texts; empty where they are equal."""
-    old, new = print_graph(before).splitlines(), print_graph(after).splitlines()
-    return "\n".join(difflib.unified_diff(old, new, "before", "after", lineterm="", n=context))
 
 
 # ---------------------------------------------------------------- parsing

@@ -7,8 +7,10 @@ changed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import Protocol
 
+from intc.ir.diff import Diff, diff_graphs, diff_html
 from intc.ir.graph import Graph
 
 
@@ -29,8 +31,10 @@ class Snapshot:
     before: Graph
     graph: Graph
 
-    def diff(self) -> str:
-        """Unified diff of the two text forms; empty when the pass changed nothing."""
-        from intc.ir.text import diff_graphs
-
+    def diff(self) -> Diff:
+        """What the pass changed: a unified diff of the texts, which a notebook shows side by side."""
         return diff_graphs(self.before, self.graph)
+
+    def _repr_html_(self) -> str:
+        counts = f"{len(self.before.nodes)} nodes before, {len(self.graph.nodes)} after"
+        return f"<p><b>{escape(self.name)}</b>: {counts}</p>{diff_html(self.before, self.graph)}"

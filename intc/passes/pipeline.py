@@ -6,7 +6,7 @@ integer, phase 5 fuses for the kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from intc.calibration.histogram import Calibrator
@@ -90,12 +90,26 @@ class Pipeline:
             snapshots.append(Snapshot(step.name, before, graph))
         return Pipeline(self.source, tuple(snapshots))
 
-    def after(self, name: str) -> Graph:
-        """The graph after the pass ``name``; UsageError lists the names there are."""
+    def __getitem__(self, name: str) -> Snapshot:
+        """What the pass ``name`` was given and made; UsageError lists the names there are."""
         for snapshot in self.snapshots:
             if snapshot.name == name:
-                return snapshot.graph
+                return snapshot
         raise UsageError(f"no pass '{name}' has run; the passes are {', '.join(PASS_NAMES)}")
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return iter(self.snapshots)
+
+    def after(self, name: str) -> Graph:
+        """The graph after the pass ``name``; UsageError lists the names there are."""
+        return self[name].graph
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{s.name}</td><td>{len(s.before.nodes)}</td><td>{len(s.graph.nodes)}</td></tr>"
+            for s in self
+        )
+        return f"<table><tr><th>pass</th><th>nodes before</th><th>after</th></tr>{rows}</table>"
 
 
 def canonicalise(graph: Graph, on_pass: OnPass | None = None) -> Pipeline:

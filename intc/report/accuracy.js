@@ -5,24 +5,7 @@
   const body = document.querySelector("#table tbody");
   const rows = [...body.rows];
   const dialog = document.querySelector("dialog");
-  const SVG = "http://www.w3.org/2000/svg";
   const CAUSES = ["rounding", "saturation", "computing", "inherited"];
-
-  const decibels = (v) => (v === null ? "exact" : v.toFixed(1) + " dB");
-  const percent = (v) => (v > 0 && v < 0.0001 ? "< 0.01 %" : (100 * v).toFixed(v < 0.1 ? 2 : 1) + " %");
-  const number = (v) => String(Number(v.toPrecision(4)));
-  const span = (a) => (a[0] === a[1] ? number(a[0]) : number(a[0]) + " .. " + number(a[1]));
-  const make = (parent, tag, text, cls) => {
-    const element = parent.appendChild(document.createElement(tag));
-    if (text !== undefined) element.textContent = text;
-    if (cls) element.className = cls;
-    return element;
-  };
-  const draw = (parent, tag, attributes) => {
-    const element = parent.appendChild(document.createElementNS(SVG, tag));
-    for (const [k, v] of Object.entries(attributes)) element.setAttribute(k, v);
-    return element;
-  };
 
   // ---- table
   const search = document.getElementById("search");
@@ -105,7 +88,7 @@
     make(dialog, "h2", n.name);
     make(dialog, "p", (i + 1) + " of " + nodes.length + ", " + n.op + (n.source ? ", from " + n.source : ""), "soft");
     causes(n);
-    histogram(n);
+    histogram(dialog, n.histogram, n.interval, "float value in steps of the scale, log count; dashed: where the integers end");
     const list = make(dialog, "dl");
     const fact = (term, text) => { const d = make(list, "div"); make(d, "dt", term); make(d, "dd", text); };
     fact("accumulated SQNR", decibels(n.accumulated_db));
@@ -135,32 +118,6 @@
       entry.append(cause + " " + Math.round(100 * n.shares[cause]) + " %");
     }
   };
-  const histogram = (n) => {
-    const { lo, hi, counts } = n.histogram;
-    const at = (q) => (100 * (q - lo)) / (hi - lo);
-    const tall = Math.log1p(Math.max(1, ...counts));
-    const svg = draw(dialog, "svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img" });
-    draw(svg, "title", {}).textContent = "distribution of the float value";
-    const [low, high] = n.interval.map((q) => Math.min(Math.max(at(q), 0), 100));
-    draw(svg, "rect", { class: "zone", x: low, y: 0, width: high - low, height: 100 });
-    const wide = 100 / counts.length;
-    counts.forEach((count, b) => {
-      if (!count) return;
-      const height = (94 * Math.log1p(count)) / tall;
-      const middle = lo + ((b + 0.5) * (hi - lo)) / counts.length;
-      const out = middle < n.interval[0] || middle > n.interval[1];
-      draw(svg, "rect", { class: out ? "bin out" : "bin", x: b * wide, y: 100 - height, width: wide * 0.88, height });
-    });
-    for (const q of n.interval) {
-      const x = at(q);
-      if (x >= 0 && x <= 100) draw(svg, "line", { class: "limit", x1: x, x2: x, y1: 0, y2: 100 });
-    }
-    const ends = make(dialog, "div", undefined, "ends soft");
-    make(ends, "span", number(lo));
-    make(ends, "span", "float value in steps of the scale, log count; dashed: where the integers end");
-    make(ends, "span", number(hi));
-  };
-
   sort(document.querySelector("th[data-key=isolated_db]"), false);
   filter();
   const linked = () => {  // page.html#12 opens the twelfth node

@@ -1,22 +1,15 @@
-"""The accuracy report as one HTML file that needs no network, no server and no other file.
-
-Names and settings come from the model and are untrusted: they are escaped here, the script only ever handles
-them as text, and the page's own policy forbids every request and every script but this file's.
-"""
+"""The accuracy report as one HTML file; see :mod:`intc.report.page`."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from string import Template
 from typing import Any, Final
 
 from intc.report.accuracy import NodeReport, Report
+from intc.report.page import asset, chip, document
 from intc.report.tally import CAUSES
 
 TOP: Final = 60  # dB shown at most in the chart of accumulated errors
@@ -52,21 +45,17 @@ def report_html(report: Report, plans: Sequence[Mapping[str, Any]] = ()) -> str:
     ``plans`` are mappings with ``label``, ``size`` (bytes), ``error`` (less is better) and optionally
     ``latency`` (ms), drawn as a front; without them there is no such section.
     """
-    script = _asset("accuracy.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     plain = {k: v for k, v in report.settings.items() if not isinstance(v, (Mapping, list))}  # no plan
     settings = {k: v for k, v in plain.items() if k != "model"}
     depth, top = _depth(report.nodes)
-    return Template(_asset("accuracy.html")).substitute(
-        digest=f"sha256-{digest}",
-        title=escape(str(report.settings.get("model", "model"))),
-        style=_asset("accuracy.css"),
-        script=script,
+    title = str(report.settings.get("model", "model"))
+    body = Template(asset("accuracy.html")).substitute(
+        title=escape(title),
         samples=report.samples,
         warning=f"<p class='warn'>{RANDOM}</p>" if settings.get("calibration") == "random" else "",
         outputs="".join(_output(name, numbers) for name, numbers in report.outputs.items()),
         mostly=_mostly(report),
-        settings="".join(_chip(key, str(value)) for key, value in settings.items()),
+        settings="".join(chip(key, str(value)) for key, value in settings.items()),
         plans=_plans(plans) if plans else "",
         depth=depth,
         top=f"{top:g}",
@@ -78,28 +67,12 @@ def report_html(report: Report, plans: Sequence[Mapping[str, Any]] = ()) -> str:
             for key, title, phone, first in COLUMNS
         ),
         rows="\n".join(_row(i, node) for i, node in enumerate(report.nodes)),
-        nodes=_json(report.nodes),
     )
-
-
-def _asset(name: str) -> str:
-    return resources.files("intc.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _json(nodes: Iterable[NodeReport]) -> str:
-    """The nodes for the script; no character that could end the element or start a comment survives."""
-    data = [{**node.summary(), "histogram": node.histogram} for node in nodes]
-    text = json.dumps(data, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    data = {"nodes": [{**node.summary(), "histogram": node.histogram} for node in report.nodes]}
+    return document(f"{title}: accuracy", body, ["accuracy.css"], ["accuracy.js"], data)
 
 
 # ---------------------------------------------------------------- summary
-
-
-def _chip(key: str, value: str) -> str:
-    """A setting; of a long one, such as a digest, the beginning."""
-    short = value if len(value) <= 40 else f"{value[:16]}…"
-    return f"<span title='{escape(value)}'><b>{escape(key)}</b>{escape(short)}</span>"
 
 
 def _output(name: str, numbers: Mapping[str, float | None]) -> str:

@@ -6,8 +6,11 @@ and compares.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
+from intc.artifact import schema
+from intc.artifact.container import Container
 from intc.codegen.machine_code import MachineCode
 from intc.ir.graph import Graph
 from intc.ir.verify import float_operators, float_values
@@ -35,6 +38,14 @@ def certificate(graph: Graph, code: MachineCode | None) -> dict[str, Any]:
         "proofs": proofs(graph),
         "outputs": {"sizes": probe_sizes(graph), "sha256": probe_digest(graph)},
     }
+
+
+def stored_certificate(container: Container) -> Any:
+    """The certificate as the artifact holds it; None where it is no JSON."""
+    try:
+        return json.loads(bytes(container.member(schema.CERTIFICATE)))
+    except (ValueError, RecursionError):
+        return None
 
 
 def disagreements(stored: Any, derived: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``intc inspect`` and ``intc info``: graphs as text or HTML, and what a manifest says."""
+"""``intc inspect`` and ``intc info``: graphs as text or as a page, and what a manifest says."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from intc.api import derived, equalised
+from intc.api import Progress, compile, derived, equalised
 from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Port
@@ -18,14 +19,24 @@ from intc.calibration import collect, is_quantised, open_feeds, widened
 from intc.calibration.readers import Feeds
 from intc.errors import UsageError
 from intc.frontend import import_onnx
-from intc.ir.display import diff_html, graph_html, page
+from intc.ir.diff import diff_graphs
 from intc.ir.graph import Graph
-from intc.ir.text import diff_graphs, print_graph
+from intc.ir.op import Array
+from intc.ir.text import print_graph
 from intc.passes import pipeline as phases
-from intc.passes.base import Snapshot
 from intc.passes.pipeline import Pipeline
+from intc.report.accuracy import SAMPLES
+from intc.report.certificate import stored_certificate
+from intc.report.data import batches, with_empty_states
+from intc.report.inspection import Inspection, graphs_of, inspection_of
+from intc.report.nodes import check_nodes
 from intc.report.reading import read_graph
+from intc.report.verify import SINGLES
 from intc.runtime.state import held_by
+
+UNCALIBRATED: Final = (
+    "The passes from equalise_heads on need the ranges of values: give calibration data (--calibration NPZ)."
+)
 
 
 def graph_of(
@@ -40,29 +51,34 @@ def graph_of(
     unknown pass.
     """
     if path.suffix == ".intc":
-        if after is not None:
-            raise UsageError(f"{path}: --after needs the ONNX file; an artifact holds the final graph only")
+        _refuse_after(path, after)
         graph = read_graph(path)[1]
         return graph, graph
     source = import_onnx(path, inputs)
     if after is None:
         return source, source
-    snapshot = _run_to(source, after, calibration)
+    snapshot = _run_to(source, after, calibration)[after]
     return snapshot.before, snapshot.graph
 
 
-def _run_to(source: Graph, after: str, calibration: Feeds | None) -> Snapshot:
+def _refuse_after(path: Path, after: str | None) -> None:
+    if after is not None:
+        raise UsageError(f"{path}: --after needs the ONNX file; an artifact holds the final graph only")
+
+
+def _run_to(source: Graph, after: str, calibration: Feeds | None) -> Pipeline:
+    """The passes up to the end of the phase that ``after`` belongs to."""
     if after not in phases.PASS_NAMES:
         raise UsageError(f"no pass '{after}'; the passes are {', '.join(phases.PASS_NAMES)}")
     state: Pipeline = phases.canonicalise(source)
-    if not any(s.name == after for s in state.snapshots):
-        if calibration is None and is_quantised(state.graph):
-            state, stats = derived(state)
-        else:
-            state, feeds = equalised(state, open_feeds(state.graph, calibration))
-            stats = widened(collect(state.graph, feeds, products=True), state.graph)
-        state = phases.prepare(phases.integerise(state, stats))
-    return next(s for s in state.snapshots if s.name == after)
+    if any(s.name == after for s in state):
+        return state
+    if calibration is None and is_quantised(state.graph):
+        state, stats = derived(state)
+    else:
+        state, feeds = equalised(state, open_feeds(state.graph, calibration))
+        stats = widened(collect(state.graph, feeds, products=True), state.graph)
+    return phases.prepare(phases.integerise(state, stats))
 
 
 def inspect_text(before: Graph, after: Graph, diff: bool) -> str:
@@ -70,9 +86,61 @@ def inspect_text(before: Graph, after: Graph, diff: bool) -> str:
     return (diff_graphs(before, after) or "no difference") + "\n" if diff else print_graph(after)
 
 
-def inspect_html(title: str, before: Graph, after: Graph, diff: bool) -> str:
-    """The same as a document."""
-    return page(title, diff_html(before, after) if diff else graph_html(after))
+def inspect_onnx(
+    path: Path,
+    after: str | None = None,
+    calibration: Feeds | None = None,
+    target: str = "native",
+    samples: int = SAMPLES,
+    tell: Progress | None = None,
+) -> Inspection:
+    """The graphs of the ONNX file ``path`` as far as they can be made: up to the pass ``after``; all, with
+    kernels and errors on ``samples`` samples, with calibration data or for a model that arrives quantised;
+    else those before ranges are needed.
+    """
+    if after is not None:
+        state = _run_to(import_onnx(path), after, calibration)
+        end = [s.name for s in state].index(after) + 1
+        return Inspection(path.name, graphs_of(replace(state, snapshots=state.snapshots[:end])))
+    if calibration is None:
+        state = phases.canonicalise(import_onnx(path))
+        if not is_quantised(state.graph):
+            return Inspection(path.name, graphs_of(state), notes=(UNCALIBRATED,))
+    return compile(path, calibration, target, progress=tell).inspect(samples=samples, progress=tell)
+
+
+def inspect_artifact(
+    path: Path,
+    after: str | None = None,
+    data: Mapping[str, Array] | None = None,
+    model: Path | None = None,
+    tell: Progress | None = None,
+) -> Inspection:
+    """What artifact ``path`` holds: its graph, certificate and kernels.
+
+    With ``data``, every kernel's result on the first few samples against the reference, and with the float
+    ``model`` too, against its values.
+    """
+    _refuse_after(path, after)
+    if model is not None and data is None:
+        raise UsageError("--model is compared with on data; give --data NPZ")
+    tell = tell or (lambda step: None)
+    tell("read")
+    manifest, graph = read_graph(path)
+    container = Container(path)
+    tell("kernels")
+    library = bytes(container.member(manifest.kernels))
+    found = inspection_of(graph, manifest.target, library, manifest.provenance)
+    checked = {}
+    if data is not None:
+        tell("every node")
+        few = next(iter(batches(with_empty_states(data, manifest), manifest.inputs, SINGLES)))
+        checked = {c.name: c.summary() for c in check_nodes(graph, manifest.target, few, model)}
+    outputs = stored_certificate(container)
+    for key in ("outputs", "sha256"):
+        outputs = outputs.get(key) if isinstance(outputs, dict) else None
+    facts = {**found.facts, "certificate: outputs on fixed inputs": str(outputs or "missing")}
+    return replace(found, title=path.name, graphs={"artifact": graph}, facts=facts, checked=checked)
 
 
 def info(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest
 from intc.artifact.signature import Key
@@ -20,7 +18,7 @@ from intc.codegen.machine_code import machine_code
 from intc.errors import FeedError
 from intc.ir.graph import Graph, Value, dequantize, quantize_feed
 from intc.ir.verify import float_operators, float_values
-from intc.report.certificate import certificate, disagreements
+from intc.report.certificate import certificate, disagreements, stored_certificate
 from intc.report.data import Feeds, batches, count, with_empty_states
 from intc.report.nodes import NodeCheck, check_nodes, first_divergence
 from intc.report.probe import digest, probe_digest, probe_feeds
@@ -108,7 +106,7 @@ def verify_artifact(
     else:
         code = machine_code(kernels)
         result.float_instructions = list(code.floats) if code else None
-    stored = _stored(container)
+    stored = stored_certificate(container)
     tell("certificate")
     result.certificate = disagreements(stored, certificate(graph, code))
     groups = list(batches(data, manifest.inputs, BATCH))
@@ -146,14 +144,6 @@ def _digest_of(session: Session, graph: Graph) -> str:
     names = [port.name for port in session.manifest.inputs]
     feeds = dict(zip(names, probe_feeds(graph).values(), strict=True))
     return digest(session.run(None, feeds, raw=True))
-
-
-def _stored(container: Container) -> Any:
-    """The certificate as the artifact holds it; None where it is no JSON."""
-    try:
-        return json.loads(bytes(container.member(schema.CERTIFICATE)))
-    except (ValueError, RecursionError):
-        return None
 
 
 def _continued(manifest: Manifest, graph: Graph, feeds: Feeds, outputs: list[Array]) -> Feeds | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from intc.ir.display import page
 from intc.report.nodes import NodeCheck
+from intc.report.page import document
 from intc.report.tables import verification_text
 from intc.report.verify import Verification
 
@@ -29,8 +29,11 @@ def verification_html(path: Path, result: Verification) -> str:
     """A page: what ``intc verify`` prints, then every node in order of computation."""
     rows = "".join(_row(node) for node in result.nodes)
     heads = "".join(f"<th>{escape(h)}</th>" for h in HEADINGS)
-    body = f"<pre>{escape(verification_text(path, result))}</pre><table><tr>{heads}</tr>{rows}</table>"
-    return page(f"{path}: verification", body)
+    verdict = f"<pre>{escape(verification_text(path, result))}</pre>"
+    table = f"<table class='grid'><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    body = f"<h1>{escape(str(path))}</h1><section class='card wider'>{verdict}</section>"
+    body += f"<section class='card wider'><h2>Nodes</h2>{table}</section>"
+    return document(f"{path}: verification", body)
 
 
 def _row(node: NodeCheck) -> str:
@@ -47,5 +50,5 @@ def _row(node: NodeCheck) -> str:
         str(node.largest),
         *floats,
     )
-    mark = " style='background:#fbd0d0'" if node.differences else ""
+    mark = " class='warn'" if node.differences else ""
     return f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
