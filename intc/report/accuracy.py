@@ -37,9 +37,9 @@ _FAMILY: Final = re.compile(r"shift(?=_|max)|poly|ivit|ibert|lut|table")
 class NodeReport:
     """One value of the integer graph. dB and cosine are None where there is no error, or no signal.
 
-    ``stored``, ``isolated`` and ``accumulated`` are signal-to-error ratios in dB; ``clip_rate`` the share of
-    elements at an end of the interval, ``outside`` the share of float elements beyond it; ``range_used`` the
-    share of the interval that occurred; ``shares`` divides the accumulated error among its causes.
+    ``stored_db``, ``isolated_db`` and ``accumulated_db`` are signal-to-error ratios; ``clip_rate`` the share
+    of elements at an end of the interval, ``outside`` the share of float elements beyond it; ``range_used``
+    the share of the interval that occurred; ``shares`` divides the accumulated error among its causes.
     ``histogram`` counts the float value in units of the scale, evenly between its ``lo`` and ``hi``.
     """
 
