@@ -138,9 +138,12 @@ def test_a_registered_family_is_compiled_verified_and_exported(
 def test_a_plan_names_it_and_a_search_leaves_it_for_a_better_one(line: str, encoder: str) -> None:
     plan = {"default": {"approximation": line}}
     assert [n.op.name for n in compiled(encoder, bits=plan).graph.nodes].count("line_softmax") == 1
-    search = intc.Search(families=("shift",), max_slowdown=100)
+    search = intc.Search(families=("shift",), max_slowdown=100, weights=(8,), activations=(8,))
     searched = compiled(encoder, approximation=line, bits="auto", search=search)
-    assert {c.approximation for n, c in searched.plan.nodes.items() if "Softmax" in n} == {"shift"}
+    assert {c.approximation for n, c in searched.plan.nodes.items() if n.startswith("Soft")} == {"shift"}
+    assert {c.weights for c in searched.plan.nodes.values()} <= {None, 8}
+    with pytest.raises(UsageError, match=r"weights=\(3,\): expected some of \(4, 8\)"):
+        intc.Search(weights=(3,))
 
 
 def test_an_artifact_of_an_unknown_family_runs_and_is_refused_by_name(encoder: str, tmp_path: Path) -> None:
