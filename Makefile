@@ -9,7 +9,7 @@ GPU_FOLDER ?= gpu-models
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format notebook bench bench-gpu accuracy zoo fuzz soak clean
+.PHONY: help setup demo test check format notebooks docs figures bench bench-gpu accuracy zoo fuzz soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,17 @@ format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-notebook: $(STAMP)  ## execute examples/notebooks/quickstart.ipynb in place
-	$(BIN)/jupyter-execute --inplace examples/notebooks/quickstart.ipynb
+notebooks: $(STAMP)  ## execute examples/notebooks in place; qat_to_artifact needs `pip install -e ".[examples]"`
+	$(BIN)/jupyter-execute --inplace examples/notebooks/*.ipynb
+
+docs:  ## build the documentation into build/site, strictly and for reading offline; needs `pip install -e ".[docs]"`
+	@test -x $(BIN)/mkdocs || { echo "no mkdocs: run make setup, then $(BIN)/pip install -e '.[docs]'" >&2; exit 2; }
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/tools/offline.py build/site
+	@echo "open build/site/index.html; to search as well: python3 -m http.server -d build/site"
+
+figures: $(STAMP)  ## draw docs/figures from the operators' own arithmetic
+	$(BIN)/python docs/tools/figures.py
 
 bench:  ## time intc against other engines (needs the extras [bench,examples]; installs nothing)
 	@test -x $(BIN)/python || { echo "no $(VENV): run make setup, then $(BIN)/pip install -e '.[bench,examples]'" >&2; exit 2; }

@@ -12,18 +12,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from intc.api import Module, compile, open_module
     from intc.loading import load
+    from intc.passes.integer.families import Family, register_family
     from intc.passes.plan import Choice, Plan
     from intc.planning.planner import Search
     from intc.runtime import Session
 
 __version__ = "0.1.0"
-__all__ = ["Choice", "Module", "Plan", "Search", "Session", "__version__", "compile", "load", "open_module"]
+__all__ = [
+    "Choice",
+    "Family",
+    "Module",
+    "Plan",
+    "Search",
+    "Session",
+    "__version__",
+    "compile",
+    "load",
+    "open_module",
+    "register_family",
+]
 
 _HOMES = {
     "compile": "intc.api",
     "Module": "intc.api",
     "open_module": "intc.api",
     "Choice": "intc.passes.plan",
+    "Family": "intc.passes.integer.families",
+    "register_family": "intc.passes.integer.families",
     "Plan": "intc.passes.plan",
     "Search": "intc.planning.planner",
     "load": "intc.loading",

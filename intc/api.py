@@ -85,19 +85,26 @@ def compile(
 ) -> Module:
     """The ONNX file ``model`` as an integer-only module with kernels for ``target``.
 
-    ``calibration`` is a .npz path, a dict of stacked arrays or an iterable of ``{name: array}``; the ranges
-    of all values are taken from it (``"random"`` invents data, for trials of speed only). A model that
-    arrives quantised may do without: CalibrationError names the values whose ranges its scales do not give.
-    ``bits``: 8, 16 (activations), ``"auto"``, or a plan, as a path, a dict or a :class:`Plan`.
-    ``accuracy_target``: ``"sqnr>=30"``, ``"cosine>=0.998"`` or ``predicate(run)``, where ``run(feeds)`` gives
-    the outputs of a candidate; widths grow until it holds, else AccuracyNotReached. ``search`` limits and
-    steers both (docs/plan.md). ``calibrator`` chooses the 8-bit ranges (minmax, percentile, entropy, mse) and
-    ``rounding`` the integers of the weights (nearest, gptq). ``calibration_cache`` names an .npz file in
-    which statistics are kept and from which they are taken up again. ``inputs`` overrides shapes or types of
-    inputs by name. ``sizes``, such as ``{"batch": 1}``, fixes free sizes of the kernels, which target ``c``
-    asks for; calibration and ``Module.graph`` keep them free. ``progress`` is told each step; the graph after
-    each pass in ``dump_after`` is kept in ``Module.dumps``. Raises UnsupportedModel (listing every node),
-    CalibrationError, QuantizationError, CodegenError, UsageError.
+    - ``calibration``: a .npz path, a dict of stacked arrays or an iterable of ``{name: array}``; the ranges
+      of all values are taken from it (``"random"`` invents data, for trials of speed only). A model that
+      arrives quantised may do without: CalibrationError names the values whose ranges its scales do not give.
+    - ``target``: as on the command line (docs/cli.md).
+    - ``approximation``: the family of formulas for softmax, GELU and their like (docs/architecture.md).
+    - ``bits``: 8, 16 (activations), ``"auto"``, or a plan, as a path, a dict or a :class:`Plan`.
+    - ``calibrator``: how 8-bit ranges are chosen: minmax, percentile, entropy or mse.
+    - ``rounding``: how weights become integers: nearest or gptq.
+    - ``calibration_cache``: an .npz file in which statistics are kept, to be taken up again.
+    - ``accuracy_target``: ``"sqnr>=30"``, ``"cosine>=0.998"`` or ``predicate(run)``, where ``run(feeds)``
+      gives the outputs of a candidate; widths grow until it holds, else AccuracyNotReached.
+    - ``search``: limits and steers ``bits="auto"`` and the accuracy target (docs/plan.md).
+    - ``inputs``: overrides shapes or types of inputs by name.
+    - ``sizes``: free sizes of the kernels to fix, such as ``{"batch": 1}``, which target ``c`` asks for;
+      calibration and ``Module.graph`` keep them free.
+    - ``progress``: is told each step.
+    - ``dump_after``: passes; the graph after each is kept in ``Module.dumps``.
+
+    Raises UnsupportedModel (listing every node), CalibrationError, QuantizationError, CodegenError,
+    UsageError.
     """
     plan = None if isinstance(bits, str) and bits == "auto" else read_plan(bits)
     goal = parse_target(accuracy_target) if isinstance(accuracy_target, str) else accuracy_target

@@ -45,6 +45,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_command_line_s_options_are_those_of_its_page() -> None:
+    sources = [(ROOT / "intc" / name).read_text() for name in ("arguments.py", "cli.py")]
+    options = {option for text in sources for option in re.findall(r'"(--[a-z-]+)"', text)}
+    named = set(re.findall(r"--[a-z][a-z-]*", (ROOT / "docs" / "cli.md").read_text()))
+    assert options - named <= {"--output", "--version"} and named - options <= {"--help"}
+
+
 def test_every_page_names_folders_that_exist() -> None:
     for page in PAGES:
         for path in re.findall(r"`(intc/[\w/.]+)`", page.read_text()):

@@ -1,4 +1,7 @@
-"""Which code computes which operator: one rule for every operator that an integer graph can hold."""
+"""Which code computes which operator: one rule for every operator that an integer graph can hold.
+
+An operator with a formula needs none: then its kernel is that formula, in plain code.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Final, TypeAlias
 
 from intc.codegen.cpu import (
     elementwise,
+    formula,
     fused,
     ibert,
     ivit,
@@ -27,6 +31,7 @@ from intc.codegen.program import Program
 from intc.errors import CodegenError
 from intc.ir.dims import product
 from intc.ir.graph import Node
+from intc.ir.op import FormulaOp
 
 Rule: TypeAlias = Callable[[Program, Node], None]
 
@@ -88,6 +93,8 @@ def lower_node(program: Program, node: Node) -> None:
     target = program.target
     rules = GPU_RULES if target.gpu else RULES if target.native else SCALAR_RULES
     rule = rules.get(node.op.name)
+    if rule is None and isinstance(node.op, FormulaOp):
+        rule = formula.lower_formula
     if rule is None:
         raise CodegenError(f"node '{node.source or node.output}' ({node.op.name}) has no kernel")
     try:

@@ -340,7 +340,10 @@ def _constant(cursor: _Cursor, value: Value, tensors: Mapping[str, Array]) -> Ar
 def _node(cursor: _Cursor, output: str, classes: Mapping[str, type[Op]]) -> Node:
     operator = cursor.take(r"\w+", "an operator")
     if operator not in classes:
-        raise GraphError(f"operator '{operator}' is not known")
+        raise GraphError(
+            f"operator '{operator}' is not known; a family of your own is registered first, by "
+            "intc.register_family"
+        )
     cursor.expect("(")
     inputs = tuple(cursor.items(")", cursor.name))
     attributes: dict[str, Any] = {}

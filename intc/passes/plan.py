@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -29,7 +29,7 @@ WEIGHT_BITS: Final = (4, 8)
 ACTIVATION_BITS: Final = (8, 16)
 SUM_LIMIT: Final = 2**31 - 1
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
-ALLOWED: Final[dict[str, tuple[int | str, ...]]] = {
+ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
     "activations": ACTIVATION_BITS,
     "approximation": FAMILIES,

@@ -18,7 +18,7 @@ from intc.ir.op import Array
 from intc.passes.integer.families import FAMILIES
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integerise import Integerise
-from intc.passes.plan import Choice, Plan, Resolved, is_linear
+from intc.passes.plan import ACTIVATION_BITS, WEIGHT_BITS, Choice, Plan, Resolved, is_linear
 from intc.planning.latency import costs
 from intc.planning.padding import Where
 from intc.planning.search import Table, solve
@@ -56,13 +56,16 @@ class Goal:
 @dataclass(frozen=True)
 class Search:
     """How ``bits="auto"`` and accuracy targets search: limits as in :class:`Goal`, ``families`` the
-    approximations to try for softmax and GELU, ``sensitivity`` as in :class:`Options`.
+    approximations to try for softmax and GELU, ``sensitivity`` as in :class:`Options`; ``weights`` and
+    ``activations`` the widths to try of products, the former for ``bits="auto"`` alone.
     """
 
     max_slowdown: float = 1.1
     max_bytes: int | None = None
     families: tuple[str, ...] = ()
     sensitivity: Measure = "output"
+    weights: tuple[int, ...] = WEIGHT_BITS
+    activations: tuple[int, ...] = ACTIVATION_BITS
 
     def __post_init__(self) -> None:
         if self.sensitivity not in MEASURES:
@@ -70,6 +73,9 @@ class Search:
         wrong = next((f for f in self.families if f not in FAMILIES), None)
         if wrong:
             raise UsageError(f"approximation '{wrong}' is not one of {', '.join(FAMILIES)}")
+        for name, allowed in (("weights", WEIGHT_BITS), ("activations", ACTIVATION_BITS)):
+            if not set(getattr(self, name)) <= set(allowed):
+                raise UsageError(f"{name}={getattr(self, name)}: expected some of {allowed}")
         if not self.max_slowdown >= 1:
             raise UsageError(
                 f"max_slowdown={self.max_slowdown}: expected 1 or more, times the latency at 8 bits"
@@ -102,8 +108,8 @@ class Planner:
 
     def search(self, start: Plan | None, search: Search, target: Target | Predicate | None) -> Planned:
         """Every width and family (``start`` None: ``bits="auto"``), or ``start`` widened where needed."""
-        weights = (8, 4) if start is None else ()
-        options = Options(weights, (8, 16), search.families, search.sensitivity)
+        weights = search.weights if start is None else ()
+        options = Options(weights, search.activations, search.families, search.sensitivity)
         return self.run(start or Plan(), options, Goal(target, search.max_slowdown, search.max_bytes))
 
     def run(self, start: Plan, options: Options, goal: Goal) -> Planned:

@@ -20,6 +20,7 @@ from intc.calibration.readers import Feeds, open_feeds
 from intc.ir.dims import Poly
 from intc.ir.graph import Graph, dequantize, quantize_feed
 from intc.ir.op import Array
+from intc.passes.integer.families import FAMILIES
 from intc.report.macs import node_macs
 from intc.report.matching import centres, has_row_sums, matches, operator
 from intc.report.reference import fidelity_of
@@ -36,9 +37,9 @@ _FAMILY: Final = re.compile(r"shift(?=_|max)|poly|ivit|ibert|lut|table")
 class NodeReport:
     """One value of the integer graph. dB and cosine are None where there is no error, or no signal.
 
-    ``stored``, ``isolated`` and ``accumulated`` are signal-to-error ratios in dB; ``clip_rate`` the share of
-    elements at an end of the interval, ``outside`` the share of float elements beyond it; ``range_used`` the
-    share of the interval that occurred; ``shares`` divides the accumulated error among its causes.
+    ``stored_db``, ``isolated_db`` and ``accumulated_db`` are signal-to-error ratios; ``clip_rate`` the share
+    of elements at an end of the interval, ``outside`` the share of float elements beyond it; ``range_used``
+    the share of the interval that occurred; ``shares`` divides the accumulated error among its causes.
     ``histogram`` counts the float value in units of the scale, evenly between its ``lo`` and ``hi``.
     """
 
@@ -285,15 +286,21 @@ def _fidelity(pairs: list[tuple[Array, Array]]) -> dict[str, float | None]:
     return {k: v if np.isfinite(v) else None for k, v in fidelity_of(pairs).items()}
 
 
+def _family(op: str) -> str:
+    """The family that ``op`` approximates in; empty where it approximates nothing."""
+    if found := _FAMILY.match(op):
+        return {"table": "lut"}.get(found[0], found[0])
+    return next((name for name, family in FAMILIES.items() if op in (o.name for o in family.ops)), "")
+
+
 def _node_report(tally: Tally, op: str, source: str, samples: int, total: int) -> NodeReport:
     value = tally.value
-    family = _FAMILY.match(op)
     low, high = tally.span or (0.0, 1.0)
     return NodeReport(
         name=value.name,
         op=op,
         source=source,
-        family={"table": "lut"}.get(family[0], family[0]) if family else "",
+        family=_family(op),
         dtype=value.type.dtype,
         width=WIDTH[value.type.dtype],
         interval=value.type.interval,

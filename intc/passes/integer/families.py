@@ -7,16 +7,18 @@ form.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, TypeAlias
 
 import numpy as np
 
-from intc.errors import QuantizationError
+from intc.errors import QuantizationError, UsageError
 from intc.ir.graph import Node
-from intc.ir.op import Array
+from intc.ir.op import Array, FormulaOp
+from intc.ops import OPS
 from intc.ops.dyadic import dyadic
 from intc.ops.elementwise import Cast, Not, Or, Where
 from intc.ops.gelu import Gelu
@@ -32,6 +34,8 @@ from intc.ops.softmax import Softmax
 from intc.ops.table import Table
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
 
+Rule: TypeAlias = Callable[[Forms, Node], Form]
+SoftmaxRule: TypeAlias = Callable[[Forms, Node, tuple[str, ...]], Form]
 Norm: TypeAlias = Callable[[Forms, Node, int, Array], Form]
 LOG2_E: Final = Fraction(1.4426950408889634)
 PROBABILITY_SCALE: Final = np.float64(2.0**-8)
@@ -224,20 +228,55 @@ def _table(forms: Forms, node: Node, function: object, bits: int) -> Form:
     return emitted(forms, node, Table("int8"), (x.name, table), scale)
 
 
-SOFTMAX = {
-    "auto": shiftmax,
-    "shift": shiftmax,
-    "ivit": ivit_softmax,
-    "ibert": ibert_softmax,
-    "lut": lut_softmax,
+@dataclass(frozen=True)
+class Family:
+    """How each non-linear operator is approximated; what is left out is that of ``auto``.
+
+    ``softmax(forms, node, mask)``, ``gelu(forms, node)`` and ``tanh(forms, node)`` emit integer nodes for the
+    float ``node`` and return the result's :class:`Form`; ``mask`` holds no value or one, of bools.
+    ``layer_norm`` as :func:`shift_layer_norm`. ``ops``: the operators that only this family emits.
+    """
+
+    softmax: SoftmaxRule = shiftmax
+    gelu: Rule = poly_gelu
+    layer_norm: Norm = shift_layer_norm
+    tanh: Rule = shift_tanh
+    ops: tuple[type[FormulaOp], ...] = ()
+
+    @property
+    def weighs(self) -> bool:
+        """Whether a softmax that only weighs values leaves its division behind the product."""
+        return self.softmax is shiftmax
+
+
+FAMILIES: Final[dict[str, Family]] = {
+    "auto": Family(),
+    "shift": Family(gelu=shift_gelu),
+    "ivit": Family(ivit_softmax, ivit_gelu, published_layer_norm(IvitLayerNorm)),
+    "ibert": Family(ibert_softmax, ibert_gelu, published_layer_norm(IbertLayerNorm)),
+    "lut": Family(lut_softmax, table_gelu, tanh=table_tanh),
 }
-GELU = {"auto": poly_gelu, "shift": shift_gelu, "ivit": ivit_gelu, "ibert": ibert_gelu, "lut": table_gelu}
-LAYER_NORM = {
-    "auto": shift_layer_norm,
-    "shift": shift_layer_norm,
-    "ivit": published_layer_norm(IvitLayerNorm),
-    "ibert": published_layer_norm(IbertLayerNorm),
-    "lut": shift_layer_norm,
-}
-TANH = {"auto": shift_tanh, "shift": shift_tanh, "ivit": shift_tanh, "ibert": shift_tanh, "lut": table_tanh}
-FAMILIES: Final[tuple[str, ...]] = tuple(SOFTMAX)
+NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def register_family(name: str, family: Family) -> None:
+    """Make ``family`` one more value of ``approximation`` in :func:`intc.compile`, in plans and in searches.
+
+    Its ``ops`` need no kernel, no proof and no form in ONNX of their own: all of them are their formula. The
+    registration holds for this process. One that reads the graph of an artifact (``intc.report.verify``,
+    ``open_module``, ``load(.., recompile=True)``) needs it too; one that only runs the artifact does not.
+    UsageError where a name is taken or is no lower-case identifier, or an operator has no formula.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(f"family '{name}': a name consists of lower-case letters, digits and '_'")
+    if name in FAMILIES:
+        raise UsageError(f"family '{name}' is registered already")
+    for op in family.ops:
+        if not issubclass(op, FormulaOp) or op.formula is FormulaOp.formula:
+            raise UsageError(f"family '{name}': operator '{op.name}' is no FormulaOp with a formula")
+        if not NAME.fullmatch(op.name):
+            raise UsageError(f"family '{name}': operator name '{op.name}' is no lower-case identifier")
+        if OPS.get(op.name, op) is not op:
+            raise UsageError(f"family '{name}': another operator is called '{op.name}'")
+    OPS.update({op.name: op for op in family.ops})
+    FAMILIES[name] = family

@@ -233,15 +233,16 @@ def gelu(context: Context, node: Node) -> Form:
     stats = forms.stats.get(node.output)
     width = forms.source.type(node.output).shape[-1:]
     free = node.output not in forms.source.outputs and stats is not None and stats.low.shape == width
-    if context.plan.family(node) == "auto" and only_products and free and stats is not None:
+    family = families.FAMILIES[context.plan.family(node)]
+    if family.gelu is families.poly_gelu and only_products and free and stats is not None:
         low, high = _codes(context, node.output)
         stagger = (high - low) / 254 * offsets(forms.source, forms.nodes, node)
         return families.poly_gelu(forms, node, (low + high) / 2 + stagger)
-    return families.GELU[context.plan.family(node)](context.forms, node)
+    return family.gelu(context.forms, node)
 
 
 def tanh(context: Context, node: Node) -> Form:
-    return families.TANH[context.plan.family(node)](context.forms, node)
+    return families.FAMILIES[context.plan.family(node)].tanh(context.forms, node)
 
 
 def sigmoid(context: Context, node: Node) -> Form:
@@ -252,7 +253,7 @@ def layer_norm(context: Context, node: Node) -> Form:
     """The products' own bits straight from the norm where only products read it, else sixteen."""
     forms, users = context.forms, context.users[node.output]
     readers = context.products(node.output)
-    make = families.LAYER_NORM[context.plan.family(node)]
+    make = families.FAMILIES[context.plan.family(node)].layer_norm
     only_products = bool(users) and len(readers) == len(users) and node.output not in forms.source.outputs
     if only_products and node.output in forms.stats:
         bits = max(context.plan.activations(n, w.shape[0]) for n, w in readers)

@@ -130,10 +130,10 @@ def softmax(context: Context, node: Node) -> Form:
     if node.op.axis not in (-1, rank - 1):
         raise QuantizationError(f"node '{node.source}' (softmax): only the last axis has an integer form")
     mask = tuple(context.forms.integer(m) for m in node.inputs[1:])
-    family = context.plan.family(node)
-    if family in ("auto", "shift") and _only_weighs(context, node.output):
+    family = families.FAMILIES[context.plan.family(node)]
+    if family.weighs and _only_weighs(context, node.output):
         return families.shift_weights(context.forms, node, mask)
-    return families.SOFTMAX[family](context.forms, node, mask)
+    return family.softmax(context.forms, node, mask)
 
 
 def _only_weighs(context: Context, value: str) -> bool:

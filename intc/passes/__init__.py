@@ -1,0 +1,1 @@
+"""Transformations of graphs, one a file; :mod:`intc.passes.pipeline` lists them in order."""
