@@ -30,6 +30,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         _add(group, "retarget", commands["retarget"], "artifact -> another target", RETARGET_EXAMPLE)
     )
     _run_arguments(_add(group, "run", commands["run"], "run an artifact on an .npz file", RUN_EXAMPLE))
+    _map_arguments(
+        _add(group, "map", commands["map"], "run an artifact on all rows of Parquet files", MAP_EXAMPLE)
+    )
     _verify_arguments(
         _add(
             group, "verify", commands["verify"], "check an artifact against its exact meaning", VERIFY_EXAMPLE
@@ -62,6 +65,11 @@ RETARGET_EXAMPLE = """example:
   intc retarget model.intc --target c --size batch=1 -o net.c
 the integers stay as they are; no calibration data is needed."""
 RUN_EXAMPLE = "example:\n  intc run model.intc --inputs x.npz --outputs y.npz --threads 2"
+MAP_EXAMPLE = """examples:
+  intc map minilm.intc --input rows.parquet --output out.parquet --column text --tokenizer DIR --keep id
+  intc map vit.intc --input folder/ --output out.parquet --column pixel_values=image --workers 8
+the output is a folder of Parquet files, one a block, each row with the number of its input row in the column
+'row'; bad rows are listed in out.parquet/_rejected. The same command again computes what is still missing."""
 VERIFY_EXAMPLE = """example:
   intc verify model.intc --model model.onnx --data x.npz
 exit status 0 only if the kernels equal the reference bit for bit, nothing is float and nothing overflows."""
@@ -204,6 +212,53 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="write the outputs' integers instead of real values"
     )
+
+
+def _map_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument(
+        "--input", type=Path, required=True, metavar="PARQUET", help="a file, or a folder of files *.parquet"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where results are kept")
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="[INPUT=]COLUMN",
+        help="what to read: the text (default: text), or for each input a column (default: of its name)",
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="the folder with tokenizer.json, for text"
+    )
+    parser.add_argument(
+        "--length", type=_positive, metavar="N", help="cut texts at N tokens (default: the model's)"
+    )
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="COLUMN", help="copy a column to the results"
+    )
+    parser.add_argument("--raw", action="store_true", help="the outputs' integers instead of real values")
+    parser.add_argument("--batch", type=_positive, default=32, help="rows an inference (default: 32)")
+    parser.add_argument(
+        "--block-rows",
+        type=_positive,
+        default=8192,
+        metavar="N",
+        help="rows that are written together (8192)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "ray", "local"),
+        default="auto",
+        help="default: ray where it is installed",
+    )
+    parser.add_argument(
+        "--address", metavar="RAY", help="a running Ray cluster (default: this machine alone)"
+    )
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="at most so many (default: one a core)"
+    )
+    parser.add_argument("--threads", type=_positive, default=1, help="of each worker (default: 1)")
+    _trust_argument(parser)
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
