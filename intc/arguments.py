@@ -44,11 +44,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _inspect_arguments(
         _add(group, "inspect", commands["inspect"], "print the graph of a model or artifact", INSPECT_EXAMPLE)
     )
-    export = _add(
-        group, "export", commands["export"], "write an artifact's integer graph as ONNX", EXPORT_EXAMPLE
+    _export_arguments(
+        _add(group, "export", commands["export"], "write an artifact for another engine", EXPORT_EXAMPLE)
     )
-    export.add_argument("artifact", type=Path)
-    export.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="the file to write")
     info = _add(group, "info", commands["info"], "describe an artifact", "example: intc info model.intc")
     info.add_argument("artifact", type=Path)
     sign = _add(group, "sign", commands["sign"], "sign an artifact with an Ed25519 key", SIGN_EXAMPLE)
@@ -77,7 +75,9 @@ BENCH_EXAMPLE = """example:
   intc bench model.intc --threads 2 --batch 8 --vs model.onnx --engines onnxruntime,openvino"""
 EXPORT_EXAMPLE = """example:
   intc export model.intc --onnx integers.onnx
-inputs and outputs of the file are the integers; it holds integer operators only."""
+  intc export model.intc --triton repository/model
+inputs and outputs of the ONNX file are the integers; it holds integer operators only. A folder for Triton
+holds config.pbtxt, the artifact, and the code that Triton's Python backend runs it with."""
 INSPECT_EXAMPLE = """examples:
   intc inspect model.onnx --after recover_gelu --diff                     as text
   intc inspect model.onnx --calibration data.npz --html model.html        everything, as one page
@@ -293,6 +293,18 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         help="also the time of every stage: GMAC/s, share of peak, bytes moved",
     )
     parser.add_argument("--no-peak", action="store_true", help="do not measure this core's peak")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--onnx", type=Path, metavar="FILE", help="the integer graph as ONNX")
+    kind.add_argument("--triton", type=Path, metavar="DIR", help="a model of a Triton repository")
+    parser.add_argument("--batch", type=_positive, default=32, help="Triton: rows run together (default: 32)")
+    parser.add_argument(
+        "--delay", type=_count, default=2000, metavar="US", help="Triton: wait for more, us (default: 2000)"
+    )
+    parser.add_argument("--instances", type=_positive, default=1, help="Triton: copies that run (default: 1)")
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:

@@ -265,6 +265,14 @@ def inspect_command(args: argparse.Namespace) -> int:
 
 
 def export_command(args: argparse.Namespace) -> int:
+    if args.triton:
+        from intc.export.triton import write_repository
+
+        sizes = {"batch": args.batch, "delay": args.delay, "instances": args.instances}
+        config = write_repository(args.artifact, args.triton, **sizes)
+        return _print(
+            args, {"triton": str(args.triton)}, f"{args.triton}: a model for Triton, see {config.name}"
+        )
     from intc.export.onnx_model import onnx_model
     from intc.files import replacing
     from intc.report.reading import read_graph

@@ -111,9 +111,10 @@ def _own(error: BaseException) -> IntcError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, IntcError):
-            return type(cause)(str(cause)) if type(cause) is UsageError else UsageError(str(cause))
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return UsageError(f"Ray: {' '.join(str(error).split())[-500:]}")
+            return UsageError(str(cause))
+        cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return UsageError(f"Ray: {lines[-1].strip()}")
 
 
 def _bytes(reference: Any) -> memoryview:
