@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import shutil
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 import venv
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -134,39 +136,48 @@ def test_a_repository_is_not_written_over(repository: Path, capsys: pytest.Captu
     assert "'a b' cannot be a model's name" in capsys.readouterr().err
 
 
-def triton() -> list[str]:
-    """How to start Triton, or nothing: the program in PATH, or the one that nvidia-pytriton carries."""
-    if program := shutil.which("tritonserver"):
-        return [program]
-    spec = find_spec("pytriton")
-    folder = Path(spec.origin).parent / "tritonserver" if spec and spec.origin else None
-    if folder is None or not (folder / "bin" / "tritonserver").exists():
-        return []
-    return [str(folder / "bin" / "tritonserver"), "--backend-directory", str(folder / "backends")]
+class Tensor:
+    """What the test below needs of Triton's ``pb_utils.Tensor``."""
+
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        self.name, self.array = name, array
+
+    def as_numpy(self) -> np.ndarray:
+        return self.array
+
+
+def test_the_model_file_answers_every_request(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the repository itself, with objects in place of Triton's that keep what they are given."""
+    backend = types.ModuleType("triton_python_backend_utils")
+    backend.Tensor = Tensor  # type: ignore[attr-defined]
+    backend.get_input_tensor_by_name = lambda request, name: Tensor(name, request[name])  # type: ignore[attr-defined]
+    backend.InferenceResponse = lambda tensors, error=None: (tensors, error)  # type: ignore[attr-defined]
+    backend.TritonError = type("TritonError", (str,), {"__new__": lambda c, m, code: str.__new__(c, m)})  # type: ignore[attr-defined]
+    backend.TritonError.INVALID_ARG = 3  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    folder = repository / "small"
+    model = runpy.run_path(str(folder / "1" / "model.py"))["TritonPythonModel"]()
+    model.initialize({"model_repository": str(folder), "model_version": "1"})
+    requests = [small_feeds(n, seed=n) for n in (1, 3)] + [small_feeds(1) | {"ids": np.array([9999])}]
+    responses = model.execute(requests)
+    for feeds, (tensors, error) in zip(requests[:2], responses, strict=False):
+        assert error is None and [t.name for t in tensors] == ["logits", "sums"]
+        assert all(map(np.array_equal, [t.array for t in tensors], SESSION.run(None, feeds)))
+    assert responses[2][0] == [] and "holds 9999" in responses[2][1]
+    model.finalize()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not triton(), reason="Triton is not installed: no tritonserver in PATH, no nvidia-pytriton"
+    not shutil.which("tritonserver"), reason="Triton is not installed: no tritonserver in PATH"
 )
 def test_triton_answers_with_the_same_bits(repository: Path, tmp_path: Path) -> None:
     """Its Python backend finds packages through the first python3 in PATH."""
     venv.create(tmp_path / "env")
     (site,) = (tmp_path / "env" / "lib").glob("python3*/site-packages")
     (site / "all.pth").write_text("\n".join(p for p in sys.path if p))
-    backends = Path(triton()[-1])
-    environment = {"PATH": f"{tmp_path / 'env' / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    if len(triton()) > 1:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        shutil.copytree(backends, tmp_path / "backends")
-        stub = backends.parent / "python_backend_stubs" / version / "triton_python_backend_stub"
-        shutil.copy(stub, tmp_path / "backends" / "python")
-        environment["LD_LIBRARY_PATH"] = ":".join(
-            [str(Path(backends).parents[2] / "nvidia_pytriton.libs"), f"{sys.base_prefix}/lib"]
-        )
-    command = [triton()[0], "--model-repository", str(repository), "--http-port", "18431"]
-    command += ["--backend-directory", str(tmp_path / "backends")] if len(triton()) > 1 else []
-    command += ["--allow-grpc", "false", "--allow-metrics", "false"]
+    environment = os.environ | {"PATH": f"{tmp_path / 'env' / 'bin'}:{os.environ['PATH']}"}
+    command = ["tritonserver", "--model-repository", str(repository), "--http-port", "18431"]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -175,8 +186,7 @@ def test_triton_answers_with_the_same_bits(repository: Path, tmp_path: Path) -> 
         given = request(5)
         given["inputs"][1]["shape"] = [5, 1]
         body = post(f"{url}/infer", given)
-        expected = SESSION.run(None, small_feeds(5))
-        for tensor, array in zip(body["outputs"], expected, strict=True):
+        for tensor, array in zip(body["outputs"], SESSION.run(None, small_feeds(5)), strict=True):
             assert np.array_equal(np.array(tensor["data"], array.dtype).reshape(tensor["shape"]), array)
         given["inputs"][1]["data"][0] = 9999
         with pytest.raises(urllib.error.HTTPError) as refused:

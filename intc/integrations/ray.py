@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import ray.data
 from intc.errors import IntcError, UsageError
 from intc.integrations.batches import BatchModel
 from intc.integrations.blocks import Block
+from intc.integrations.calibration import Part, PartEngine, Seen
 from intc.integrations.job import Done, Engine, Job, Worker
 
 
@@ -67,23 +70,58 @@ def engine(workers: int | None = None, address: str | None = None) -> Engine:
 def _run(job: Job, pending: Sequence[Block], *, workers: int | None, address: str | None) -> Iterator[Done]:
     if not pending:
         return
+    with _connected(address):
+        arguments = (job, put(job.artifact), pending)
+        for batch in _map(_BlockActor, arguments, len(pending), workers, job.threads):
+            for row in zip(*(batch[name] for name in Done._fields), strict=True):
+                yield Done(*map(int, row))
+
+
+class _PartActor:
+    def __init__(self, part: Part, every: Sequence[Block]) -> None:
+        self.part, self.every = part, every
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"seen": np.array([pickle.dumps(self.part(self.every[i])) for i in batch["id"]], object)}
+
+
+def part_engine(workers: int | None = None, address: str | None = None) -> PartEngine:
+    """Statistics of blocks, for :class:`ParquetFeeds`; workers and address as for :func:`engine`."""
+    return partial(_parts, workers=workers, address=address)
+
+
+def _parts(part: Part, every: Sequence[Block], *, workers: int | None, address: str | None) -> Iterator[Seen]:
+    with _connected(address):
+        for batch in _map(_PartActor, (part, every), len(every), workers, 1):
+            yield from map(pickle.loads, batch["seen"])
+
+
+def _map(
+    actor: type, arguments: tuple[Any, ...], count: int, workers: int | None, threads: int
+) -> Iterator[dict[str, Any]]:
+    """The results of ``count`` calls, in order."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    most = min(workers or int(ray.cluster_resources().get("CPU", 1)), count)
+    results = ray.data.range(count, override_num_blocks=count).map_batches(
+        actor,
+        batch_size=None,
+        fn_constructor_args=arguments,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=threads,
+    )
+    yield from results.iter_batches(batch_size=None)
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Within a Ray: the one that runs, or one of our own. Its errors become ours."""
     own = not ray.is_initialized()
     if own:
         _start(address)
     try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        most = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(pending))
-        results = ray.data.range(len(pending), override_num_blocks=len(pending)).map_batches(
-            _BlockActor,
-            batch_size=None,
-            fn_constructor_args=(job, put(job.artifact), pending),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            num_cpus=job.threads,
-        )
-        for batch in results.iter_batches(batch_size=None):
-            for row in zip(*(batch[name] for name in Done._fields), strict=True):
-                yield Done(*map(int, row))
+        yield
     except ray.exceptions.RayError as error:
         raise _own(error) from error
     finally:
