@@ -1,4 +1,4 @@
-"""Statistics of parts merge to those of the whole; however Parquet files are divided, calibration is the same."""
+"""Statistics of parts merge to those of the whole; divided or not, calibration gives the same artifact."""
 
 from __future__ import annotations
 
