@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,21 @@ class RayModel(BatchModel):
         )
 
 
-class _BlockActor:
-    def __init__(self, job: Job, artifact: Any, pending: Sequence[Block]) -> None:
-        self.work = Worker(job, _bytes(artifact))
-        self.pending = pending
+class _Actor:
+    """Calls what ``make`` returns on some of ``items``; refusals of ours are results, as Ray loses their type."""
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]], items: Sequence[Any]) -> None:
+        self.work: Callable[[], Callable[[Any], Any]] = cache(make)
+        self.items = items
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        done = [self.work(self.pending[i]) for i in batch["id"]]
-        return {
-            name: np.array(column) for name, column in zip(Done._fields, zip(*done, strict=True), strict=True)
-        }
+        return {"result": np.array([self._one(i) for i in batch["id"]], object)}
+
+    def _one(self, number: int) -> bytes:
+        try:
+            return pickle.dumps(self.work()(self.items[number]))
+        except IntcError as error:
+            return pickle.dumps(UsageError(str(error)))
 
 
 def engine(workers: int | None = None, address: str | None = None) -> Engine:
@@ -68,21 +73,13 @@ def engine(workers: int | None = None, address: str | None = None) -> Engine:
 
 
 def _run(job: Job, pending: Sequence[Block], *, workers: int | None, address: str | None) -> Iterator[Done]:
-    if not pending:
-        return
-    with _connected(address):
-        arguments = (job, put(job.artifact), pending)
-        for batch in _map(_BlockActor, arguments, len(pending), workers, job.threads):
-            for row in zip(*(batch[name] for name in Done._fields), strict=True):
-                yield Done(*map(int, row))
+    if pending:
+        with _connected(address):
+            yield from _map(partial(_worker, job, put(job.artifact)), pending, workers, job.threads)
 
 
-class _PartActor:
-    def __init__(self, part: Part, every: Sequence[Block]) -> None:
-        self.part, self.every = part, every
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"seen": np.array([pickle.dumps(self.part(self.every[i])) for i in batch["id"]], object)}
+def _worker(job: Job, artifact: Any) -> Worker:
+    return Worker(job, _bytes(artifact))
 
 
 def part_engine(workers: int | None = None, address: str | None = None) -> PartEngine:
@@ -92,26 +89,35 @@ def part_engine(workers: int | None = None, address: str | None = None) -> PartE
 
 def _parts(part: Part, every: Sequence[Block], *, workers: int | None, address: str | None) -> Iterator[Seen]:
     with _connected(address):
-        for batch in _map(_PartActor, (part, every), len(every), workers, 1):
-            yield from map(pickle.loads, batch["seen"])
+        yield from _map(partial(_itself, part), every, workers, 1)
+
+
+def _itself(part: Part) -> Part:
+    return part
 
 
 def _map(
-    actor: type, arguments: tuple[Any, ...], count: int, workers: int | None, threads: int
-) -> Iterator[dict[str, Any]]:
-    """The results of ``count`` calls, in order."""
+    make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], workers: int | None, threads: int
+) -> Iterator[Any]:
+    """``make()(item)`` of all ``items`` in order, by up to ``workers`` actors. One block an item: Ray then reads
+    and maps in one task, where a reader of its own would wait for a core that the actors hold.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    most = min(workers or int(ray.cluster_resources().get("CPU", 1)), count)
-    results = ray.data.range(count, override_num_blocks=count).map_batches(
-        actor,
+    most = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(items))
+    results = ray.data.range(len(items), override_num_blocks=len(items)).map_batches(
+        _Actor,
         batch_size=None,
-        fn_constructor_args=arguments,
+        fn_constructor_args=(make, items),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=threads,
     )
-    yield from results.iter_batches(batch_size=None)
+    for batch in results.iter_batches(batch_size=None):
+        for result in map(pickle.loads, batch["result"]):
+            if isinstance(result, IntcError):
+                raise result
+            yield result
 
 
 @contextmanager
@@ -123,7 +129,8 @@ def _connected(address: str | None) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        raise _own(error) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(f"Ray: {lines[-1].strip()}") from error
     finally:
         if own:
             ray.shutdown()
@@ -142,17 +149,6 @@ def _start(address: str | None) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"no Ray at {address or 'this machine'} ({' '.join(str(error).split())})") from None
-
-
-def _own(error: BaseException) -> IntcError:
-    """The error of ours that made ``error``, or a line about it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, IntcError):
-            return UsageError(str(cause))
-        cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return UsageError(f"Ray: {lines[-1].strip()}")
 
 
 def _bytes(reference: Any) -> memoryview:
