@@ -1,9 +1,10 @@
-"""Rows per second of a Ray job, and time per request of an endpoint: MiniLM on the standard library's docstrings.
+"""Rows per second of a Ray job, and time per request of an endpoint: MiniLM on the library's docstrings.
 
     python examples/benchmarks/scale.py --folder examples/embed_docs/build
 
-Takes the files that examples/embed_docs/demo.py makes. The peer is onnxruntime with its dynamic int8, in the same
-Ray job. Both run by turns, and ratios are of neighbours in time; absolute figures are of this machine as it was.
+Takes the files that examples/embed_docs/demo.py makes. The peer is onnxruntime with its dynamic int8, in the
+same Ray job. Both run by turns, and ratios are of neighbours in time; absolute figures are of this machine as
+it was.
 """
 
 from __future__ import annotations

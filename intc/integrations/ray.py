@@ -47,7 +47,7 @@ class RayModel(BatchModel):
 
 
 class _Actor:
-    """Calls what ``make`` returns on some of ``items``; refusals of ours are results, as Ray loses their type."""
+    """Calls what ``make`` returns on ``items``; refusals of ours are results, as Ray loses their type."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]], items: Sequence[Any]) -> None:
         self.work: Callable[[], Callable[[Any], Any]] = cache(make)
@@ -99,8 +99,10 @@ def _itself(part: Part) -> Part:
 def _map(
     make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], workers: int | None, threads: int
 ) -> Iterator[Any]:
-    """``make()(item)`` of all ``items`` in order, by up to ``workers`` actors. One block an item: Ray then reads
-    and maps in one task, where a reader of its own would wait for a core that the actors hold.
+    """``make()(item)`` of all ``items`` in order, by up to ``workers`` actors.
+
+    One block an item: Ray then reads and maps in one task, where a reader of its own would wait for a core
+    that the actors hold.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
