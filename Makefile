@@ -9,10 +9,10 @@ GPU_FOLDER ?= gpu-models
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format notebooks docs figures bench bench-gpu accuracy zoo fuzz soak clean
+.PHONY: help setup demo test check format notebooks docs figures bench bench-scale bench-gpu accuracy zoo fuzz soak clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv and install intc with its development tools (no torch)
 
@@ -32,7 +32,7 @@ check: $(STAMP)  ## lint, formatting, strict types, doctests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --doctest-modules intc
+	$(BIN)/python -m pytest -q --doctest-modules --ignore=intc/integrations intc
 
 format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
@@ -53,6 +53,11 @@ figures: $(STAMP)  ## draw docs/figures from the operators' own arithmetic
 bench:  ## time intc against other engines (needs the extras [bench,examples]; installs nothing)
 	@test -x $(BIN)/python || { echo "no $(VENV): run make setup, then $(BIN)/pip install -e '.[bench,examples]'" >&2; exit 2; }
 	@$(BIN)/python examples/benchmarks/run.py
+
+bench-scale:  ## rows per second in Ray and requests per second (extras [ray,examples]; installs nothing)
+	@test -x $(BIN)/python || { echo "no $(VENV): run make setup, then $(BIN)/pip install -e '.[ray,examples]'" >&2; exit 2; }
+	@$(BIN)/python examples/embed_docs/demo.py --engine local
+	@$(BIN)/python examples/benchmarks/scale.py
 
 bench-gpu:  ## verify and time the models of GPU_FOLDER on this machine's GPU (examples/gpu_check.py build makes them)
 	@$(or $(wildcard $(BIN)/python),python3) examples/gpu_check.py run $(GPU_FOLDER) -o gpu.json

@@ -41,6 +41,7 @@ from intc.codegen.program import Constant
 from intc.codegen.targets import resolve
 from intc.errors import CalibrationError, QuantizationError, UsageError
 from intc.frontend import import_onnx
+from intc.integrations.calibration import ParquetFeeds
 from intc.ir.bound import bound
 from intc.ir.graph import Graph
 from intc.ir.op import Array
@@ -85,9 +86,10 @@ def compile(
 ) -> Module:
     """The ONNX file ``model`` as an integer-only module with kernels for ``target``.
 
-    - ``calibration``: a .npz path, a dict of stacked arrays or an iterable of ``{name: array}``; the ranges
-      of all values are taken from it (``"random"`` invents data, for trials of speed only). A model that
-      arrives quantised may do without: CalibrationError names the values whose ranges its scales do not give.
+    - ``calibration``: a .npz path, a dict of stacked arrays, an iterable of ``{name: array}`` or rows of
+      Parquet files (:class:`intc.integrations.calibration.ParquetFeeds`); the ranges of all values are taken
+      from it (``"random"`` invents data, for trials of speed only). A model that arrives quantised may do
+      without: CalibrationError names the values whose ranges its scales do not give.
     - ``target``: as on the command line (docs/cli.md).
     - ``approximation``: the family of formulas for softmax, GELU and their like (docs/architecture.md).
     - ``bits``: 8, 16 (activations), ``"auto"``, or a plan, as a path, a dict or a :class:`Plan`.
@@ -137,7 +139,15 @@ def compile(
         feeds = feeds if goal is None else held_apart(state.graph, feeds)
         total = count_batches(state.graph, calibration)
         stats = _calibrate(
-            state.graph, path, feeds, total, calibrator, rounding, calibration_cache, goal is not None, tell
+            state.graph,
+            path,
+            _by_blocks(calibration, goal, calibration_cache) or feeds,
+            total,
+            calibrator,
+            rounding,
+            calibration_cache,
+            goal is not None,
+            tell,
         )
         stats = widened(stats, state.graph)
     planned: dict[str, Any] = {}
@@ -175,6 +185,17 @@ def _origin(calibration: Feeds | None) -> str:
     if calibration is None:
         return "model"
     return "random" if isinstance(calibration, str) and calibration == "random" else "data"
+
+
+def _by_blocks(calibration: Feeds | None, goal: object, cache: object) -> ParquetFeeds | None:
+    """``calibration`` where its blocks are observed apart; UsageError for what needs its feeds in a row."""
+    if not isinstance(calibration, ParquetFeeds):
+        return None
+    if goal is not None or cache is not None:
+        raise UsageError(
+            "accuracy targets and calibration caches do not take Parquet files; give an .npz file"
+        )
+    return calibration
 
 
 def derived(state: Pipeline, tell: Progress | None = None) -> tuple[Pipeline, dict[str, Statistics]]:
@@ -221,6 +242,8 @@ def _calibrate(
         tell(f"calibrate (batch {done}{left})")
 
     products = rounding != "nearest"
+    if isinstance(batches, ParquetFeeds):
+        return batches.statistics(graph, calibrator, products, progress)  # type: ignore[arg-type]
     if cache is None:
         return collect(graph, batches, calibrator, progress, products)  # type: ignore[arg-type]
     observer = Observer(graph, calibrator, products)  # type: ignore[arg-type]

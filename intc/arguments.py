@@ -30,6 +30,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         _add(group, "retarget", commands["retarget"], "artifact -> another target", RETARGET_EXAMPLE)
     )
     _run_arguments(_add(group, "run", commands["run"], "run an artifact on an .npz file", RUN_EXAMPLE))
+    _map_arguments(
+        _add(group, "map", commands["map"], "run an artifact on all rows of Parquet files", MAP_EXAMPLE)
+    )
     _verify_arguments(
         _add(
             group, "verify", commands["verify"], "check an artifact against its exact meaning", VERIFY_EXAMPLE
@@ -41,11 +44,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     _inspect_arguments(
         _add(group, "inspect", commands["inspect"], "print the graph of a model or artifact", INSPECT_EXAMPLE)
     )
-    export = _add(
-        group, "export", commands["export"], "write an artifact's integer graph as ONNX", EXPORT_EXAMPLE
+    _export_arguments(
+        _add(group, "export", commands["export"], "write an artifact for another engine", EXPORT_EXAMPLE)
     )
-    export.add_argument("artifact", type=Path)
-    export.add_argument("--onnx", type=Path, required=True, metavar="FILE", help="the file to write")
     info = _add(group, "info", commands["info"], "describe an artifact", "example: intc info model.intc")
     info.add_argument("artifact", type=Path)
     sign = _add(group, "sign", commands["sign"], "sign an artifact with an Ed25519 key", SIGN_EXAMPLE)
@@ -62,6 +63,11 @@ RETARGET_EXAMPLE = """example:
   intc retarget model.intc --target c --size batch=1 -o net.c
 the integers stay as they are; no calibration data is needed."""
 RUN_EXAMPLE = "example:\n  intc run model.intc --inputs x.npz --outputs y.npz --threads 2"
+MAP_EXAMPLE = """examples:
+  intc map minilm.intc --input rows.parquet --output out.parquet --column text --tokenizer DIR --keep id
+  intc map vit.intc --input folder/ --output out.parquet --column pixel_values=image --workers 8
+the output is a folder of Parquet files, one a block, each row with the number of its input row in the column
+'row'; bad rows are listed in out.parquet/_rejected. The same command again computes what is still missing."""
 VERIFY_EXAMPLE = """example:
   intc verify model.intc --model model.onnx --data x.npz
 exit status 0 only if the kernels equal the reference bit for bit, nothing is float and nothing overflows."""
@@ -69,7 +75,9 @@ BENCH_EXAMPLE = """example:
   intc bench model.intc --threads 2 --batch 8 --vs model.onnx --engines onnxruntime,openvino"""
 EXPORT_EXAMPLE = """example:
   intc export model.intc --onnx integers.onnx
-inputs and outputs of the file are the integers; it holds integer operators only."""
+  intc export model.intc --triton repository/model
+inputs and outputs of the ONNX file are the integers; it holds integer operators only. A folder for Triton
+holds config.pbtxt, the artifact, and the code that Triton's Python backend runs it with."""
 INSPECT_EXAMPLE = """examples:
   intc inspect model.onnx --after recover_gelu --diff                     as text
   intc inspect model.onnx --calibration data.npz --html model.html        everything, as one page
@@ -206,6 +214,53 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _map_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument(
+        "--input", type=Path, required=True, metavar="PARQUET", help="a file, or a folder of files *.parquet"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where results are kept")
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="[INPUT=]COLUMN",
+        help="what to read: the text (default: text), or for each input a column (default: of its name)",
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="the folder with tokenizer.json, for text"
+    )
+    parser.add_argument(
+        "--length", type=_positive, metavar="N", help="cut texts at N tokens (default: the model's)"
+    )
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="COLUMN", help="copy a column to the results"
+    )
+    parser.add_argument("--raw", action="store_true", help="the outputs' integers instead of real values")
+    parser.add_argument("--batch", type=_positive, default=32, help="rows an inference (default: 32)")
+    parser.add_argument(
+        "--block-rows",
+        type=_positive,
+        default=8192,
+        metavar="N",
+        help="rows that are written together (8192)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "ray", "local"),
+        default="auto",
+        help="default: ray where it is installed",
+    )
+    parser.add_argument(
+        "--address", metavar="RAY", help="a running Ray cluster (default: this machine alone)"
+    )
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="at most so many (default: one a core)"
+    )
+    parser.add_argument("--threads", type=_positive, default=1, help="of each worker (default: 1)")
+    _trust_argument(parser)
+
+
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", type=Path)
     _device_argument(parser)
@@ -238,6 +293,18 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
         help="also the time of every stage: GMAC/s, share of peak, bytes moved",
     )
     parser.add_argument("--no-peak", action="store_true", help="do not measure this core's peak")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", type=Path)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--onnx", type=Path, metavar="FILE", help="the integer graph as ONNX")
+    kind.add_argument("--triton", type=Path, metavar="DIR", help="a model of a Triton repository")
+    parser.add_argument("--batch", type=_positive, default=32, help="Triton: rows run together (default: 32)")
+    parser.add_argument(
+        "--delay", type=_count, default=2000, metavar="US", help="Triton: wait for more, us (default: 2000)"
+    )
+    parser.add_argument("--instances", type=_positive, default=1, help="Triton: copies that run (default: 1)")
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``intc compile | retarget | run | verify | bench | inspect | export | info | sign``.
+"""The command line: ``intc compile | retarget | run | map | verify | bench | inspect | export | ..``.
 
 Exit status 0: done; 1: a check ran and failed; 2: bad usage or bad input, with one line on stderr.
 """
@@ -198,6 +198,14 @@ def run_command(args: argparse.Namespace) -> int:
     return _print(args, {"outputs": shapes}, text)
 
 
+def map_command(args: argparse.Namespace) -> int:
+    from intc.integrations.command import map_rows
+
+    result, text = map_rows(args)
+    _print(args, result, text)
+    return 1 if result["rejected"] else 0
+
+
 def verify_command(args: argparse.Namespace) -> int:
     from intc.report.tables import verification_text
     from intc.report.verify import verify_artifact
@@ -257,6 +265,14 @@ def inspect_command(args: argparse.Namespace) -> int:
 
 
 def export_command(args: argparse.Namespace) -> int:
+    if args.triton:
+        from intc.export.triton import write_repository
+
+        sizes = {"batch": args.batch, "delay": args.delay, "instances": args.instances}
+        config = write_repository(args.artifact, args.triton, **sizes)
+        return _print(
+            args, {"triton": str(args.triton)}, f"{args.triton}: a model for Triton, see {config.name}"
+        )
     from intc.export.onnx_model import onnx_model
     from intc.files import replacing
     from intc.report.reading import read_graph
@@ -293,6 +309,7 @@ COMMANDS: dict[str, Command] = {
     "compile": compile_command,
     "retarget": retarget_command,
     "run": run_command,
+    "map": map_command,
     "verify": verify_command,
     "bench": bench_command,
     "inspect": inspect_command,

@@ -18,6 +18,7 @@ def load(
     trusted_keys: Sequence[Key] | None = None,
     recompile: bool = False,
     device: str | None = None,
+    share: str | Path | bool = False,
 ) -> Session:
     """The artifact at ``path`` as a session that uses ``threads`` threads in every run.
 
@@ -26,10 +27,12 @@ def load(
     files of Ed25519 public keys or their 32 bytes, it must be signed by one of them (``intc sign``). With
     ``recompile`` only the graph and the weights are taken, and compiled for this machine: no code of the file
     is run, whoever made it. An artifact for a GPU runs on ``device``, ``"cuda:0"`` unless another is named.
+    With ``share``, a folder or True, the processes of this user hold the weights once
+    (:func:`intc.runtime.load`).
     Raises ArtifactCorrupt, ArtifactVersion, ArtifactUntrusted, WrongTarget or UsageError.
     """
     if not recompile:
-        return runtime.load(path, threads, sha256, trusted_keys=trusted_keys, device=device)
+        return runtime.load(path, threads, sha256, trusted_keys=trusted_keys, device=device, share=share)
     from intc.api import open_module
 
     module = open_module(path, "native", sha256=sha256, trusted_keys=trusted_keys)

@@ -309,3 +309,19 @@ def test_the_runtime_imports_nothing_of_the_compiler(artifact: Path) -> None:
         command, capture_output=True, text=True, check=True, cwd=Path(intc.__file__).parents[1]
     )
     assert done.stdout.strip() == "[] ['intc.artifact', 'intc.errors', 'intc.loading', 'intc.runtime']"
+
+
+def test_sessions_share_weights_in_a_private_folder(artifact: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    sessions = [intc.load(artifact, share=folder) for _ in range(2)]
+    (file,) = folder.iterdir()
+    assert str(file) in Path("/proc/self/maps").read_text()
+    expected = intc.load(artifact).run(None, small_feeds(5))
+    for session in sessions:
+        assert not session._constants.flags.writeable
+        assert all(map(np.array_equal, session.run(None, small_feeds(5)), expected))
+    file.write_bytes(file.read_bytes()[:-1])  # cut off: written again
+    assert all(map(np.array_equal, intc.load(artifact, share=folder).run(None, small_feeds(5)), expected))
+    folder.chmod(0o777)
+    with pytest.raises(UsageError, match="not a folder in which only this user can write"):
+        intc.load(artifact, share=folder)

@@ -1,7 +1,9 @@
 """Histograms over a stream, and the magnitude that each calibrator reads from them.
 
-Each channel covers ``[-limit, limit)`` with bins of equal width. A value beyond doubles the limit, which
-merges pairs of bins: counts are integers and stay exact.
+Each channel covers ``[-limit, limit]`` with bins of equal width, each closed at the end that is farther from
+zero. ``limit`` is the least power of two that no value exceeds. A value beyond doubles it, which merges pairs
+of bins: counts are integers, and depend on the values alone, not on their order or on how they were divided
+among histograms that were merged.
 """
 
 from __future__ import annotations
@@ -42,9 +44,25 @@ class Histogram:
             self.counts[small] = _doubled(self.counts[small])
             self.limit[small] *= 2
         width = np.where(self.limit > 0, self.limit, 1.0) * (2 / self.bins)
-        index = np.clip(np.floor(rows / width) + self.bins // 2, 0, self.bins - 1).astype(np.int64)
+        place = np.maximum(np.ceil(np.abs(rows) / width) - 1, 0)  # counted from zero, in either direction
+        index = (self.bins // 2 + np.where(rows < 0, -1 - place, place)).astype(np.int64)
         index += np.arange(rows.shape[1]) * self.bins
         self.counts += np.bincount(index.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
+
+    def merge(self, other: Histogram) -> None:
+        """As if all values of ``other``, of as many channels and bins, had been counted here."""
+        if other.limit.size == 0:
+            return
+        if self.limit.size == 0:
+            self.limit, self.counts = other.limit.copy(), other.counts.copy()
+            return
+        limit, theirs = np.maximum(self.limit, other.limit), other.counts.copy()
+        for held, counts in ((self.limit, self.counts), (other.limit.copy(), theirs)):
+            held[held == 0] = limit[held == 0]
+            while np.any(small := held < limit):
+                counts[small] = _doubled(counts[small])
+                held[small] *= 2
+        self.counts += theirs
 
     def magnitudes(self, calibrator: Calibrator) -> Array:
         """The magnitude [C] to represent."""

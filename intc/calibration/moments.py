@@ -47,6 +47,22 @@ class Moments:
         if self.wide:
             self.products += centred.T @ centred
 
+    def merge(self, other: Moments) -> None:
+        """Fold in the sums of ``other``, moved to this origin. In floats: merge parts in one order always."""
+        if not other.rows:
+            return
+        if not self.rows:
+            self.wide, self.rows, self.origin = other.wide, other.rows, other.origin.copy()
+            self.total, self.products = other.total.copy(), other.products.copy()
+            return
+        shift = other.origin - self.origin
+        if self.wide:
+            cross = np.outer(other.total, shift)
+            moved = cross + cross.T + other.rows * np.outer(shift, shift)
+            self.products += other.products + moved.astype(np.float32)
+        self.total += other.total + other.rows * shift
+        self.rows += other.rows
+
     @property
     def mean(self) -> Array:
         """E[x], [K]."""

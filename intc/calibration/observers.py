@@ -57,17 +57,37 @@ class Statistics:
         top, bottom = array.max(axis=0), array.min(axis=0)
         if self.low.size == 0:
             self.low, self.high = bottom, top
-        elif self.low.size == top.size:
-            self.low, self.high = np.minimum(self.low, bottom), np.maximum(self.high, top)
-        else:  # the last axis is a dynamic one: no per-channel meaning
-            self.low = np.minimum(self.low.min(), bottom.min()).reshape(1)
-            self.high = np.maximum(self.high.max(), top.max()).reshape(1)
+        else:
+            self._widen(bottom, top)
         if self.tensor is not None:
             self.tensor.update(array.reshape(-1, 1))
         if self.channel is not None:
             self.channel.update(array)
         if self.moments is not None:
             self.moments.update(array)
+
+    def merge(self, other: Statistics) -> None:
+        """Fold in the statistics of other samples of the same value."""
+        if other.low.size == 0:
+            return
+        if self.low.size == 0:
+            self.low, self.high = other.low, other.high
+        else:
+            self._widen(other.low, other.high)
+        for own, their in (
+            (self.tensor, other.tensor),
+            (self.channel, other.channel),
+            (self.moments, other.moments),
+        ):
+            if own is not None and their is not None:
+                own.merge(their)  # type: ignore[arg-type]
+
+    def _widen(self, bottom: Array, top: Array) -> None:
+        if self.low.size == top.size:
+            self.low, self.high = np.minimum(self.low, bottom), np.maximum(self.high, top)
+        else:  # the last axis is a dynamic one: no per-channel meaning
+            self.low = np.minimum(self.low.min(), bottom.min()).reshape(1)
+            self.high = np.maximum(self.high.max(), top.max()).reshape(1)
 
     def range(self, calibrator: Calibrator) -> float:
         """The magnitude to represent with one scale."""

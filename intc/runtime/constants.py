@@ -1,8 +1,14 @@
-"""The constants blob: an artifact's tensors in the order and form in which the kernels read them."""
+"""The constants blob: an artifact's tensors in the order and form in which the kernels read them; in memory
+of its own, or mapped from a file that all processes of one user share.
+"""
 
 from __future__ import annotations
 
 import math
+import mmap
+import os
+import stat
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +17,7 @@ import numpy as np
 
 from intc.artifact.schema import WEIGHTS, Packed
 from intc.artifact.tensors import INT4, pack_nibbles
-from intc.errors import ArtifactCorrupt
+from intc.errors import ArtifactCorrupt, UsageError
 from intc.runtime.feeds import Array
 from intc.runtime.native import ALIGN, aligned
 from intc.runtime.workspace import round_up
@@ -36,6 +42,47 @@ class Blob:
             _pack(entry, array, blob[at : at + size])
             at += round_up(size)
         return blob
+
+    def shared(self, file: Path) -> Array:
+        """:meth:`pack` as a read-only map of ``file``, which is written where it is missing or cut off."""
+        blob = _mapped(file, max(sum(map(round_up, self.sizes)), ALIGN))
+        if blob is not None:
+            return blob
+        from intc.files import replacing
+
+        packed = self.pack()
+        with replacing(file) as place:
+            place.write(packed.data)
+        blob = _mapped(file, packed.nbytes)
+        return packed if blob is None else blob  # removed again at once: our own copy serves
+
+
+def private_folder(folder: Path | None = None) -> Path:
+    """``folder``, or ``intc-UID`` among the temporary files, made where it is missing.
+
+    UsageError unless it is this user's and nobody else may write there: kernels trust what it holds.
+    """
+    folder = folder or Path(tempfile.gettempdir()) / f"intc-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made ({error.strerror})") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UsageError(
+            f"{folder}: not a folder in which only this user can write; name another to share weights"
+        )
+    return folder
+
+
+def _mapped(file: Path, nbytes: int) -> Array | None:
+    try:
+        with open(file, "rb") as opened:
+            if os.fstat(opened.fileno()).st_size == nbytes:
+                return np.frombuffer(mmap.mmap(opened.fileno(), nbytes, access=mmap.ACCESS_READ), np.uint8)
+    except FileNotFoundError:
+        pass
+    return None
 
 
 def _tensor(path: Path, entry: Packed, weights: Mapping[str, Array]) -> Array:

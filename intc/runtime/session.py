@@ -19,7 +19,7 @@ from intc.artifact.signature import Key
 from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.runtime import feeds as feeding
 from intc.runtime import native
-from intc.runtime.constants import Blob
+from intc.runtime.constants import Blob, private_folder
 from intc.runtime.feeds import Array
 from intc.runtime.state import Past, State, held_by
 from intc.runtime.workspace import Layout, Workspace, address, round_up
@@ -61,15 +61,20 @@ def load(
     *,
     trusted_keys: Sequence[Key] | None = None,
     device: str | None = None,
+    share: str | Path | bool = False,
 ) -> Session:
     """The artifact at ``path`` as a session that uses ``threads`` threads in every run.
 
     An artifact for a GPU runs on ``device``, ``"cuda:0"`` unless another is named. Kernels are native code:
     with ``sha256`` the file's manifest, and through it every member, must have this digest
-    (``Session.digest``, ``intc info``); with ``trusted_keys`` it must be signed by one of them.
+    (``Session.digest``, ``intc info``); with ``trusted_keys`` it must be signed by one of them. With
+    ``share`` all processes of this user on this machine hold the weights once, mapped from a file in this
+    folder, which only the user may write in (``True``: one among the temporary files).
     Raises ArtifactCorrupt, ArtifactVersion, ArtifactUntrusted, WrongTarget or UsageError.
     """
-    return Session(path, threads=threads, sha256=sha256, trusted_keys=trusted_keys, device=device)
+    return Session(
+        path, threads=threads, sha256=sha256, trusted_keys=trusted_keys, device=device, share=share
+    )
 
 
 class Session:
@@ -83,6 +88,7 @@ class Session:
         *,
         trusted_keys: Sequence[Key] | None = None,
         device: str | None = None,
+        share: str | Path | bool = False,
     ) -> None:
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"threads={threads!r} is not a number from 1 to {MAX_THREADS}")
@@ -100,7 +106,7 @@ class Session:
             raise ArtifactCorrupt(f"{path}: the manifest or the weights are not those that the kernels need")
         held = held_by(self.manifest)
         self._past = Past(self.manifest, held) if held else None
-        self._constants = blob.pack()
+        self._constants = blob.shared(self._shared_file(share)) if share else blob.pack()
         self.entry: Callable[..., Any]
         code = container.member(self.manifest.kernels)
         if self.device is None:
@@ -112,6 +118,10 @@ class Session:
         self._layouts: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, int] | None], Layout] = {}
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
+
+    def _shared_file(self, share: str | Path | bool) -> Path:
+        folder = private_folder(None if isinstance(share, bool) else Path(share))
+        return folder / f"{self.digest}-{schema.VERSION}.constants"
 
     def _device(self, name: str | None) -> str | None:
         """The GPU that the kernels run on, None for the CPU; UsageError where they are the other's."""
