@@ -67,6 +67,7 @@ def drawn(shape: tuple[int, ...], dtype: str, lo: int, hi: int) -> Array:
 def build(folder: Path, names: list[str], target: str) -> int:
     """One `NAME.npz` for each model."""
     import intc
+    from intc.codegen.lower import lower
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -76,7 +77,7 @@ def build(folder: Path, names: list[str], target: str) -> int:
             feeds = models.sample_feeds(name, 8, sequence=SEQUENCE)
             module = intc.compile(onnx, feeds, rounding="nearest")
             light = with_drawn_constants(module.prepared)
-            lowered = intc.api.lower(light, target)
+            lowered = lower(light, target)
             replace(module, graph=light, prepared=light, lowered=lowered, passes=None).save(path)
             print(f"{name}: exact reference", flush=True)
             pack(path, folder / f"{name}.npz", exact_outputs(path, name))

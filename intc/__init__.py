@@ -1,7 +1,7 @@
 """intc: an integer-only inference compiler for transformers.
 
-``intc.compile`` turns an ONNX model into a :class:`~intc.api.Module`; ``intc.load`` opens an artifact. Names
-are resolved on first use, so that loading and running an artifact imports nothing of the compiler.
+``intc.compile`` turns an ONNX model into a :class:`~intc.module.Module`; ``intc.load`` opens an artifact.
+Names are resolved on first use, so that loading and running an artifact imports nothing of the compiler.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intc.api import Module, compile, open_module
+    from intc.api import compile
     from intc.loading import load
+    from intc.module import Module, open_module
     from intc.passes.integer.families import Family, register_family
     from intc.passes.plan import Choice, Plan
     from intc.planning.planner import Search
@@ -34,8 +35,8 @@ __all__ = [
 
 _HOMES = {
     "compile": "intc.api",
-    "Module": "intc.api",
-    "open_module": "intc.api",
+    "Module": "intc.module",
+    "open_module": "intc.module",
     "Choice": "intc.passes.plan",
     "Family": "intc.passes.integer.families",
     "register_family": "intc.passes.integer.families",

@@ -33,7 +33,7 @@ def load(
     """
     if not recompile:
         return runtime.load(path, threads, sha256, trusted_keys=trusted_keys, device=device, share=share)
-    from intc.api import open_module
+    from intc.module import open_module
 
     module = open_module(path, "native", sha256=sha256, trusted_keys=trusted_keys)
     return module.session(threads)

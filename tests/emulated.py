@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intc.api import Module
 from intc.codegen.cuda import compiler
 from intc.codegen.cuda.source import assemble, part
 from intc.codegen.lower import lower
 from intc.ir.graph import Graph
+from intc.module import Module
 from intc.runtime import cuda_driver
 from tests.native import random_feed
 

@@ -6,11 +6,11 @@ from functools import cache
 
 import numpy as np
 
-from intc.api import Module
 from intc.codegen.lower import lower
 from intc.ir.dims import symbol
 from intc.ir.graph import Builder, Graph
 from intc.ir.types import TensorType
+from intc.module import Module
 from intc.ops.elementwise import Add
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Gather

@@ -12,7 +12,6 @@ import onnx
 import pytest
 
 import intc
-from intc.api import Module
 from intc.calibration import collect, open_feeds
 from intc.errors import CalibrationError, UsageError
 from intc.files import write_text
@@ -20,6 +19,7 @@ from intc.frontend import import_onnx
 from intc.ir.dims import symbol
 from intc.ir.graph import Builder, Graph, quantize_feed
 from intc.ir.types import TensorType
+from intc.module import Module
 from intc.ops.matmul import MatMul
 from intc.ops.requantize import Requantize
 from intc.passes import pipeline

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import intc
-from intc.api import narrowed, open_module
 from intc.artifact import container, schema, tensors
 from intc.artifact.container import Container
 from intc.artifact.writer import write_members
 from intc.errors import ArtifactCorrupt, ArtifactError, ArtifactVersion, UsageError, WrongTarget
 from intc.ir.text import print_graph
+from intc.module import narrowed, open_module
 from intc.report.reading import read_graph
 from intc.runtime.constants import Blob
 from tests.small import small_feeds, small_graph, small_module

@@ -13,11 +13,11 @@ import pytest
 
 import intc
 from examples.accuracy import texts
-from intc.api import Module, open_module
 from intc.codegen.c.source import Source, lower_source
 from intc.codegen.machine_code import machine_code
 from intc.ir.graph import quantize_feed
 from intc.ir.op import Array
+from intc.module import Module, open_module
 from tests.c_programs import (
     STRICT,
     UNDEFINED,

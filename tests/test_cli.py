@@ -97,10 +97,10 @@ def test_verify_passes_and_measures(digits: Path, tmp_path: Path) -> None:
 
 def test_verify_fails_on_wrong_kernels(digits: Path, tmp_path: Path) -> None:
     """A constant that only the kernels read is altered and the file sealed again: verify must see it."""
-    from intc.api import DERIVED
     from intc.artifact import schema, tensors
     from intc.artifact.container import Container
     from intc.artifact.writer import write_artifact
+    from intc.module import DERIVED
     from intc.report.reading import read_graph
 
     container = Container(digits / "digits.intc")

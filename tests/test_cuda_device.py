@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from intc.api import Module
 from intc.codegen.cuda import compiler
 from intc.codegen.lower import lower
 from intc.errors import UsageError
+from intc.module import Module
 from intc.runtime.cuda_driver import Device
 from tests.emulated import check_graph
 from tests.native import check_op

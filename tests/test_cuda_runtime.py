@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 import intc
-from intc.api import Module, open_module
 from intc.artifact import schema
 from intc.codegen.lower import lower
 from intc.codegen.targets import CUDA_ARCHITECTURES, resolve
 from intc.errors import ArtifactCorrupt, UsageError, WrongTarget
 from intc.ir.graph import Builder
 from intc.ir.types import TensorType
+from intc.module import Module, open_module
 from intc.ops.fused import Linear
 from intc.report.bench import Options, bench
 from intc.report.verify import verify_artifact

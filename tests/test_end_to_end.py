@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 
 import intc
-from intc.api import Module
 from intc.calibration import collect, open_feeds
 from intc.errors import CalibrationError, FeedError, UnsupportedModel, UsageError
 from intc.frontend import import_onnx
 from intc.ir.verify import float_operators, float_values, verify
+from intc.module import Module
 from intc.passes import pipeline
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intc.api import Module
 from intc.codegen.lower import lower
+from intc.module import Module
 from intc.report.verify import verify_artifact
 from tests.emulated import emulation
 from tests.small import small_feeds, small_graph

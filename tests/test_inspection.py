@@ -12,7 +12,6 @@ import onnx
 import pytest
 
 import intc
-from intc.api import Module
 from intc.cli import main
 from intc.codegen.disassembly import disassembly
 from intc.codegen.machine_code import machine_code
@@ -24,6 +23,7 @@ from intc.ir.graph import Builder, Graph
 from intc.ir.layout import layout
 from intc.ir.op import FormulaOp
 from intc.ir.types import TensorType
+from intc.module import Module
 from intc.ops.elementwise import Add
 from intc.ops.scalar import EXACT
 from intc.report.formula import formula

@@ -1,4 +1,4 @@
-"""Docstrings for the reference: Sphinx roles become code, ``:class:`~intc.api.Module``` is ``Module``."""
+"""Docstrings for the reference: Sphinx roles become code, ``:class:`~intc.module.Module``` is ``Module``."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ def timed(
 
 def kernel_run(graph: Graph, feeds: Mapping[str, Array], target: Target) -> Callable[[], Any]:
     """A call of the compiled ``graph`` on these integers."""
-    from intc.api import Module
     from intc.codegen.lower import lower
+    from intc.module import Module
 
     session = Module(graph, graph, lower(graph, target), tuple(graph.outputs)).session()
     session.run(None, feeds, raw=True)

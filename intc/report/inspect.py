@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from intc.api import Progress, compile, derived, equalised
+from intc.api import compile, derived, equalised
 from intc.artifact import schema
 from intc.artifact.container import Container
 from intc.artifact.schema import Port
@@ -23,6 +23,7 @@ from intc.ir.diff import diff_graphs
 from intc.ir.graph import Graph
 from intc.ir.op import Array
 from intc.ir.text import print_graph
+from intc.module import Progress
 from intc.passes import pipeline as phases
 from intc.passes.pipeline import Pipeline
 from intc.report.accuracy import SAMPLES

@@ -1,7 +1,7 @@
 """Everything that can be seen of a model: the graph after every pass, and what is known of each value.
 
-``intc inspect --html`` and :meth:`intc.api.Module.inspect` show it as one page; docs/inspecting.md says how
-to read it.
+``intc inspect --html`` and :meth:`intc.module.Module.inspect` show it as one page; docs/inspecting.md says
+how to read it.
 """
 
 from __future__ import annotations

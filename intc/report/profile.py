@@ -16,12 +16,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from intc.api import Module
 from intc.codegen.lower import Lowered, lower
 from intc.codegen.program import nbytes
 from intc.ir.dims import evaluate
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
+from intc.module import Module
 from intc.report.data import Feeds
 from intc.report.macs import node_macs
 from intc.report.reading import read_graph
