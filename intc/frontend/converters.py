@@ -22,6 +22,7 @@ from intc.frontend import (
     converters_qoperator,
     converters_quantised,
     converters_reduce,
+    converters_rotary,
     converters_scatter,
 )
 from intc.frontend.call import Call, Converter
@@ -38,11 +39,13 @@ STANDARD: dict[str, Converter] = {
     **converters_reduce.CONVERTERS,
     **converters_scatter.CONVERTERS,
     **converters_attention.CONVERTERS,
+    **converters_rotary.CONVERTERS,
     **converters_quantised.CONVERTERS,
     **converters_qoperator.CONVERTERS,
 }
 MICROSOFT: dict[str, Converter] = {
     **converters_attention.MICROSOFT,
+    **converters_rotary.MICROSOFT,
     **converters_qoperator.MICROSOFT,
     **converters_fused.MICROSOFT,
     **{k: converters_nn.CONVERTERS[k] for k in ("LayerNormalization", "SimplifiedLayerNormalization")},
