@@ -24,6 +24,8 @@ from intc.frontend import (
     converters_reduce,
     converters_rotary,
     converters_scatter,
+    converters_select,
+    converters_transforms,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
@@ -38,6 +40,8 @@ STANDARD: dict[str, Converter] = {
     **converters_image.CONVERTERS,
     **converters_reduce.CONVERTERS,
     **converters_scatter.CONVERTERS,
+    **converters_select.CONVERTERS,
+    **converters_transforms.CONVERTERS,
     **converters_attention.CONVERTERS,
     **converters_rotary.CONVERTERS,
     **converters_quantised.CONVERTERS,
