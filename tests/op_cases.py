@@ -13,6 +13,7 @@ from scipy.special import erf
 from intc.ir.op import Array, Op
 from intc.ir.types import TensorType
 from intc.ops import (
+    circular,
     conv,
     curve,
     division,
@@ -91,7 +92,7 @@ CASES: tuple[Case, ...] = (
     *(Case(op(), (F, F)) for op in (elementwise.Div, elementwise.Pow)),
     *(Case(op(), (F,)) for op in (elementwise.Sqrt, elementwise.Erf, elementwise.Exp)),
     *(Case(op(), (F,)) for op in (elementwise.Log, elementwise.Abs, elementwise.Floor)),
-    *(Case(op(), (F,)) for op in (elementwise.Sin, elementwise.Cos)),
+    *(Case(op(), (F,)) for op in (elementwise.Sin, elementwise.Cos, *circular.OPS)),
     *(Case(op(), (F,)) for op in (elementwise.Tanh, elementwise.Sigmoid, elementwise.Relu)),
     *(Case(op(), (X8, X8)) for op in (elementwise.Equal, elementwise.Less, elementwise.LessOrEqual)),
     *(Case(op(), (BOOL, BOOL)) for op in (elementwise.And, elementwise.Or)),
@@ -442,6 +443,7 @@ FLOAT_ONLY = {
     *("div", "pow", "sqrt", "erf", "exp", "tanh", "sigmoid", "relu", "conv", "softmax", "gelu", "layer_norm"),
     *("log", "abs", "sin", "cos", "floor", "pointwise", "fake_quantize"),
     "reduce_mean",
+    *(op.name for op in circular.OPS),
 }
 """Operators of float graphs only."""
 COMPOSED = {"linear", "attention"}

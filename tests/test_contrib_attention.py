@@ -95,6 +95,29 @@ def test_grouped_queries(packed: bool, past: int, extra: dict[str, Any]) -> None
     agrees(proto, feeds)
 
 
+@pytest.mark.parametrize("extra", [{}, {"do_rotary": 1}, {"local_window_size": 3}])
+def test_grouped_queries_of_samples_that_are_not_equally_long(extra: dict[str, Any]) -> None:
+    seq, groups, kv, past = 1, 2, 2 * DIM, 6
+    cache = ["batch", groups, "past", DIM]
+    inputs: dict[str, Any] = {"fq": ["batch", "seq", WIDTH], "fk": ["batch", "seq", kv],
+                              "fv": ["batch", "seq", kv], "fpk": cache, "fpv": cache,
+                              "il": ["batch"], "it": [1]}  # fmt: skip
+    constants = TABLES if "do_rotary" in extra else {}
+    proto = single("GroupQueryAttention", inputs | dict.fromkeys(constants), ["y", "k", "v"], constants,
+                   num_heads=HEADS, kv_num_heads=groups, **extra)  # fmt: skip
+    lengths = np.array([past, 3, 1])
+    feeds: Feeds = {"fq": floats(3, seq, WIDTH), "fk": floats(3, seq, kv), "fv": floats(3, seq, kv)}
+    feeds |= {"fpk": floats(3, groups, past, DIM), "fpv": floats(3, groups, past, DIM)}
+    feeds |= {"il": (lengths + seq - 1).astype(np.int32), "it": np.array([past + seq], np.int32)}
+    found = canonicalise(import_onnx(proto)).graph.evaluate(feeds)
+    want = expected(proto, feeds)
+    np.testing.assert_allclose(found[0], want[0], atol=2e-5, rtol=1e-4)
+    for mine, right in zip(found[1:], want[1:], strict=True):
+        for sample, length in enumerate(lengths):
+            np.testing.assert_allclose(mine[sample, :, : length + seq], right[sample, :, : length + seq],
+                                       atol=2e-5)  # fmt: skip
+
+
 @pytest.mark.parametrize("mask", ["none", "keys", "lengths", "pairs"])
 @pytest.mark.parametrize("past", [False, True])
 def test_multi_head_attention(mask: str, past: bool) -> None:
@@ -218,7 +241,7 @@ def test_attention_of_onnx_with_its_keys_of_before(causal: int, form: str) -> No
         np.testing.assert_allclose(found, right, atol=2e-5)
 
 
-def built() -> onnx.ModelProto:
+def built(batch: int | str = "batch") -> onnx.ModelProto:
     """Projections around grouped queries; lengths come from a mask of all positions."""
     groups = 2
 
@@ -237,8 +260,8 @@ def built() -> onnx.ModelProto:
              domain="com.microsoft", num_heads=HEADS, kv_num_heads=groups, do_rotary=1),
         node("MatMul", "a wo", "y"),
     ]  # fmt: skip
-    cache = ["batch", groups, "past", DIM]
-    shapes = {"fx": TOKENS, "um": ["batch", "total"], "fpk": cache, "fpv": cache}
+    cache = [batch, groups, "past", DIM]
+    shapes = {"fx": [batch, *TOKENS[1:]], "um": [batch, "total"], "fpk": cache, "fpv": cache}
     infos = [helper.make_tensor_value_info(n, KINDS[n[0]], s) for n, s in shapes.items()]
     graph = helper.make_graph(nodes, "built", infos, results(("y", "present_k", "present_v")))
     weights = {f"w{n}": floats(WIDTH, groups * DIM if n in "kv" else WIDTH) / 4 for n in "qkvo"}
@@ -249,23 +272,41 @@ def built() -> onnx.ModelProto:
 
 
 def test_what_a_model_builder_writes_decodes_step_by_step(tmp_path: Path) -> None:
-    """Grouped queries whose past is a state: as many steps as one call, with the exact reference's bits."""
-    proto = built()
+    """Grouped queries of one sample, whose past is a state: as many steps as one call, with the exact
+    reference's bits.
+    """
+    proto = built(1)
     onnx.save(proto, tmp_path / "built.onnx")
-    empty = np.zeros((16, 2, 0, DIM), np.float32)
-    feeds: Feeds = {"fx": floats(16, 7, WIDTH), "um": np.ones((16, 7), np.int64), "fpk": empty, "fpv": empty}
+    empty = np.zeros((1, 2, 0, DIM), np.float32)
+    feeds: Feeds = {"fx": floats(1, 7, WIDTH), "um": np.ones((1, 7), np.int64), "fpk": empty, "fpv": empty}
     module = intc.compile(tmp_path / "built.onnx", feeds, rounding="nearest")
     assert operators(module.prepared)["attention"] == 1
     (want, *_), (exact, *_) = expected(proto, feeds), module.graph.evaluate(feeds)
     (found, *_) = module.session().run(None, feeds)
     assert np.array_equal(found, exact)
     assert np.linalg.norm(found - want) < 0.05 * np.linalg.norm(want)
-    state = module.create_state(16)
+    state = module.create_state(1)
     steps = []
     for i in range(7):
-        step = {"fx": feeds["fx"][:, i : i + 1], "um": np.ones((16, i + 1), np.int64)}
+        step = {"fx": feeds["fx"][:, i : i + 1], "um": np.ones((1, i + 1), np.int64)}
         steps += module.run(["y"], step, state=state)
     assert np.array_equal(np.concatenate(steps, axis=1), found)
+
+
+def test_batches_of_unequal_lengths_decode_exactly(tmp_path: Path) -> None:
+    """One kernel for the attention; the new keys stand behind those of their own sample."""
+    proto, past = built(), 5
+    onnx.save(proto, tmp_path / "built.onnx")
+    lengths = np.tile([past, 3, 1, 4], 4)
+    mask = (np.arange(past + 1) <= lengths[:, None]).astype(np.int64)
+    feeds: Feeds = {"fx": floats(16, 1, WIDTH), "um": mask}
+    feeds |= {"fpk": floats(16, 2, past, DIM), "fpv": floats(16, 2, past, DIM)}
+    module = intc.compile(tmp_path / "built.onnx", feeds, rounding="nearest")
+    assert operators(module.prepared)["attention"] == 1
+    (want, *_), exact = expected(proto, feeds), module.graph.evaluate(feeds)
+    found = module.session().run(None, feeds)
+    assert all(np.array_equal(a, b) for a, b in zip(found, exact, strict=True))
+    assert np.linalg.norm(found[0] - want) < 0.05 * np.linalg.norm(want)
 
 
 def test_caches_that_are_shared_or_indirect_are_refused() -> None:

@@ -18,6 +18,7 @@ from intc.frontend import import_onnx
 from intc.ops.fused import Attention, Linear
 from intc.passes import pipeline
 from intc.passes.plan import Choice, Plan, plannable, proven_bits, read_plan
+from tests.onnx_models import model
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 
 
@@ -103,9 +104,35 @@ def test_widths_are_what_fits_in_32_bits() -> None:
             assert 8 <= bits <= 16 and (fits[0] or bits == 8) and (bits == 16 or not fits[1])
 
 
+def test_products_of_one_row_a_sample_read_sixteen_bits(
+    state: tuple[pipeline.Pipeline, dict],
+) -> None:
+    """The classifier of the first token; a plan that says 8 bits means it, too."""
+    graph = state[0].graph
+    nodes = {n.output: n for n in plannable(graph) if n.op.name == "matmul"}
+    short = {name for name in nodes if graph.type(name).rank == 2}
+    assert short
+    for plan, bits in ((Plan(), 16), (Plan(default=Choice(activations=8)), 8)):
+        resolved = plan.resolve(graph)
+        assert {resolved.activations(nodes[n], 64) for n in short} == {bits}
+        assert {resolved.activations(nodes[n], 64) for n in set(nodes) - short} == {8}
+
+
+def test_wide_integers_hold_more_than_was_seen(tmp_path: Path) -> None:
+    """Inputs and outputs of almost twice what calibration showed are not clipped."""
+    rng = np.random.default_rng(8)
+    weights = {"w": rng.normal(size=(16, 16)).astype(np.float32) / 4}
+    proto = model("y = MatMul(x, w)", "float[batch, seq, 16] x", "float[b, s, c] y", weights)
+    onnx.save(proto, tmp_path / "m.onnx")
+    x = rng.normal(size=(32, 9, 16)).astype(np.float32)
+    module = intc.compile(tmp_path / "m.onnx", {"x": x}, bits=16, rounding="nearest")
+    (near,), (far,) = (module.graph.evaluate({"x": k * x}) for k in (1, 1.9))
+    np.testing.assert_allclose(far, 1.9 * near, atol=0.02 * np.abs(near).max())
+
+
 def test_sixteen_bit_activations_stay_fused_and_are_nearer(state: tuple[pipeline.Pipeline, dict]) -> None:
-    feeds = tiny_feeds(4, 20)
-    narrow, wide = prepared(state, Plan()), prepared(state, read_plan(16))
+    feeds = tiny_feeds(64, 20)
+    narrow, wide = (prepared(state, Plan(default=Choice(activations=bits))) for bits in (8, 16))
     for name in ("linear", "attention", "matmul"):
         assert [n.op.name for n in wide.nodes].count(name) == [n.op.name for n in narrow.nodes].count(name)
     linears = [n for n in wide.nodes if isinstance(n.op, Linear)]
@@ -116,10 +143,13 @@ def test_sixteen_bit_activations_stay_fused_and_are_nearer(state: tuple[pipeline
 
 def test_one_node_changes_alone(state: tuple[pipeline.Pipeline, dict]) -> None:
     first, *_, last = products(state)
-    graph = prepared(state, Plan({last: Choice(activations=16)}))
+    eight = Choice(activations=8)
+    graph = prepared(state, Plan({last: Choice(activations=16)}, eight))
     wide = [n for n in graph.nodes if isinstance(n.op, Linear) and graph.type(n.inputs[0]).dtype == "int16"]
     assert len(wide) == 1 and wide[0].inputs[0].startswith("Tanh")
-    mixed = prepared(state, Plan({first: Choice(activations=16)}))  # its siblings read the same tensor in 8
+    mixed = prepared(
+        state, Plan({first: Choice(activations=16)}, eight)
+    )  # its siblings read the same tensor in 8
     assert [n.op.name for n in mixed.nodes].count("attention") == 2
 
 

@@ -12,6 +12,7 @@ from intc.errors import GraphError
 from intc.frontend.symbolic import Imported, require_broadcast, require_equal
 from intc.ir.dims import Dim, Shape
 from intc.ir.op import Array, Op
+from intc.ir.types import DType
 from intc.ops.elementwise import Add, And, Div, Equal, Less, LessOrEqual, Max, Min, Mul, Or, Pow, Sub, Where
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat
@@ -50,6 +51,9 @@ class Call:
 
     def shape(self, value: str) -> tuple[Dim, ...]:
         return self.ctx.builder.graph.type(value).shape
+
+    def dtype(self, value: str) -> DType:
+        return self.ctx.builder.graph.type(value).dtype
 
     def emit(self, op: Op, *inputs: str, last: bool = True) -> str:
         """Emit ``op``; the ``last`` node of a converter carries the ONNX output's name."""

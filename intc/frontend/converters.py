@@ -22,7 +22,10 @@ from intc.frontend import (
     converters_qoperator,
     converters_quantised,
     converters_reduce,
+    converters_rotary,
     converters_scatter,
+    converters_select,
+    converters_transforms,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
@@ -37,12 +40,16 @@ STANDARD: dict[str, Converter] = {
     **converters_image.CONVERTERS,
     **converters_reduce.CONVERTERS,
     **converters_scatter.CONVERTERS,
+    **converters_select.CONVERTERS,
+    **converters_transforms.CONVERTERS,
     **converters_attention.CONVERTERS,
+    **converters_rotary.CONVERTERS,
     **converters_quantised.CONVERTERS,
     **converters_qoperator.CONVERTERS,
 }
 MICROSOFT: dict[str, Converter] = {
     **converters_attention.MICROSOFT,
+    **converters_rotary.MICROSOFT,
     **converters_qoperator.MICROSOFT,
     **converters_fused.MICROSOFT,
     **{k: converters_nn.CONVERTERS[k] for k in ("LayerNormalization", "SimplifiedLayerNormalization")},

@@ -1,4 +1,4 @@
-"""Converters of attention and rotary embedding: ONNX's and onnxruntime's operators, taken apart again.
+"""Converters of attention: ONNX's and onnxruntime's operators, taken apart again.
 
 They arrive at the same nodes as the decomposed forms: products, transposes, one softmax with a bool mask.
 Keys and values of the past are joined in front of the new ones.
@@ -9,37 +9,27 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to, triangle
+from intc.frontend.converters_rotary import (
+    angles,
+    merge_heads,
+    onward,
+    refuse_attributes,
+    split_heads,
+    turned,
+)
 from intc.frontend.symbolic import Imported, Index, require_equal
-from intc.ir.dims import Dim
+from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
 from intc.ops.softmax import Softmax
-
-HEADS_FIRST = (0, 2, 1, 3)
-
-
-def _split_heads(call: Call, x: str, heads: int) -> str:
-    """[B, S, H*D] to [B, H, S, D]."""
-    batch, length, width = call.shape(x)
-    if not isinstance(width, int) or heads < 1 or width % heads:
-        raise GraphError(f"a width of {width} does not split into {heads} heads")
-    split = reshape_to(call, x, (batch, length, heads, width // heads), True)
-    return call.emit(Transpose(HEADS_FIRST), split, last=False)
-
-
-def _merge_heads(call: Call, x: str) -> str:
-    """[B, H, S, D] to [B, S, H*D]."""
-    batch, heads, length, width = call.shape(x)
-    moved = call.emit(Transpose(HEADS_FIRST), x, last=False)
-    return reshape_to(call, moved, (batch, length, heads * width), True)
 
 
 def _repeated(call: Call, x: str, heads: Dim) -> str:
@@ -135,17 +125,12 @@ def _refuse_inputs(call: Call, allowed: Sequence[int]) -> None:
     call.refuse(given, f"input(s) {given} (shared, indirect or quantised caches) are not supported")
 
 
-def _refuse_attributes(call: Call, known: Iterable[str]) -> None:
-    unknown = sorted(k for k, v in call.attributes.items() if k not in set(known) and v not in (0, 0.0, -1))
-    call.refuse(unknown, f"attributes {unknown} are not supported")
-
-
 def _attention(call: Call) -> list[Imported]:
     """ONNX Attention (opset 23): Q, K, V of rank 4 [B, H, S, D] or 3 [B, S, H*D]; a bool or additive mask;
     past keys and values; how many of the keys count. Outputs: the result, and all keys and values.
     """
     _refuse_inputs(call, range(7))
-    _refuse_attributes(
+    refuse_attributes(
         call,
         ("is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "scale", "softcap",
          "softmax_precision"),
@@ -153,7 +138,7 @@ def _attention(call: Call) -> list[Imported]:
     call.refuse(any(call.node.output[3:]), "the scores as an output are not supported")
     flat = len(call.shape(call.x(0))) == 3
     heads = [int(call.attributes.get(k, 0)) for k in ("q_num_heads", "kv_num_heads", "kv_num_heads")]
-    q, k, v = (_split_heads(call, call.x(i), heads[i]) if flat else call.x(i) for i in range(3))
+    q, k, v = (split_heads(call, call.x(i), heads[i]) if flat else call.x(i) for i in range(3))
     past = _past(call, 4)
     k, v = _joined(call, 4, k), _joined(call, 5, v)
     present: list[Imported] = [k, v]
@@ -170,7 +155,7 @@ def _attention(call: Call) -> list[Imported]:
         mask = _both(call, mask, triangle(call, call.shape(q)[2], call.shape(k)[2], past))
     cap = float(call.attributes.get("softcap", 0.0))
     y = _attend(call, q, k, v, float(call.attributes.get("scale", 0.0)), mask, bias, not flat, cap)
-    return [_merge_heads(call, y) if flat else y, *present]
+    return [merge_heads(call, y) if flat else y, *present]
 
 
 def _counted(call: Call, count: str, queries: Dim, keys: Dim, causal: bool) -> str:
@@ -186,9 +171,7 @@ def _ms_attention(call: Call) -> list[Imported]:
     [2, B, H, P, D] and a score bias.
     """
     _refuse_inputs(call, range(6))
-    _refuse_attributes(
-        call, ("num_heads", "qkv_hidden_sizes", "scale", "unidirectional", "mask_filter_value")
-    )
+    refuse_attributes(call, ("num_heads", "qkv_hidden_sizes", "scale", "unidirectional", "mask_filter_value"))
     heads = int(call.attributes["num_heads"])
     packed = call.emit(MatMul(), call.x(0), call.x(1), last=False)
     if call.has(2):
@@ -203,7 +186,7 @@ def _ms_attention(call: Call) -> list[Imported]:
         call.emit(Slice(2, int(stop) - size, int(stop)), packed, last=False)
         for stop, size in zip(stops, sizes, strict=True)
     ]
-    q, k, v = (_split_heads(call, part, heads) for part in parts)
+    q, k, v = (split_heads(call, part, heads) for part in parts)
     past: Dim = 0
     present: Imported = None
     if call.has(4) or any(call.node.output[1:]):
@@ -227,7 +210,7 @@ def _ms_attend(call: Call, q: str, k: str, v: str, mask_input: int, bias_input: 
     if call.attributes.get("unidirectional"):
         mask = _both(call, mask, triangle(call, call.shape(q)[2], call.shape(k)[2], past))
     scale = float(call.attributes.get("scale", 0.0))
-    return _merge_heads(call, _attend(call, q, k, v, scale, mask, bias, False))
+    return merge_heads(call, _attend(call, q, k, v, scale, mask, bias, False))
 
 
 def _multi_head_attention(call: Call) -> list[Imported]:
@@ -235,7 +218,7 @@ def _multi_head_attention(call: Call) -> list[Imported]:
     [B, S, H, 2, D]); a bias for all three, a mask of keys, an additive bias, past keys and values.
     """
     _refuse_inputs(call, range(8))
-    _refuse_attributes(call, ("num_heads", "scale", "unidirectional", "mask_filter_value"))
+    refuse_attributes(call, ("num_heads", "scale", "unidirectional", "mask_filter_value"))
     call.refuse(any(call.node.output[3:]), "the scores as an output are not supported")
     heads = int(call.attributes["num_heads"])
     flat: list[str] = []  # rank 3, or 4 where there are heads already
@@ -258,7 +241,7 @@ def _multi_head_attention(call: Call) -> list[Imported]:
             assert isinstance(width, int)
             x = call.emit(ew.Add(), x, call.constant(bias[start : start + width]), last=False)
             start += width
-        rows.append(x if len(call.shape(x)) == 4 else _split_heads(call, x, heads))
+        rows.append(x if len(call.shape(x)) == 4 else split_heads(call, x, heads))
     q, k, v = rows
     past = _past(call, 6)
     k, v = _joined(call, 6, k), _joined(call, 7, v)
@@ -269,10 +252,11 @@ def _grouped_query_attention(call: Call) -> list[Imported]:
     """GroupQueryAttention: causal, keys and values shared by several heads, past ones in front, positions
     turned by tables [positions, D/2] that start at the past's length.
 
-    Samples of one batch have the same length: what ``seqlens_k`` says beside the sizes is not read.
+    Of several samples with a past, each has a length of its own (``seqlens_k`` + 1, the new rows included):
+    its new keys and values stand right behind its past ones. One sample fills the sizes.
     """
     _refuse_inputs(call, range(11))
-    _refuse_attributes(
+    refuse_attributes(
         call,
         ("num_heads", "kv_num_heads", "do_rotary", "rotary_interleaved", "scale", "softcap",
          "local_window_size"),
@@ -280,125 +264,94 @@ def _grouped_query_attention(call: Call) -> list[Imported]:
     call.refuse(any(call.node.output[3:]), "the scores as an output are not supported")
     heads, groups = int(call.attributes["num_heads"]), int(call.attributes["kv_num_heads"])
     if call.has(1):
-        parts = [_split_heads(call, call.x(i), h) for i, h in ((0, heads), (1, groups), (2, groups))]
+        parts = [split_heads(call, call.x(i), h) for i, h in ((0, heads), (1, groups), (2, groups))]
     else:
-        packed = _split_heads(call, call.x(0), heads + 2 * groups)
+        packed = split_heads(call, call.x(0), heads + 2 * groups)
         cuts = (0, heads, heads + groups, heads + 2 * groups)
         parts = [call.emit(Slice(1, a, b), packed, last=False) for a, b in itertools.pairwise(cuts)]
     q, k, v = parts
     past, length = _past(call, 3), call.shape(q)[2]
+    starts = _own_starts(call, length) if call.has(3) and call.shape(q)[0] != 1 else None
     if call.attributes.get("do_rotary"):
         neighbours = bool(call.attributes.get("rotary_interleaved", 0))
-        tables = _angles(call, (7, 8), 9, past, length)
-        q, k = (_turned(call, x, tables, neighbours) for x in (q, k))
+        positions = call.x(9) if call.has(9) else None
+        if positions is None and starts is not None:
+            positions = onward(call, _beside(call, starts, 2), length)
+        tables = angles(call, (7, 8), positions, past, length)
+        q, k = (turned(call, x, tables, neighbours) for x in (q, k))
     k, v = _joined(call, 3, k), _joined(call, 4, v)
+    if starts is not None:
+        at = _own_rows(call, k, starts, past)
+        k, v = (_rows_at(call, x, at) for x in (k, v))
     every_key, values = (_repeated(call, x, heads) for x in (k, v))
     keys = call.shape(k)[2]
-    mask = triangle(call, length, keys, past)
     window = int(call.attributes.get("local_window_size", -1))
-    if window > 0:
-        near = triangle(call, length, keys, past - window + 1, upper=True)
-        mask = call.emit(ew.And(), mask, near, last=False)
+    if starts is None:
+        mask = triangle(call, length, keys, past)
+        near = triangle(call, length, keys, past - window + 1, upper=True) if window > 0 else None
+    else:
+        mask = _up_to(call, starts, length, keys)
+        near = (
+            call.emit(ew.Not(), _up_to(call, starts, length, keys, window), last=False)
+            if window > 0
+            else None
+        )
+    keep = _both(call, mask, near)
     bias = call.x(10) if call.has(10) else None
     scale, cap = (float(call.attributes.get(key, 0.0)) for key in ("scale", "softcap"))
-    y = _attend(call, q, every_key, values, scale, mask, bias, False, cap)
-    return [_merge_heads(call, y), k, v]
+    y = _attend(call, q, every_key, values, scale, keep, bias, False, cap)
+    return [merge_heads(call, y), k, v]
 
 
-def _angles(call: Call, tables: Sequence[int], positions: int, start: Dim, length: Dim) -> tuple[str, str]:
-    """Cosines and sines [B or 1, 1, S, D/2] at input ``positions`` [B, S] or, without it, from ``start``."""
-    found = []
-    for i in tables:
-        if call.has(positions):
-            rows = call.emit(Gather(0), call.x(i), call.x(positions), last=False)
-            batch, length, half = call.shape(rows)
-        else:
-            rows = call.emit(Slice(0, start, start + length), call.x(i), last=False)
-            batch, half = 1, call.shape(rows)[-1]
-        found.append(reshape_to(call, rows, (batch, 1, length, half), True))
-    return found[0], found[1]
+def _beside(call: Call, numbers: str, rank: int) -> str:
+    """Integers [B] as int64 [B, 1, ..] of ``rank``."""
+    return reshape_to(call, numbers, (call.shape(numbers)[0], *(1,) * (rank - 1)), True)
 
 
-def _turned(call: Call, x: str, tables: tuple[str, str], neighbours: bool) -> str:
-    """``x`` [B, H, S, D], whose first channels are pairs (two halves, or ``neighbours``), each turned by its
-    angle.
+def _own_starts(call: Call, length: Dim) -> str:
+    """Where the new rows of each sample begin, int64 [B]: its ``seqlens_k`` + 1 - ``length``, or 0 for a
+    first prompt, which may be shorter.
     """
-    cos, sin = tables
-    width, half = call.shape(x)[-1], call.shape(cos)[-1]
-    if not isinstance(width, int) or not isinstance(half, int) or 2 * half > width:
-        raise GraphError(f"{half} angles do not fit a head of {width}")
-    turned = 2 * half
-    cuts = (
-        (Slice(3, 0, turned, 2), Slice(3, 1, turned, 2))
-        if neighbours
-        else (Slice(3, 0, half), Slice(3, half, turned))
-    )
-    a, b = (call.emit(cut, x, last=False) for cut in cuts)
-
-    def mul(p: str, q: str) -> str:
-        return call.emit(ew.Mul(), p, q, last=False)
-
-    real = call.emit(ew.Sub(), mul(a, cos), mul(b, sin), last=False)
-    imaginary = call.emit(ew.Add(), mul(b, cos), mul(a, sin), last=False)
-    parts = [real, imaginary]
-    if neighbours:
-        parts = [reshape_to(call, p, (*call.shape(p), 1), True) for p in parts]
-        merged = call.emit(Concat(4), *parts, last=False)
-        y = reshape_to(call, merged, (*call.shape(x)[:3], turned), True)
-    else:
-        y = call.emit(Concat(3), *parts, last=False)
-    if turned != width:
-        y = call.emit(Concat(3), y, call.emit(Slice(3, turned, width), x, last=False), last=False)
-    return y
+    last = call.emit(ew.Cast("int64"), call.x(5), last=False)
+    last = reshape_to(call, last, (product(call.shape(last)),), True)
+    require_equal(call.shape(last)[0], call.shape(call.x(0))[0])
+    before = call.ctx.live(Index((1,), (0,), 1 - length), "before")
+    zero = call.ctx.live(Index((1,), (0,), 0), "zero")
+    return call.emit(ew.Max(), call.emit(ew.Add(), last, before, last=False), zero, last=False)
 
 
-def _rotary(call: Call) -> list[Imported]:
-    """RotaryEmbedding (opset 23): pairs of channels turned by the angles of their position.
-
-    Inputs: x [B, H, S, D] or [B, S, H*D]; tables of cosines and sines [positions, D/2], or [B, S, D/2]
-    without positions; positions [B, S]. Pairs are the two halves, or neighbours if interleaved.
+def _own_rows(call: Call, x: str, starts: str, past: Dim) -> str:
+    """Which rows of ``x`` [B, G, P + S, D], flattened but for the last axis, are rows 0, 1, .. of each
+    sample: those of the past up to ``starts`` [B], then the new ones from row ``past`` on; [B, G, P + S].
     """
-    x = call.x()
-    flat = len(call.shape(x)) == 3
-    x = _split_heads(call, x, int(call.attributes.get("num_heads", 0))) if flat else x
-    if call.has(3):
-        tables = _angles(call, (1, 2), 3, 0, call.shape(x)[2])
-    else:
-        given = [call.x(i) for i in (1, 2)]
-        shapes = [call.shape(t) for t in given]
-        cos, sin = (reshape_to(call, t, (s[0], 1, *s[1:]), True) for t, s in zip(given, shapes, strict=True))
-        tables = (cos, sin)
-    y = _turned(call, x, tables, bool(call.attributes.get("interleaved", 0)))
-    return [_merge_heads(call, y) if flat else y]
+    batch, groups, total, _ = call.shape(x)
+
+    def positions(shape: tuple[Dim, ...], steps: tuple[Dim, ...], offset: Dim = 0) -> str:
+        return call.ctx.live(Index(shape, steps, offset), "positions")
+
+    row, start = positions((1, 1, total), (0, 0, 1)), _beside(call, starts, 3)
+    moved = call.emit(ew.Sub(), positions((1, 1, total), (0, 0, 1), past), start, last=False)
+    moved = call.emit(ew.Min(), moved, positions((1,), (0,), total - 1), last=False)
+    row = call.emit(ew.Where(), call.emit(ew.Less(), row, start, last=False), row, moved, last=False)
+    return call.emit(ew.Add(), row, positions((batch, groups, 1), (groups * total, total, 0)), last=False)
 
 
-def _ms_rotary(call: Call) -> list[Imported]:
-    """com.microsoft RotaryEmbedding: x, positions [B, S] or the first one [1], cosines, sines."""
-    _refuse_attributes(call, ("interleaved", "num_heads", "rotary_embedding_dim"))
-    x = call.x()
-    flat = len(call.shape(x)) == 3
-    if flat:
-        half = call.shape(call.x(2))[-1]
-        width, heads = call.shape(x)[-1], int(call.attributes.get("num_heads", 0))
-        if not heads:  # the tables give the head size
-            call.refuse(not isinstance(width, int) or not isinstance(half, int), "the head size is symbolic")
-            heads = int(width) // (2 * int(half))  # type: ignore[arg-type]
-        x = _split_heads(call, x, heads)
-    length = call.shape(x)[2]
-    positions = call.shape(call.x(1))
-    if len(positions) == 1:  # the position of the first row
-        first = call.emit(ew.Cast("int64"), call.x(1), last=False)
-        offsets = call.ctx.live(Index((1, length), (0, 1)), "positions")
-        call.inputs[1] = call.emit(ew.Add(), offsets, reshape_to(call, first, (1, 1), True), last=False)
-    tables = _angles(call, (2, 3), 1, 0, length)
-    y = _turned(call, x, tables, bool(call.attributes.get("interleaved", 0)))
-    return [_merge_heads(call, y) if flat else y]
+def _rows_at(call: Call, x: str, at: str) -> str:
+    """Rows ``at`` [B, G, T] of ``x`` [B, G, T, D], flattened but for the last axis."""
+    shape = call.shape(x)
+    flat = reshape_to(call, x, (product(shape[:3]), shape[3]), True)
+    return call.emit(Gather(0), flat, at, last=False)
 
 
-CONVERTERS: dict[str, Converter] = {"Attention": _attention, "RotaryEmbedding": _rotary}
+def _up_to(call: Call, starts: str, queries: Dim, keys: Dim, before: int = 0) -> str:
+    """bool [B, 1, S, T]: the keys up to row ``starts`` [B] + s - ``before``."""
+    position = call.ctx.live(Index((1, 1, queries, keys), (0, 0, -1, 1), before), "positions")
+    return call.emit(ew.LessOrEqual(), position, _beside(call, starts, 4), last=False)
+
+
+CONVERTERS: dict[str, Converter] = {"Attention": _attention}
 MICROSOFT: dict[str, Converter] = {
     "Attention": _ms_attention,
     "MultiHeadAttention": _multi_head_attention,
     "GroupQueryAttention": _grouped_query_attention,
-    "RotaryEmbedding": _ms_rotary,
 }

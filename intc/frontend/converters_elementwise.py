@@ -13,12 +13,14 @@ from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.op import Op
 from intc.ir.types import DType
+from intc.ops import circular
 from intc.ops import elementwise as ew
 from intc.ops.movement import Reshape
 
 CASTS: dict[int, DType] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float32",
+    onnx.TensorProto.BFLOAT16: "float32",
     onnx.TensorProto.DOUBLE: "float32",
     onnx.TensorProto.BOOL: "bool",
     onnx.TensorProto.INT64: "int64",
@@ -149,6 +151,50 @@ def _ceil(call: Call, x: str) -> str:
     return call.emit(ew.Mul(), down, call.constant([-1.0]))
 
 
+def _sign(call: Call, x: str) -> str:
+    """``(0 < x) - (x < 0)``."""
+    zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(x)))
+    above, below = (call.emit(ew.Less(), *pair, last=False) for pair in ((zero, x), (x, zero)))
+    parts = (call.emit(ew.Cast(call.dtype(x)), part, last=False) for part in (above, below))
+    return call.emit(ew.Sub(), *parts)
+
+
+def _remainder(call: Call) -> list[Imported]:
+    """``|a| - |b| * floor(|a| / |b|)`` with the sign of a."""
+    call.refuse(call.dtype(call.x(0)) != "float32", "remainders of computed integers are not supported")
+    a, b = (call.emit(ew.Abs(), call.x(i), last=False) for i in (0, 1))
+    whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
+    rest = call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False), last=False)
+    below = call.emit(ew.Less(), call.x(0), call.constant([0.0]), last=False)
+    return [call.emit(ew.Where(), below, call.emit(ew.Mul(), rest, call.constant([-1.0]), last=False), rest)]
+
+
+def _mean(call: Call) -> list[Imported]:
+    (total,) = _many(ew.Add())(call)
+    return [call.emit(ew.Mul(), total, call.constant([1 / len(call.inputs)]))]
+
+
+def _thresholded(call: Call, x: str) -> str:
+    """x where it is above ``alpha``, else 0."""
+    above = call.emit(ew.Less(), call.constant([float(call.attributes.get("alpha", 1.0))]), x, last=False)
+    return call.emit(ew.Where(), above, x, call.constant([0.0]))
+
+
+def _shrink(call: Call, x: str) -> str:
+    """``x + bias`` below -``lambd``, ``x - bias`` above ``lambd``, else 0."""
+    bias, edge = (float(call.attributes.get(k, d)) for k, d in (("bias", 0.0), ("lambd", 0.5)))
+    below = call.emit(ew.Less(), x, call.constant([-edge]), last=False)
+    above = call.emit(ew.Less(), call.constant([edge]), x, last=False)
+    up, down = (call.emit(ew.Add(), x, call.constant([b]), last=False) for b in (bias, -bias))
+    outer = call.emit(ew.Where(), above, down, call.constant([0.0]), last=False)
+    return call.emit(ew.Where(), below, up, outer)
+
+
+def _xor(call: Call) -> list[Imported]:
+    same = call.emit(ew.Equal(), call.x(0), call.x(1), last=False)
+    return [_scalars(call, call.emit(ew.Not(), same))]
+
+
 def _tan(call: Call, x: str) -> str:
     return call.emit(ew.Div(), call.emit(ew.Sin(), x, last=False), call.emit(ew.Cos(), x, last=False))
 
@@ -165,6 +211,11 @@ def _dropout(call: Call) -> list[Imported]:
         not isinstance(training, np.ndarray | bool) or np.any(training), "training mode is not supported"
     )
     return _identity(call)
+
+
+def _cast_like(call: Call) -> list[Imported]:
+    dtype = call.dtype(call.x(1))
+    return [call.x() if call.dtype(call.x()) == dtype else call.emit(ew.Cast(dtype), call.x())]
 
 
 def _cast(call: Call) -> list[Imported]:
@@ -210,6 +261,7 @@ CONVERTERS: dict[str, Converter] = {
     "Identity": _identity,
     "Dropout": _dropout,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Add": _elementwise(ew.Add()),
     "Sub": _elementwise(ew.Sub()),
     "Mul": _elementwise(ew.Mul()),
@@ -224,7 +276,14 @@ CONVERTERS: dict[str, Converter] = {
     "Sin": _elementwise(ew.Sin()),
     "Cos": _elementwise(ew.Cos()),
     "Tan": _composed(_tan),
+    **{op.__name__: _elementwise(op()) for op in circular.OPS},
     "Floor": _elementwise(ew.Floor()),
+    "Sign": _composed(_sign),
+    "Mod": _remainder,
+    "Mean": _mean,
+    "ThresholdedRelu": _composed(_thresholded),
+    "Shrink": _composed(_shrink),
+    "Xor": _xor,
     "Ceil": _composed(_ceil),
     "Softplus": _composed(_softplus),
     "Softsign": _composed(_softsign),

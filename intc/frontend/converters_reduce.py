@@ -46,6 +46,25 @@ def _reduce_sum_square(call: Call) -> list[Imported]:
     ]
 
 
+def _reduce_log_sum(call: Call) -> list[Imported]:
+    x = call.x()
+    return [call.emit(ew.Log(), call.emit(ReduceSum(axes_or_all(call, x), _keepdims(call)), x, last=False))]
+
+
+def _reduce_log_sum_exp(call: Call) -> list[Imported]:
+    """``log(sum(exp(x - max))) + max``, which does not overflow."""
+    x = call.x()
+    axes = tuple(a % len(call.shape(x)) for a in axes_or_all(call, x))
+    largest = call.emit(ReduceMax(axes, True), x, last=False)
+    grown = call.emit(ew.Exp(), call.emit(ew.Sub(), x, largest, last=False), last=False)
+    total = call.emit(ew.Log(), call.emit(ReduceSum(axes, True), grown, last=False), last=False)
+    y = call.emit(ew.Add(), total, largest, last=False)
+    kept = _keepdims(call)
+    return [
+        y if kept else reshape_to(call, y, [d for a, d in enumerate(call.shape(y)) if a not in axes], True)
+    ]
+
+
 def _lp_normalization(call: Call) -> list[Imported]:
     """``x / norm``, and 0 where the norm is 0."""
     x = call.x()
@@ -148,6 +167,8 @@ CONVERTERS: dict[str, Converter] = {
     "ReduceL1": _reduce_l1,
     "ReduceL2": _reduce_l2,
     "ReduceSumSquare": _reduce_sum_square,
+    "ReduceLogSum": _reduce_log_sum,
+    "ReduceLogSumExp": _reduce_log_sum_exp,
     "LpNormalization": _lp_normalization,
     "ArgMax": _arg(True),
     "ArgMin": _arg(False),

@@ -17,10 +17,11 @@ from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index, require_equal
 from intc.ir.dims import Dim, product
 from intc.ir.op import Array
-from intc.ops.elementwise import Add, Equal, Less, LessOrEqual, Where
+from intc.ops.elementwise import Add, Equal, Less, LessOrEqual, Or, Where
 from intc.ops.movement import Concat, Expand, Gather, Slice
 from intc.ops.reduce import ReduceMax
 
+FEW = 16  # positions of a row that are written one after the other
 Ranges = dict[int, tuple[Dim, Dim]]  # the positions from .. to along each axis that is not written as a whole
 
 
@@ -147,8 +148,9 @@ def _at_computed(call: Call, data: str, updates: str, positions: str, axis: int)
 
 
 def _scatter_elements(call: Call) -> list[Imported]:
-    """Writes along one axis at positions that are alike everywhere else."""
-    call.refuse(call.attributes.get("reduction", "none") != "none", "only plain writes are supported")
+    """Writes along one axis: at a few positions of every row, or at any that are alike in all rows."""
+    reduction = call.attributes.get("reduction", "none")
+    call.refuse(reduction not in ("none", "add"), "only plain writes and sums are supported")
     data, updates, index = call.x(0), call.x(2), call.inputs[1]
     axis, shape = call.axis(data), call.shape(data)
     where = call.ctx.shape_of(index)
@@ -159,8 +161,35 @@ def _scatter_elements(call: Call) -> list[Imported]:
         any(d != e for a, (d, e) in enumerate(zip(shape, where, strict=True)) if a != axis),
         "writes to a part of the other axes are not supported",
     )
+    few = where[axis]
+    if isinstance(few, int) and few <= FEW and product(where) != few:
+        return [_in_rows(call, data, updates, call.x(1), axis, reduction == "add")]
+    call.refuse(reduction == "add", "sums at many positions are not supported")
     positions = _along(call, index, axis)
     return [_at_computed(call, data, updates, positions, axis)]
+
+
+def _in_rows(call: Call, data: str, updates: str, index: str, axis: int, added: bool) -> str:
+    """``updates`` written or ``added`` one after the other, each where ``index`` is the position along
+    ``axis``, or that many from the end.
+    """
+    shape, count = call.shape(data), call.shape(index)[axis]
+    assert isinstance(count, int)
+    line = tuple(d if a == axis else 1 for a, d in enumerate(shape))
+    steps = tuple(int(a == axis) for a in range(len(shape)))
+    starts = [call.ctx.live(Index(line, steps, start), "positions") for start in (0, -shape[axis])]
+    zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(updates)))
+    for i in range(count):
+        at, new = (call.emit(Slice(axis, i, i + 1), x, last=False) for x in (index, updates))
+        hits = (call.emit(Equal(), at, start, last=False) for start in starts)
+        here = call.emit(Or(), *hits, last=False)
+        if added:
+            data = call.emit(
+                Add(), data, call.emit(Where(), here, new, zero, last=False), last=i == count - 1
+            )
+        else:
+            data = call.emit(Where(), here, new, data, last=i == count - 1)
+    return data
 
 
 def _along(call: Call, index: Imported, axis: int) -> str:

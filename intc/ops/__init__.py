@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from intc.ir.op import Op
 from intc.ops import (
+    circular,
     conv,
     curve,
     division,
@@ -36,6 +37,7 @@ OPS: dict[str, type[Op]] = {
         movement,
         positions,
         elementwise,
+        circular,
         matmul,
         conv,
         softmax,

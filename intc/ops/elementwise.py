@@ -150,7 +150,7 @@ class Pow(_FloatBinary):
 
 
 @dataclass(frozen=True)
-class _FloatUnary(Op):
+class FloatUnary(Op):
     """A float32 function of one operand."""
 
     def infer(self, *types: TensorType) -> TensorType:
@@ -166,7 +166,7 @@ class _FloatUnary(Op):
 
 
 @dataclass(frozen=True)
-class Sqrt(_FloatUnary):
+class Sqrt(FloatUnary):
     """Square root."""
 
     name: ClassVar[str] = "sqrt"
@@ -176,7 +176,7 @@ class Sqrt(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Erf(_FloatUnary):
+class Erf(FloatUnary):
     """Gauss error function."""
 
     name: ClassVar[str] = "erf"
@@ -186,7 +186,7 @@ class Erf(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Exp(_FloatUnary):
+class Exp(FloatUnary):
     """Exponential."""
 
     name: ClassVar[str] = "exp"
@@ -196,7 +196,7 @@ class Exp(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Log(_FloatUnary):
+class Log(FloatUnary):
     """Natural logarithm."""
 
     name: ClassVar[str] = "log"
@@ -206,7 +206,7 @@ class Log(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Abs(_FloatUnary):
+class Abs(FloatUnary):
     """Magnitude."""
 
     name: ClassVar[str] = "abs"
@@ -216,7 +216,7 @@ class Abs(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Sin(_FloatUnary):
+class Sin(FloatUnary):
     """Sine."""
 
     name: ClassVar[str] = "sin"
@@ -226,7 +226,7 @@ class Sin(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Cos(_FloatUnary):
+class Cos(FloatUnary):
     """Cosine."""
 
     name: ClassVar[str] = "cos"
@@ -236,7 +236,7 @@ class Cos(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Floor(_FloatUnary):
+class Floor(FloatUnary):
     """The largest integer below or at x."""
 
     name: ClassVar[str] = "floor"
@@ -246,7 +246,7 @@ class Floor(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Tanh(_FloatUnary):
+class Tanh(FloatUnary):
     """Hyperbolic tangent."""
 
     name: ClassVar[str] = "tanh"
@@ -256,7 +256,7 @@ class Tanh(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Sigmoid(_FloatUnary):
+class Sigmoid(FloatUnary):
     """Logistic function."""
 
     name: ClassVar[str] = "sigmoid"
@@ -266,7 +266,7 @@ class Sigmoid(_FloatUnary):
 
 
 @dataclass(frozen=True)
-class Relu(_FloatUnary):
+class Relu(FloatUnary):
     """``max(x, 0)``."""
 
     name: ClassVar[str] = "relu"

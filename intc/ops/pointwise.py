@@ -11,21 +11,12 @@ import numpy as np
 from intc.errors import GraphError
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
+from intc.ops import circular
 from intc.ops import elementwise as ew
 
-UNARY: Final = (
-    ew.Sqrt,
-    ew.Erf,
-    ew.Exp,
-    ew.Log,
-    ew.Abs,
-    ew.Sin,
-    ew.Cos,
-    ew.Floor,
-    ew.Tanh,
-    ew.Sigmoid,
-    ew.Relu,
-)
+CURVED: Final = (ew.Erf, ew.Exp, ew.Log, ew.Abs, ew.Sin, ew.Cos, ew.Floor, *circular.OPS)
+"""Functions that integers know by their curve alone."""
+UNARY: Final = (ew.Sqrt, ew.Tanh, ew.Sigmoid, ew.Relu, *CURVED)
 BINARY: Final = (ew.Add, ew.Sub, ew.Mul, ew.Div, ew.Pow, ew.Max, ew.Min)
 FUNCTIONS: Final[dict[str, Any]] = {op.name: op() for op in (*UNARY, *BINARY)}
 

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from intc.ir.graph import Builder, Graph, Node
-from intc.ops.elementwise import Abs, Cos, Erf, Exp, Floor, Log, Pow, Relu, Sigmoid, Sin, Tanh
-from intc.ops.pointwise import BINARY, FUNCTIONS, Pointwise
+from intc.ops.elementwise import Pow, Relu, Sigmoid, Tanh
+from intc.ops.pointwise import BINARY, CURVED, FUNCTIONS, Pointwise
 from intc.passes.rewrite import rewrite, scalar_of
 
-CURVED = (Abs, Cos, Erf, Exp, Floor, Log, Sin)
 BENT = (Relu, Sigmoid, Tanh, *CURVED)
 DEPTH = 32
 OWN_POWERS = (2.0, 0.5)

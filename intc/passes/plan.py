@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from intc.errors import UsageError
+from intc.errors import GraphError, UsageError
 from intc.files import write_text
+from intc.ir.dims import Dim, product
 from intc.ir.graph import Graph, Node
 from intc.ops.gelu import Gelu
 from intc.ops.matmul import MatMul
@@ -28,6 +29,7 @@ VERSION: Final = 1
 WEIGHT_BITS: Final = (4, 8)
 ACTIVATION_BITS: Final = (8, 16)
 SUM_LIMIT: Final = 2**31 - 1
+MANY: Final = 16  # rows of a sample
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
 ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
@@ -83,6 +85,8 @@ class Plan:
         names = _names(nodes)
         base = self.default.over(Choice(8, 8, family))
         chosen = {node.output: base for node in nodes}
+        if self.default.activations is None:
+            chosen |= {n.output: Choice(activations=16).over(base) for n in _heads(graph, nodes)}
         for name, choice in self.nodes.items():
             found = names.get(name)
             if not found:
@@ -142,6 +146,26 @@ def keys_of(node: Node) -> tuple[str, ...]:
     if isinstance(node.op, MatMul):
         return LINEAR_KEYS
     return FAMILY_KEYS if isinstance(node.op, Softmax | Gelu) else ()
+
+
+def _heads(graph: Graph, nodes: list[Node]) -> list[Node]:
+    """The products of one row a sample where others have many: classifiers of pooled tokens, gates of pooled
+    images. They take no time, and nothing averages the errors of their inputs.
+    """
+    samples = (graph.type(graph.inputs[0]).shape or (1,))[0]
+    rows = {n.output: product(graph.type(n.output).shape[:-1]) for n in nodes if is_matmul(n)}
+    if not any(_many(samples, each) for each in rows.values()):
+        return []
+    return [n for n in nodes if rows.get(n.output) == samples]
+
+
+def _many(few: Dim, rows: Dim) -> bool:
+    """Whether ``rows`` are at least ``MANY`` times ``few``, or a symbolic size times."""
+    try:
+        ratio = rows // few
+    except GraphError:
+        return False
+    return not isinstance(ratio, int) or ratio >= MANY
 
 
 def is_matmul(node: Node) -> bool:

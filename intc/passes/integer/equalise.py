@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from intc.ir.op import Array
+from intc.passes.integer.widths import headroom
 
 FLOOR = 2.0**-10  # channels far below the largest keep at least this share of its range
 
@@ -25,4 +26,4 @@ def channel_scales(activation: Array, weights: Sequence[Array], bits: int, stren
     rows = np.maximum(rows, max(float(rows.max()), 1e-30) * FLOOR)
     spread = act**strength / rows ** (1 - strength)
     limit = 2.0 ** (bits - 1) - 1
-    return np.asarray(spread * (float((act / spread).max()) / limit))
+    return np.asarray(spread * (float((act / spread).max()) * headroom(bits) / limit))

@@ -26,6 +26,7 @@ from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT, Concat, Gather, GatherElements
 from intc.ops.positions import Positions
 from intc.ops.requantize import Clip, Requantize
+from intc.passes.integer.widths import headroom
 
 LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
 DTYPE: dict[int, DType] = {bits: "int8" if bits == 8 else "int16" for bits in range(8, 17)} | {32: "int32"}
@@ -97,8 +98,11 @@ class Forms:
         return found
 
     def scale_for(self, value: str, bits: int) -> Array:
-        """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits."""
-        return np.float64(self.range_of(value, bits) / LIMIT[bits])  # type: ignore[return-value]
+        """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits, with
+        room beyond it where there are many.
+        """
+        room = 1.0 if value in self.source.constants else headroom(bits)
+        return np.float64(self.range_of(value, bits) * room / LIMIT[bits])  # type: ignore[return-value]
 
     def quantised(self, value: str, bits: int, scale: Array | None = None) -> Form:
         """``value`` as signed ``bits``-wide integers at ``scale`` (default: its calibrated per-tensor

@@ -14,25 +14,18 @@ from intc.ir.graph import Node
 from intc.ops.curve import KNOTS, Curve
 from intc.ops.division import Divide, Root
 from intc.ops.elementwise import (
-    Abs,
     Cast,
-    Cos,
     Div,
-    Erf,
-    Exp,
-    Floor,
-    Log,
     Max,
     Min,
     Mul,
     Pow,
     Relu,
-    Sin,
     Sqrt,
     Where,
 )
 from intc.ops.fused import WIDE
-from intc.ops.pointwise import Pointwise
+from intc.ops.pointwise import CURVED, Pointwise
 from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip
@@ -216,5 +209,5 @@ RULES: dict[type, Rule] = {
     ReduceMax: reduce_max,
     CumSum: reduce_sum,
     Pointwise: pointwise,
-    **dict.fromkeys((Abs, Cos, Erf, Exp, Floor, Log, Sin), pointwise),
+    **dict.fromkeys(CURVED, pointwise),
 }

@@ -14,6 +14,7 @@ from intc.ir.op import Array
 # themselves, which leaves the weights more even (measured: docs/plan.md).
 NARROW: Final = 0.8
 WIDE: Final = {8: 0.5, 4: 0.3}  # by weight bits
+ROOMY: Final = 12  # bits that can spare one
 SHORTEST: Final = 8
 OFF_GRID: Final = 1e-3  # of a step; dequantised floats are off by 1e-5 at most
 SHRINK: Final = tuple(1.0 - 0.05 * i for i in range(9))
@@ -22,6 +23,13 @@ SHRINK: Final = tuple(1.0 - 0.05 * i for i in range(9))
 def strength(wide: bool, weight_bits: int) -> float:
     """How far the channels of an activation are equalised."""
     return WIDE[weight_bits] if wide else NARROW
+
+
+def headroom(bits: int) -> float:
+    """How much more than what calibration showed integers of ``bits`` bits hold: wide ones spare a bit, since
+    clipping what a few samples did not show costs more than half as many steps.
+    """
+    return 2.0 if bits >= ROOMY else 1.0
 
 
 def weight_scales(folded: Array, limit: int) -> Array:

@@ -1,0 +1,65 @@
+"""Converters of choices among the entries of a row: the largest few, the largest one, one that is marked."""
+
+from __future__ import annotations
+
+from intc.frontend.call import Call, Converter
+from intc.frontend.converters_movement import reshape_to
+from intc.frontend.symbolic import Imported, Index
+from intc.ir.dims import Shape
+from intc.ops import elementwise as ew
+from intc.ops.movement import GatherElements, Transpose
+from intc.ops.reduce import ArgMax, ReduceMax, ReduceSum
+
+RANKED = 1024  # entries of a row that are compared with one another
+
+
+def _positions(call: Call, shape: Shape, axis: int) -> str:
+    steps = tuple(int(a == axis % len(shape)) for a in range(len(shape)))
+    return call.ctx.live(Index(shape, steps), "positions")
+
+
+def _top_k(call: Call) -> list[Imported]:
+    """The k largest (or smallest) entries along an axis and where they stand, in order.
+
+    An entry's place is the number of those that come before it; of equal ones the first.
+    """
+    x, k = call.x(), int(call.known(1, "the count").ravel()[0])
+    rank, axis = len(call.shape(x)), call.axis(x, -1)
+    turn = (*(a for a in range(rank) if a != axis), axis)
+    back = tuple(turn.index(a) for a in range(rank))
+    rows = x if axis == rank - 1 else call.emit(Transpose(turn), x, last=False)
+    *lead, size = call.shape(rows)
+    call.refuse(not isinstance(size, int), "the entries that are ordered have a symbolic count")
+    assert isinstance(size, int)
+    call.refuse(size > RANKED, f"{size} entries that are ordered are more than {RANKED}")
+    call.refuse(not 0 < k <= size, f"{k} of {size} entries")
+    each = reshape_to(call, rows, (*lead, size, 1), True)
+    other = reshape_to(call, rows, (*lead, 1, size), True)
+    pair = (each, other) if call.attributes.get("largest", 1) else (other, each)
+    above = call.emit(ew.Less(), *pair, last=False)
+    level = call.emit(ew.Equal(), each, other, last=False)
+    first = call.emit(ew.Less(), _positions(call, (1, size), 1), _positions(call, (size, 1), 0), last=False)
+    before = call.emit(ew.Or(), above, call.emit(ew.And(), level, first, last=False), last=False)
+    place = call.emit(ReduceSum((rank,), False), call.emit(ew.Cast("int32"), before, last=False), last=False)
+    place = reshape_to(call, call.emit(ew.Cast("int64"), place, last=False), (*lead, 1, size), True)
+    here = call.emit(ew.Equal(), place, _positions(call, (k, 1), 0), last=False)
+    zero = call.ctx.live(Index((1,), (0,)), "zero")
+    at = call.emit(ew.Where(), here, _positions(call, (1, size), 1), zero, last=False)
+    at = call.emit(ReduceMax((rank,), False), at, last=False)
+    values = call.emit(GatherElements(rank - 1), rows, at, last=False)
+    if axis != rank - 1:
+        values, at = (call.emit(Transpose(back), v, last=False) for v in (values, at))
+    return [values, at]
+
+
+def _hardmax(call: Call) -> list[Imported]:
+    """1 at the first largest entry along an axis, 0 elsewhere."""
+    x = call.x()
+    axis = call.axis(x, -1)
+    largest = call.emit(ArgMax(axis, True), x, last=False)
+    shape = tuple(d if a == axis else 1 for a, d in enumerate(call.shape(x)))
+    here = call.emit(ew.Equal(), largest, _positions(call, shape, axis), last=False)
+    return [call.emit(ew.Cast("float32"), here)]
+
+
+CONVERTERS: dict[str, Converter] = {"TopK": _top_k, "Hardmax": _hardmax}

@@ -1,0 +1,123 @@
+"""The largest entries of a row, writes at positions of each row's own, Fourier transforms, patches, and
+functions of one value: as onnxruntime computes them, and exact once compiled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import intc
+from intc.errors import UnsupportedModel
+from intc.frontend import import_onnx
+from tests.onnx_models import Feeds, canonical, expected, floats, model
+
+W: Feeds = {"w": floats(6, 6) / 2}
+K: Feeds = {"k": np.array([2])}
+EXPERTS = "g = MatMul(x, w) p = Softmax(g) v, i = TopK(p, k) "
+
+
+def compiled(proto: onnx.ModelProto, feeds: Feeds, folder: Path) -> float:
+    """Relative distance of the kernels' result from fp32; they give the exact reference's bits."""
+    onnx.save(proto, folder / "m.onnx")
+    module = intc.compile(folder / "m.onnx", feeds, rounding="nearest")
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    (want,) = expected(proto, feeds)
+    return float(np.linalg.norm(found - want) / np.linalg.norm(want))
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_largest_entries_in_order_and_where_they_stand(largest: int, axis: int) -> None:
+    body = f"v, i = TopK<axis={axis}, largest={largest}>(x, k) f = Cast<to=1>(i) y = Add(v, f)"
+    x = np.random.default_rng(1).integers(-2, 3, (4, 5, 5)).astype(np.float32)  # many are equal
+    canonical(model(body, "float[batch, 5, 5] x", "float[a, b, c] y", K), {"x": x})
+
+
+def test_more_entries_than_are_ordered_are_refused() -> None:
+    proto = model("y, i = TopK(x, k)", "float[batch, 2000] x", "float[a, b] y", K)
+    with pytest.raises(UnsupportedModel, match="2000 entries that are ordered are more than 1024"):
+        import_onnx(proto)
+
+
+MIXTURES = {
+    "written": "d = Shape(p) z = ConstantOfShape(d) s = ScatterElements<axis=-1>(z, i, v) y = MatMul(s, w)",
+    "added": 'd = Shape(p) z = ConstantOfShape(d) s = ScatterElements<axis=-1, reduction="add">(z, i, v)'
+    " y = MatMul(s, w)",
+    "one-hot": "h = OneHot(i, depth, values) u = Unsqueeze(v, last) q = Mul(h, u) s = ReduceSum(q, two)"
+    " y = MatMul(s, w)",
+}
+
+
+@pytest.mark.parametrize("form", MIXTURES)
+def test_experts_that_a_row_chooses(form: str, tmp_path: Path) -> None:
+    weights = {**W, **K, "depth": np.array([6]), "values": np.array([0, 1], np.float32)}
+    weights |= {"last": np.array([-1]), "two": np.array([-2])}
+    proto = model(EXPERTS + MIXTURES[form], "float[batch, seq, 6] x", "float[a, b, c] y", weights)
+    feeds = {"x": floats(16, 5, 6)}
+    canonical(proto, feeds)
+    assert compiled(proto, feeds, tmp_path) < 0.05
+
+
+def test_positions_that_count_from_the_end(tmp_path: Path) -> None:
+    body = "m = ArgMax<axis=-1>(x) i = Sub(m, six) y = ScatterElements<axis=-1>(x, i, u)"
+    weights = {"six": np.array([6]), "u": np.zeros((4, 1), np.float32)}
+    canonical(model(body, "float[4, 6] x", "float[4, 6] y", weights), {"x": floats(4, 6)})
+
+
+@pytest.mark.parametrize("onesided", [0, 1])
+def test_fourier_transforms(onesided: int, tmp_path: Path) -> None:
+    """One axis of real numbers, then another of complex ones, and back."""
+    body = (
+        f"u = Unsqueeze(x, last) a = DFT<axis=2, onesided={onesided}>(u) b = DFT<axis=1>(a)"
+        " c = DFT<axis=1, inverse=1>(b) d = Add(b, c) y = ReduceSum(d, last)"
+    )
+    proto = model(body, "float[batch, 5, 6] x", "float[a, b, c] y", {"last": np.array([-1])}, opset=18)
+    graph = canonical(proto, {"x": floats(8, 5, 6)})
+    assert {node.op.name for node in graph.nodes} <= {"matmul", "reshape", "transpose", "add", "reduce_sum"}
+    assert compiled(proto, {"x": floats(16, 5, 6)}, tmp_path) < 0.02
+    free = model("u = Unsqueeze(x, last) y = DFT<axis=1>(u)", "float[batch, seq] x", "float[a, b, c] y",
+                 {"last": np.array([-1])}, opset=18)  # fmt: skip
+    with pytest.raises(UnsupportedModel, match="the signal must have a fixed size"):
+        import_onnx(free)
+
+
+def test_patches_put_back() -> None:
+    sizes: Feeds = {"image": np.array([4, 6]), "block": np.array([2, 3])}
+    body = "y = Col2Im<strides=[2, 3]>(x, image, block)"
+    proto = model(body, "float[batch, 12, 4] x", "float[a, b, c, d] y", sizes, opset=18)
+    canonical(proto, {"x": floats(2, 12, 4)})
+    crossing = model(
+        "y = Col2Im(x, image, block)", "float[batch, 12, 12] x", "float[a, b, c, d] y", sizes, opset=18
+    )
+    with pytest.raises(UnsupportedModel, match="patches that overlap"):
+        import_onnx(crossing)
+
+
+FUNCTIONS = {
+    **{name: f"y = {name}(t)" for name in ("Acos", "Asin", "Atan", "Sinh", "Cosh", "Asinh", "Atanh")},
+    "Acosh": "e = Exp(x) f = Add(e, two) y = Acosh(f)",
+    "Sign": "y = Sign(t)",
+    "Mod": "s = Mul(t, three) y = Mod<fmod=1>(s, one)",
+    "Mean": "y = Mean(t, x, one)",
+    "ThresholdedRelu": "y = ThresholdedRelu<alpha=0.2>(t)",
+    "Shrink": "y = Shrink<bias=0.1, lambd=0.3>(t)",
+    "Hardmax": "y = Hardmax(t)",
+    "ReduceLogSumExp": "y = ReduceLogSumExp<axes=[-1]>(t)",
+    "ReduceLogSum": "e = Exp(t) y = ReduceLogSum<axes=[-1], keepdims=0>(e)",
+    "CastLike": "p = Less(t, one) f = CastLike(p, t) y = Add(f, t)",
+    "Xor": "p = Less(t, one) q = Less(one, x) r = Xor(p, q) f = Cast<to=1>(r) y = Add(f, t)",
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name: str) -> None:
+    rank = "float[a, b] y" if name == "ReduceLogSum" else "float[a, b, c] y"
+    numbers = {n: np.float32(v) for n, v in (("one", 0.3), ("two", 2), ("three", 3), ("near", 0.9))}
+    body = "h = Tanh(x) t = Mul(h, near) " + FUNCTIONS[name]
+    proto = model(body, "float[batch, 5, 6] x", rank, numbers)
+    canonical(proto, {"x": floats(3, 5, 6)})
