@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "minilm"))
-from corpus import INPUT_NAMES, entries, model_folder, split, tokenise  # noqa: E402
+from corpus import entries, model_folder, split, tokenise  # noqa: E402
+from export import export  # noqa: E402
 
 import intc  # noqa: E402
 from intc.cli import main as intc_main  # noqa: E402
@@ -33,41 +33,10 @@ QUERIES = (
 NEIGHBOURS = 10
 
 
-def export(path: Path) -> None:
-    """MiniLM to ONNX, its mean over the kept tokens and its normalisation included: [batch, 384]."""
-    import torch
-    from transformers import BertModel
-
-    model = BertModel.from_pretrained(model_folder(), add_pooling_layer=False)
-
-    class Embedding(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-            named = dict(zip(INPUT_NAMES, tensors, strict=True))
-            hidden = self.model(**named).last_hidden_state
-            kept = named["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            return torch.nn.functional.normalize((hidden * kept).sum(1) / kept.sum(1), dim=1)
-
-    ids = torch.randint(1000, 2000, (2, 16))
-    mask = torch.ones_like(ids)
-    mask[1, 10:] = 0
-    symbols = {0: "batch", 1: "sequence"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Embedding().eval(), (ids, mask, torch.zeros_like(ids)), str(path), dynamo=False, opset_version=17,
-            input_names=list(INPUT_NAMES), output_names=["embedding"],
-            dynamic_axes={**dict.fromkeys(INPUT_NAMES, symbols), "embedding": {0: "batch"}},
-        )  # fmt: skip
-
-
 def prepare(onnx: Path, artifact: Path, rows: Path) -> None:
     """The three files that are made once."""
     if not onnx.exists():
-        export(onnx)
+        export(onnx, pooled=True)
     if not artifact.exists():
         calibration = tokenise([entry.text for entry in split().calibration])
         intc.compile(onnx, calibration).save(artifact)

@@ -16,14 +16,18 @@ from corpus import INPUT_NAMES, model_folder
 DEFAULT_PATH = Path(__file__).with_name("minilm.onnx")
 
 
-def export(path: Path = DEFAULT_PATH, *, attention: str = "sdpa", opset: int = 17) -> Path:
-    """Write the encoder to `path`: int64 [batch, sequence] inputs, `last_hidden_state` [B, S, 384] out."""
+def export(
+    path: Path = DEFAULT_PATH, *, attention: str = "sdpa", opset: int = 17, pooled: bool = False
+) -> Path:
+    """Write the encoder to `path`: int64 [batch, sequence] inputs, `last_hidden_state` [B, S, 384] out; or,
+    `pooled`, its mean over the kept tokens at length 1, `embedding` [B, 384].
+    """
     import torch
     from transformers import BertModel
 
     model = BertModel.from_pretrained(model_folder(), add_pooling_layer=False, attn_implementation=attention)
 
-    class LastHidden(torch.nn.Module):
+    class Encoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -31,18 +35,22 @@ def export(path: Path = DEFAULT_PATH, *, attention: str = "sdpa", opset: int = 1
         def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
             named = dict(zip(INPUT_NAMES, tensors, strict=True))
             hidden: torch.Tensor = self.model(**named).last_hidden_state
-            return hidden
+            if not pooled:
+                return hidden
+            kept = named["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            return torch.nn.functional.normalize((hidden * kept).sum(1) / kept.sum(1), dim=1)
 
     ids = torch.randint(1000, 2000, (2, 16))
     mask = torch.ones_like(ids)
     mask[1, 10:] = 0
     symbols = {0: "batch", 1: "sequence"}
+    output = {"embedding": {0: "batch"}} if pooled else {"last_hidden_state": symbols}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            LastHidden().eval(), (ids, mask, torch.zeros_like(ids)), str(path), dynamo=False,
-            opset_version=opset, input_names=list(INPUT_NAMES), output_names=["last_hidden_state"],
-            dynamic_axes=dict.fromkeys((*INPUT_NAMES, "last_hidden_state"), symbols),
+            Encoder().eval(), (ids, mask, torch.zeros_like(ids)), str(path), dynamo=False,
+            opset_version=opset, input_names=list(INPUT_NAMES), output_names=list(output),
+            dynamic_axes={**dict.fromkeys(INPUT_NAMES, symbols), **output},
         )  # fmt: skip
     return path
 

@@ -5,7 +5,6 @@
   const body = document.querySelector("#table tbody");
   const rows = [...body.rows];
   const dialog = document.querySelector("dialog");
-  const CAUSES = ["rounding", "saturation", "computing", "inherited"];
 
   // ---- table
   const search = document.getElementById("search");
@@ -87,7 +86,7 @@
     close.addEventListener("click", () => dialog.close());
     make(dialog, "h2", n.name);
     make(dialog, "p", (i + 1) + " of " + nodes.length + ", " + n.op + (n.source ? ", from " + n.source : ""), "soft");
-    causes(n);
+    causes(dialog, n.shares);
     histogram(dialog, n.histogram, n.interval, "float value in steps of the scale, log count; dashed: where the integers end");
     const list = make(dialog, "dl");
     const fact = (term, text) => { const d = make(list, "div"); make(d, "dt", term); make(d, "dd", text); };
@@ -107,16 +106,6 @@
     if (n.macs) fact("multiply-accumulates", n.macs.toLocaleString("en") + " (" + percent(n.cost_share) + ")");
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
-  };
-  const causes = (n) => {
-    const bar = make(dialog, "div", undefined, "split");
-    const key = make(dialog, "p", undefined, "soft key");
-    for (const cause of CAUSES) {
-      make(bar, "i", undefined, cause).style.width = 100 * n.shares[cause] + "%";
-      const entry = make(key, "span");
-      make(entry, "i", undefined, cause);
-      entry.append(cause + " " + Math.round(100 * n.shares[cause]) + " %");
-    }
   };
   sort(document.querySelector("th[data-key=isolated_db]"), false);
   filter();

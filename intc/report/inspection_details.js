@@ -1,6 +1,5 @@
 // What is known of one value, and the sources of a kernel.
 const { detailsOf, showCode } = (() => {
-  const CAUSES = ["rounding", "saturation", "computing", "inherited"];
   const integers = (a) => a[0].toLocaleString("en") + " .. " + a[1].toLocaleString("en");
   const plural = (n, word) => n.toLocaleString("en") + " " + word + (n === 1 ? "" : "s");
 
@@ -83,14 +82,7 @@ const { detailsOf, showCode } = (() => {
     const n = data.measured[record.name], check = data.checked[record.name];
     if (n) {
       make(panel, "h3", "error against the float model: " + n.cause);
-      const bar = make(panel, "div", undefined, "split");
-      const key = make(panel, "p", undefined, "soft key");
-      for (const cause of CAUSES) {
-        make(bar, "i", undefined, cause).style.width = 100 * n.shares[cause] + "%";
-        const entry = make(key, "span");
-        make(entry, "i", undefined, cause);
-        entry.append(cause + " " + Math.round(100 * n.shares[cause]) + " %");
-      }
+      causes(panel, n.shares);
       const list = make(panel, "dl");
       fact(list, "accumulated SQNR", decibels(n.accumulated_db));
       fact(list, "isolated SQNR", decibels(n.isolated_db));

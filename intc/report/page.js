@@ -1,6 +1,6 @@
 "use strict";
 // What the scripts of all pages share. Names only ever reach a page as text.
-const { decibels, percent, number, span, make, draw, histogram } = (() => {
+const { decibels, percent, number, span, make, draw, histogram, causes } = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const decibels = (v) => (v === null ? "exact" : v.toFixed(1) + " dB");
   const percent = (v) => (v > 0 && v < 0.0001 ? "< 0.01 %" : (100 * v).toFixed(v < 0.1 ? 2 : 1) + " %");
@@ -44,5 +44,16 @@ const { decibels, percent, number, span, make, draw, histogram } = (() => {
     make(ends, "span", caption);
     make(ends, "span", number(hi));
   };
-  return { decibels, percent, number, span, make, draw, histogram };
+  // A bar of what a value's error comes from, and its key.
+  const causes = (parent, shares) => {
+    const bar = make(parent, "div", undefined, "split");
+    const key = make(parent, "p", undefined, "soft key");
+    for (const cause of ["rounding", "saturation", "computing", "inherited"]) {
+      make(bar, "i", undefined, cause).style.width = 100 * shares[cause] + "%";
+      const entry = make(key, "span");
+      make(entry, "i", undefined, cause);
+      entry.append(cause + " " + Math.round(100 * shares[cause]) + " %");
+    }
+  };
+  return { decibels, percent, number, span, make, draw, histogram, causes };
 })();
