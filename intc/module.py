@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 import intc
-from intc.artifact.schema import SCALES, Manifest, Packed, Port, Program
+from intc.artifact.fields import SCALES
+from intc.artifact.schema import Manifest, Packed, Port, Program
 from intc.artifact.signature import Key
 from intc.artifact.writer import write_artifact
 from intc.calibration.readers import Feeds

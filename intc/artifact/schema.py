@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from intc.artifact.container import Container
+from intc.artifact.fields import (
+    Size,
+    read_count,
+    read_digest,
+    read_distinct,
+    read_integer,
+    read_real,
+    read_size,
+    read_symbol,
+    read_text,
+)
 from intc.artifact.tensors import INT4, MAX_RANK
 from intc.errors import ArtifactCorrupt, ArtifactVersion
 
@@ -37,11 +45,7 @@ RANGES: Final = {
     "int32": (-(2**31), 2**31 - 1),
     "int64": (-(2**63), 2**63 - 1),
 }
-SCALES: Final = (2.0**-126, 2.0**126)  # a scale and its reciprocal are normal numbers in float32
-TERM: Final = re.compile(r"([+-]?)(\w+(?:\*\w+)*)")
-SYMBOL: Final = re.compile(r"[^\W\d]\w*")
 
-Size: TypeAlias = int | str
 PortType: TypeAlias = tuple[tuple[Size, ...], str, int, int]
 Scale: TypeAlias = float | tuple[float, ...] | None
 
@@ -229,34 +233,6 @@ def decode(data: bytes, path: Path) -> Manifest:
         raise ArtifactCorrupt(f"{path}: '{MANIFEST}' is damaged ({cause})") from None
 
 
-def size_value(size: Size, env: Mapping[str, int]) -> int:
-    """The value of ``size`` with the symbols bound by ``env``.
-
-    >>> size_value("4*batch*seq - 2", {"batch": 2, "seq": 3})
-    22
-    """
-    if isinstance(size, int):
-        return size
-    total = 0
-    for coefficient, names in _terms(size):
-        for name in names:
-            coefficient *= env[name]
-        total += coefficient
-    return total
-
-
-@lru_cache(1024)
-def _terms(size: str) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    """The polynomial as (coefficient, symbols) pairs."""
-    out = []
-    for sign, term in TERM.findall(size.replace(" ", "")):
-        factors = term.split("*")
-        numbers = [int(f) for f in factors if f.isdecimal()]
-        names = tuple(f for f in factors if not f.isdecimal())
-        out.append((math.prod(numbers, start=-1 if sign == "-" else 1), names))
-    return tuple(out)
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
@@ -265,24 +241,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _manifest(body: dict[str, Any]) -> Manifest:
-    symbols = _distinct(tuple(_symbol(s) for s in body["symbols"]))
+    symbols = read_distinct(tuple(read_symbol(s) for s in body["symbols"]))
     program = body["program"]
-    members = {_text(k): (_count(v[0]), _digest(v[1])) for k, v in body["members"].items()}
+    members = {read_text(k): (read_count(v[0]), read_digest(v[1])) for k, v in body["members"].items()}
     manifest = Manifest(
         inputs=tuple(_port(p, symbols) for p in body["inputs"]),
         outputs=tuple(_port(p, symbols) for p in body["outputs"]),
         symbols=symbols,
-        limits=tuple((_size(size, symbols), _count(largest)) for size, largest in body["limits"]),
-        target=_text(body["target"]),
-        features=tuple(_text(f) for f in body["features"]),
+        limits=tuple((read_size(size, symbols), read_count(largest)) for size, largest in body["limits"]),
+        target=read_text(body["target"]),
+        features=tuple(read_text(f) for f in body["features"]),
         program=Program(
-            entry=_text(program["entry"]),
-            slots=tuple(_size(s, symbols) for s in program["slots"]),
-            scratch=tuple(_size(s, symbols) for s in program["scratch"]),
+            entry=read_text(program["entry"]),
+            slots=tuple(read_size(s, symbols) for s in program["slots"]),
+            scratch=tuple(read_size(s, symbols) for s in program["scratch"]),
             constants=tuple(_packed(c) for c in program["constants"]),
             launches=tuple(_launch(launch, symbols) for launch in program.get("launches", ())),
         ),
-        states=tuple((_text(source), _text(target)) for source, target in body["states"]),
+        states=tuple((read_text(source), read_text(target)) for source, target in body["states"]),
         provenance=dict(body["provenance"]),
         members=members,
     )
@@ -290,7 +266,7 @@ def _manifest(body: dict[str, Any]) -> Manifest:
     if not bare.issuperset(symbols):
         raise ValueError(f"no input has one of the sizes {symbols} for itself")
     for side in (manifest.inputs, manifest.outputs):
-        _distinct(tuple(port.name for port in side))
+        read_distinct(tuple(port.name for port in side))
     for port in manifest.inputs:
         if isinstance(port.scale, tuple):
             raise ValueError(f"input {port.name!r} has several scales")
@@ -305,17 +281,17 @@ def _manifest(body: dict[str, Any]) -> Manifest:
 def _launch(spec: dict[str, Any], symbols: tuple[str, ...]) -> Launch:
     choices = []
     for c in spec["choices"]:
-        grid = tuple((_size(size, symbols), _count(each)) for size, each in c["grid"])
+        grid = tuple((read_size(size, symbols), read_count(each)) for size, each in c["grid"])
         if not 1 <= len(grid) <= 3 or not all(each for _, each in grid):
             raise ValueError(f"grid {grid!r}")
-        numbers = (_count(c[k]) for k in ("threads", "shared", "splits", "zeros"))
-        choices.append(Choice(_text(c["kernel"]), grid, *numbers))
+        numbers = (read_count(c[k]) for k in ("threads", "shared", "splits", "zeros"))
+        choices.append(Choice(read_text(c["kernel"]), grid, *numbers))
     if not choices:
         raise ValueError("a launch without a kernel")
     args = []
     for kind, which, offset in spec["args"]:
-        number = _integer(which) if type(which) is int else _size(which, symbols)
-        args.append((_text(kind), number, _count(offset)))
+        number = read_integer(which) if type(which) is int else read_size(which, symbols)
+        args.append((read_text(kind), number, read_count(offset)))
     return Launch(tuple(choices), tuple(args))
 
 
@@ -341,8 +317,8 @@ def _check_arguments(manifest: Manifest) -> None:
 def _check_states(manifest: Manifest) -> None:
     """A state's tensors are of bytes and grow along one axis, by sizes that are the same for all of them."""
     inputs, outputs = ({p.name: p for p in side} for side in (manifest.inputs, manifest.outputs))
-    _distinct(tuple(source for source, _ in manifest.states))
-    _distinct(tuple(target for _, target in manifest.states))
+    read_distinct(tuple(source for source, _ in manifest.states))
+    read_distinct(tuple(target for _, target in manifest.states))
     found = set()
     for source, target in manifest.states:
         before, after = inputs[source], outputs[target]
@@ -361,78 +337,25 @@ def _check_states(manifest: Manifest) -> None:
 def _port(spec: dict[str, Any], symbols: tuple[str, ...]) -> Port:
     scale = spec["scale"]
     if isinstance(scale, list):
-        scale = tuple(_real(s) for s in scale)
+        scale = tuple(read_real(s) for s in scale)
     elif scale is not None:
-        scale = _real(scale)
-    lo, hi = _integer(spec["lo"]), _integer(spec["hi"])
-    low, high = RANGES[_text(spec["dtype"])]
+        scale = read_real(scale)
+    lo, hi = read_integer(spec["lo"]), read_integer(spec["hi"])
+    low, high = RANGES[read_text(spec["dtype"])]
     if not low <= lo <= hi <= high:
         raise ValueError(f"interval [{lo}, {hi}] of {spec['dtype']}")
-    shape = tuple(_size(s, symbols) for s in spec["shape"])
+    shape = tuple(read_size(s, symbols) for s in spec["shape"])
     if len(shape) > MAX_RANK or (isinstance(scale, tuple) and (len(scale),) != shape[-1:]):
         raise ValueError(f"shape {shape} or scales of {spec['name']!r}")
-    return Port(_text(spec["name"]), shape, spec["dtype"], scale, lo, hi)
+    return Port(read_text(spec["name"]), shape, spec["dtype"], scale, lo, hi)
 
 
 def _packed(spec: dict[str, Any]) -> Packed:
-    pad, reshape, perm = (tuple(_count(n) for n in spec[k]) for k in ("pad", "reshape", "perm"))
+    pad, reshape, perm = (tuple(read_count(n) for n in spec[k]) for k in ("pad", "reshape", "perm"))
     if len(reshape) != len(perm) or sorted(perm) != list(range(len(perm))):
         raise ValueError(f"packing of {spec['tensor']!r}")
     if len(pad) > MAX_RANK or len(reshape) > MAX_RANK:
         raise ValueError(f"packing of {spec['tensor']!r}")
     if spec["dtype"] not in ("", INT4, *RANGES) or (spec["dtype"] == INT4 and not reshape):
         raise ValueError(f"element type {spec['dtype']!r}")
-    return Packed(_text(spec["tensor"]), pad, reshape, perm, spec["dtype"])
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a text")
-    return value
-
-
-def _symbol(value: Any) -> str:
-    if not SYMBOL.fullmatch(_text(value)) or len(value) > MAX_CAUSE:
-        raise ValueError(f"{value!r} is not the name of a size")
-    return str(value)
-
-
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) != len(names):
-        raise ValueError(f"names that occur twice: {names}")
-    return names
-
-
-def _integer(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is not an integer")
-    return value
-
-
-def _count(value: Any) -> int:
-    if not 0 <= _integer(value) < 2**40:
-        raise ValueError(f"{value!r} is not a size")
-    return int(value)
-
-
-def _real(value: Any) -> float:
-    if type(value) not in (int, float) or not SCALES[0] <= value <= SCALES[1]:
-        raise ValueError(f"{value!r} is not a scale")
-    return float(value)
-
-
-def _digest(value: Any) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", _text(value)):
-        raise ValueError(f"{value!r} is not a SHA-256")
-    return str(value)
-
-
-def _size(value: Any, symbols: tuple[str, ...]) -> Size:
-    if not isinstance(value, str):
-        return _count(value)
-    text = value.replace(" ", "")
-    terms = TERM.findall(text)
-    names = {f for _, term in terms for f in term.split("*") if not f.isdecimal()}
-    if "".join(a + b for a, b in terms) != text or not names <= set(symbols) or len(text) > 10_000:
-        raise ValueError(f"{value!r} is not a size over the symbols {symbols}")
-    return value
+    return Packed(read_text(spec["tensor"]), pad, reshape, perm, spec["dtype"])

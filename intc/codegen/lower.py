@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from intc.artifact.schema import Interface, PortType, Size
+from intc.artifact.fields import Size
+from intc.artifact.schema import Interface, PortType
 from intc.artifact.schema import Launch as StoredLaunch
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.cuda.elementwise import inlined

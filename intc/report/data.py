@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.artifact.schema import Manifest, Port, size_value
+from intc.artifact.fields import size_value
+from intc.artifact.schema import Manifest, Port
 from intc.errors import FeedError
 from intc.runtime.state import held_by
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.artifact.schema import SYMBOL, Port, Size, size_value
+from intc.artifact.fields import SYMBOL, Size, size_value
+from intc.artifact.schema import Port
 from intc.errors import FeedError
 
 Array = NDArray[Any]

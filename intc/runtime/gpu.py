@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from intc.artifact.schema import Choice, Launch, Manifest, Port, Size, size_value
+from intc.artifact.fields import Size, size_value
+from intc.artifact.schema import Choice, Launch, Manifest, Port
 from intc.errors import ArtifactCorrupt, IntcError, WrongTarget
 from intc.runtime import cuda_driver as cuda
 from intc.runtime.cuda_driver import Device, Memory

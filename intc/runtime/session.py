@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from intc.artifact import schema, tensors
+from intc.artifact.fields import Size, size_value
 from intc.artifact.reader import open_artifact
-from intc.artifact.schema import Size, size_value
 from intc.artifact.signature import Key
 from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.runtime import feeds as feeding

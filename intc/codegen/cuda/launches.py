@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from intc.artifact import schema
+from intc.artifact.fields import Size
 from intc.codegen.main import constant_offsets, output_key
 from intc.codegen.memory import Plan
 from intc.codegen.program import (
@@ -28,7 +29,7 @@ def place_launches(program: Program, plan: Plan, roots: Mapping[str, str]) -> tu
     places |= {name: ("input", i) for i, name in enumerate(program.graph.inputs)}
     places |= {output_key(i): ("output", i) for i in range(len(program.graph.outputs))}
 
-    def place(arg: Arg) -> tuple[str, schema.Size, int]:
+    def place(arg: Arg) -> tuple[str, Size, int]:
         match arg:
             case ValueArg(name, offset):
                 root = roots.get(name, name)
@@ -58,5 +59,5 @@ def _choice(launch: Launch) -> schema.Choice:
     return schema.Choice(launch.kernel, grid, launch.threads, launch.shared, launch.splits, launch.zeros)
 
 
-def _size(dim: Dim) -> schema.Size:
+def _size(dim: Dim) -> Size:
     return dim if isinstance(dim, int) else str(dim)
