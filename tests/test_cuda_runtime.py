@@ -18,7 +18,8 @@ import intc
 from intc.artifact import schema
 from intc.codegen.lower import lower
 from intc.codegen.targets import CUDA_ARCHITECTURES, resolve
-from intc.errors import ArtifactCorrupt, UsageError, WrongTarget
+from intc.errors import ArtifactCorrupt, FeedError, UsageError, WrongTarget
+from intc.ir.dims import symbol
 from intc.ir.graph import Builder
 from intc.ir.types import TensorType
 from intc.module import Module, open_module
@@ -159,6 +160,18 @@ def test_tiles_are_chosen_by_what_the_device_has(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("EMULATOR_SHARED", "1024")
     with pytest.raises(WrongTarget, match="bytes of shared memory, but emulator gives a block at most 1024"):
         small.session().run(None, feeds)
+
+
+def test_more_rows_than_a_launch_has_blocks() -> None:
+    b = Builder("product")
+    x = b.input("x", TensorType((symbol("batch"), 16), "int8"))
+    w, bias = b.constant("w", np.ones((16, 64), np.int8)), b.constant("bias", np.zeros(64, np.int32))
+    m, e = b.constant("m", np.full(64, 2**30, np.int32)), b.constant("e", np.full(64, 36, np.int32))
+    b.output(b.emit(Linear(-127, 127, "int8"), x, w, bias, m, e, name="y"))
+    graph = b.finish()
+    entry: Any = Module(graph, graph, lower(graph, "cuda"), ("y",)).session().entry
+    with pytest.raises(FeedError, match="use smaller batches"):
+        entry.graph((10_000_000,))
 
 
 def test_code_that_the_driver_refuses(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from intc.artifact.fields import Size, size_value
 from intc.artifact.schema import Choice, Launch, Manifest, Port
-from intc.errors import ArtifactCorrupt, IntcError, WrongTarget
+from intc.errors import ArtifactCorrupt, FeedError, IntcError, WrongTarget
 from intc.runtime import cuda_driver as cuda
 from intc.runtime.cuda_driver import Device, Memory
 from intc.runtime.feeds import Array, shape_of
@@ -31,6 +31,7 @@ from intc.runtime.workspace import address, round_up
 KEPT_GRAPHS: Final = 8
 COUNTERS: Final = 4096  # bytes in front of the partial sums
 OPERAND_COST: Final = 32  # of a row or column of a tile, in products, as measured on an H100
+MAX_BLOCKS_Y: Final = 65535
 DEFAULT_SHARED: Final = 48 << 10  # bytes a block may have without asking
 
 
@@ -158,11 +159,12 @@ class Graph:
         """The kernel for these sizes, its blocks along x, y and z, and the bytes of zeros that it takes."""
         device = self.entry.device
         fitting = [c for c in launch.choices if c.shared <= device.shared_bytes] or launch.choices[-1:]
-        planned = [self._split(choice) for choice in fitting]
-        if len(planned) == 1:
-            choice, grid = planned[0]
-        else:
-            choice, grid = min(planned, key=lambda p: self._duration(*p))
+        planned = [(c, grid) for c, grid in map(self._split, fitting) if grid[1] <= MAX_BLOCKS_Y]
+        if not planned:
+            raise FeedError(
+                f"{self.entry.path}: a GPU has not enough blocks for such sizes; use smaller batches"
+            )
+        choice, grid = planned[0] if len(planned) == 1 else min(planned, key=lambda p: self._duration(*p))
         return choice, grid, COUNTERS + grid[0] * grid[1] * choice.zeros if grid[2] > 1 else 0
 
     def _split(self, choice: Choice) -> tuple[Choice, list[int]]:
