@@ -50,6 +50,9 @@ FAMILIES: dict[str, Family] = {
     "olmo": decoder("Olmo", masked=True, **GQA),
     "exaone4": decoder("Exaone4", masked=True, **GQA, sliding_window=8),
     "smollm3": decoder("SmolLM3", masked=True, **GQA),
+    "cohere": decoder("Cohere", masked=True, **GQA),
+    "granite": decoder("Granite", masked=True, **GQA),
+    "gpt-neox-japanese": decoder("GPTNeoXJapanese", masked=True, intermediate_multiple_size=2),
     "deepseek-v3": decoder(
         "DeepseekV3",
         masked=True,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from family import IMAGE, SEQUENCE, TEXT, Family, Feeds
+from family import IMAGE, SEQUENCE, TEXT, VOCABULARY, Family, Feeds, id_feeds, image_feeds
 from networks_attention import FORMS, Decoder, EinsumAttention, Encoder, SetTransformer
+from networks_mixing import CHOICES, ChannelAttention, Experts, LinearVision, Retention
 
 _TOKENS = {"x": TEXT}
+_PIXELS = {"pixel_values": IMAGE}
 
 
 def _tokens(count: int, rng: np.random.Generator) -> Feeds:
@@ -31,5 +33,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "set-transformer": Family(lambda: SetTransformer(), _tokens, _TOKENS),
     **{f"attention-{form}": Family(lambda f=form: EinsumAttention(f), _tokens, _TOKENS) for form in FORMS},
+    **{
+        f"experts-{form}": Family(lambda f=form: Experts(f, VOCABULARY), id_feeds, {"input_ids": TEXT})
+        for form in CHOICES
+    },
+    "xcit": Family(lambda: ChannelAttention(), image_feeds(32), _PIXELS),
+    "efficientvit-mit": Family(lambda: LinearVision(), image_feeds(32), _PIXELS),
+    "retnet": Family(lambda: Retention(), _tokens, _TOKENS),
     "attention-windows": Family(lambda: EinsumAttention("windows"), _tokens, {"x": IMAGE}),
 }

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import transformers as hf
 from family import (
+    IMAGE,
     MASKED_TEXT,
     SEQUENCE,
     TEXT,
@@ -13,6 +14,7 @@ from family import (
     Family,
     Feeds,
     encoder,
+    id_feeds,
     text_feeds,
     widths,
 )
@@ -31,6 +33,11 @@ def _boxes(count: int, rng: np.random.Generator) -> Feeds:
 
 
 FAMILIES: dict[str, Family] = {
+    "fnet": Family(
+        lambda: hf.FNetModel(hf.FNetConfig(**widths(), vocab_size=VOCABULARY, max_position_embeddings=64)),
+        id_feeds,
+        {"input_ids": IMAGE},
+    ),
     "bert": encoder("Bert", "ForSequenceClassification"),
     "bert-tokens": encoder("Bert", "ForTokenClassification", attn_implementation="eager"),
     "bert-embedding": Family(lambda: _bert("mean"), text_feeds, MASKED_TEXT),

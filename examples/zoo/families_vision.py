@@ -46,6 +46,18 @@ def _video(kind: str, head: str, **extra: Any) -> Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "groupvit": vision(
+        "GroupViTVision",
+        image_size=32,
+        patch_size=8,
+        hidden_size=64,
+        depths=[1, 1, 1],
+        num_hidden_layers=3,
+        num_group_tokens=[8, 4, 0],
+        num_output_groups=[8, 4, 0],
+        num_attention_heads=4,
+        intermediate_size=128,
+    ),
     "vit": vit("ViT", "ForImageClassification"),
     "deit": vit("DeiT", "ForImageClassification"),
     "beit": vit(
