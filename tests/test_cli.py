@@ -246,7 +246,7 @@ def bad(digits: Path, tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "text.npz").write_text("not a zip")
     (tmp_path / "broken.onnx").write_bytes(MODEL.read_bytes()[:1000])
     (tmp_path / "cut.intc").write_bytes((digits / "digits.intc").read_bytes()[:-100])
-    tiny_model(tmp_path, "Sinh", "sinh.onnx")
+    tiny_model(tmp_path, "Bernoulli", "drawn.onnx")
     files = {p.name: p for p in tmp_path.iterdir()}
     return {**files, "model": MODEL, "artifact": digits / "digits.intc", "data": digits / "data.npz"}
 
@@ -256,7 +256,7 @@ BAD = {
     "no model": ("compile none.onnx -o {out} --calibration {data}", "none.onnx: no such file"),
     "no calibration file": ("compile {model} -o {out} --calibration none.npz", "none.npz: no such file"),
     "broken model": ("compile {broken.onnx} -o {out} --calibration {data}", "broken.onnx"),
-    "unsupported": ("compile {sinh.onnx} -o {out} --calibration random", "node 'wave' (Sinh)"),
+    "unsupported": ("compile {drawn.onnx} -o {out} --calibration random", "node 'wave' (Bernoulli)"),
     "target": ("compile {model} -o {out} --calibration {data} --target z80", "target 'z80'"),
     "free size": (
         "compile {model} -o {out} --calibration {data} --target c",
