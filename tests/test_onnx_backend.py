@@ -35,8 +35,10 @@ REFUSED = {
     "Resize": r"crops|policy",
     "Attention": r"scores as an output|attributes .* are not supported|do not share|do not broadcast",
     "ScatterND": r"only plain writes",
-    "ScatterElements": r"only plain writes|positions that differ|part of the other axes",
+    "ScatterElements": r"only plain writes|sums at many|positions that differ|part of the other axes",
     "BatchNormalization": r"training mode",
+    "Col2Im": r"overlap or lie apart",
+    "Mod": r"remainders of computed integers",
     "Cast": r"cast to \w+ is not supported",
     "Div": r"div takes float operands",
     "Dropout": r"training mode",
@@ -97,6 +99,8 @@ def test_node(name: str) -> None:
         del model.graph.output[1:], model.graph.node[0].output[1:]
     if any(0 in a.shape for a in (*inputs, *outputs)):
         pytest.skip("empty tensors")
+    if operator == "Mod" and not all(np.isfinite(a).all() for a in (*inputs, *outputs)):
+        pytest.skip("remainders by infinity have no integer form")
     try:
         try:
             got = _results(model, inputs)
@@ -124,6 +128,6 @@ def test_every_claimed_operator_is_covered() -> None:
     tested = {case.model.graph.node[0].op_type for case in _cases().values()}
     assert set(STANDARD) - tested <= {
         *("And", "Or", "Not", "Xor", "Dropout", "Swish", "Attention", "Gelu"),
-        *("SimplifiedLayerNormalization", "Upsample"),
+        *("SimplifiedLayerNormalization", "Upsample", "Shrink"),
         *("QLinearConv", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"),  # quantised results
     }

@@ -160,8 +160,12 @@ def _sign(call: Call, x: str) -> str:
 
 
 def _remainder(call: Call) -> list[Imported]:
-    """``|a| - |b| * floor(|a| / |b|)`` with the sign of a."""
+    """``a - b * floor(a / b)``, with the sign of b; with ``fmod`` of the magnitudes, with the sign of a."""
     call.refuse(call.dtype(call.x(0)) != "float32", "remainders of computed integers are not supported")
+    if not call.attributes.get("fmod"):
+        a, b = call.x(0), call.x(1)
+        whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
+        return [call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False))]
     a, b = (call.emit(ew.Abs(), call.x(i), last=False) for i in (0, 1))
     whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
     rest = call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False), last=False)
