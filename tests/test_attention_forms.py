@@ -182,3 +182,18 @@ def test_a_mask_turned_after_it_was_repeated_is_repeated_no_more() -> None:
     graph = canonicalise(import_onnx(proto)).graph
     (softmax,) = (node for node in graph.nodes if node.op.name == "softmax")
     assert [str(d) for d in graph.type(softmax.inputs[1]).shape] == ["batch", "1", "1", "seq"]
+
+
+def test_a_scale_beside_a_mask_that_keeps_everything_stays() -> None:
+    """The factor 0.25 is no condition that holds, though it is not 0."""
+    body = (
+        "t = Transpose<perm=[0, 2, 1]>(x) s = MatMul(x, t) c = Mul(s, quarter) d = Shape(s)"
+        " e = Expand(flag, d) f = Reshape(e, row) g = Reshape(f, d) m = Where(g, nought, lowest)"
+        " a = Add(c, m) p = Softmax(a) y = MatMul(p, x)"
+    )
+    weights: Feeds = {"quarter": np.float32(0.25), "nought": np.float32(0), "flag": np.array([True])}
+    weights |= {"lowest": np.float32(-3e38), "row": np.array([-1])}
+    proto = model(body, "float[batch, 5, 8] x", "float[a, b, c] y", weights)
+    feeds = {"x": floats(3, 5, 8)}
+    (found,), (want,) = canonicalise(import_onnx(proto)).graph.evaluate(feeds), expected(proto, feeds)
+    np.testing.assert_allclose(found, want, atol=1e-5)

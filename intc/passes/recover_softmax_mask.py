@@ -225,6 +225,8 @@ class _Masks:
         type_ = self.graph.type(value)
         constant = constant_of(self.graph, self.producers, value)
         if constant is not None:
+            if type_.is_float and not np.isin(constant, (0, 1)).all():
+                return None
             if constant.all():
                 return True
             if type_.dtype == "bool":
