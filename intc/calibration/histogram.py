@@ -40,9 +40,7 @@ class Histogram:
             self.counts = np.zeros((rows.shape[1], self.bins), np.int64)
         first = (self.limit == 0) & (peak > 0)  # all zeros so far, all counted in the bin that starts at zero
         self.limit[first] = 2.0 ** np.ceil(np.log2(np.maximum(peak[first], 2.0**-100)))
-        while np.any(small := peak > self.limit):
-            self.counts[small] = _doubled(self.counts[small])
-            self.limit[small] *= 2
+        _cover(self.limit, self.counts, peak)
         width = np.where(self.limit > 0, self.limit, 1.0) * (2 / self.bins)
         place = np.maximum(np.ceil(np.abs(rows) / width) - 1, 0)  # counted from zero, in either direction
         index = (self.bins // 2 + np.where(rows < 0, -1 - place, place)).astype(np.int64)
@@ -59,9 +57,7 @@ class Histogram:
         limit, theirs = np.maximum(self.limit, other.limit), other.counts.copy()
         for held, counts in ((self.limit, self.counts), (other.limit.copy(), theirs)):
             held[held == 0] = limit[held == 0]
-            while np.any(small := held < limit):
-                counts[small] = _doubled(counts[small])
-                held[small] *= 2
+            _cover(held, counts, limit)
         self.counts += theirs
 
     def magnitudes(self, calibrator: Calibrator) -> Array:
@@ -70,6 +66,13 @@ class Histogram:
         half = self.bins // 2
         folded = self.counts[:, half:] + self.counts[:, :half][:, ::-1]
         return np.asarray(CHOICES[calibrator](folded) * width)
+
+
+def _cover(limit: Array, counts: Array, peak: Array) -> None:
+    """Double the ranges, in place, until none of ``peak`` [C] is beyond them."""
+    while np.any(small := peak > limit):
+        counts[small] = _doubled(counts[small])
+        limit[small] *= 2
 
 
 def _doubled(counts: Array) -> Array:

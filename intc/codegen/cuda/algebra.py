@@ -7,7 +7,7 @@ operands has 64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, Union
 
@@ -78,25 +78,15 @@ class Term:
         return self._with(other, ">=")
 
 
-class Natural(Term):
-    """A term that is not negative, as a formula may ask."""
-
-    def __lt__(self, other: int) -> bool:
-        if other > 0:
-            return NotImplemented
-        return False
-
-
+@dataclass(frozen=True)
 class Rounded(Term):
     """``(product + 2**14) >> 15`` of two 16-bit values; a 16-bit summand joins the addition."""
 
-    product: str
+    product: str = ""
 
     @staticmethod
     def of(product: str) -> Rounded:
-        term = Rounded(f"(({product} + 16384) >> 15)")
-        object.__setattr__(term, "product", product)
-        return term
+        return Rounded(f"(({product} + 16384) >> 15)", product=product)
 
     def __add__(self, other: Operand) -> Term:
         if isinstance(other, int) and -32768 <= other < 32768:
@@ -138,6 +128,12 @@ def is_narrow(reach: int, m: NDArray[Any], e: NDArray[Any]) -> bool:
     """Whether no x within ``reach`` of 0 leaves 32 bits when it is rescaled by any m / 2**e."""
     factors = zip(np.ravel(m).tolist(), np.ravel(e).tolist(), strict=True)
     return all((reach * abs(a) + (1 << b - 1)) >> b < 2**31 for a, b in factors)
+
+
+def method(head: str, lines: Sequence[str]) -> str:
+    """A member function of a kernel's struct."""
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"  __device__ __forceinline__ {head} const {{\n{body}  }}\n"
 
 
 class Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from intc.codegen.cpu.fused import score_strides
-from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow
+from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow, method
 from intc.codegen.cuda.print_tir import TYPES
 from intc.codegen.program import Arg, IntArg, Launch, Program, SizeArg, ValueArg
 from intc.errors import CodegenError
@@ -92,5 +92,4 @@ def _finish(program: Program, node: Node) -> str:
     m, e = (ns.bind(Term(f"{field}[{column}]")) for field in "me")
     narrow = is_narrow(32767, constants[node.inputs[3]], constants[node.inputs[4]])
     value = Dyadic.prepare(m, e, narrow).apply(ns, Term("value"), op.lo, op.hi)
-    lines = "".join(f"    {line}\n" for line in [*ns.lines, f"return {value.text};"])
-    return f"  __device__ __forceinline__ i32 operator()(i32 value, i32 column) const {{\n{lines}  }}\n"
+    return method("i32 operator()(i32 value, i32 column)", [*ns.lines, f"return {value.text};"])

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow
+from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow, method
 from intc.codegen.cuda.print_tir import TYPES
 from intc.codegen.program import Arg, Launch, Layout, Program, SizeArg, ValueArg, ZerosArg
 from intc.errors import CodegenError
@@ -89,7 +89,9 @@ def lower_linear(program: Program, node: Node) -> None:
         kernel = program.kernel("linear", key, build)
         grid = ((n, tile.columns), (rows, tile.rows))
         zeros = 4 * tile.rows * tile.columns
-        launches.append(Launch(kernel, grid, tile.threads, shared, splits if tile.rows == 64 else 1, zeros))
+        launches.append(
+            Launch(kernel, grid, tile.threads, shared, splits if tile.rows == SMALL.rows else 1, zeros)
+        )
     program.add(launches[0].kernel, args, node.output, node.source, launches)
 
 
@@ -139,10 +141,8 @@ class Epilogue:
                 f"  static constexpr bool has_residual = {str(residual).lower()};\n",
                 f"  static constexpr int columns_at = {columns_at};\n",
                 f"  struct alignas(16) Column {{ {declared} }};\n",
-                _method(
-                    "Column column(i32 bias, i32 column)", [*self._columns.lines, f"return {{{given}}};"]
-                ),
-                _method(
+                method("Column column(i32 bias, i32 column)", [*self._columns.lines, f"return {{{given}}};"]),
+                method(
                     "i32 operator()(i32 sum, const Column& of, i32 summand)",
                     [*self._values.lines, f"return {self._result.text};"],
                 ),
@@ -195,8 +195,3 @@ class Epilogue:
         (m, factors), (e, exponents) = self._parameter(), self._parameter()
         rescale = Dyadic.prepare(m, e, is_narrow(reach, factors, exponents), bias).each(self._member)
         return rescale.apply(self._values, x, lo, hi)
-
-
-def _method(head: str, lines: list[str]) -> str:
-    body = "".join(f"    {line}\n" for line in lines)
-    return f"  __device__ __forceinline__ {head} const {{\n{body}  }}\n"

@@ -1,6 +1,6 @@
 """Explicit TIR as CUDA C: the kernels that every target shares, one thread for each task.
 
-TIR's scalars become the fixed-width types of ``prelude.cuh``; a division by anything but a constant becomes a
+TIR's scalars become the fixed-width types of ``device.cuh``; a division by anything but a constant becomes a
 call of ``quotient`` or ``rest``, since the hardware's own goes through floating point. A vectorised loop that
 copies is as few memory accesses as possible.
 """
