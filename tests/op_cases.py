@@ -174,6 +174,15 @@ CASES: tuple[Case, ...] = (
         ),
     ),
     Case(
+        fused.Attention(2, 2, 8, 0, 16, 0, 20000, 9, -127, 127),
+        (
+            *(2 * (t("int16", 1, 3, 32, lo=-4095, hi=4095),)),
+            t("int8", 1, 3, 16),
+            t("int32", 1, lo=2**30),
+            t("int32", 1, lo=30, hi=40),
+        ),
+    ),
+    Case(
         fused.Attention(4, 2, 8, 0, 0, 0, 20000, 2, -127, 127, masked=True, uniform=True),
         (
             *(t("int8", 1, heads, 3, 8) for heads in (4, 2, 2)),

@@ -105,6 +105,12 @@ def test_attention_of_many_sizes(order: str) -> None:
     check(cases, order)
 
 
+def test_attention_of_wide_queries_is_taken_apart() -> None:
+    q, k, v = t((2, 9, 64), "int16", -4095, 4095), t((2, 9, 64), "int8"), t((2, 9, 64), "int8", -127, 127)
+    mo, eo = ints(2**30, 2**31 - 1, (64,), np.int32), ints(37, 39, (64,), np.int32)
+    check([Case(Attention(2, 2, 32, 0, 0, 0, 20077, 9, -127, 127), (q, k, v, mo, eo))])
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_without_tensor_cores(order: str) -> None:
     """sm_61 and sm_70: the same kernels, mma from dot products of four bytes."""

@@ -328,8 +328,24 @@ def grouped_attention_case(shared: int, first: bool, bias: tuple[Dim, ...], mask
     return Case(op, (q, k, v, *factors, *extra, t(bias, "int32", -40000, 40000)), {"batch": 2, "seq": 29})
 
 
+def wide_attention_case(dim: int, q_limit: int, k_limit: int, mask: bool) -> Case:
+    """Queries and keys of up to 16 bits; where both are wide, side by side in one tensor."""
+    heads, width = 2, 2 * dim
+    shared = q_limit == k_limit
+    op = Attention(heads, heads, dim, 0, width if shared else 0, 0, 20077, 9, -127, 127, masked=mask)
+    q = t((B, S, width * (1 + shared)), "int16", -q_limit, q_limit)
+    k = q if shared else t((B, S, width), "int16" if k_limit > 127 else "int8", -k_limit, k_limit)
+    factors = (ints(2**30, 2**31 - 1, (width,), np.int32), ints(37, 39, (width,), np.int32))
+    extra = [t((B, S), "bool")] if mask else []
+    return Case(op, (q, k, t((B, S, width), "int8", -127, 127), *factors, *extra), {"batch": 2, "seq": 29})
+
+
 def attention_cases() -> list[Case]:
     return [
+        wide_attention_case(64, 4095, 4095, False),
+        wide_attention_case(5, 8191, 8191, True),
+        wide_attention_case(32, 32767, 127, True),
+        wide_attention_case(16, 127, 32767, False),
         grouped_attention_case(1, True, (1, 2, S, S + 5), False),
         grouped_attention_case(3, False, (6, 1, S + 5), True),
         grouped_attention_case(2, True, (B, 1, S, S + 5), True),

@@ -133,11 +133,15 @@ def test_wide_integers_hold_more_than_was_seen(tmp_path: Path) -> None:
 def test_sixteen_bit_activations_stay_fused_and_are_nearer(state: tuple[pipeline.Pipeline, dict]) -> None:
     feeds = tiny_feeds(64, 20)
     narrow, wide = (prepared(state, Plan(default=Choice(activations=bits))) for bits in (8, 16))
-    for name in ("linear", "attention", "matmul"):
+    for name in ("attention", "matmul"):
         assert [n.op.name for n in wide.nodes].count(name) == [n.op.name for n in narrow.nodes].count(name)
     linears = [n for n in wide.nodes if isinstance(n.op, Linear)]
     assert {wide.type(n.inputs[0]).dtype for n in linears} == {"int16"}
-    assert {n.op.dtype for n in wide.nodes if isinstance(n.op, Attention)} == {"int16"}
+    attentions = [n for n in wide.nodes if isinstance(n.op, Attention)]
+    assert {n.op.dtype for n in attentions} == {"int16"}
+    operands = {tuple(wide.type(x).dtype for x in n.inputs[:3]) for n in attentions}
+    assert operands == {("int16", "int16", "int8")}
+    assert all(n.inputs[0] == n.inputs[1] for n in attentions)  # one linear makes queries and keys
     assert error(wide, feeds) < 0.7 * error(narrow, feeds)
 
 
@@ -176,3 +180,16 @@ def test_kernels_equal_the_reference(model_file: Path, default: Choice, tmp_path
     again = intc.open_module(tmp_path / "m.intc")
     assert again.plan == module.plan == Plan(default=default)
     assert np.array_equal(again.run(None, feeds)[0], module.run(None, feeds)[0])
+
+
+def test_an_input_that_is_not_only_read_by_products_has_sixteen_bits(tmp_path: Path) -> None:
+    """A residual stream that starts at the input is as fine as one that starts at a product."""
+    weights = {"w": np.eye(8, dtype=np.float32), "r": np.eye(8, dtype=np.float32) / 3}
+    x = np.random.default_rng(2).normal(size=(16, 5, 8)).astype(np.float32)
+    for body, dtype in (
+        ("m = MatMul(x, w) y = Relu(m)", "int8"),
+        ("m = MatMul(x, r) y = Add(x, m)", "int16"),
+    ):
+        onnx.save(model(body, "float[batch, seq, 8] x", "float[b, s, c] y", weights), tmp_path / "m.onnx")
+        graph = intc.compile(tmp_path / "m.onnx", {"x": x}).graph
+        assert graph.type("x").dtype == dtype

@@ -18,7 +18,7 @@ from intc.codegen.targets import resolve
 from intc.errors import AccuracyNotReached, UsageError
 from intc.frontend import import_onnx
 from intc.passes import pipeline
-from intc.passes.plan import Choice, Plan
+from intc.passes.plan import Choice, Plan, is_linear
 from intc.planning import latency
 from intc.planning.planner import Goal, Planner, Search, held_apart, wide_share
 from intc.planning.search import Table, solve
@@ -45,12 +45,15 @@ def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_units_are_readers_of_one_value(planner: Planner) -> None:
     units = units_of(planner.graph, Plan(), "auto", EVERYTHING)
-    assert [len(u.nodes) for u in units if u.nodes[0].op.name == "matmul"] == [3, 1, 1, 1, 3, 1, 1, 1, 1, 1]
+    linear = [is_linear(planner.graph, u.nodes[0]) for u in units]
+    assert [len(u.nodes) for u, ok in zip(units, linear, strict=True) if ok] == [3, 1, 1, 1, 3, 1, 1, 1, 1, 1]
     grid = {Choice(8, 8), Choice(8, 16), Choice(4, 8), Choice(4, 16)}
-    products = [u.choices for u in units if u.nodes[0].op.name == "matmul"]
+    products = [u.choices for u, ok in zip(units, linear, strict=True) if ok]
     assert all(set(choices) == grid for choices in products)
     assert [choices[0] for choices in products] == [Choice(8, 8)] * 8 + [Choice(8, 16)] * 2
     assert sum(u.nodes[0].op.name in ("softmax", "gelu") for u in units) == 4
+    scores = [u for u, ok in zip(units, linear, strict=True) if not ok and u.nodes[0].op.name == "matmul"]
+    assert [u.choices for u in scores] == [(Choice(), Choice(activations=8), Choice(activations=16))] * 2
 
 
 def test_noise_of_a_choice(planner: Planner) -> None:
@@ -60,6 +63,8 @@ def test_noise_of_a_choice(planner: Planner) -> None:
         assert all(0 < n < 0.5 for n in noise.values())
         if Choice(4, 8) in noise:
             assert noise[Choice(8, 16)] < noise[Choice(8, 8)] < noise[Choice(4, 8)]
+        if Choice() in noise:
+            assert noise[Choice(activations=16)] < 0.1 * noise[Choice(activations=8)]
 
 
 def test_alternative_measures_weigh_the_noise_of_the_unit_itself(planner: Planner) -> None:
@@ -83,7 +88,7 @@ def test_hessian_predicts_the_noise_at_the_output(planner: Planner) -> None:
     probe = Probe(planner.graph, planner.stats, "minmax", planner.samples[0])
     units = units_of(planner.graph, Plan(), "auto", Options())
     wanted, found = (
-        np.log([probe.noise(u, u.choices[0], m) for u in units if len(u.choices) > 1])
+        np.log([probe.noise(u, u.choices[0], m) for u in units if is_linear(planner.graph, u.nodes[0])])
         for m in ("output", "hessian")
     )
     assert np.corrcoef(wanted, found)[0, 1] > 0.7
@@ -186,15 +191,17 @@ def test_a_predicate_sees_candidates(planner: Planner) -> None:
         return len(errors) > 1
 
     found = planner.search(Plan(), Search(), close)
-    assert len(errors) == 2 == len(found.report["judged"]) and wide_share(planner.graph, found.plan) > 0
+    assert len(errors) == 2 == len(found.report["judged"])
+    assert any(choice.activations == 16 for choice in found.plan.nodes.values())
 
 
 def test_auto_keeps_a_size(planner: Planner) -> None:
     limit = 30_000
     found = planner.search(None, Search(max_bytes=limit), None)
     widths = found.plan.resolve(planner.graph).choices
-    sizes = {n.output: planner.graph.constants[n.inputs[1]].size for u in units_of(
-        planner.graph, Plan(), "auto", EVERYTHING) for n in u.nodes if n.op.name == "matmul"}  # fmt: skip
+    units = units_of(planner.graph, Plan(), "auto", EVERYTHING)
+    linears = [n for u in units for n in u.nodes if is_linear(planner.graph, n)]
+    sizes = {n.output: planner.graph.constants[n.inputs[1]].size for n in linears}
     assert sum(size * (widths[n].weights or 8) / 8 for n, size in sizes.items()) <= limit
     with pytest.raises(UsageError, match="no plan keeps the limits"):
         planner.run(Plan(), EVERYTHING, Goal(max_bytes=10))

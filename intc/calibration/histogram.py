@@ -67,6 +67,12 @@ class Histogram:
         folded = self.counts[:, half:] + self.counts[:, :half][:, ::-1]
         return np.asarray(CHOICES[calibrator](folded) * width)
 
+    def powers(self) -> Array:
+        """The mean squares [C], as far as bins tell."""
+        middles = (np.arange(self.bins) - self.bins // 2 + 0.5) * (2 / self.bins)
+        total = np.maximum(self.counts.sum(axis=1), 1)
+        return np.asarray(self.counts @ middles**2 / total * self.limit**2)
+
 
 def _cover(limit: Array, counts: Array, peak: Array) -> None:
     """Double the ranges, in place, until none of ``peak`` [C] is beyond them."""

@@ -23,6 +23,7 @@ from intc.ops.softmax import Softmax
 
 BINS = 2048
 CHANNEL_BINS = 512
+DEVIATIONS = 4.0
 
 
 @dataclass
@@ -49,6 +50,13 @@ class Statistics:
     def magnitude(self) -> float:
         """The largest magnitude seen."""
         return float(self.channels.max(initial=0.0))
+
+    @property
+    def power(self) -> float:
+        """The mean square; where nothing was counted, of a normal distribution that ends at DEVIATIONS."""
+        if self.tensor is None or not self.tensor.limit.size:
+            return (self.magnitude / DEVIATIONS) ** 2
+        return float(self.tensor.powers()[0])
 
     def update(self, array: Array) -> None:
         """Fold in rows [R, C] of finite floats."""

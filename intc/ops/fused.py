@@ -98,7 +98,7 @@ class Linear(Op):
 class Attention(Op):
     """Scaled dot-product attention of all heads: Q K^T, ShiftWeights, times V, NormaliseRows, requantise.
 
-    Inputs: q, k, v int8, each token-major [B, S, *], of which the columns ``offset`` to
+    Inputs: q and k int8 or int16, v int8, each token-major [B, S, *], of which the columns ``offset`` to
     ``offset + heads*head_dim`` are used (they may be one tensor), or head-major [B, heads, S, head_dim]; k
     and v have ``kv_heads`` heads, each for ``heads / kv_heads`` neighbours of q. mo, eo [1] or
     [heads*head_dim]. Where ``masked``, a bool mask, [B, Sk] over keys or broadcastable to [B, heads, Sq, Sk],
@@ -142,11 +142,14 @@ class Attention(Op):
             last, width = type_.shape[-1], heads * self.head_dim
             tokens = type_.rank == 3 and isinstance(last, int) and last >= offset + width
             first = type_.rank == 4 and type_.shape[1] == heads and last == self.head_dim and not offset
-            if type_.dtype != "int8" or not (tokens or first):
+            held = ("int8",) if what == "v" else ("int8", "int16")
+            if type_.dtype not in held or not (tokens or first):
                 raise GraphError(
-                    f"attention needs {what} as int8 [B, S, >= {offset + width}] or"
+                    f"attention needs {what} as {' or '.join(held)} [B, S, >= {offset + width}] or"
                     f" [B, {heads}, S, {self.head_dim}], not {type_}"
                 )
+        if self.head_dim * q.magnitude * k.magnitude >= 2**30:
+            raise QuantizationError(f"scores over {self.head_dim} products of {q} and {k} exceed 31 bits")
         if self.biased and types[-1].magnitude + self.head_dim * q.magnitude * k.magnitude >= 2**31:
             raise QuantizationError(f"scores with a bias up to {types[-1].magnitude} exceed 32 bits")
         rows = q.shape[-2]

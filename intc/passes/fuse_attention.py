@@ -158,7 +158,7 @@ def _match(graph: Graph, uses: Uses, rows: Node) -> _Match | None:
     v = _rows(graph, uses, context.inputs[1], heads)
     if q is None or k is None or v is None or k.heads != v.heads or q.heads % k.heads:
         return None
-    if not q.dim == k.dim == v.dim:
+    if not q.dim == k.dim == v.dim or graph.type(v.value).dtype != "int8":
         return None
     if not all(_agrees(rows.shape(graph)[:-2], shape[:-2]) for rows in (q, k, v)):
         return None
@@ -232,7 +232,7 @@ def _keys(graph: Graph, uses: Uses, value: str, heads: int) -> _Rows | None:
     source, whole = (moved.inputs[0], tuple(perm[i] for i in swapped)) if moved else (value, swapped)
     shape, dtype = graph.type(value).shape, graph.type(value).dtype
     heads = int(shape[1]) if rank == 4 and isinstance(shape[1], int) else heads
-    if not isinstance(shape[-2], int) or dtype != "int8" or not heads:
+    if not isinstance(shape[-2], int) or dtype not in ("int8", "int16") or not heads:
         return None
     return _Rows(source, heads, shape[-2], False, whole)
 
@@ -249,7 +249,7 @@ def _tokens(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> _Row
 def _made(graph: Graph, value: str, heads: Dim, tokens: bool) -> _Rows | None:
     type_ = graph.type(value)
     dim = type_.shape[-1]
-    known = isinstance(heads, int) and heads and isinstance(dim, int) and type_.dtype == "int8"
+    known = isinstance(heads, int) and heads and isinstance(dim, int) and type_.dtype in ("int8", "int16")
     return _Rows(value, heads, dim, tokens) if known else None  # type: ignore[arg-type]
 
 

@@ -222,11 +222,17 @@ def _meets_grid(context: Context, value: str) -> bool:
 
 
 def _reader_bits(context: Context, value: str) -> int:
-    """The most bits that a product reads ``value`` with, directly or through data movement."""
-    bits = [context.plan.activations(n, w.shape[0]) for n, w in context.products(value)]
-    moved = [n for n in context.users[value] if context.forms.deferred(n) and not isinstance(n.op, Concat)]
-    if _meets_grid(context, value):
-        return 16  # the model's own rounding is the one that counts
+    """The most bits that ``value`` is read with, directly or through data movement: those of products, and 16
+    where anything else reads it (a norm, a sum with it).
+    """
+    products = context.products(value)
+    bits = [context.plan.activations(n, w.shape[0]) for n, w in products]
+    users = context.users[value]
+    moved = [n for n in users if context.forms.deferred(n) and not isinstance(n.op, Concat)]
+    read = {n.output for n in (*moved, *(n for n, _ in products))}
+    other = any(n.output not in read and not isinstance(n.op, Concat) for n in users)
+    if other or _meets_grid(context, value):  # of a grid, the model's own rounding is the one that counts
+        return 16
     return max(8, *bits, *(_reader_bits(context, n.output) for n in moved), 8)
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array, Op
-from intc.ops.elementwise import Add
+from intc.ops.elementwise import Add, Div, Mul, Sub, Where
 from intc.ops.matmul import MatMul
+from intc.ops.movement import Reshape, Transpose
+from intc.ops.softmax import Softmax
+
+SCALED = Mul | Div
+SHOWN = Add | Sub | Where | Reshape | Transpose
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,26 @@ def weight_of(graph: Graph, node: Node) -> Array | None:
     """The constant matrix [K, N] that ``node`` multiplies by; None for any other node."""
     weight = graph.constants.get(node.inputs[1]) if isinstance(node.op, MatMul) else None
     return weight if weight is not None and weight.ndim == 2 else None
+
+
+def softmax_of(graph: Graph, users: Mapping[str, list[Node]], value: str) -> tuple[Node, float] | None:
+    """The softmax that reads ``value``, scaled or with something added, and the magnitude of the constants
+    that scale it.
+    """
+    pending, seen = [(value, 1.0)], set[str]()
+    while pending:
+        value, factor = pending.pop()
+        seen.add(value)
+        for user in users[value]:
+            if isinstance(user.op, Softmax):
+                return user, factor
+            if isinstance(user.op, SCALED | SHOWN) and user.output not in seen:
+                constant = next((graph.constants[x] for x in user.inputs if x in graph.constants), None)
+                scale = 1.0
+                if isinstance(user.op, SCALED) and constant is not None:
+                    scale = float(np.abs(constant).max(initial=0.0)) or 1.0
+                pending.append((user.output, factor / scale if isinstance(user.op, Div) else factor * scale))
+    return None
 
 
 def biased_product(

@@ -46,29 +46,20 @@ class MergeLinears:
 
 
 def _group(graph: Graph, uses: Uses, attention: Node) -> dict[str, tuple[Node, ...]]:
-    """The linears behind q, k, v that share their input, keyed by the first one's output."""
+    """The linears behind q, k, v that share their input and their epilogue, keyed by the first one's
+    output.
+    """
     assert isinstance(attention.op, Attention)
     if attention.op.q_offset or attention.op.k_offset or attention.op.v_offset:
         return {}
-    found: list[Node] = []
+    alike: dict[object, list[Node]] = {}
     for value in dict.fromkeys(attention.inputs[:3]):
         node = uses.only(value, Linear)
-        if (
-            node is None
-            or not isinstance(node.op, Linear)
-            or len(node.inputs) != 5
-            or node.op.dtype != "int8"
-        ):
+        if node is None or len(node.inputs) != 5:
             return {}
-        found.append(node)
-    last = found[-1]
-    narrow = [graph.type(n.inputs[1]).magnitude <= 7 for n in found]  # 4-bit weights stay packed
-    same = [
-        n
-        for n, small in zip(found, narrow, strict=True)
-        if n.inputs[0] == last.inputs[0] and n.op == last.op and small == narrow[-1]
-    ]
-    return {same[0].output: tuple(same)} if len(same) > 1 else {}
+        packed = graph.type(node.inputs[1]).magnitude <= 7  # 4-bit weights stay so
+        alike.setdefault((node.inputs[0], node.op, packed), []).append(node)
+    return {nodes[0].output: tuple(nodes) for nodes in alike.values() if len(nodes) > 1}
 
 
 def _merge(graph: Graph, b: Builder, nodes: tuple[Node, ...], x: str) -> str:

@@ -23,7 +23,7 @@ from intc.ops.gelu import Gelu
 from intc.ops.matmul import MatMul
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
-from intc.passes.match import weight_of
+from intc.passes.match import Uses, softmax_of, weight_of
 
 VERSION: Final = 1
 WEIGHT_BITS: Final = (4, 8)
@@ -37,6 +37,7 @@ ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "approximation": FAMILIES,
 }
 LINEAR_KEYS: Final = ("weights", "activations")
+SCORE_KEYS: Final = ("activations",)
 FAMILY_KEYS: Final = ("approximation",)
 
 
@@ -84,7 +85,9 @@ class Plan:
         nodes = plannable(graph)
         names = _names(nodes)
         base = self.default.over(Choice(8, 8, family))
-        chosen = {node.output: base for node in nodes}
+        uses = Uses.of(graph)
+        keys = {n.output: _keys_of(graph, uses, n) for n in nodes}
+        chosen = {value: self.default if fields == SCORE_KEYS else base for value, fields in keys.items()}
         if self.default.activations is None:
             chosen |= {n.output: Choice(activations=16).over(base) for n in _heads(graph, nodes)}
         for name, choice in self.nodes.items():
@@ -94,7 +97,7 @@ class Plan:
                 hint = f"; did you mean '{close[0]}'?" if close else ""
                 raise UsageError(f"plan: '{name}' is no product, softmax or GELU of '{graph.name}'{hint}")
             for node in found:
-                allowed = keys_of(node)
+                allowed = keys[node.output]
                 wrong = next((key for key in choice.fields() if key not in allowed), None)
                 if wrong:
                     raise UsageError(f"plan: node '{name}' is a {node.op.name}, which takes "
@@ -118,6 +121,10 @@ class Resolved:
         """The weight bits of a product."""
         return self.choices.get(node.output, self.default).weights or 8
 
+    def scores(self, node: Node) -> int | None:
+        """The bits of the operands of a product of attention scores; None where their noise decides."""
+        return self.choices.get(node.output, Choice()).activations
+
     def activations(self, node: Node, k: int) -> int:
         """The bits of the left operand of a product over ``k``: at most what provably sums in 32 bits."""
         bits = self.choices.get(node.output, self.default).activations or 8
@@ -138,14 +145,17 @@ def proven_bits(bits: int, k: int, weight: int) -> int:
 
 def plannable(graph: Graph) -> list[Node]:
     """The nodes of a canonical float graph that a plan can name, in order."""
-    return [node for node in graph.nodes if keys_of(node) and (not is_matmul(node) or is_linear(graph, node))]
+    uses = Uses.of(graph)
+    return [node for node in graph.nodes if _keys_of(graph, uses, node)]
 
 
-def keys_of(node: Node) -> tuple[str, ...]:
+def _keys_of(graph: Graph, uses: Uses, node: Node) -> tuple[str, ...]:
     """The fields that a choice for ``node`` may set; empty for a node that is not planned."""
-    if isinstance(node.op, MatMul):
+    if isinstance(node.op, Softmax | Gelu):
+        return FAMILY_KEYS
+    if is_linear(graph, node):
         return LINEAR_KEYS
-    return FAMILY_KEYS if isinstance(node.op, Softmax | Gelu) else ()
+    return SCORE_KEYS if _is_scores(graph, uses, node) else ()
 
 
 def _heads(graph: Graph, nodes: list[Node]) -> list[Node]:
@@ -153,7 +163,7 @@ def _heads(graph: Graph, nodes: list[Node]) -> list[Node]:
     images. They take no time, and nothing averages the errors of their inputs.
     """
     samples = (graph.type(graph.inputs[0]).shape or (1,))[0]
-    rows = {n.output: product(graph.type(n.output).shape[:-1]) for n in nodes if is_matmul(n)}
+    rows = {n.output: product(graph.type(n.output).shape[:-1]) for n in nodes if is_linear(graph, n)}
     if not any(_many(samples, each) for each in rows.values()):
         return []
     return [n for n in nodes if rows.get(n.output) == samples]
@@ -168,8 +178,12 @@ def _many(few: Dim, rows: Dim) -> bool:
     return not isinstance(ratio, int) or ratio >= MANY
 
 
-def is_matmul(node: Node) -> bool:
-    return isinstance(node.op, MatMul)
+def _is_scores(graph: Graph, uses: Uses, node: Node) -> bool:
+    """Whether ``node`` multiplies two computed values for a softmax, and neither is softmax weights."""
+    if not isinstance(node.op, MatMul) or any(x in graph.constants for x in node.inputs):
+        return False
+    weighs = uses.producer(node.inputs[0], Softmax) is not None
+    return not weighs and softmax_of(graph, uses.users, node.output) is not None
 
 
 def is_linear(graph: Graph, node: Node) -> bool:

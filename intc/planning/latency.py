@@ -24,7 +24,7 @@ from intc.passes.plan import Choice, Resolved, is_linear
 from intc.planning.sensitivity import Probe, Unit
 
 Tell: TypeAlias = Callable[[str], None]
-Key: TypeAlias = tuple[Any, ...]  # rows, K, N, wide rows, weight bits; or operator, family, shape
+Key: TypeAlias = tuple[Any, ...]  # rows, K, N, wide rows, weight bits; or operator, choice, shapes
 ROUNDS: Final = 7
 PAIRS_PER_BYTE_DOT: Final = 2.0  # a dot product of 16-bit pairs costs two of bytes
 SECONDS_PER_MAC: Final = 1.0 / 80e9
@@ -61,11 +61,8 @@ def _key(probe: Probe, node: Node, choice: Choice) -> Key:
     """What the time of a node depends on."""
     if is_linear(probe.graph, node):
         return product_shape(probe.graph, node, choice, probe.env)
-    return (
-        node.op.name,
-        choice.approximation,
-        evaluate_shape(probe.graph.type(node.output).shape, probe.env),
-    )
+    shapes = (evaluate_shape(probe.graph.type(x).shape, probe.env) for x in (*node.inputs, node.output))
+    return (node.op.name, choice, *shapes)
 
 
 def modelled(key: Key, target: Target) -> float:

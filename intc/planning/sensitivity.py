@@ -23,6 +23,7 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
 from intc.ops.fused import WIDE
+from intc.ops.matmul import MatMul
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import Form, Forms
 from intc.passes.integer.rules import RULES
@@ -39,7 +40,8 @@ FAR: Final = 6.0  # deviations: an outlier (Dettmers et al. 2022)
 
 @dataclass(frozen=True)
 class Unit:
-    """Nodes that are planned together: the products that read one value, or one softmax or GELU.
+    """Nodes that are planned together: the products that read one value, or one softmax, GELU or product of
+    attention scores.
 
     ``choices[0]`` is the starting plan's.
     """
@@ -80,6 +82,8 @@ def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[U
             first = Choice(first.weights, first.activations)
             kept = (first.weights or 8,)
             grid = [Choice(w, a) for w in options.weights or kept for a in options.activations]
+        elif isinstance(nodes[0].op, MatMul):
+            grid = [Choice(activations=a) for a in options.activations]
         else:
             first = Choice(approximation=first.approximation)
             grid = [Choice(approximation=f) for f in options.families]

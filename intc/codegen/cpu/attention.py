@@ -37,6 +37,7 @@ class _Attention:
     def emit(self, name: str) -> None:
         spec, isa = self.spec, self.isa
         dtypes = {"score": "int32", "bias": "int32", "scratch": "int32", "out": spec.out_dtype}
+        dtypes |= {"q": spec.q.dtype, "k": spec.k.dtype}
         dtypes |= dict(stage_arguments(spec.stages))
         names = attention_arguments(spec)
         pointers = names[: names.index("sq")]
@@ -44,12 +45,12 @@ class _Attention:
         addresses = {n: pointer(n, dtypes.get(n, "int8")) for n in pointers}
         self.sizes = {n: T.arg(n, T.int32()) for n in names[len(pointers) :]}
         self.at = {n: buffer(addresses[n], dtypes.get(n, "int8")) for n in pointers}
-        self.words = self.at["scratch"]
-        self.a = buffer(addresses["scratch"], isa.a_dtype)
-        self.b = buffer(addresses["scratch"], isa.b_dtype)
-        self.bytes = buffer(addresses["scratch"], "int8")
         self.sq, self.sk = self.sizes["sq"], self.sizes["sk"]
         self.lay = Layout(spec, isa, self.sk)
+        self.words = self.at["scratch"]
+        kinds = dict.fromkeys(t for i in (isa, self.lay.score) for t in (i.a_dtype, i.b_dtype))
+        self.packed = {kind: buffer(addresses["scratch"], kind) for kind in kinds}
+        self.bytes = buffer(addresses["scratch"], "int8")
         chunks = T.Bind((self.sq + (CHUNK_ROWS - 1)) // CHUNK_ROWS)
         softmax = RowWeights(isa, self.at["score"], self.sk, spec.left)
         with T.serial(self.sizes["begin"], self.sizes["end"]) as task:
@@ -87,7 +88,7 @@ class _Attention:
                 self.at["k"],
                 base + key * self.spec.k.step,
                 self.spec.k.step,
-                self.b,
+                self.packed[isa.b_dtype],
                 lay.q * unit,
                 lay.q_stride * unit,
                 count,
@@ -115,7 +116,7 @@ class _Attention:
             ones = tir.IntImm("int32", 0x01010101)
             for w in range(self.lay.words):
                 at = (self.lay.k + panel + w * isa.columns) * (4 // isa.b_bytes)
-                total = T.Bind(isa.emit_dot(total, ones, T.Bind(self.b[ramp(at, step)])))
+                total = T.Bind(isa.emit_dot(total, ones, T.Bind(self.packed[isa.b_dtype][ramp(at, step)])))
             total = T.Bind(total * const(-128, lanes))
         T.buffer_store(self.words, total, [ramp(self.lay.start + key, lanes)])
 
@@ -138,32 +139,33 @@ class _Attention:
 
     def _block(self, softmax: RowWeights, batch: Any, head: Any, row: Any, count: Any) -> None:
         """``count`` query rows from ``row``: scores, probabilities, context."""
-        spec, isa, lay, g = self.spec, self.isa, self.lay, self.isa.group
+        spec, lay, isa = self.spec, self.lay, self.lay.score
         emit_pack_rows(
             self.at["q"],
             T.Bind(spec.q.at(batch, head, self.sq, row)),
             spec.q.step,
-            self.a,
-            lay.q * g,
-            lay.q_stride * g,
+            self.packed[isa.a_dtype],
+            lay.q * isa.group,
+            lay.q_stride * isa.group,
             count,
             spec.head_dim,
-            lay.words * g,
+            lay.words * isa.group,
             isa.a_dtype,
-            as_a(isa, "int8"),
+            as_a(isa, spec.q.dtype),
         )
         self._scores(count)
+        weights, group = self.packed[self.isa.a_dtype], self.isa.group
         with T.serial(0, count) as r:
             mask = None
             if spec.mask:
                 self._load_mask(batch, head, row + r)
                 mask = (self.bytes, lay.mask * 4)
-            scores, p = lay.scores + r * lay.keys, (lay.p + r * lay.p_stride) * g
+            scores, p = lay.scores + r * lay.keys, (lay.p + r * lay.p_stride) * group
             if spec.bias:
                 self._add_bias(T.Bind(scores), self._row_of("bias", batch, head, row + r))
             if spec.mask and spec.uniform:
                 self._fill_empty(T.Bind(scores))
-            total = softmax.emit(self.words, scores, self.a, p, mask)
+            total = softmax.emit(self.words, scores, weights, p, mask)
             for i, factor in enumerate(row_factor(T.Bind(T.cast(total, "int64")))):
                 T.buffer_store(self.words, T.cast(factor, "int32"), [lay.factors + r * 3 + i])
         self._context(batch, head, row, count)
@@ -180,8 +182,8 @@ class _Attention:
             def tile(size: int, first: Any) -> None:
                 a_base = T.Bind(lay.q + first * lay.q_stride)
                 to, stride = T.Bind(lay.scores + first * lay.keys + column), lay.keys
-                a, words = self.words, lay.words
-                emit_tile(isa, size, a, a_base, lay.q_stride, self.b, b_base, words, start, a, to, stride)
+                a, b, words = self.words, self.packed[isa.b_dtype], lay.words
+                emit_tile(isa, size, a, a_base, lay.q_stride, b, b_base, words, start, a, to, stride)
 
             for_row_tiles(isa, count, tile)
 
@@ -234,8 +236,8 @@ class _Attention:
 
             def tile(size: int, first: Any) -> None:
                 a, a_base = self.words, T.Bind(lay.p + first * lay.p_stride)
-                to, words = lay.acc, lay.value_words
-                emit_tile(isa, size, a, a_base, lay.p_stride, self.b, b_base, words, zero, a, to, isa.columns)
+                b, to, words = self.packed[isa.b_dtype], lay.acc, lay.value_words
+                emit_tile(isa, size, a, a_base, lay.p_stride, b, b_base, words, zero, a, to, isa.columns)
 
             def after(first: Any, size: Any) -> None:
                 channel = T.Bind(head * spec.head_dim + column)

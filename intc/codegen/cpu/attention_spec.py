@@ -16,12 +16,13 @@ BLOCK_ROWS: Final = 24
 @dataclass(frozen=True)
 class Rows:
     """Where the rows of all heads lie: token-major [B, S, stride], head h in columns ``h * dim``; or, with
-    ``stride`` 0, head-major [B, heads, S, dim].
+    ``stride`` 0, head-major [B, heads, S, dim]; ``dtype``: of their elements.
     """
 
     heads: int
     dim: int
     stride: int = 0
+    dtype: str = "int8"
 
     @property
     def step(self) -> int:
@@ -39,11 +40,11 @@ class Rows:
 class AttentionSpec:
     """Shape and layout; equal specs share a kernel.
 
-    The pointers to the int8 rows ``q``, ``k`` and ``v`` include the column offset of head 0; k and v may have
-    fewer heads than q, each then read by as many neighbouring heads of q. ``mask`` adds an 8-bit mask
-    (nonzero keeps), ``bias`` an int32 summand of the scores, both of strides given at run time. ``output``
-    turns the normalised context (Q8) into int8, or int16 where it goes beyond. ``left``: score distances are
-    shifted left. ``uniform``: a row whose mask keeps nothing weighs all keys alike.
+    The pointers to the rows ``q``, ``k`` (int8 or int16) and ``v`` (int8) include the column offset of head
+    0; k and v may have fewer heads than q, each then read by as many neighbouring heads of q. ``mask`` adds
+    an 8-bit mask (nonzero keeps), ``bias`` an int32 summand of the scores, both of strides given at run
+    time. ``output`` turns the normalised context (Q8) into int8, or int16 where it goes beyond. ``left``:
+    score distances are shifted left. ``uniform``: a row whose mask keeps nothing weighs all keys alike.
     """
 
     q: Rows
@@ -61,6 +62,11 @@ class AttentionSpec:
             raise CodegenError(f"attention of {self.heads} heads by {self.head_dim}: both must be positive")
         if self.k.heads != self.v.heads or self.heads % self.k.heads:
             raise CodegenError(f"{self.heads} heads of queries cannot share {self.k.heads} heads of keys")
+
+    @property
+    def wide(self) -> bool:
+        """Whether scores are products of more than 8 bits."""
+        return self.q.dtype != "int8" or self.k.dtype != "int8"
 
     @property
     def heads(self) -> int:
@@ -88,8 +94,9 @@ class AttentionSpec:
         return "int8" if self.output.lo >= -128 and self.output.hi <= 127 else "int16"
 
 
-def _score_isa(isa: Isa) -> Isa:
+def _score_isa(spec: AttentionSpec, isa: Isa) -> Isa:
     """The tile over keys: narrow and tall where a wide tile would mostly multiply padding."""
+    isa = isa.wide() if spec.wide else isa
     return replace(isa, rows=12, vectors=2) if isa.lanes == 16 else isa
 
 
@@ -111,8 +118,8 @@ class Layout:
     """
 
     def __init__(self, spec: AttentionSpec, isa: Isa, sk: Any) -> None:
-        self.score, self.value = _score_isa(isa), _value_isa(spec, isa)
-        self.words = isa.words(spec.head_dim)
+        self.score, self.value = _score_isa(spec, isa), _value_isa(spec, isa)
+        self.words = self.score.words(spec.head_dim)
         self.q_stride = -(-self.words // 16) * 16 + 16
         self.keys = up(sk, 64)  # every tile and vector width divides 64
         self.value_words = up(sk, 2 * isa.group) // isa.group

@@ -160,7 +160,7 @@ def attention_spec(program: Program, node: Node, isa: Isa) -> tuple[AttentionSpe
     beyond = VALUES_BEYOND if isa.lanes > 1 else 0
     output = factors.requantize(node.inputs[3], node.inputs[4], op.lo, op.hi, context, beyond)
     q, k, v = (
-        Rows(heads, op.head_dim, t.shape[-1] if t.rank == 3 else 0)  # type: ignore[arg-type]
+        Rows(heads, op.head_dim, t.shape[-1] if t.rank == 3 else 0, t.dtype)  # type: ignore[arg-type]
         for heads, t in zip((op.heads, op.kv_heads, op.kv_heads), types, strict=True)
     )
     out = Rows(op.heads, op.head_dim, 0 if op.heads_first else op.heads * op.head_dim)
@@ -181,7 +181,10 @@ def attention_inputs(program: Program, node: Node) -> tuple[list[Arg], list[Dim]
     assert isinstance(op, Attention)
     batch, sq, sk = attention_sizes(program, node)
     offsets = (op.q_offset, op.k_offset, op.v_offset)
-    args: list[Arg] = [ValueArg(x, o) for x, o in zip(node.inputs[:3], offsets, strict=True)]
+    args: list[Arg] = [
+        ValueArg(x, o * np.dtype(program.type(x).dtype).itemsize)
+        for x, o in zip(node.inputs[:3], offsets, strict=True)
+    ]
     strides: list[Dim] = []
     for name in node.inputs[5:]:
         args.append(program.operand(name))

@@ -151,7 +151,8 @@ def attention(spec: AttentionSpec, batch: Dim, sq: Dim, sk: Dim, strides: Sequen
     assert isinstance(batch, int) and isinstance(sq, int) and isinstance(sk, int)
     dim, extra = spec.head_dim, stage_arguments(spec.stages)
     options = [(n, t) for n, t, used in (("mask", "int8", spec.mask), ("bias", "int32", spec.bias)) if used]
-    pointers = [("q", "int8"), ("k", "int8"), ("v", "int8"), *options, ("score", "int32"), *extra]
+    rows = [(name, part.dtype) for name, part in (("q", spec.q), ("k", spec.k), ("v", spec.v))]
+    pointers = [*rows, *options, ("score", "int32"), *extra]
     pointers += [("out", spec.out_dtype), ("scores", "int32")]
 
     def body(frame: Frame) -> None:

@@ -10,13 +10,18 @@ from intc.codegen.cuda.print_tir import TYPES
 from intc.codegen.program import Arg, IntArg, Launch, Program, SizeArg, ValueArg
 from intc.errors import CodegenError
 from intc.ir.dims import Dim
-from intc.ir.graph import Node
+from intc.ir.graph import Graph, Node
 from intc.ops.fused import Attention
 
 ROWS: Final = 16  # of queries, a warp
 WARPS: Final = 8  # of a block, at most
 BESIDE: Final = {"mask": "u8", "summand": "i32"}
 STRIDES: Final = ("batch", "head", "query")
+
+
+def has_no_kernel(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` is an attention of 16-bit queries or keys, which the template does not multiply."""
+    return isinstance(node.op, Attention) and any(graph.type(x).dtype != "int8" for x in node.inputs[:3])
 
 
 def lower_attention(program: Program, node: Node) -> None:

@@ -116,6 +116,16 @@ class Forms:
             self.cache[key] = self._quantise(value, bits, wanted)
         return self.cache[key]
 
+    def unsigned(self, value: str, scale: Array) -> Form:
+        """``value``, which has a base form and no negative numbers, as integers from 0 to 255."""
+        key = (value, "unsigned", scale.tobytes())
+        if key not in self.cache:
+            form = self.base[value]
+            op, factors = Requantize(0, 255, "uint8"), self.ratio(form.scale / scale)
+            name = self.builder.emit(op, form.name, *factors, name=f"{value}.u8", scale=as_scale(scale))
+            self.cache[key] = Form(name, scale)
+        return self.cache[key]
+
     def on_grid(self, value: str, scale: Array) -> Array:
         """The smallest scales at or above ``scale`` that int16 integers of ``value`` reach by m / 2**15.
 

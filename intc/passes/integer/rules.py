@@ -22,13 +22,14 @@ from intc.ops.requantize import Clip
 from intc.ops.softmax import Softmax
 from intc.passes.integer import families, rules_attention, rules_elementwise, rules_quantised, rules_window
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, as_scale
+from intc.passes.integer.forms import Form, Forms, as_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
 from intc.passes.split_outliers import offsets
 
 WEIGHT_LIMIT = 127
 BLOCK_ELEMENTS = 2**21
+SMALL_TABLE = 2**20  # elements that may take two bytes
 
 
 def matmul(context: Context, node: Node) -> Form:
@@ -153,8 +154,18 @@ def linear_input(context: Context, value: str, bits: int) -> Form:
         if centre is not None:  # the same highest number with about half the step
             low, high = _codes(context, value)
             scales = np.maximum(high - centre, centre - low) / 127
+        elif _never_negative(forms, value):
+            return forms.unsigned(value, forms.on_grid(value, scales * (127 / 255)))
         return forms.quantised(value, 8, forms.on_grid(value, scales))
     return forms.as_is(value, bits, bits)
+
+
+def _never_negative(forms: Forms, value: str) -> bool:
+    """Whether ``value``, which has a base form, is known to hold no negative numbers."""
+    form = forms.base[value]
+    return (
+        form.plain and bool(np.all(form.scale > 0)) and forms.builder.graph.type(form.name).interval[0] >= 0
+    )
 
 
 def add(context: Context, node: Node) -> Form:
@@ -262,10 +273,12 @@ def layer_norm(context: Context, node: Node) -> Form:
 
 
 def gather(context: Context, node: Node) -> Form:
-    """An embedding: rows of a table in 8 bits per channel, by integer indices; other tables in 16 bits."""
+    """An embedding: rows of a table in 8 bits per channel, by integer indices; other tables, and small ones,
+    in 16 bits.
+    """
     forms, table = context.forms, context.constant(node.inputs[0])
     assert isinstance(node.op, Gather) and table is not None
-    if table.ndim != 2 or node.op.axis != 0:
+    if table.ndim != 2 or node.op.axis != 0 or table.size <= SMALL_TABLE:
         whole = forms.quantised(node.inputs[0], 16)
         index = forms.index(node.inputs[1], table.shape[node.op.axis])
         name = forms.builder.emit(

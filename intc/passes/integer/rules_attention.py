@@ -11,28 +11,36 @@ import numpy as np
 from intc.errors import QuantizationError
 from intc.ir.dims import SYMBOL_MAX
 from intc.ir.graph import Node
-from intc.ops.elementwise import Add, Div, Mul, Sub, Where
+from intc.ops.elementwise import Add, Div, Mul
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Reshape, Transpose
 from intc.ops.requantize import Requantize
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
 from intc.passes.integer import families
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
+from intc.passes.match import softmax_of
 
 SCORE_BIAS_MAX: Final = 2**29  # so that the distance of two scores fits 32 bits
+SCORE_NOISE: Final = 0.03  # of the exponent of e, by which softmax weights may be off
 
 
 def product(context: Context, node: Node) -> Form:
-    """A product of two computed values: attention scores, or weights times values, in 8 bits; any other in as
-    many bits as its sums leave.
+    """A product of two computed values: weights times values in 8 bits, attention scores in 8 or as many as
+    leave them 31, any other in as many bits as its sums leave.
     """
     forms, b = context.forms, context.forms.builder
     length = forms.source.type(node.inputs[0]).shape[-1]
     count = length if isinstance(length, int) else SYMBOL_MAX
-    bits = 8 if _in_softmax(context, node) else _room(count)
-    a, c = (forms.as_is(x, bits, bits) for x in node.inputs)
+    weights = forms.nodes.get(node.inputs[0])
+    reader = softmax_of(forms.source, context.users, node.output)
+    if weights is not None and isinstance(weights.op, Softmax):
+        a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
+    elif reader is not None:
+        a, c = _score_operands(context, node, *reader)
+    else:
+        bits = _room(count)
+        a, c = (forms.as_is(x, bits, bits) for x in node.inputs)
     a, c = _fitting(forms, node, (a, c), count)
     scale = np.asarray(a.scale * c.scale)
     if not a.row_sums:
@@ -57,29 +65,44 @@ def _fitting(forms: Forms, node: Node, operands: tuple[Form, Form], count: int) 
         yield form if unsigned or size <= LIMIT[bits] + 1 else forms.within(x, form, bits)
 
 
+def _score_operands(context: Context, node: Node, softmax: Node, factor: float) -> list[Form]:
+    """Queries and keys in 8 bits, or in as many as leave scores 31 where the plan says so or where rounding
+    to 8 would move them by more than ``SCORE_NOISE``.
+    """
+    forms, length = context.forms, context.forms.source.type(node.inputs[0]).shape[-1]
+    count = length if isinstance(length, int) else SYMBOL_MAX
+    wanted = context.plan.scores(node)
+    if wanted is None:
+        weighs = families.FAMILIES[context.plan.family(softmax)].weighs
+        wanted = 16 if weighs and _score_noise(forms, node, count) * factor > SCORE_NOISE else 8
+    bits = next(b for b in range(wanted, 7, -1) if b == 8 or count * LIMIT[b] ** 2 < 2**30)
+    widths = [8 if _from_state(forms, x) else bits for x in node.inputs]
+    return [forms.as_is(x, width, width) for x, width in zip(node.inputs, widths, strict=True)]
+
+
+def _score_noise(forms: Forms, node: Node, count: int) -> float:
+    """The deviation of the errors of sums of ``count`` products of operands that are rounded to 8 bits; 0
+    where nothing is known of them.
+    """
+    found = [forms.stats.get(x) for x in node.inputs]
+    known = [(s.range(forms.calibrator) / LIMIT[8], s.power) for s in found if s is not None]
+    if len(known) < 2:
+        return 0.0
+    (step_q, power_q), (step_k, power_k) = known
+    return math.sqrt(count / 12 * (step_q**2 * power_k + step_k**2 * power_q))
+
+
+def _from_state(forms: Forms, value: str) -> bool:
+    """Whether ``value`` shows a state, which has 8 bits."""
+    node = forms.nodes.get(value)
+    if node is None or not forms.deferred(node):
+        return value in forms.source.states
+    return any(_from_state(forms, x) for x in node.inputs)
+
+
 def _room(count: int) -> int:
     """The most bits, from 8 to 16, of two operands whose ``count`` products sum up in 32 bits."""
     return next(bits for bits in range(16, 7, -1) if bits == 8 or count * LIMIT[bits] ** 2 < 2**31)
-
-
-def _in_softmax(context: Context, node: Node) -> bool:
-    """Whether a softmax reads the product, scaled or with something added, or makes its left operand."""
-    forms = context.forms
-    left = forms.nodes.get(node.inputs[0])
-    if left is not None and isinstance(left.op, Softmax):
-        return True
-    pending, seen = [node.output], set[str]()
-    while pending:
-        value = pending.pop()
-        if value in seen:
-            continue
-        seen.add(value)
-        for user in context.users[value]:
-            if isinstance(user.op, Softmax):
-                return True
-            if isinstance(user.op, Add | Sub | Mul | Div | Where | Reshape | Transpose):
-                pending.append(user.output)
-    return False
 
 
 def biased_scores(context: Context, node: Node, sign: int) -> Form | None:
