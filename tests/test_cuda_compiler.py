@@ -19,7 +19,7 @@ from intc.ir.types import TensorType
 from intc.ops.division import Divide
 from intc.ops.fused import Linear
 from intc.ops.shift import ShiftLayerNorm, Shiftmax
-from tests.test_cuda_kernels import attention_case, t
+from tests.test_cuda_kernels import attention_case, t, wide_attention_case
 from tests.test_kernels_generic import Case, ints, linear_case
 
 NVCC = compiler.nvcc()
@@ -42,6 +42,7 @@ def network() -> Graph:
         linear_case(t((64, 64), "int16", -4096, 4095), 64, Linear(-(2**31), 2**31 - 1, "int32", raw=True)),
         attention_case(64, 3, 197, 197, 0),
         attention_case(32, 2, 49, 49, 0, masked=True, biased=True),
+        wide_attention_case(64, 197, 4095, 4095),
         Case(ShiftLayerNorm(3, 40, -127, 127, "int8"), (t((5, 192), "int16", -5000, 5000), g, b)),
         Case(Shiftmax(2**30, 40, 8), (t((3, 50), "int32", -90000, 90000),)),
         Case(Divide(8, 2**20), (t((40,), "int32", -(2**20), 2**20), t((40,), "int32", -999, 999))),

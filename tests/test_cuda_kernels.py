@@ -105,10 +105,27 @@ def test_attention_of_many_sizes(order: str) -> None:
     check(cases, order)
 
 
-def test_attention_of_wide_queries_is_taken_apart() -> None:
-    q, k, v = t((2, 9, 64), "int16", -4095, 4095), t((2, 9, 64), "int8"), t((2, 9, 64), "int8", -127, 127)
-    mo, eo = ints(2**30, 2**31 - 1, (64,), np.int32), ints(37, 39, (64,), np.int32)
-    check([Case(Attention(2, 2, 32, 0, 0, 0, 20077, 9, -127, 127), (q, k, v, mo, eo))])
+def wide_attention_case(dim: int, rows: int, q_limit: int, k_limit: int, **options: Any) -> Case:
+    """Queries and keys of up to 16 bits."""
+    shape = (2, rows, 2 * dim)
+    q, k = (t(shape, "int8" if x < 128 else "int16", -x, x) for x in (q_limit, k_limit))
+    mo, eo = ints(2**30, 2**31 - 1, shape[2:], np.int32), ints(37, 39, shape[2:], np.int32)
+    extra = [t((2, rows), "bool")] if options.get("masked") else []
+    op = Attention(2, 2, dim, 0, 0, 0, 20077, 12, -127, 127, **options)
+    return Case(op, (q, k, t(shape, "int8", -127, 127), mo, eo, *extra))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_attention_of_wide_queries_and_keys(order: str) -> None:
+    cases = [
+        wide_attention_case(64, 70, 4095, 4095),
+        wide_attention_case(32, 30, 5791, 5791, masked=True),
+        wide_attention_case(24, 65, 32639, 127),
+        wide_attention_case(7, 20, 127, 32639, masked=True),
+        wide_attention_case(96, 33, 2047, 2047),
+        wide_attention_case(1, 9, 32639, 32639),
+    ]
+    check(cases, order)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -344,8 +344,8 @@ def attention_cases() -> list[Case]:
     return [
         wide_attention_case(64, 4095, 4095, False),
         wide_attention_case(5, 8191, 8191, True),
-        wide_attention_case(32, 32767, 127, True),
-        wide_attention_case(16, 127, 32767, False),
+        wide_attention_case(32, 32639, 127, True),
+        wide_attention_case(16, 127, 32639, False),
         grouped_attention_case(1, True, (1, 2, S, S + 5), False),
         grouped_attention_case(3, False, (6, 1, S + 5), True),
         grouped_attention_case(2, True, (B, 1, S, S + 5), True),

@@ -14,7 +14,6 @@ from intc.artifact.fields import Size
 from intc.artifact.schema import Interface, PortType
 from intc.artifact.schema import Launch as StoredLaunch
 from intc.codegen.cuda import compiler as cuda_compiler
-from intc.codegen.cuda.attention import has_no_kernel
 from intc.codegen.cuda.elementwise import inlined
 from intc.codegen.cuda.launches import place_launches
 from intc.codegen.machine_code import MachineCode, machine_code
@@ -28,7 +27,6 @@ from intc.ir.dims import Dim
 from intc.ir.graph import Graph
 from intc.ir.op import Array
 from intc.ir.types import TensorType
-from intc.passes.unfuse import Unfuse
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,6 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
 
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
-    if target.gpu:
-        graph = Unfuse(has_no_kernel).run(graph)
     program = Program(graph, target, inlined=inlined(graph) if target.gpu else frozenset())
     for name, value in graph.values.items():
         if value.type.is_float:

@@ -19,6 +19,7 @@ from intc.ops import scalar
 from intc.ops.matmul import exact_matmul
 from intc.ops.row_softmax import NormaliseRows, ShiftWeights
 
+TWO_BYTES: int = 127 * 256 + 127  # the largest number of two signed digits, as GPUs multiply them
 WIDE: int = 2**30 - 1  # branches of a residual sum are clipped to +-WIDE, so that their sum fits 32 bits
 
 
@@ -98,12 +99,12 @@ class Linear(Op):
 class Attention(Op):
     """Scaled dot-product attention of all heads: Q K^T, ShiftWeights, times V, NormaliseRows, requantise.
 
-    Inputs: q and k int8 or int16, v int8, each token-major [B, S, *], of which the columns ``offset`` to
-    ``offset + heads*head_dim`` are used (they may be one tensor), or head-major [B, heads, S, head_dim]; k
-    and v have ``kv_heads`` heads, each for ``heads / kv_heads`` neighbours of q. mo, eo [1] or
-    [heads*head_dim]. Where ``masked``, a bool mask, [B, Sk] over keys or broadcastable to [B, heads, Sq, Sk],
-    True = keep; where ``biased``, an int32 summand of the scores, broadcastable to them. ``m, shift`` and
-    ``uniform`` are those of ShiftWeights.
+    Inputs: q and k int8 or int16 (up to TWO_BYTES), v int8, each token-major [B, S, *], of which the columns
+    ``offset`` to ``offset + heads*head_dim`` are used (they may be one tensor), or head-major
+    [B, heads, S, head_dim]; k and v have ``kv_heads`` heads, each for ``heads / kv_heads`` neighbours of q.
+    mo, eo [1] or [heads*head_dim]. Where ``masked``, a bool mask, [B, Sk] over keys or broadcastable to
+    [B, heads, Sq, Sk], True = keep; where ``biased``, an int32 summand of the scores, broadcastable to them.
+    ``m, shift`` and ``uniform`` are those of ShiftWeights.
     Output [B, Sq, heads*head_dim], or [B, heads, Sq, head_dim] where ``heads_first``, in [lo, hi]: int8, or
     int16 where 8 bits do not hold that.
     """
@@ -143,7 +144,7 @@ class Attention(Op):
             tokens = type_.rank == 3 and isinstance(last, int) and last >= offset + width
             first = type_.rank == 4 and type_.shape[1] == heads and last == self.head_dim and not offset
             held = ("int8",) if what == "v" else ("int8", "int16")
-            if type_.dtype not in held or not (tokens or first):
+            if type_.dtype not in held or type_.magnitude > TWO_BYTES or not (tokens or first):
                 raise GraphError(
                     f"attention needs {what} as {' or '.join(held)} [B, S, >= {offset + width}] or"
                     f" [B, {heads}, S, {self.head_dim}], not {type_}"

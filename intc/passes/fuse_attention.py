@@ -15,8 +15,9 @@ import numpy as np
 
 from intc.ir.dims import Dim, Shape, product
 from intc.ir.graph import Builder, Graph, Node, rebuild
+from intc.ir.types import TensorType
 from intc.ops.elementwise import Add
-from intc.ops.fused import Attention
+from intc.ops.fused import TWO_BYTES, Attention
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Expand, Reshape, Transpose
 from intc.ops.requantize import Requantize
@@ -230,9 +231,10 @@ def _keys(graph: Graph, uses: Uses, value: str, heads: int) -> _Rows | None:
     if tokens is not None:
         return tokens
     source, whole = (moved.inputs[0], tuple(perm[i] for i in swapped)) if moved else (value, swapped)
-    shape, dtype = graph.type(value).shape, graph.type(value).dtype
+    type_ = graph.type(value)
+    shape = type_.shape
     heads = int(shape[1]) if rank == 4 and isinstance(shape[1], int) else heads
-    if not isinstance(shape[-2], int) or dtype not in ("int8", "int16") or not heads:
+    if not isinstance(shape[-2], int) or not _multiplies(type_) or not heads:
         return None
     return _Rows(source, heads, shape[-2], False, whole)
 
@@ -249,8 +251,13 @@ def _tokens(graph: Graph, uses: Uses, value: str, perm: tuple[int, ...]) -> _Row
 def _made(graph: Graph, value: str, heads: Dim, tokens: bool) -> _Rows | None:
     type_ = graph.type(value)
     dim = type_.shape[-1]
-    known = isinstance(heads, int) and heads and isinstance(dim, int) and type_.dtype in ("int8", "int16")
+    known = isinstance(heads, int) and heads and isinstance(dim, int) and _multiplies(type_)
     return _Rows(value, heads, dim, tokens) if known else None  # type: ignore[arg-type]
+
+
+def _multiplies(type_: TensorType) -> bool:
+    """Whether attention multiplies such numbers."""
+    return type_.dtype in ("int8", "int16") and type_.magnitude <= TWO_BYTES
 
 
 def _unshared(graph: Graph, uses: Uses, value: str) -> str:

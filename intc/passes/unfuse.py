@@ -24,18 +24,15 @@ from intc.ops.shift import ShiftGelu
 
 @dataclass(frozen=True)
 class Unfuse:
-    """``linear`` and ``attention`` as the operators that they mean; other nodes, and what is not ``meant``,
-    are copied.
-    """
+    """``linear`` and ``attention`` as the operators that they mean; other nodes are copied."""
 
-    meant: Callable[[Graph, Node], bool] = lambda graph, node: True
     name: str = "unfuse"
 
     def run(self, graph: Graph) -> Graph:
-        """The graph without the fused operators that are meant."""
+        """The graph without fused operators."""
 
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
-            if not isinstance(node.op, Linear | Attention) or not self.meant(graph, node):
+            if not isinstance(node.op, Linear | Attention):
                 return None
             parts = _Parts(b, node, graph.values[node.output].scale)
             if isinstance(node.op, Linear):

@@ -56,6 +56,25 @@ DEVICE i32 reciprocal(i32 total) {
   return q;
 }
 
+// A part [16, 32] of a tile as signed bytes in the form that mma takes as its first operand: the values themselves, or
+// (`wide`) 256 * high + low. Registers c and c + 2 are the second operand that has the part's rows from 8 * c on.
+template <bool wide>
+struct Digits {
+  u32 low[4], high[4];
+
+  template <int chunks>
+  __device__ __forceinline__ void load(const u8* tile, int row, int part) {
+    if constexpr (wide) {
+      load_wide_rows<chunks>(low, high, tile, row, part);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)  // what low bytes read as signed lose
+        high[i] = (high[i] & 0x7f7f7f7f) + (low[i] >> 7 & 0x01010101) ^ high[i] & 0x80808080;
+    } else {
+      load_rows<chunks>(low, tile, row, part);
+    }
+  }
+};
+
 // how a tensor of heads lies: rows of `row` elements that hold all heads (tokens first), or (row = 0) heads first
 template <int heads, int dim, int row>
 DEVICE i64 head_start(i64 batch, int head, i64 length) {
@@ -79,14 +98,16 @@ DEVICE void copy_rows(u8* tile, const i8* data, int first, int rows) {
 // `KEYS` a tile; `fixed_keys` is sk where that is known, else 0. `uniform` says whether a row that keeps nothing
 // weighs all keys alike; `finish` makes an output of a normalised sum and its column.
 template <int heads, int kv_heads, int dim, int q_row, int k_row, int v_row, int out_row, bool aligned, int warps,
-          int KEYS, int fixed_keys, bool masked, bool biased, bool uniform, class Y, class Finish>
-DEVICE void attention(const i8* __restrict__ q, const i8* __restrict__ k, const i8* __restrict__ v,
+          int KEYS, int fixed_keys, bool masked, bool biased, bool uniform, class Q, class K, class Y, class Finish>
+DEVICE void attention(const Q* __restrict__ q, const K* __restrict__ k, const i8* __restrict__ v,
                       Y* __restrict__ out, int sq, int sk, const Weights& weigh, const Beside<u8>& mask,
                       const Beside<i32>& summand, const Finish& finish) {
   constexpr i32 LOWEST = -2147483647 - 1;  // below every score
   constexpr int threads = warps * 32, depth = (dim + 31) / 32, chunks = depth * 2, columns = (dim + 15) / 16;
   constexpr int k_stride = k_row ? k_row : dim, v_stride = v_row ? v_row : dim, q_stride = q_row ? q_row : dim;
-  constexpr int y_stride = out_row ? out_row : dim, tile_bytes = KEYS * chunks * 16;
+  constexpr int y_stride = out_row ? out_row : dim;
+  constexpr int q_chunks = chunks * sizeof(Q), k_chunks = chunks * sizeof(K), k_bytes = KEYS * k_chunks * 16;
+  constexpr bool q_wide = sizeof(Q) > 1, k_wide = sizeof(K) > 1;
   constexpr bool once = 0 < fixed_keys && fixed_keys <= KEYS;
   if (fixed_keys) sk = fixed_keys;
   const i64 batch = blockIdx.x / heads;
@@ -109,14 +130,15 @@ DEVICE void attention(const i8* __restrict__ q, const i8* __restrict__ k, const 
 
   // a pass over the tiles of keys for the largest score, another for the weights
   const int tiles = (sk + KEYS - 1) / KEYS, steps = once ? 1 : 2 * tiles;
-  u8* buffers = dynamic_shared() + warps * 16 * chunks * 16;
+  u8* buffers = dynamic_shared() + warps * 16 * q_chunks * 16;
+  constexpr int tiles_bytes = k_bytes + KEYS * chunks * 16;
   auto fetch = [&](int step) {
-    u8* to = buffers + (once ? 0 : step % 2 * 2 * tile_bytes);
+    u8* to = buffers + (once ? 0 : step % 2 * tiles_bytes);
     const bool values = once || step >= tiles;
     const int first = (once || !values ? step : step - tiles) * KEYS;
     if (step < steps) {
-      copy_rows<KEYS, threads, chunks, dim, k_stride, aligned>(to, k, first, sk);
-      if (values) copy_rows<KEYS, threads, chunks, dim, v_stride, aligned>(to + tile_bytes, v, first, sk);
+      copy_rows<KEYS, threads, k_chunks, dim * sizeof(K), k_stride * sizeof(K), aligned>(to, (const i8*)k, first, sk);
+      if (values) copy_rows<KEYS, threads, chunks, dim, v_stride, aligned>(to + k_bytes, v, first, sk);
     }
     commit_copies();
   };
@@ -125,10 +147,10 @@ DEVICE void attention(const i8* __restrict__ q, const i8* __restrict__ k, const 
     wait_copies<0>();
     __syncthreads();
     if (!once) fetch(step + 1);
-    return buffers + (once ? 0 : step % 2 * 2 * tile_bytes);
+    return buffers + (once ? 0 : step % 2 * tiles_bytes);
   };
 
-  u32 a[depth][4];
+  Digits<q_wide> a[depth];
   i32 scores[once ? KEYS / 16 : 2][2][4];  // of 16 keys: element i of columns j is of key j * 8 + t * 2 + i % 2
   // those of 16 keys from `key` on, which lie at `at` of the tile; `whole`: all of them exist
   auto score = [&](i32 (&s)[2][4], const u8* tile, int at, int key, bool whole) {
@@ -137,13 +159,26 @@ DEVICE void attention(const i8* __restrict__ q, const i8* __restrict__ k, const 
       const int column = key + i / 4 * 8 + t * 2 + i % 2;
       s[i / 4][i % 4] = biased && (whole || column < sk) ? summand_rows[i % 4 / 2][column] : 0;
     }
+    i32 middle[2][4] = {}, upper[2][4] = {};
 #pragma unroll
     for (int d = 0; d < depth; ++d) {
-      u32 b[2][2];
-      load_columns<chunks>(b[0], b[1], tile, at, d);
-      mma<false>(s[0], a[d], b[0]);
-      mma<false>(s[1], a[d], b[1]);
+      Digits<k_wide> b;
+      b.template load<k_chunks>(tile, at, d);
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const u32 low[2] = {b.low[c], b.low[c + 2]};
+        mma<false>(s[c], a[d].low, low);
+        if constexpr (q_wide) mma<false>(middle[c], a[d].high, low);
+        if constexpr (k_wide) {
+          const u32 high[2] = {b.high[c], b.high[c + 2]};
+          mma<false>(middle[c], a[d].low, high);
+          if constexpr (q_wide) mma<false>(upper[c], a[d].high, high);
+        }
+      }
     }
+#pragma unroll
+    for (int i = 0; i < 8 && (q_wide || k_wide); ++i)
+      s[i / 4][i % 4] += ((u32)middle[i / 4][i % 4] << 8) + ((u32)upper[i / 4][i % 4] << 16);
   };
   i32 top[2] = {LOWEST, LOWEST};
   auto find_largest = [&](const u8* tile, int first, bool whole) {
@@ -199,7 +234,7 @@ DEVICE void attention(const i8* __restrict__ q, const i8* __restrict__ k, const 
 #pragma unroll
       for (int c = 0; c < columns; ++c) {
         u32 pairs[4];
-        load_transposed(pairs, tile + tile_bytes + chunk_at<chunks>(at + lane, c));
+        load_transposed(pairs, tile + k_bytes + chunk_at<chunks>(at + lane, c));
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
           const u32 order = odd ? 0x7531 : 0x6420;
@@ -210,11 +245,12 @@ DEVICE void attention(const i8* __restrict__ q, const i8* __restrict__ k, const 
     }
   };
 
-  copy_rows<warps * 16, threads, chunks, dim, q_stride, aligned>(dynamic_shared(), q, first_query, sq);
+  copy_rows<warps * 16, threads, q_chunks, dim * sizeof(Q), q_stride * sizeof(Q), aligned>(dynamic_shared(), (const i8*)q,
+                                                                                           first_query, sq);
   fetch(0);
   const u8* tile = arrive(0);
 #pragma unroll
-  for (int d = 0; d < depth; ++d) load_rows<chunks>(a[d], dynamic_shared(), threadIdx.x / 32 * 16, d);
+  for (int d = 0; d < depth; ++d) a[d].template load<q_chunks>(dynamic_shared(), threadIdx.x / 32 * 16, d);
   int step = 0;
 #pragma unroll 1
   for (; step < tiles; ++step) {

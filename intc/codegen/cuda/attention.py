@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from intc.codegen.cpu.fused import score_strides
 from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow, method
 from intc.codegen.cuda.print_tir import TYPES
 from intc.codegen.program import Arg, IntArg, Launch, Program, SizeArg, ValueArg
 from intc.errors import CodegenError
 from intc.ir.dims import Dim
-from intc.ir.graph import Graph, Node
+from intc.ir.graph import Node
 from intc.ops.fused import Attention
 
 ROWS: Final = 16  # of queries, a warp
 WARPS: Final = 8  # of a block, at most
 BESIDE: Final = {"mask": "u8", "summand": "i32"}
 STRIDES: Final = ("batch", "head", "query")
-
-
-def has_no_kernel(graph: Graph, node: Node) -> bool:
-    """Whether ``node`` is an attention of 16-bit queries or keys, which the template does not multiply."""
-    return isinstance(node.op, Attention) and any(graph.type(x).dtype != "int8" for x in node.inputs[:3])
 
 
 def lower_attention(program: Program, node: Node) -> None:
@@ -48,7 +45,8 @@ def lower_attention(program: Program, node: Node) -> None:
         for x, f in zip(node.inputs[3:5], "me", strict=True)
     ]
     operands = ["mask"] * op.masked + ["summand"] * op.biased
-    params = ["i8* q", "i8* k", "i8* v", f"{y}* out", "i32 sq", "i32 sk", *multipliers]
+    params = [f"{TYPES[t.dtype]}* {name}" for t, name in zip(types, "qkv", strict=True)]
+    params += [f"{y}* out", "i32 sq", "i32 sk", *multipliers]
     params += ["i32 factor", "i32 shift", *(f"{BESIDE[name]}* {name}" for name in operands)]
     params += [f"i32 {name}_{axis}" for name in operands for axis in STRIDES]
     beside = [
@@ -68,14 +66,16 @@ def lower_attention(program: Program, node: Node) -> None:
         )
 
     kernel = program.kernel("attention", (numbers, *params, finish), build)
-    args: list[Arg] = [ValueArg(x, o) for x, o in zip(node.inputs[:3], offsets, strict=True)]
+    q_bytes, k_bytes, v_bytes = sizes_of = [np.dtype(t.dtype).itemsize for t in types]
+    starts = zip(node.inputs[:3], offsets, sizes_of, strict=True)
+    args: list[Arg] = [ValueArg(x, offset * size) for x, offset, size in starts]
     args += [ValueArg(node.output), SizeArg(sq), SizeArg(sk)]
     args += map(program.operand, node.inputs[3:5])
     args += [IntArg(op.m, "int32"), IntArg(op.shift, "int32"), *map(program.operand, node.inputs[5:])]
     for name in node.inputs[5:]:
         args += map(SizeArg, score_strides(program.type(name).shape, (batch, op.heads, sq, sk)))
     stages = 1 if 0 < fixed <= keys else 2
-    shared = (ROWS * warps + 2 * stages * keys) * depth
+    shared = (ROWS * warps * q_bytes + stages * keys * (k_bytes + v_bytes)) * depth
     launch = Launch(kernel, ((batch * op.heads, 1), (sq, ROWS * warps)), 32 * warps, shared)
     program.add(kernel, args, node.output, node.source, [launch])
 

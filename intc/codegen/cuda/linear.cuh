@@ -4,16 +4,6 @@
 // rows, otherwise WM x WN warps a part each. Blocks along z share the sum: each adds its part into zeroed memory, the
 // last to arrive takes the total, leaves zeros and goes on alone.
 
-// the part [16, 32] of a tile of 16-bit values, as their low bytes (unsigned) and their high bytes (signed)
-DEVICE void load_wide_rows(u32 (&low)[4], u32 (&high)[4], const u8* tile, int row, int half) {
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  for (int i = 0; i < 4; ++i) {
-    const uint2 pair = *(const uint2*)(tile + chunk_at<8>(row + g + i % 2 * 8, half * 4 + i / 2 * 2 + t / 2) + t % 2 * 8);
-    low[i] = __byte_perm(pair.x, pair.y, 0x6420);
-    high[i] = __byte_perm(pair.x, pair.y, 0x7531);
-  }
-}
-
 // sums += the tile's rows by the tile's columns, for this warp's MT x NT parts of [16, 8]
 template <bool is_unsigned, bool is_wide, int BK, int MT, int NT>
 DEVICE void multiply_tiles(i32 (&sums)[MT][NT][4], const u8* x_tile, const u8* w_tile, int warp_row, int warp_column) {
@@ -26,7 +16,7 @@ DEVICE void multiply_tiles(i32 (&sums)[MT][NT][4], const u8* x_tile, const u8* w
     for (int i = 0; i < MT; ++i) {
       if constexpr (is_wide) {
         u32 low[4], high[4];
-        load_wide_rows(low, high, x_tile, warp_row + i * 16, part);
+        load_wide_rows<BK / 8>(low, high, x_tile, warp_row + i * 16, part);
 #pragma unroll
         for (int j = 0; j < NT; ++j) {
           i32 upper[4] = {0, 0, 0, 0};

@@ -43,3 +43,16 @@ DEVICE void load_columns(u32 (&b)[2], u32 (&next)[2], const u8* tile, int row, i
   load_matrices(four, tile + chunk_at<chunks>(row + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
   b[0] = four[0], b[1] = four[1], next[0] = four[2], next[1] = four[3];
 }
+
+// the same of a tile of 16-bit values, as their low bytes (unsigned) and their high bytes (signed)
+template <int chunks>
+DEVICE void load_wide_rows(u32 (&low)[4], u32 (&high)[4], const u8* tile, int row, int half) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const u8* at = tile + chunk_at<chunks>(row + g + i % 2 * 8, half * 4 + i / 2 * 2 + t / 2) + t % 2 * 8;
+    const uint2 pair = *(const uint2*)at;
+    low[i] = __byte_perm(pair.x, pair.y, 0x6420);
+    high[i] = __byte_perm(pair.x, pair.y, 0x7531);
+  }
+}
