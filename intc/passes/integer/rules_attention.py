@@ -22,7 +22,7 @@ from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
 from intc.passes.match import softmax_of
 
 SCORE_BIAS_MAX: Final = 2**29  # so that the distance of two scores fits 32 bits
-SCORE_NOISE: Final = 0.03  # of the exponent of e, by which softmax weights may be off
+SCORE_NOISE: Final = 0.02  # of the exponent of e, by which softmax weights may be off
 
 
 def product(context: Context, node: Node) -> Form:
