@@ -133,6 +133,22 @@ def test_a_model_in_map_batches(cluster: Any, artifact: Path) -> None:
         assert np.array_equal(np.stack([row["logits"] for row in found]), logits)
 
 
+def test_actors_of_a_machine_map_the_same_weights(cluster: Any, artifact: Path) -> None:
+    from intc.integrations.ray import RayModel, put
+
+    @ray.remote(num_cpus=0.1)
+    class Actor(RayModel):
+        def mapped(self) -> tuple[int, set[str]]:
+            lines = Path("/proc/self/maps").read_text().splitlines()
+            return os.getpid(), {
+                line.split(maxsplit=3)[3] for line in lines if f"/intc-{os.getuid()}/" in line
+            }
+
+    held = put(artifact)
+    (first, files), (second, others) = ray.get([Actor.remote(held).mapped.remote() for _ in range(2)])
+    assert first != second and files and files == others  # device, inode and name
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999", "nonsense"])
 def test_an_address_where_no_ray_is(
     artifact: Path, table: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ import pytest
 
 from intc.artifact.schema import Port
 from intc.errors import UsageError
-from intc.integrations.decoders import Tokens
+from intc.integrations.decoders import Inputs, Tokens
 
 tokenizers = pytest.importorskip("tokenizers", reason="text needs the extra [ray]: pip install -e '.[ray]'")
 WORDS = {"[PAD]": 0, "[UNK]": 1, "one": 2, "two": 3, "three": 4}
@@ -62,6 +62,15 @@ def test_without_a_mask_rows_of_one_length_run_together(folder: Path) -> None:
     assert not tokens.prepare(column("one", "two one")).pads
     with pytest.raises(ValueError, match="takes no mask, and rows have 1 to 2 tokens"):
         tokens(column("one", "two one"))
+
+
+def test_lists_of_equal_lengths_run_together() -> None:
+    rows = np.empty(4, object)
+    rows[:] = [[1, 2], [3], [4, 5], None]
+    prepared = Inputs(manifest("ids", "kind")).prepare({"ids": rows, "kind": np.arange(4)})
+    sizes = prepared.sizes.tolist()
+    assert sizes[0] == sizes[2] != sizes[1] and not prepared.pads
+    assert Inputs(manifest("kind")).prepare({"kind": np.arange(4)}).sizes.tolist() == [0, 0, 0, 0]
 
 
 def test_lengths(folder: Path) -> None:
