@@ -9,7 +9,7 @@ GPU_FOLDER ?= gpu-models
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format notebooks docs figures bench bench-scale bench-gpu accuracy zoo fuzz soak clean
+.PHONY: help setup demo test check format notebooks docs figures bench bench-scale bench-gpu accuracy zoo triton fuzz soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ accuracy: $(STAMP)  ## accuracy against other int8 engines; needs `pip install -
 
 zoo: $(STAMP)  ## compile and verify 165 families of models beside int8 peers; needs `pip install -e ".[bench,examples]"`
 	$(BIN)/python examples/zoo/run.py
+
+triton: $(STAMP)  ## serve the model repository with a real Triton (60 MB from PyPI into build/triton), compare bits
+	test -d build/triton || $(BIN)/python -m pip install --quiet --no-deps --target build/triton nvidia-pytriton "numpy<2"
+	INTC_TRITON=build/triton $(BIN)/python -m pytest -q tests/test_requests.py
 
 fuzz: $(STAMP)  ## read mutated artifacts and ONNX files: make fuzz COUNT=100000 SEED=1
 	$(BIN)/python -m tests.fuzz artifacts --count $(COUNT) --seed $(SEED)

@@ -17,7 +17,7 @@ from intc.errors import FeedError, UsageError
 from intc.integrations import job as jobs
 from intc.integrations.batches import BatchModel, stored
 from intc.integrations.blocks import Block
-from intc.integrations.decoders import Inputs
+from intc.integrations.decoders import Columns, Inputs, Prepared
 from tests.small import FEATURES, small_feeds, small_module
 
 pa = pytest.importorskip("pyarrow", reason="reading Parquet needs the extra [ray]: pip install -e '.[ray]'")
@@ -210,6 +210,28 @@ def test_a_model_as_a_function_of_batches(artifact: Path) -> None:
     renamed = BatchModel(artifact, Inputs(model.session.manifest, ["ids=number"]))
     assert renamed({"x": feeds["x"][:2], "number": feeds["ids"][:2]})["logits"].shape == (2, 10)
     assert model({"x": np.zeros((0, FEATURES)), "ids": np.zeros(0, int)})["logits"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("pads", "groups"), [(False, [[4, 4, 4], [4], [7, 7]]), (True, [[4, 4, 4], [4, 7, 7]])]
+)
+def test_a_decoder_says_which_rows_run_together(artifact: Path, pads: bool, groups: list[list[int]]) -> None:
+    together: list[list[int]] = []
+
+    class Grouped:
+        def __call__(self, columns: Columns) -> Columns:
+            together.append(columns["ids"].tolist())
+            return columns
+
+        def prepare(self, columns: Columns) -> Prepared:
+            return Prepared(columns, columns["ids"], pads)
+
+    feeds = small_feeds(6)
+    feeds["ids"][:] = [7, 4, 4, 7, 4, 4]
+    found = BatchModel(artifact, Grouped(), batch=3).outcome(feeds)
+    assert together == groups and found.kept.tolist() == list(range(6))
+    (logits,) = small_module().run(["logits"], feeds)
+    assert np.array_equal(found.outputs["logits"], logits)
 
 
 def test_a_row_that_the_users_own_code_refuses(artifact: Path) -> None:

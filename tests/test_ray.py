@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+import intc
 from intc.errors import UsageError
 from intc.integrations import job as jobs
+from intc.integrations.calibration import ParquetFeeds
 from tests.small import small_feeds, small_module
+from tests.test_calibration_parts import decode, texts
 from tests.test_map import ROWS, artifact, check_results, contents, job, table
+from tests.tiny_encoder import tiny_encoder
 
 ray = pytest.importorskip("ray", reason="Ray jobs need the extra [ray]: pip install -e '.[ray]'")
 pytestmark = pytest.mark.slow
-__all__ = ["artifact", "table"]
+__all__ = ["artifact", "table", "texts"]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,16 @@ def test_a_full_disk_is_one_line_and_the_job_goes_on(
     check_results(tmp_path / "out")
 
 
+def test_a_cluster_calibrates_as_one_machine(cluster: Any, texts: Path, tmp_path: Path) -> None:
+    from intc.integrations.ray import part_engine
+
+    onnx.save(tiny_encoder(), tmp_path / "tiny.onnx")
+    for name, parts in (("one", None), ("cluster", part_engine(workers=2))):
+        data = ParquetFeeds((texts,), ("ids", "mask"), decode, parts)
+        intc.compile(tmp_path / "tiny.onnx", data).save(tmp_path / f"{name}.intc")
+    assert (tmp_path / "one.intc").read_bytes() == (tmp_path / "cluster.intc").read_bytes()
+
+
 def test_a_model_in_map_batches(cluster: Any, artifact: Path) -> None:
     from intc.integrations.ray import RayModel, put
 
@@ -116,3 +131,30 @@ def test_a_model_in_map_batches(cluster: Any, artifact: Path) -> None:
         found = sorted(results.take_all(), key=lambda row: row["n"])
         (logits,) = small_module().run(["logits"], feeds)
         assert np.array_equal(np.stack([row["logits"] for row in found]), logits)
+
+
+def test_actors_of_a_machine_map_the_same_weights(cluster: Any, artifact: Path) -> None:
+    from intc.integrations.ray import RayModel, put
+
+    @ray.remote(num_cpus=0.1)
+    class Actor(RayModel):
+        def mapped(self) -> tuple[int, set[str]]:
+            lines = Path("/proc/self/maps").read_text().splitlines()
+            return os.getpid(), {
+                line.split(maxsplit=3)[3] for line in lines if f"/intc-{os.getuid()}/" in line
+            }
+
+    held = put(artifact)
+    (first, files), (second, others) = ray.get([Actor.remote(held).mapped.remote() for _ in range(2)])
+    assert first != second and files and files == others  # device, inode and name
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999", "nonsense"])
+def test_an_address_where_no_ray_is(
+    artifact: Path, table: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from intc.integrations.ray import engine
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UsageError, match=f"no Ray at {address} "):
+        jobs.run(job(artifact, table, tmp_path / "out"), engine(address=address))

@@ -13,6 +13,7 @@ import types
 import urllib.error
 import urllib.request
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -167,27 +168,62 @@ def test_the_model_file_answers_every_request(repository: Path, monkeypatch: pyt
     model.finalize()
 
 
+TRITON = Path(os.environ.get("INTC_TRITON", "nowhere")).absolute()
+
+
+def triton(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The server's command and environment; its Python backend finds packages through the first python3."""
+    venv.create(folder / "env")
+    (site,) = (folder / "env" / "lib").glob("python3*/site-packages")
+    (site / "all.pth").write_text("\n".join([str(TRITON), *(p for p in sys.path if p)]))
+    environment = os.environ | {"PATH": f"{folder / 'env' / 'bin'}:{os.environ['PATH']}"}
+    server = TRITON / "pytriton" / "tritonserver"
+    if not server.is_dir():
+        return ["tritonserver"], environment
+    stub = "{}.{}/triton_python_backend_stub".format(*sys.version_info)
+    backends = shutil.copytree(server / "backends", folder / "backends")
+    shutil.copy2(server / "python_backend_stubs" / stub, backends / "python")
+    environment["LD_LIBRARY_PATH"] = str(TRITON / "nvidia_pytriton.libs")
+    return [str(server / "bin" / "tritonserver"), "--backend-directory", str(backends)], environment
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not shutil.which("tritonserver"), reason="Triton is not installed: no tritonserver in PATH"
+    not (TRITON.is_dir() or shutil.which("tritonserver")),
+    reason="Triton is not installed: no tritonserver in PATH (`make triton` fetches one)",
 )
 def test_triton_answers_with_the_same_bits(repository: Path, tmp_path: Path) -> None:
-    """Its Python backend finds packages through the first python3 in PATH."""
-    venv.create(tmp_path / "env")
-    (site,) = (tmp_path / "env" / "lib").glob("python3*/site-packages")
-    (site / "all.pth").write_text("\n".join(p for p in sys.path if p))
-    environment = os.environ | {"PATH": f"{tmp_path / 'env' / 'bin'}:{os.environ['PATH']}"}
-    command = ["tritonserver", "--model-repository", str(repository), "--http-port", "18431"]
+    command, environment = triton(tmp_path)
+    command += ["--model-repository", str(repository), "--http-port", "18431"]
+    command += ["--allow-grpc", "false", "--metrics-port", "18433"]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         url = "http://127.0.0.1:18431/v2/models/small"
         wait_for(f"{url}/ready", server, tmp_path / "log")
-        given = request(5)
-        given["inputs"][1]["shape"] = [5, 1]
-        body = post(f"{url}/infer", given)
-        for tensor, array in zip(body["outputs"], SESSION.run(None, small_feeds(5)), strict=True):
-            assert np.array_equal(np.array(tensor["data"], array.dtype).reshape(tensor["shape"]), array)
+
+        def asked(rows: int, seed: int) -> dict[str, Any]:
+            given = request(rows, seed)
+            given["inputs"][1]["shape"] = [rows, 1]
+            return given
+
+        def equal(n: int) -> bool:
+            rows = 1 + n % 4
+            found = [
+                np.reshape(t["data"], t["shape"]) for t in post(f"{url}/infer", asked(rows, n))["outputs"]
+            ]
+            expected = SESSION.run(None, small_feeds(rows, n))
+            return all(np.array_equal(f.astype(e.dtype), e) for f, e in zip(found, expected, strict=True))
+
+        with ThreadPoolExecutor(16) as clients:
+            assert all(clients.map(equal, range(48)))
+        with urllib.request.urlopen("http://127.0.0.1:18433/metrics", timeout=60) as response:
+            text = response.read().decode()
+        counted = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        assert float(counted['nv_inference_request_success{model="small",version="1"}']) == 48
+        assert float(counted['nv_inference_exec_count{model="small",version="1"}']) < 48
+
+        given = asked(5, 0)
         given["inputs"][1]["data"][0] = 9999
         with pytest.raises(urllib.error.HTTPError) as refused:
             post(f"{url}/infer", given)

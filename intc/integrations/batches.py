@@ -37,10 +37,10 @@ class BatchModel:
     """Loads ``artifact``, a path or the bytes of one, and maps batches of columns to its outputs.
 
     ``decode`` turns columns into the model's inputs, row by row: a tokeniser, an image decoder (default:
-    columns that are named like the inputs; see decoders.py). Where it has a method ``sizes(columns)``, rows
-    of like size run together. At most ``batch`` rows are run at once, by ``threads`` threads. With ``raw``
-    the outputs are the integers. Weights are shared by all processes of one user on a machine (``share``:
-    :func:`intc.runtime.load`).
+    columns that are named like the inputs; see decoders.py). Where it has a method ``prepare``, that sees all
+    rows first and says which of them run together (:class:`intc.integrations.decoders.Prepared`). At most
+    ``batch`` rows are run at once, by ``threads`` threads. With ``raw`` the outputs are the integers. Weights
+    are shared by all processes of one user on a machine (``share``: :func:`intc.runtime.load`).
     Raises what :func:`intc.load` raises, and UsageError for a model that cannot run on rows.
     """
 
@@ -72,13 +72,11 @@ class BatchModel:
 
     def outcome(self, batch: Columns) -> Outcome:
         """The outputs of all good rows of ``batch``, in their order, and why the others are not."""
-        count = len(next(iter(batch.values()), ()))
-        sizes = getattr(self.decode, "sizes", None)
-        order = np.arange(count) if sizes is None else np.argsort(sizes(batch), kind="stable")
+        columns, groups = self._groups(batch)
         parts: list[tuple[Array, list[Array]]] = []
         rejected: list[tuple[int, str]] = []
-        for start in range(0, count, self.batch):
-            for rows, result in self._run(batch, order[start : start + self.batch]):
+        for group in groups:
+            for rows, result in self._run(columns, group):
                 if isinstance(result, str):
                     rejected.append((int(rows[0]), result))
                 else:
@@ -90,6 +88,17 @@ class BatchModel:
             for i, name in enumerate(self.names)
         }
         return Outcome(outputs, kept[back], sorted(rejected))
+
+    def _groups(self, batch: Columns) -> tuple[Columns, list[Array]]:
+        """The columns as the decoder takes them, and the numbers of the rows that run together."""
+        count = len(next(iter(batch.values()), ()))
+        prepare = getattr(self.decode, "prepare", None)
+        if prepare is None or not count:
+            return batch, [np.arange(count)[i : i + self.batch] for i in range(0, count, self.batch)]
+        columns, sizes, pads = prepare(batch)
+        order = np.argsort(sizes, kind="stable")
+        runs = [order] if pads else np.split(order, np.flatnonzero(np.diff(sizes[order])) + 1)
+        return columns, [run[i : i + self.batch] for run in runs for i in range(0, len(run), self.batch)]
 
     def _run(self, batch: Columns, rows: Array) -> Iterator[tuple[Array, list[Array] | str]]:
         """Results of ``rows``; where they fail together they are halved, down to the row that is bad."""

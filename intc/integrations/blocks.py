@@ -64,7 +64,8 @@ def cut(files: Sequence[Path], columns: Sequence[str], rows: int = ROWS) -> list
         names = found.schema_arrow.names
         for column in columns:
             if column not in names:
-                raise UsageError(f"{path}: no column '{column}'; it holds {', '.join(names)}")
+                held = ", ".join(names)
+                raise UsageError(f"{path}: no column '{column}'; it holds {held} (choose by --column)")
         for group in range(found.metadata.num_row_groups):
             count = found.metadata.row_group(group).num_rows
             for start in range(0, count, rows):

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,18 @@ Columns: TypeAlias = Mapping[str, Array]
 Decode: TypeAlias = Callable[[Columns], Mapping[str, Array]]
 
 INPUTS: Final = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+PADS: Final = ("[PAD]", "<pad>")
 LENGTH: Final = 512  # tokens, where neither model nor tokeniser says how many
-STEP: Final = 8  # padded lengths are multiples of it
+
+
+class Prepared(NamedTuple):
+    """Rows ready to be decoded, and the ``sizes`` of each: rows of one size run together, rows of like size
+    too where the decoder ``pads``.
+    """
+
+    columns: Columns
+    sizes: Array
+    pads: bool
 
 
 class Inputs:
@@ -50,6 +60,14 @@ class Inputs:
         """The feeds; ValueError where rows of one batch do not have one shape."""
         return {name: _as_input(columns[c], self.shapes[name]) for name, c in self.columns.items()}
 
+    def prepare(self, columns: Columns) -> Prepared:
+        """Rows whose lists have equal lengths belong together."""
+        lists = [columns[c] for c in self.columns.values() if columns[c].dtype == object]
+        lengths = np.array([[np.size(row) for row in column] for column in lists], np.int64)
+        count = len(next(iter(columns.values())))
+        sizes = np.unique(lengths, axis=1, return_inverse=True)[1] if lists else np.zeros(count, np.int64)
+        return Prepared(columns, sizes, pads=False)
+
 
 def _as_input(column: Array, shape: Sequence[int | str]) -> Array:
     array = np.array([np.asarray(row) for row in column]) if column.dtype == object else column
@@ -65,7 +83,8 @@ class Tokens:
     """Text of ``column`` as token ids, masks and types, padded to the longest of the batch.
 
     ``folder`` holds ``tokenizer.json``. Longer texts are cut at ``length`` tokens (default: what the
-    tokeniser itself says, at most what the model takes). UsageError for a model with other inputs.
+    tokeniser itself says, at most what the model takes). A model that takes no mask would read the padding
+    as text: its rows must have one length. UsageError for a model with other inputs.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, column: str, length: int | None = None) -> None:
@@ -81,42 +100,49 @@ class Tokens:
         if unknown:
             raise UsageError(f"input '{unknown[0]}' is none that a tokeniser gives ({', '.join(INPUTS)})")
         self.column, self.names = column, [p.name for p in manifest.inputs]
-        fixed, most = _sizes(manifest.inputs, manifest)
+        self.fixed, most = _sizes(manifest.inputs, manifest)
+        self.pads = self.fixed is not None or "attention_mask" in self.names
         own = (self.tokenizer.truncation or {}).get("max_length", LENGTH)
-        self.length = fixed or min(length or own, most or LENGTH)
+        self.length = self.fixed or min(length or own, most or LENGTH)
         if length and length > self.length:
             raise UsageError(f"length {length} is more than the {self.length} tokens that the model takes")
-        padding = self.tokenizer.padding or {}
-        pad = padding.get(
-            "pad_token", next((t for t in ("[PAD]", "<pad>") if self._id(t) is not None), "[PAD]")
-        )
         self.tokenizer.enable_truncation(self.length)
-        self.tokenizer.enable_padding(
-            direction=padding.get("direction", "right"),
-            pad_id=padding.get("pad_id", self._id(pad) or 0),
-            pad_token=pad,
-            length=fixed,
-            pad_to_multiple_of=None if self.length % STEP else STEP,
-        )
         self.key = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+        padding = self.tokenizer.padding or {}
+        pad = padding.get("pad_id", next(filter(None, map(self.tokenizer.token_to_id, PADS)), 0))
+        self.fill = {"ids": pad, "attention_mask": 0, "type_ids": padding.get("pad_type_id", 0)}
+        self.left = padding.get("direction") == "left"
+        self.tokenizer.no_padding()
 
     def __call__(self, columns: Columns) -> dict[str, Array]:
         """int64 [rows, tokens]; ValueError for a row that is not text."""
-        texts = list(columns[self.column])
-        for text in texts:
-            if not isinstance(text, str):
-                raise ValueError(f"column '{self.column}' holds {_kind(text)}, not text")
+        rows = self.prepare(columns).columns[self.column]
+        for row in rows:
+            if row is None or not hasattr(row, "ids"):
+                raise ValueError(f"column '{self.column}' holds {_kind(row)}, not text")
+        lengths = {len(row) for row in rows}
+        if not self.pads and len(lengths) > 1:
+            raise ValueError(
+                f"the model takes no mask, and rows have {min(lengths)} to {max(lengths)} tokens"
+            )
+        return {n: self._padded(rows, INPUTS[n], self.fixed or max(lengths)) for n in self.names}
+
+    def prepare(self, columns: Columns) -> Prepared:
+        """Every text as what the tokeniser makes of it, all at once; other rows stay as they are."""
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one thread a worker
-        rows = self.tokenizer.encode_batch(texts)
-        return {n: np.array([getattr(row, INPUTS[n]) for row in rows], np.int64) for n in self.names}
+        rows = np.empty(len(columns[self.column]), object)
+        rows[:] = columns[self.column]
+        texts = [i for i, row in enumerate(rows) if isinstance(row, str)]
+        for i, encoding in zip(texts, self.tokenizer.encode_batch([rows[i] for i in texts]), strict=True):
+            rows[i] = encoding
+        sizes = np.array([len(row) if hasattr(row, "ids") else 0 for row in rows], np.int64)
+        return Prepared({self.column: rows}, sizes, self.pads)
 
-    def sizes(self, columns: Columns) -> Array:
-        """Characters of every row: rows of like length are padded least."""
-        return np.array([len(t) if isinstance(t, str) else 0 for t in columns[self.column]])
-
-    def _id(self, token: str) -> int | None:
-        found: int | None = self.tokenizer.token_to_id(token)
-        return found
+    def _padded(self, rows: Array, name: str, length: int) -> Array:
+        array = np.full((len(rows), length), self.fill[name], np.int64)
+        for out, row in zip(array, rows, strict=True):
+            out[length - len(row) if self.left else 0 :][: len(row)] = getattr(row, name)
+        return array
 
 
 def _kind(value: object) -> str:

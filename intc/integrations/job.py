@@ -21,7 +21,7 @@ from intc.artifact.signature import Key
 from intc.errors import UsageError
 from intc.files import write_text
 from intc.integrations import blocks
-from intc.integrations.batches import BATCH, BatchModel
+from intc.integrations.batches import BATCH, BatchModel, Outcome
 from intc.integrations.blocks import REJECTED, ROW, Block, arrays, column
 from intc.integrations.decoders import Decode
 from intc.integrations.extras import require
@@ -86,9 +86,16 @@ class Worker:
 
     def __call__(self, block: Block) -> Done:
         """Read, compute and write ``block``. UsageError where it cannot be read or written."""
+        table = self.read(block)
+        return self.write(block, table, self.model.outcome(arrays(table.select(list(self.job.columns)))))
+
+    def read(self, block: Block) -> Any:
+        """The columns that are decoded and those that are kept, as a table."""
+        return blocks.read(block, list(dict.fromkeys((*self.job.columns, *self.job.keep))))
+
+    def write(self, block: Block, table: Any, found: Outcome) -> Done:
+        """The bad rows first: a block is finished once its results are there."""
         job, pa = self.job, require("pyarrow", "ray")
-        table = blocks.read(block, list(dict.fromkeys((*job.columns, *job.keep))))
-        found = self.model.outcome(arrays(table.select(list(job.columns))))
         if found.rejected:
             rows, causes = zip(*found.rejected, strict=True)
             numbers = pa.array(np.array(rows, np.int64) + block.first)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import ray
@@ -23,6 +24,8 @@ from intc.integrations.batches import BatchModel
 from intc.integrations.blocks import Block
 from intc.integrations.calibration import Part, PartEngine, Seen
 from intc.integrations.job import Done, Engine, Job, Worker
+
+SECONDS: Final = 10.0  # until an address counts as dead
 
 
 def put(artifact: str | Path) -> Any:
@@ -142,6 +145,7 @@ def _start(address: str | None) -> None:
     """Quietly: the program shows progress and errors itself."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _check_listening(address or os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(
             address=address,
@@ -151,6 +155,18 @@ def _start(address: str | None) -> None:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"no Ray at {address or 'this machine'} ({' '.join(str(error).split())})") from None
+
+
+def _check_listening(address: str) -> None:
+    """UsageError where nothing listens at ``HOST:PORT``: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
+    except (OSError, OverflowError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"no Ray at {address} ({cause}); `ray start --head` prints the address") from None
 
 
 def _bytes(reference: Any) -> memoryview:

@@ -7,13 +7,21 @@ and ``serve run file:app``. Replicas, queues, restarts and shutdown are Serve's.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import ray
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,12 +41,20 @@ class Endpoint:
     """One replica: ``/v2/health/live`` and ``ready``, ``/v2/models/NAME``, ``.../infer``, ``/metrics``."""
 
     def __init__(
-        self, name: str, artifact: Any, rows: int, batch: int, wait: float, settings: dict[str, Any]
+        self,
+        name: str,
+        artifact: Any,
+        rows: int,
+        batch: int,
+        wait: float,
+        limit: int,
+        settings: dict[str, Any],
     ):
-        self.name, self.rows = name, rows
+        self.name, self.rows, self.limit = name, rows, limit
         self.session = RayModel(artifact, **settings).session
         self.inputs, self.outputs = self.session.get_inputs(), self.session.get_outputs()
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         made: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("intc_requests", "Requests by status.", ["status"], **made)
         self.latency = Histogram("intc_latency_seconds", "From request to answer.", buckets=LATENCIES, **made)
@@ -74,19 +90,29 @@ class Endpoint:
 
     async def _infer(self, request: Request) -> tuple[int, dict[str, Any]]:
         try:
-            if int(request.headers.get("content-length", 0)) > LIMIT:
-                return 413, {"error": f"the request is larger than {LIMIT} bytes"}
+            body = await self._body(request)
+            if body is None:
+                return 413, {"error": f"the request is larger than {self.limit} bytes"}
             try:
-                given = await request.json()
-            except ValueError:
+                given = json.loads(body)
+            except (ValueError, RecursionError):
                 raise FeedError("the request is not JSON") from None
             outputs = await self._together(requests.feeds_of(given, self.inputs, self.rows))
             if isinstance(outputs, FeedError):
                 raise outputs
         except FeedError as error:
             return 400, {"error": str(error)}
-        body = requests.answer(self.name, self.outputs, outputs)
-        return 200, body | ({"id": given["id"]} if isinstance(given.get("id"), str) else {})
+        answer = requests.answer(self.name, self.outputs, outputs)
+        return 200, answer | ({"id": given["id"]} if isinstance(given.get("id"), str) else {})
+
+    async def _body(self, request: Request) -> bytearray | None:
+        """The bytes of the request; None once they are more than the limit, whatever its header says."""
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > self.limit:
+                return None
+        return body
 
     @serve.batch  # type: ignore[untyped-decorator]
     async def _together(self, feeds: list[Feeds]) -> list[Any]:
@@ -115,13 +141,15 @@ def endpoint(
     ongoing: int = 64,
     queued: int = 256,
     shutdown: float = 20.0,
+    limit: int = LIMIT,
     trusted_keys: Sequence[Key] | None = None,
 ) -> Any:
     """A Serve application for ``artifact`` as model ``name`` (default: the file's), for ``serve.run``.
 
     A replica waits up to ``wait`` seconds to run up to ``batch`` requests together, of ``rows`` rows at most
     each, by ``threads`` threads. ``ongoing`` requests may be in a replica and ``queued`` before it; more are
-    refused with status 503. Requests that run get ``shutdown`` seconds to end when it stops.
+    refused with status 503, and those of more than ``limit`` bytes with 413. Requests that run get
+    ``shutdown`` seconds to end when it stops.
     """
     settings = {"threads": threads, "trusted_keys": trusted_keys}
     deployment = serve.deployment(
@@ -135,4 +163,4 @@ def endpoint(
         health_check_period_s=10,
     )
     held = put(artifact) if ray.is_initialized() else str(Path(artifact).absolute())
-    return deployment.bind(name or Path(artifact).stem, held, rows, batch, wait, settings)
+    return deployment.bind(name or Path(artifact).stem, held, rows, batch, wait, limit, settings)
