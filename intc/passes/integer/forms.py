@@ -104,27 +104,32 @@ class Forms:
         room = 1.0 if value in self.source.constants else headroom(bits)
         return np.float64(self.range_of(value, bits) * room / LIMIT[bits])  # type: ignore[return-value]
 
-    def quantised(self, value: str, bits: int, scale: Array | None = None) -> Form:
-        """``value`` as signed ``bits``-wide integers at ``scale`` (default: its calibrated per-tensor
-        scale).
+    def quantised(self, value: str, bits: int, scale: Array | None = None, unsigned: bool = False) -> Form:
+        """``value`` as signed ``bits``-wide integers, or ``unsigned`` ones of 8 bits, at ``scale`` (default:
+        its calibrated per-tensor scale as signed ones).
         """
         wanted = self.scale_for(value, bits) if scale is None else np.asarray(scale, np.float64)
         if scale is None and bits == 8:
             wanted = self.on_grid(value, wanted)
-        key = (value, bits, wanted.tobytes())
+        key = (value, bits, wanted.tobytes(), unsigned)
         if key not in self.cache:
-            self.cache[key] = self._quantise(value, bits, wanted)
+            self.cache[key] = self._quantise(value, bits, wanted, unsigned)
         return self.cache[key]
 
-    def unsigned(self, value: str, scale: Array) -> Form:
-        """``value``, which has a base form and no negative numbers, as integers from 0 to 255."""
-        key = (value, "unsigned", scale.tobytes())
-        if key not in self.cache:
-            form = self.base[value]
-            op, factors = Requantize(0, 255, "uint8"), self.ratio(form.scale / scale)
-            name = self.builder.emit(op, form.name, *factors, name=f"{value}.u8", scale=as_scale(scale))
-            self.cache[key] = Form(name, scale)
-        return self.cache[key]
+    def never_negative(self, value: str) -> bool:
+        """Whether ``value`` is known to hold no negative numbers."""
+        form, node = self.base.get(value), self.nodes.get(value)
+        if value in self.source.constants:
+            return bool((self.source.constants[value] >= 0).all())
+        if form is not None:
+            lowest = self.builder.graph.type(form.name).interval[0]
+            return form.plain and lowest >= 0 and bool(np.all(form.scale > 0))
+        if node is None or not self.deferred(node):
+            return False
+        if isinstance(node.op, Concat):
+            return all(map(self.never_negative, node.inputs))
+        inner, factor = self.operand(node)
+        return (factor is None or factor > 0) and self.never_negative(inner)
 
     def on_grid(self, value: str, scale: Array) -> Array:
         """The smallest scales at or above ``scale`` that int16 integers of ``value`` reach by m / 2**15.
@@ -197,37 +202,38 @@ class Forms:
                 return left, 1.0 / value if isinstance(node.op, Div) else value
         return node.inputs[0], None
 
-    def _quantise(self, value: str, bits: int, scale: Array) -> Form:
-        b, limit = self.builder, LIMIT[bits]
+    def _quantise(self, value: str, bits: int, scale: Array, unsigned: bool) -> Form:
+        b, (lo, hi, dtype) = self.builder, _interval(bits, unsigned)
         if value in self.source.constants:
             data = np.rint(self.source.constants[value].astype(np.float64) / scale)
-            integers = np.clip(data, -limit, limit).astype(DTYPE[bits])
+            integers = np.clip(data, lo, hi).astype(dtype)
             return Form(b.constant(f"{value}.q{bits}", integers, scale=as_scale(scale)), scale)
         if value not in self.base:
             node = self.nodes[value]
             if isinstance(node.op, Concat):
-                parts = self._alike([self.quantised(x, bits, scale).name for x in node.inputs])
+                parts = self._alike([self.quantised(x, bits, scale, unsigned).name for x in node.inputs])
                 return Form(self._emit(node, *parts, bits=bits, scale=scale), scale)
             if self.deferred(node):
                 inner, factor = self.operand(node)
                 if factor is not None:
-                    return Form(self.quantised(inner, bits, scale / factor).name, scale)
+                    return Form(self.quantised(inner, bits, scale / factor, unsigned).name, scale)
                 if bits == 32:  # what moves is narrow
                     return self._requantised(self.as_is(value, 16, 16), value, bits, scale)
-                return self.move(node, self.quantised(inner, bits, scale), bits)
+                return self.move(node, self.quantised(inner, bits, scale, unsigned), bits)
             raise QuantizationError(
                 f"node '{node.source or node.output}' ({node.op.name}): no integer form exists"
             )
-        return self._requantised(self.base[value], value, bits, scale)
+        return self._requantised(self.base[value], value, bits, scale, unsigned)
 
-    def _requantised(self, form: Form, value: str, bits: int, scale: Array) -> Form:
+    def _requantised(self, form: Form, value: str, bits: int, scale: Array, unsigned: bool = False) -> Form:
         """``form`` of ``value`` in ``bits`` bits at ``scale``; itself where it is that already."""
-        b, limit = self.builder, LIMIT[bits]
-        if np.array_equal(form.scale, scale) and b.graph.type(form.name).magnitude <= limit:
+        b, (lo, hi, dtype) = self.builder, _interval(bits, unsigned)
+        if np.array_equal(form.scale, scale) and b.graph.type(form.name).magnitude <= hi:
             return form
         m, e = self.ratio(form.scale / scale)
-        op = Requantize(-limit, limit, DTYPE[bits])
-        name = b.emit(op, form.name, m, e, name=f"{value}.q{bits}", scale=as_scale(scale))
+        suffix = "u8" if unsigned else f"q{bits}"
+        op = Requantize(lo, hi, dtype)
+        name = b.emit(op, form.name, m, e, name=f"{value}.{suffix}", scale=as_scale(scale))
         return Form(name, scale)
 
     def _alike(self, values: list[str]) -> list[str]:
@@ -290,6 +296,11 @@ class Forms:
     def _emit(self, node: Node, *inputs: str, bits: int, scale: Array) -> str:
         name = f"{node.output}.q{bits}" if bits else node.output
         return self.builder.emit(node.op, *inputs, name=name, source=node.source, scale=as_scale(scale))
+
+
+def _interval(bits: int, unsigned: bool) -> tuple[int, int, DType]:
+    """The smallest and the largest of such integers, and the type that holds them."""
+    return (0, 255, "uint8") if unsigned else (-LIMIT[bits], LIMIT[bits], DTYPE[bits])
 
 
 def as_scale(scale: Array) -> float | tuple[float, ...]:

@@ -17,17 +17,18 @@ from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
-from intc.ops.movement import MOVEMENT, Gather
+from intc.ops.movement import MOVEMENT, Concat, Gather
 from intc.ops.requantize import Clip
 from intc.ops.softmax import Softmax
 from intc.passes.integer import families, rules_attention, rules_elementwise, rules_quantised, rules_window
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, Forms, as_scale
+from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
 from intc.passes.split_outliers import offsets
 
 WEIGHT_LIMIT = 127
+UNSIGNED_STEP = 127 / 255  # of a signed one over the same range
 BLOCK_ELEMENTS = 2**21
 SMALL_TABLE = 2**20  # elements that may take two bytes
 
@@ -154,18 +155,12 @@ def linear_input(context: Context, value: str, bits: int) -> Form:
         if centre is not None:  # the same highest number with about half the step
             low, high = _codes(context, value)
             scales = np.maximum(high - centre, centre - low) / 127
-        elif _never_negative(forms, value):
-            return forms.unsigned(value, forms.on_grid(value, scales * (127 / 255)))
+        elif forms.never_negative(value):
+            return forms.quantised(value, 8, forms.on_grid(value, scales * UNSIGNED_STEP), unsigned=True)
         return forms.quantised(value, 8, forms.on_grid(value, scales))
+    if bits == 8 and node is not None and isinstance(node.op, Concat) and forms.never_negative(value):
+        return forms.quantised(value, 8, forms.scale_for(value, 8) * UNSIGNED_STEP, unsigned=True)
     return forms.as_is(value, bits, bits)
-
-
-def _never_negative(forms: Forms, value: str) -> bool:
-    """Whether ``value``, which has a base form, is known to hold no negative numbers."""
-    form = forms.base[value]
-    return (
-        form.plain and bool(np.all(form.scale > 0)) and forms.builder.graph.type(form.name).interval[0] >= 0
-    )
 
 
 def add(context: Context, node: Node) -> Form:
