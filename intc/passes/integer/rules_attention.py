@@ -37,9 +37,9 @@ def product(context: Context, node: Node) -> Form:
     if weights is not None and isinstance(weights.op, Softmax):
         a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
     elif reader is not None:
-        a, c = _score_operands(context, node, *reader)
+        a, c = _score_operands(context, node, count, *reader)
     else:
-        bits = _room(count)
+        bits = _room(count, 2**31)
         a, c = (forms.as_is(x, bits, bits) for x in node.inputs)
     a, c = _fitting(forms, node, (a, c), count)
     scale = np.asarray(a.scale * c.scale)
@@ -65,17 +65,15 @@ def _fitting(forms: Forms, node: Node, operands: tuple[Form, Form], count: int) 
         yield form if unsigned or size <= LIMIT[bits] + 1 else forms.within(x, form, bits)
 
 
-def _score_operands(context: Context, node: Node, softmax: Node, factor: float) -> list[Form]:
+def _score_operands(context: Context, node: Node, count: int, softmax: Node, factor: float) -> list[Form]:
     """Queries and keys in 8 bits, or in as many as leave scores 31 where the plan says so or where rounding
     to 8 would move them by more than ``SCORE_NOISE``.
     """
-    forms, length = context.forms, context.forms.source.type(node.inputs[0]).shape[-1]
-    count = length if isinstance(length, int) else SYMBOL_MAX
-    wanted = context.plan.scores(node)
+    forms, wanted = context.forms, context.plan.scores(node)
     if wanted is None:
         weighs = families.FAMILIES[context.plan.family(softmax)].weighs
         wanted = 16 if weighs and _score_noise(forms, node, count) * factor > SCORE_NOISE else 8
-    bits = next(b for b in range(wanted, 7, -1) if b == 8 or count * LIMIT[b] ** 2 < 2**30)
+    bits = min(wanted, _room(count, 2**30))
     widths = [8 if _from_state(forms, x) else bits for x in node.inputs]
     return [forms.as_is(x, width, width) for x, width in zip(node.inputs, widths, strict=True)]
 
@@ -100,9 +98,9 @@ def _from_state(forms: Forms, value: str) -> bool:
     return any(_from_state(forms, x) for x in node.inputs)
 
 
-def _room(count: int) -> int:
-    """The most bits, from 8 to 16, of two operands whose ``count`` products sum up in 32 bits."""
-    return next(bits for bits in range(16, 7, -1) if bits == 8 or count * LIMIT[bits] ** 2 < 2**31)
+def _room(count: int, limit: int) -> int:
+    """The most bits, from 8 to 16, of two operands whose ``count`` products sum up below ``limit``."""
+    return next(bits for bits in range(16, 7, -1) if bits == 8 or count * LIMIT[bits] ** 2 < limit)
 
 
 def biased_scores(context: Context, node: Node, sign: int) -> Form | None:
