@@ -273,7 +273,8 @@ def gather(context: Context, node: Node) -> Form:
     """
     forms, table = context.forms, context.constant(node.inputs[0])
     assert isinstance(node.op, Gather) and table is not None
-    if table.ndim != 2 or node.op.axis != 0 or table.size <= SMALL_TABLE:
+    small = table.size <= SMALL_TABLE and len(table) > 2  # of two rows, one has every channel's largest entry
+    if table.ndim != 2 or node.op.axis != 0 or small:
         whole = forms.quantised(node.inputs[0], 16)
         index = forms.index(node.inputs[1], table.shape[node.op.axis])
         name = forms.builder.emit(
