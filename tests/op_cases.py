@@ -91,7 +91,7 @@ CASES: tuple[Case, ...] = (
     *(Case(op(), (X16, X8)) for op in (elementwise.Max, elementwise.Min)),
     *(Case(op(), (F, F)) for op in (elementwise.Div, elementwise.Pow)),
     *(Case(op(), (F,)) for op in (elementwise.Sqrt, elementwise.Erf, elementwise.Exp)),
-    *(Case(op(), (F,)) for op in (elementwise.Log, elementwise.Abs, elementwise.Floor)),
+    *(Case(op(), (F,)) for op in (elementwise.Log, elementwise.Abs, elementwise.Floor, elementwise.Round)),
     *(Case(op(), (F,)) for op in (elementwise.Sin, elementwise.Cos, *circular.OPS)),
     *(Case(op(), (F,)) for op in (elementwise.Tanh, elementwise.Sigmoid, elementwise.Relu)),
     *(Case(op(), (X8, X8)) for op in (elementwise.Equal, elementwise.Less, elementwise.LessOrEqual)),
@@ -450,7 +450,7 @@ EXACT = {
 """Operators whose integer meaning is the mathematical one."""
 FLOAT_ONLY = {
     *("div", "pow", "sqrt", "erf", "exp", "tanh", "sigmoid", "relu", "conv", "softmax", "gelu", "layer_norm"),
-    *("log", "abs", "sin", "cos", "floor", "pointwise", "fake_quantize"),
+    *("log", "abs", "sin", "cos", "floor", "round", "pointwise", "fake_quantize"),
     "reduce_mean",
     *(op.name for op in circular.OPS),
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from intc.errors import ImportFailure
 from intc.frontend import import_onnx
+from intc.ir.dims import symbol
 from intc.passes.simplify_movement import SimplifyMovement
 from tests.onnx_models import PASSES, Feeds, canonical, expected, floats, model, operators
 
@@ -95,3 +97,21 @@ def test_constant_positions(indices: list[object], left: dict[str, int]) -> None
         {"i": np.array(indices)},
     )
     assert operators(canonical(proto, {"x": floats(2, 5, 3)})) == {**left, "relu": 1}
+
+
+def test_the_smaller_of_a_length_and_a_number_is_the_length_where_a_table_bounds_it() -> None:
+    body = "d = Shape(x) n = Gather(d, at) m = Min(n, c) u = Unsqueeze(m, ax) "
+    weights: Feeds = {
+        "at": np.array(1),
+        "c": np.array(16),
+        "ax": np.array([0]),
+        "one": np.ones(1, np.float32),
+    }
+    inputs, outputs = "float[batch, seq, 8] x", "float[a, b, c2] y"
+    table = {**weights, "table": floats(16, 8)}
+    proto = model(body + "t = Slice(table, ax, u, ax) y = Add(x, t)", inputs, outputs, table)
+    graph = canonical(proto, {"x": floats(2, 12, 8)})
+    assert graph.limits()[symbol("seq")] == 16
+    proto = model(body + "t = Expand(one, u) s = ReduceSum(t) y = Add(x, s)", inputs, outputs, weights)
+    with pytest.raises(ImportFailure, match="which of seq and 16 is smaller depends on the input"):
+        import_onnx(proto)

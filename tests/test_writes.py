@@ -13,7 +13,7 @@ import pytest
 import intc
 from intc.errors import UnsupportedModel
 from intc.frontend import import_onnx
-from tests.onnx_models import Feeds, expected, floats, model, operators
+from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
 RNG = np.random.default_rng(53)
 
@@ -112,3 +112,14 @@ def test_other_writes_are_refused(body: str, reason: str) -> None:
     inputs = "float[40, 3] x, int64[2, 2] i, float[2] u, int64[40, 3] e"
     with pytest.raises(UnsupportedModel, match=reason):
         import_onnx(model(body, inputs, "float[40, 3] y", opset=18))
+
+
+def test_one_place_of_every_row() -> None:
+    """``mask[arange(batch), lengths] = 1``, as speech encoders mark where each sample ends."""
+    body = (
+        "d = Shape(x) b = Gather(d, first) r = Range(first, b, one) i = Unsqueeze(r, last)"
+        " j = Unsqueeze(n, last) at = Concat<axis=1>(i, j) z = ConstantOfShape(d) y = ScatterND(z, at, u)"
+    )
+    weights = {"first": np.array(0), "one": np.array(1), "last": np.array([1])}
+    proto = model(body, "float[batch, 8] x, int64[batch] n, float[batch] u", "float[a, b2] y", weights)
+    canonical(proto, {"x": floats(5, 8), "n": np.array([3, 0, 7, -1, 2]), "u": floats(5)})

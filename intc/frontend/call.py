@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from intc.errors import GraphError
-from intc.frontend.symbolic import Imported, require_broadcast, require_equal
+from intc.frontend.symbolic import Imported, Index, as_index, is_symbolic, require_broadcast, require_equal
 from intc.ir.dims import Dim, Shape
 from intc.ir.op import Array, Op
 from intc.ir.types import DType
@@ -39,8 +40,12 @@ class Call:
         return i < len(self.inputs) and self.inputs[i] is not None
 
     def x(self, i: int = 0) -> str:
-        """Input ``i`` as a live value."""
-        return self.ctx.live(self.inputs[i], self.node.input[i])
+        """Input ``i`` as a live value; sizes are floats where the other inputs are."""
+        value = self.inputs[i]
+        if isinstance(value, np.ndarray) and is_symbolic(value):
+            others = [self.ctx.type_of(v) for v in self.inputs if isinstance(v, str)]
+            value = _sizes(value, "float32" if all(t.is_float for t in others) else "int64")
+        return self.ctx.live(value, self.node.input[i])
 
     def known(self, i: int, what: str) -> Array:
         """Input ``i`` as known data; GraphError names ``what`` must not depend on input values."""
@@ -85,6 +90,14 @@ class Call:
         """GraphError with ``reason`` where ``condition`` holds."""
         if condition:
             raise GraphError(reason)
+
+
+def _sizes(array: Array, dtype: DType) -> Index:
+    """Sizes that are used as data, as an index tensor; GraphError where they are no affine function."""
+    index = as_index(np.atleast_1d(array))
+    if index is None:
+        raise GraphError("several symbolic sizes are used as data")
+    return replace(index, dtype=dtype)
 
 
 BROADCASTING = (Add, Sub, Mul, Max, Min, Div, Pow, Equal, Less, LessOrEqual, And, Or, Where)

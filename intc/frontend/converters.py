@@ -16,6 +16,7 @@ from intc.frontend import (
     converters_attention,
     converters_elementwise,
     converters_fused,
+    converters_grid,
     converters_image,
     converters_movement,
     converters_nn,
@@ -26,6 +27,7 @@ from intc.frontend import (
     converters_scatter,
     converters_select,
     converters_transforms,
+    converters_whole,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
 
 STANDARD: dict[str, Converter] = {
     **converters_elementwise.CONVERTERS,
+    **converters_whole.CONVERTERS,
     **converters_movement.CONVERTERS,
     **converters_nn.CONVERTERS,
     **converters_image.CONVERTERS,
+    **converters_grid.CONVERTERS,
     **converters_reduce.CONVERTERS,
     **converters_scatter.CONVERTERS,
     **converters_select.CONVERTERS,

@@ -11,12 +11,15 @@ from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
+from intc.ir.dims import Shape, broadcast
 from intc.ir.op import Op
 from intc.ir.types import DType
 from intc.ops import circular
 from intc.ops import elementwise as ew
 from intc.ops.movement import Reshape
+from intc.ops.softmax import Softmax
 
+HUGE = 1e37  # numbers beyond it stand for infinity
 CASTS: dict[int, DType] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float32",
@@ -35,7 +38,7 @@ def _scalars(call: Call, value: str) -> str:
     return value
 
 
-def _elementwise(op: Op) -> Converter:
+def elementwise(op: Op) -> Converter:
     return lambda call: [_scalars(call, call.emit(op, *(call.x(i) for i in range(len(call.inputs)))))]
 
 
@@ -146,31 +149,12 @@ def _softsign(call: Call, x: str) -> str:
     return call.emit(ew.Div(), x, call.emit(ew.Add(), _abs(call, x), call.constant([1.0]), last=False))
 
 
-def _ceil(call: Call, x: str) -> str:
-    down = call.emit(ew.Floor(), call.emit(ew.Mul(), x, call.constant([-1.0]), last=False), last=False)
-    return call.emit(ew.Mul(), down, call.constant([-1.0]))
-
-
 def _sign(call: Call, x: str) -> str:
     """``(0 < x) - (x < 0)``."""
     zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(x)))
     above, below = (call.emit(ew.Less(), *pair, last=False) for pair in ((zero, x), (x, zero)))
     parts = (call.emit(ew.Cast(call.dtype(x)), part, last=False) for part in (above, below))
     return call.emit(ew.Sub(), *parts)
-
-
-def _remainder(call: Call) -> list[Imported]:
-    """``a - b * floor(a / b)``, with the sign of b; with ``fmod`` of the magnitudes, with the sign of a."""
-    call.refuse(call.dtype(call.x(0)) != "float32", "remainders of computed integers are not supported")
-    if not call.attributes.get("fmod"):
-        a, b = call.x(0), call.x(1)
-        whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
-        return [call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False))]
-    a, b = (call.emit(ew.Abs(), call.x(i), last=False) for i in (0, 1))
-    whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
-    rest = call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False), last=False)
-    below = call.emit(ew.Less(), call.x(0), call.constant([0.0]), last=False)
-    return [call.emit(ew.Where(), below, call.emit(ew.Mul(), rest, call.constant([-1.0]), last=False), rest)]
 
 
 def _mean(call: Call) -> list[Imported]:
@@ -231,14 +215,31 @@ def _cast(call: Call) -> list[Imported]:
     return [x if same else call.emit(ew.Cast(CASTS[to]), x)]
 
 
+def _everywhere(value: Imported | None) -> bool | None:
+    """The one value of a known condition, or None."""
+    if isinstance(value, Splat):
+        return None if value.value is None else bool(value.value)
+    if isinstance(value, np.ndarray) and value.dtype == bool and value.size:
+        return bool(value.flat[0]) if value.all() == value.any() else None
+    return None
+
+
+def _whole(call: Call) -> Shape:
+    """The shape that all inputs broadcast to."""
+    shape: Shape = ()
+    for value in call.inputs:
+        shape = broadcast(shape, call.ctx.shape_of(value))
+    return shape
+
+
 def _and(call: Call) -> list[Imported]:
-    """``true & x`` is x: exporters spell such masks out."""
-    for i in (0, 1):
-        other, value = call.inputs[1 - i], call.inputs[i]
-        true = isinstance(value, Splat) and value.value is not None and bool(value.value)
-        true = true or (isinstance(value, np.ndarray) and value.dtype == bool and bool(value.all()))
-        if true and other is not None:
+    """``true & x`` is x, and ``false & x`` false: exporters spell such masks out."""
+    for other, value in (call.inputs, call.inputs[::-1]):
+        known = _everywhere(value)
+        if known and other is not None:
             return [other]
+        if known is False:
+            return [Splat(_whole(call), np.bool_(False))]
     return [call.emit(ew.And(), call.x(0), call.x(1))]
 
 
@@ -254,6 +255,11 @@ def _where(call: Call) -> list[Imported]:
         if isinstance(zero, np.ndarray) and not np.any(zero) and call.inputs[2] == condition.value:
             return [condition.value]
         raise GraphError("only Where(IsNaN(x), 0, x) has a meaning without NaN")
+    known = _everywhere(condition)
+    if known is not None:
+        chosen = call.inputs[1 if known else 2]
+        if isinstance(chosen, str) and _whole(call) == call.shape(chosen):
+            return [chosen]
     return [call.emit(ew.Where(), call.x(0), call.x(1), call.x(2))]
 
 
@@ -261,34 +267,65 @@ def _is_nan(call: Call) -> list[Imported]:
     return [NanTest(call.x())]
 
 
+def _is_inf(call: Call) -> list[Imported]:
+    """False, for values that no infinity reaches."""
+    x = call.x()
+    call.refuse(_infinite(call, x), "tests of values that the model sets to infinity are not supported")
+    return [Splat(call.shape(x), np.bool_(False))]
+
+
+def _infinite(call: Call, value: str) -> bool:
+    """Whether an infinite constant (or one close to it) may reach ``value`` other than through softmax."""
+    graph = call.ctx.builder.graph
+    producers = graph.producers()
+    pending, seen = [value], set[str]()
+    while pending:
+        name = pending.pop()
+        if name in seen or not graph.type(name).is_float:
+            continue
+        seen.add(name)
+        constant, node = graph.constants.get(name), producers.get(name)
+        if constant is not None and np.any(np.abs(constant) > HUGE):
+            return True
+        if node is not None and not isinstance(node.op, Softmax):
+            pending += node.inputs
+    return False
+
+
+def _equal(call: Call) -> list[Imported]:
+    """A comparison with infinity tests for it."""
+    for value, other in (call.inputs, call.inputs[::-1]):
+        infinite = isinstance(other, np.ndarray) and other.dtype.kind == "f" and np.isinf(other).all()
+        if infinite and isinstance(value, str):
+            call.refuse(_infinite(call, value), "tests for infinity of masked values are not supported")
+            return [Splat(call.shape(value), np.bool_(False))]
+    return elementwise(ew.Equal())(call)
+
+
 CONVERTERS: dict[str, Converter] = {
     "Identity": _identity,
     "Dropout": _dropout,
     "Cast": _cast,
     "CastLike": _cast_like,
-    "Add": _elementwise(ew.Add()),
-    "Sub": _elementwise(ew.Sub()),
-    "Mul": _elementwise(ew.Mul()),
-    "Div": _elementwise(ew.Div()),
+    "Add": elementwise(ew.Add()),
+    "Sub": elementwise(ew.Sub()),
+    "Mul": elementwise(ew.Mul()),
     "Pow": _pow,
     "Sum": _many(ew.Add()),
     "Max": _many(ew.Max()),
     "Clip": _clip,
     "Min": _many(ew.Min()),
-    "Abs": _elementwise(ew.Abs()),
-    "Log": _elementwise(ew.Log()),
-    "Sin": _elementwise(ew.Sin()),
-    "Cos": _elementwise(ew.Cos()),
+    "Abs": elementwise(ew.Abs()),
+    "Log": elementwise(ew.Log()),
+    "Sin": elementwise(ew.Sin()),
+    "Cos": elementwise(ew.Cos()),
     "Tan": _composed(_tan),
-    **{op.__name__: _elementwise(op()) for op in circular.OPS},
-    "Floor": _elementwise(ew.Floor()),
+    **{op.__name__: elementwise(op()) for op in circular.OPS},
     "Sign": _composed(_sign),
-    "Mod": _remainder,
     "Mean": _mean,
     "ThresholdedRelu": _composed(_thresholded),
     "Shrink": _composed(_shrink),
     "Xor": _xor,
-    "Ceil": _composed(_ceil),
     "Softplus": _composed(_softplus),
     "Softsign": _composed(_softsign),
     "Mish": _composed(_mish),
@@ -301,21 +338,22 @@ CONVERTERS: dict[str, Converter] = {
     "PRelu": _leaky_relu,
     "Neg": _neg,
     "Reciprocal": _reciprocal,
-    "Sqrt": _elementwise(ew.Sqrt()),
-    "Erf": _elementwise(ew.Erf()),
-    "Exp": _elementwise(ew.Exp()),
-    "Tanh": _elementwise(ew.Tanh()),
-    "Sigmoid": _elementwise(ew.Sigmoid()),
+    "Sqrt": elementwise(ew.Sqrt()),
+    "Erf": elementwise(ew.Erf()),
+    "Exp": elementwise(ew.Exp()),
+    "Tanh": elementwise(ew.Tanh()),
+    "Sigmoid": elementwise(ew.Sigmoid()),
     "Swish": _silu,
-    "Relu": _elementwise(ew.Relu()),
-    "Equal": _elementwise(ew.Equal()),
-    "Less": _elementwise(ew.Less()),
-    "LessOrEqual": _elementwise(ew.LessOrEqual()),
+    "Relu": elementwise(ew.Relu()),
+    "Equal": _equal,
+    "Less": elementwise(ew.Less()),
+    "LessOrEqual": elementwise(ew.LessOrEqual()),
     "Greater": _swapped(ew.Less()),
     "GreaterOrEqual": _swapped(ew.LessOrEqual()),
     "And": _and,
-    "Or": _elementwise(ew.Or()),
-    "Not": _elementwise(ew.Not()),
+    "Or": elementwise(ew.Or()),
+    "Not": elementwise(ew.Not()),
     "Where": _where,
     "IsNaN": _is_nan,
+    "IsInf": _is_inf,
 }

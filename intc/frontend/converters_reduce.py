@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to
@@ -78,7 +80,8 @@ def _lp_normalization(call: Call) -> list[Imported]:
 
 
 def _negated(call: Call, x: str, last: bool = False) -> str:
-    return call.emit(ew.Mul(), x, call.constant([-1.0]), last=last)
+    minus = call.ctx.builder.constant(f"{call.node.output[0]}.c", np.full(1, -1, call.dtype(x)))
+    return call.emit(ew.Mul(), x, minus, last=last)
 
 
 def _reduce_min(call: Call) -> list[Imported]:

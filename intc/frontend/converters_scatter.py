@@ -19,6 +19,7 @@ from intc.ir.dims import Dim, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Equal, Less, LessOrEqual, Or, Where
 from intc.ops.movement import Concat, Expand, Gather, Slice
+from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceMax
 
 FEW = 16  # positions of a row that are written one after the other
@@ -41,11 +42,32 @@ def _scatter_nd(call: Call) -> list[Imported]:
         return [_replaced(call, data, updates, ranges)]
     if isinstance(index, np.ndarray) and index.dtype != object:
         return [_at_known(call, data, updates, index)]
+    column = _one_a_row(call, data) if count == 2 else None
+    if column is not None:
+        updates = reshape_to(call, updates, (call.shape(data)[0], 1), True)
+        return [_in_rows(call, data, updates, column, 1, False)]
     call.refuse(count != 1, "writes at computed coordinates of several axes are not supported")
     live = call.x(1)
     positions = reshape_to(call, live, (product(call.shape(live)),), True)
     rows = reshape_to(call, updates, (*call.shape(positions), *call.shape(data)[1:]), True)
     return [_at_computed(call, data, rows, positions, 0)]
+
+
+def _one_a_row(call: Call, data: str) -> str | None:
+    """The computed columns [B, 1] where the coordinates are (0, column), (1, column), ... of ``data`` [B, N],
+    else None.
+    """
+    producers = call.ctx.builder.graph.producers()
+    pair = producers.get(call.x(1))
+    if pair is None or not isinstance(pair.op, Concat) or len(pair.inputs) != 2 or len(call.shape(data)) != 2:
+        return None
+    rows, column = pair.inputs
+    number, shape = producers.get(rows), call.shape(rows)
+    if number is None or not isinstance(number.op, Positions) or len(shape) != 2 or pair.op.axis != 1:
+        return None
+    require_equal(shape[0], call.shape(data)[0])
+    whole = (shape[0], number.op.steps, number.op.offset) == (call.shape(data)[0], (1, 0), 0)
+    return column if whole and call.shape(column) == (shape[0], 1) else None
 
 
 def _parts(index: Imported) -> tuple[Index, ...]:

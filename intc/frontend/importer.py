@@ -19,6 +19,7 @@ from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
 from intc.frontend.symbolic import (
+    AtMost,
     EqualSizes,
     Imported,
     Index,
@@ -29,7 +30,7 @@ from intc.frontend.symbolic import (
     substitute,
 )
 from intc.frontend.tabulated import Tabulated, emit
-from intc.ir.dims import PAST, Dim, is_symbol, symbol
+from intc.ir.dims import PAST, Dim, is_symbol, symbol, terms_of
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
@@ -81,6 +82,7 @@ class Importer:
     ) -> None:
         self.proto, self.source, self.overrides, self.arrays = proto, source, overrides, arrays
         self.sizes: dict[str, Dim] = {}  # symbols found to be other sizes
+        self.largest: dict[str, int] = {}  # symbols taken to be no larger
         self._reset()
 
     def _reset(self) -> None:
@@ -103,6 +105,9 @@ class Importer:
                 return self._build()
             except EqualSizes as found:
                 self.sizes[found.symbol] = self._same_axis(found)
+                self._reset()
+            except AtMost as found:
+                self.largest[found.symbol] = min(found.largest, self.largest.get(found.symbol, found.largest))
                 self._reset()
 
     def _same_axis(self, found: EqualSizes) -> Dim:
@@ -142,7 +147,14 @@ class Importer:
             self.builder.output(value)
             names[value] = output.name
         self._hold_states()
-        return _renamed(self.builder.finish(), names)
+        built = _renamed(self.builder.finish(), names)
+        for name, largest in self.largest.items():
+            if not _bounded(built, name, largest):
+                raise ImportFailure(
+                    f"{self.source}: which of {name} and {largest} is smaller depends on the input, and no"
+                    f" operator refuses a larger {name}"
+                )
+        return built
 
     def _hold_states(self) -> None:
         """Find the inputs that an output, which is also read inside, continues along one axis: the keys and
@@ -310,6 +322,16 @@ class Importer:
             if isinstance(value, str)
             else type_of_array(_storable(np.asarray(value)))
         )
+
+
+def _bounded(graph: Graph, name: str, largest: int) -> bool:
+    """Whether the limits of ``graph`` keep the symbol ``name`` at ``largest`` or below."""
+    for size, most in graph.limits().items():
+        slope = terms_of(size).get((name,), 0)
+        rest = size - symbol(name) * slope
+        if slope > 0 and isinstance(rest, int) and most - rest < slope * (largest + 1):
+            return True
+    return False
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:

@@ -97,7 +97,7 @@ def _fold_known(
             return None if folded is None else [folded]
         if op == "Split" and arrays[0] is not None:
             return _parts(node, arrays[0], arrays[1] if len(arrays) > 1 else None, attributes)
-        result = fold_symbolic(op, arrays, attributes)
+        result = fold_symbolic(op, arrays, attributes, ctx.largest)
         return None if result is None else [tidy(result)]
     return _compute(ctx, node, arrays)
 

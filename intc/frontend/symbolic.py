@@ -104,15 +104,19 @@ def divide(a: Any, b: Any) -> Any:
         raise
 
 
-def _decided(a: Any, b: Any, larger: bool) -> Any:
+def _decided(a: Any, b: Any, larger: bool, largest: Mapping[str, int]) -> Any:
     """The larger (or smaller) of two sizes, where all symbols agree on which it is.
 
-    ``max(0, x)`` is x: the start of a slice, which may not be negative.
+    ``max(0, x)`` is x: the start of a slice, which may not be negative. The smaller of a symbol and a number
+    asks for an import in which the symbol is no larger.
     """
-    low, high = bounds(as_dim(a) - as_dim(b))
+    low, high = bounds(as_dim(a) - as_dim(b), largest)
     if larger and 0 in (a, b):
         low, high = (0, 1) if b == 0 and high > 0 else (-1, 0) if a == 0 and low < 0 else (low, high)
     if low < 0 < high:
+        for x, y in ((a, b), (b, a)):
+            if not larger and is_symbol(as_dim(x)) and not isinstance(y, Poly) and int(y) > 0:
+                raise AtMost(str(x), int(y))
         raise GraphError(f"which of {a} and {b} is larger depends on the input")
     return a if (low >= 0) == larger else b
 
@@ -122,20 +126,23 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
     "Div": divide,
-    "Max": lambda a, b: _decided(a, b, True),
-    "Min": lambda a, b: _decided(a, b, False),
     "Equal": lambda a, b: a == b,
 }
 
 
-def fold_symbolic(op: str, inputs: Sequence[Array | None], attributes: dict[str, Any]) -> Array | None:
-    """The result of a shape-arithmetic node on arrays that may hold symbolic sizes; None where op is no such
-    node.
+def fold_symbolic(
+    op: str, inputs: Sequence[Array | None], attributes: dict[str, Any], largest: Mapping[str, int]
+) -> Array | None:
+    """The result of a shape-arithmetic node on arrays that may hold symbolic sizes, of which ``largest``
+    bounds some; None where op is no such node.
     """
     args = [np.asarray(x, object) if x is not None else None for x in inputs]
     x = args[0]
     if op in _ELEMENTWISE and len(args) == 2:
         return np.asarray(np.frompyfunc(_ELEMENTWISE[op], 2, 1)(args[0], args[1]), object)
+    if op in ("Max", "Min") and len(args) == 2:
+        decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest), 2, 1)
+        return np.asarray(decide(args[0], args[1]), object)
     if x is None:
         return None
     if op in ("Identity", "Cast"):
@@ -348,6 +355,14 @@ class EqualSizes(Exception):
     def __init__(self, symbol: str, *sizes: Dim) -> None:
         super().__init__(f"{symbol} = {' or '.join(map(str, sizes))}")
         self.symbol, self.sizes = symbol, sizes
+
+
+class AtMost(Exception):
+    """The import starts over with ``symbol`` at most ``largest``, which an operator must turn out to ask for."""
+
+    def __init__(self, symbol: str, largest: int) -> None:
+        super().__init__(f"{symbol} <= {largest}")
+        self.symbol, self.largest = symbol, largest
 
 
 def require_equal(a: Dim, b: Dim) -> None:

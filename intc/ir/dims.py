@@ -16,6 +16,7 @@ True
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
@@ -183,14 +184,16 @@ def substitute(dim: Dim, env: Mapping[str, int]) -> Dim:
     return total
 
 
-def bounds(dim: Dim) -> tuple[int, int]:
-    """The smallest and the largest value of ``dim`` over all symbols of 1 (``PAST``: 0) to ``SYMBOL_MAX``,
-    term by term.
+def bounds(dim: Dim, largest: Mapping[str, int] | None = None) -> tuple[int, int]:
+    """The smallest and the largest value of ``dim`` over all symbols of 1 (``PAST``: 0) to ``SYMBOL_MAX`` (or
+    what ``largest`` names), term by term.
     """
+    ends = largest or {}
     lo = hi = 0
     for mono, coef in terms_of(dim).items():
-        ends = (coef * (PAST not in mono), coef * SYMBOL_MAX ** len(mono))
-        lo, hi = lo + min(ends), hi + max(ends)
+        most = math.prod(ends.get(name, SYMBOL_MAX) for name in mono)
+        pair = (coef * (PAST not in mono), coef * most)
+        lo, hi = lo + min(pair), hi + max(pair)
     return lo, hi
 
 

@@ -246,6 +246,16 @@ class Floor(FloatUnary):
 
 
 @dataclass(frozen=True)
+class Round(FloatUnary):
+    """The nearest integer; of two the even one. Integers, which meet halves by chance, go up there."""
+
+    name: ClassVar[str] = "round"
+
+    def apply(self, x: Array) -> Any:
+        return np.rint(x)
+
+
+@dataclass(frozen=True)
 class Tanh(FloatUnary):
     """Hyperbolic tangent."""
 
@@ -409,6 +419,7 @@ OPS = (
     Sin,
     Cos,
     Floor,
+    Round,
     Tanh,
     Sigmoid,
     Relu,

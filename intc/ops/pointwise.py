@@ -14,7 +14,7 @@ from intc.ir.types import TensorType
 from intc.ops import circular
 from intc.ops import elementwise as ew
 
-CURVED: Final = (ew.Erf, ew.Exp, ew.Log, ew.Abs, ew.Sin, ew.Cos, ew.Floor, *circular.OPS)
+CURVED: Final = (ew.Erf, ew.Exp, ew.Log, ew.Abs, ew.Sin, ew.Cos, *circular.OPS)
 """Functions that integers know by their curve alone."""
 UNARY: Final = (ew.Sqrt, ew.Tanh, ew.Sigmoid, ew.Relu, *CURVED)
 BINARY: Final = (ew.Add, ew.Sub, ew.Mul, ew.Div, ew.Pow, ew.Max, ew.Min)

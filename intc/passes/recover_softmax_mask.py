@@ -19,7 +19,7 @@ from intc.errors import GraphError
 from intc.ir.dims import Shape, broadcast, product
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, And, Cast, Equal, Max, Mul, Not, Sub, Where
+from intc.ops.elementwise import Add, And, Cast, Equal, Less, Max, Mul, Not, Sub, Where
 from intc.ops.movement import Expand, Reshape, Slice, Transpose
 from intc.ops.softmax import Softmax
 from intc.passes.rewrite import constant_of, rewrite, scalar_of
@@ -44,13 +44,13 @@ class RecoverSoftmaxMask:
             if not isinstance(node.op, Softmax) or len(node.inputs) != 1:
                 return None
             masks.lowest.clear()
-            scores, keep, shapes = masks.split(node.inputs[0])
+            scores, keep, moves = masks.split(node.inputs[0])
             shape = graph.type(node.inputs[0]).shape
-            if keep is False or not masks.fits(scores, shapes, shape):
+            if keep is False or not masks.fits(scores, moves, shape):
                 return None
             kept = names[scores]
-            for reshape in shapes:
-                kept = b.emit(reshape, kept, name=f"{scores}.reshaped")
+            for move in moves:
+                kept = b.emit(move, kept, name=f"{scores}.moved")
             if keep is True:
                 return (
                     None
@@ -67,30 +67,40 @@ class RecoverSoftmaxMask:
 
 
 def _reassociated(graph: Graph, big: float) -> Graph:
-    """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big."""
+    """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, or
+    where both were moved first.
+    """
     masks = _Masks(graph, graph.producers(), big)
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         for x, other in (node.inputs, node.inputs[::-1]) if isinstance(node.op, Add) else ():
-            inner = masks.producers.get(other)
+            inner, moves = masks.unmoved(other)
             if inner is None or masks.additive(other) is not None or not graph.type(x).is_float:
                 continue
+            whole = graph.type(inner.output).shape
+
+            def moved(value: str, whole: Shape = whole, moves: tuple[Op, ...] = moves) -> str:
+                result = names[value]
+                if moves and b.graph.type(result).shape != whole:
+                    result = b.emit(Expand(whole), result, name=f"{value}.whole")
+                for move in moves:
+                    result = b.emit(move, result, name=f"{value}.moved")
+                return result
+
+            def biased(bias: str, x: str = x) -> str:
+                return b.emit(Add(), names[x], moved(bias), name=f"{node.output}.biased", source=node.source)
+
             if isinstance(inner.op, Add):
                 for bias, mask in (inner.inputs, inner.inputs[::-1]):
                     if masks.additive(mask) is not None:
-                        total = b.emit(
-                            Add(), names[x], names[bias], name=f"{node.output}.biased", source=node.source
-                        )
-                        return b.emit(Add(), total, names[mask], name=node.output, source=node.source)
+                        return b.emit(Add(), biased(bias), moved(mask), name=node.output, source=node.source)
             if isinstance(inner.op, Where):
                 choice, kept, masked = inner.inputs
                 if masks._minus_infinity(masked) or masks._minus_infinity(kept):
                     bias = kept if masks._minus_infinity(masked) else masked
-                    total = b.emit(
-                        Add(), names[x], names[bias], name=f"{node.output}.biased", source=node.source
-                    )
+                    total = biased(bias)
                     sides = [total if v == bias else names[v] for v in (kept, masked)]
-                    return b.emit(Where(), names[choice], *sides, name=node.output, source=node.source)
+                    return b.emit(Where(), moved(choice), *sides, name=node.output, source=node.source)
         return None
 
     return rewrite(graph, rule)
@@ -128,9 +138,17 @@ class _Masks:
     emitted: dict[Keep, str] = field(default_factory=dict)
     lowest: list[float] = field(default_factory=list)  # what stood for minus infinity in the last mask
 
-    def split(self, value: str) -> tuple[str, Keep, tuple[Reshape, ...]]:
-        """(scores, keep, reshapes) with ``value = where(keep, reshaped scores, -big)``; keep is False where
-        nothing was understood.
+    def unmoved(self, value: str) -> tuple[Node | None, tuple[Op, ...]]:
+        """The node behind the data movement that makes ``value``, and that movement in order."""
+        node, moves = self.producers.get(value), list[Op]()
+        while node is not None and isinstance(node.op, MOVES):
+            moves.insert(0, node.op)
+            node = self.producers.get(node.inputs[0])
+        return node, tuple(moves)
+
+    def split(self, value: str) -> tuple[str, Keep, tuple[Reshape | Transpose, ...]]:
+        """(scores, keep, moves) with ``value = where(keep, moved scores, -big)``; keep is False where nothing
+        was understood.
         """
         node = self.producers.get(value)
         if node is not None and isinstance(node.op, Max):  # the lowest number again, as a floor
@@ -142,6 +160,11 @@ class _Masks:
                 return value, False, ()
             whole = ("move", Expand(self.graph.type(node.inputs[0]).shape), keep)
             return scores, ("move", node.op, whole), (*shapes, node.op)
+        if node is not None and isinstance(node.op, Transpose):
+            scores, keep, shapes = self.split(node.inputs[0])
+            if not isinstance(keep, tuple):
+                return value, False, ()
+            return scores, ("turn", node.op, keep), (*shapes, node.op)
         found: Keep | None = None
         scores = value
         if node is not None and isinstance(node.op, Add):
@@ -174,11 +197,19 @@ class _Masks:
         same = len(live) == 1 and self.graph.type(live[0]).shape == self.graph.type(scores).shape
         return live[0] if same else scores
 
-    def fits(self, scores: str, shapes: tuple[Reshape, ...], wanted: Shape) -> bool:
+    def fits(self, scores: str, moves: tuple[Reshape | Transpose, ...], wanted: Shape) -> bool:
         """Whether no mask has broadcast the scores."""
-        return (shapes[-1].shape if shapes else self.graph.type(scores).shape) == wanted and all(
-            product(self.graph.type(scores).shape) == product(op.shape) for op in shapes
-        )
+        shape = self.graph.type(scores).shape
+        for move in moves:
+            if isinstance(move, Transpose):
+                if len(move.perm) != len(shape):
+                    return False
+                shape = tuple(shape[a] for a in move.perm)
+            elif product(shape) != product(move.shape):
+                return False
+            else:
+                shape = move.shape
+        return shape == wanted
 
     def additive(self, value: str, sign: int = 1) -> Keep | None:
         """keep with ``sign * value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
@@ -219,8 +250,8 @@ class _Masks:
         return None
 
     def truth(self, value: str) -> Keep | None:
-        """The condition ``value != 0`` of a bool, an integer, or a float that only takes the values 0 and
-        1.
+        """The condition ``value != 0`` of a bool, an integer, or a float that only takes the values 0 and 1;
+        a float input of the model counts as one of those, at least where it meets -big.
         """
         type_ = self.graph.type(value)
         constant = constant_of(self.graph, self.producers, value)
@@ -236,7 +267,8 @@ class _Masks:
         if node is not None and isinstance(node.op, MOVES):
             return self._moved(node.op, self.truth(node.inputs[0]))
         if node is not None and isinstance(node.op, Cast):
-            return self.truth(node.inputs[0])
+            source = self._tested(node.inputs[0]) if type_.dtype == "bool" else self.truth(node.inputs[0])
+            return ("value", value) if source is None and type_.dtype == "bool" else source
         if node is not None and isinstance(node.op, Not):
             return self._not(self.truth(node.inputs[0]))
         if node is not None and isinstance(node.op, (And, Mul)):
@@ -248,7 +280,7 @@ class _Masks:
         if node is not None and isinstance(node.op, Equal):
             for other, x in (node.inputs, node.inputs[::-1]):
                 if scalar_of(self.graph, self.producers, other) == 0:
-                    return self._not(self.truth(x)) or ("value", value)
+                    return self._not(self._tested(x)) or ("value", value)
         if node is not None and isinstance(node.op, Where):
             chosen = [scalar_of(self.graph, self.producers, x) for x in node.inputs[1:]]
             if None not in chosen and [bool(c) for c in chosen] in ([True, False], [False, True]):
@@ -256,7 +288,14 @@ class _Masks:
                 return keep if chosen[0] else self._not(keep)
         if type_.dtype == "bool":
             return ("value", value)
-        return None if type_.is_float else ("nonzero", value)
+        if type_.is_float:
+            return ("input", value) if value in self.graph.inputs else None
+        return ("nonzero", value)
+
+    def _tested(self, value: str) -> Keep | None:
+        """The condition ``value != 0`` that the model itself tests: a float input may hold any number."""
+        any_number = value in self.graph.inputs and self.graph.type(value).is_float
+        return None if any_number else self.truth(value)
 
     def _not(self, keep: Keep | None) -> Keep | None:
         if not isinstance(keep, tuple):
@@ -281,7 +320,7 @@ class _Masks:
             return True
         if keep[0] in ("zeros", "ones"):
             return True
-        if keep[0] not in ("value", "nonzero"):
+        if keep[0] not in ("value", "nonzero", "input"):
             return all(self.by_position(k) for k in keep[1:] if isinstance(k, bool | tuple))
         pending, seen = [str(keep[1])], set[str]()
         while pending:
@@ -317,5 +356,14 @@ class _Masks:
             return b.emit(Not(), kept, name="mask.not") if known is None else b.constant("mask.not", ~known)
         if kind == "and":
             return b.emit(And(), *(self.emit(b, names, k) for k in keep[1:]), name="mask.and")  # type: ignore[arg-type]
+        if kind == "input":
+            half = b.constant(f"{first}.half", np.full(1, 0.5, np.float32))
+            return b.emit(Less(), half, names[str(first)], name=f"{first}.keep")
         assert isinstance(first, Op)
+        if isinstance(first, Transpose) and kind == "turn":
+            inner = self.emit(b, names, keep[2])  # type: ignore[arg-type]
+            shape = b.graph.type(inner).shape
+            ones = (1,) * (len(first.perm) - len(shape))
+            inner = b.emit(Reshape(ones + shape), inner, name="mask") if ones else inner
+            return b.emit(first, inner, name="mask")
         return b.emit(first, self.emit(b, names, keep[2]), name="mask")  # type: ignore[arg-type]

@@ -14,13 +14,16 @@ from intc.ir.graph import Node
 from intc.ops.curve import KNOTS, Curve
 from intc.ops.division import Divide, Root
 from intc.ops.elementwise import (
+    Add,
     Cast,
     Div,
+    Floor,
     Max,
     Min,
     Mul,
     Pow,
     Relu,
+    Round,
     Sqrt,
     Where,
 )
@@ -28,13 +31,14 @@ from intc.ops.fused import WIDE
 from intc.ops.pointwise import CURVED, Pointwise
 from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
-from intc.ops.requantize import Clip
+from intc.ops.requantize import Clip, Requantize
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, emitted
+from intc.passes.integer.forms import LIMIT, Form, emitted
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
 MEAN_BITS = 10  # fraction bits of a mean
 CURVE_BITS = 10  # its pieces are as fine as that
+STEP_BITS = 10  # fraction bits of a number that is rounded to a whole one, at most
 MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
 
 
@@ -110,6 +114,19 @@ def curve(context: Context, node: Node) -> Form:
     table = np.clip(entries, -32767, 32767).astype(np.int16)
     name = forms.builder.constant(f"{node.output}.curve", table)
     return emitted(context.forms, node, Curve(), (x.name, name), scale)
+
+
+def whole(context: Context, node: Node) -> Form:
+    """Whole numbers at scale 1, exact for the input in steps of a power of two."""
+    forms, value = context.forms, node.inputs[0]
+    bits = min(max(math.floor(math.log2(LIMIT[32] / forms.range_of(value, 32))) - 1, 1), STEP_BITS)
+    x = forms.quantised(value, 32, np.asarray(2.0**-bits))
+    if isinstance(node.op, Floor):
+        half = forms.builder.constant(f"{node.output}.half", np.full(1, -(2 ** (bits - 1)), np.int32))
+        x = emitted(forms, node, Add(), (x.name, half), x.scale, ".lower")
+    limit = LIMIT[32]
+    op = Requantize(-limit, limit, "int32")
+    return emitted(forms, node, op, (x.name, *forms.ratio(x.scale)), np.asarray(1.0))
 
 
 def extreme(context: Context, node: Node) -> Form:
@@ -203,6 +220,8 @@ RULES: dict[type, Rule] = {
     Max: extreme,
     Min: extreme,
     Where: where,
+    Floor: whole,
+    Round: whole,
     Relu: relu,
     ReduceMean: reduce_mean,
     ReduceSum: reduce_sum,

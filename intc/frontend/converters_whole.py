@@ -1,0 +1,72 @@
+"""Converters of quotients, of remainders, and of what makes numbers whole."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from intc.frontend.call import Call, Converter
+from intc.frontend.converters_elementwise import elementwise
+from intc.frontend.symbolic import Imported
+from intc.ir.op import Array
+from intc.ops import elementwise as ew
+from intc.ops.division import Divide
+from intc.ops.fused import WIDE
+from intc.ops.requantize import Clip
+
+
+def _ceil(call: Call) -> list[Imported]:
+    down = call.emit(ew.Floor(), call.emit(ew.Mul(), call.x(), call.constant([-1.0]), last=False), last=False)
+    return [call.emit(ew.Mul(), down, call.constant([-1.0]))]
+
+
+def _divide(call: Call) -> list[Imported]:
+    if call.dtype(call.x(0)) == "float32":
+        return elementwise(ew.Div())(call)
+    return [_quotient(call, call.x(0), truncated=True)]
+
+
+def _quotient(call: Call, x: str, truncated: bool) -> str:
+    """The integers ``x``, saturated at 30 bits, divided by known positive ones: toward zero, or down."""
+    dtype, divisor = call.dtype(x), call.known(1, "the divisor of integers")
+    divisor = np.atleast_1d(divisor).astype(np.int64)
+    call.refuse((divisor < 1).any() or (divisor > WIDE).any(), "the divisor of integers must be positive")
+
+    def constant(value: Array) -> str:
+        return call.ctx.builder.constant(f"{call.node.output[0]}.c", value.astype(np.int32))
+
+    def down(numerator: str) -> str:
+        lower = call.emit(ew.Sub(), numerator, constant(divisor // 2), last=False)
+        return call.emit(Divide(0, WIDE), lower, constant(divisor), last=False)
+
+    x = call.emit(Clip(-WIDE // 2, WIDE // 2, "int32"), x, last=False)
+    if not truncated:
+        return call.emit(ew.Cast(dtype), down(x))
+    zero = constant(np.zeros(1))
+    above = down(call.emit(ew.Max(), x, zero, last=False))
+    below = down(call.emit(ew.Max(), call.emit(ew.Sub(), zero, x, last=False), zero, last=False))
+    return call.emit(ew.Cast(dtype), call.emit(ew.Sub(), above, below, last=False))
+
+
+def _remainder(call: Call) -> list[Imported]:
+    """``a - b * floor(a / b)``, with the sign of b; with ``fmod`` of the magnitudes, with the sign of a."""
+    if call.dtype(call.x(0)) != "float32":
+        whole = _quotient(call, call.x(0), truncated=bool(call.attributes.get("fmod")))
+        return [call.emit(ew.Sub(), call.x(0), call.emit(ew.Mul(), whole, call.x(1), last=False))]
+    if not call.attributes.get("fmod"):
+        a, b = call.x(0), call.x(1)
+        whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
+        return [call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False))]
+    a, b = (call.emit(ew.Abs(), call.x(i), last=False) for i in (0, 1))
+    whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
+    rest = call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False), last=False)
+    below = call.emit(ew.Less(), call.x(0), call.constant([0.0]), last=False)
+    return [call.emit(ew.Where(), below, call.emit(ew.Mul(), rest, call.constant([-1.0]), last=False), rest)]
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Div": _divide,
+    "Mod": _remainder,
+    "Floor": elementwise(ew.Floor()),
+    "Ceil": _ceil,
+    "Round": elementwise(ew.Round()),
+}

@@ -1,0 +1,172 @@
+"""Masks in further spellings, sizes and whole numbers as data, images sampled at computed places: as
+onnxruntime computes them, and exact once compiled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import intc
+from intc.errors import UnsupportedModel
+from intc.frontend import import_onnx
+from intc.passes.pipeline import canonicalise
+from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
+
+RNG = np.random.default_rng(41)
+LENGTHS = np.arange(12)[None] < RNG.integers(4, 13, 32)[:, None]
+WEIGHTS: Feeds = {
+    "w": floats(8, 8) / 2,
+    "one": np.float32(1),
+    "big": np.float32(-1e9),
+    "low": np.float32(-np.inf),
+    "far": np.float32(-9e15),
+    "high": np.float32(3.4e38),
+    "zero": np.float32(0),
+    "ax": np.array([1]),
+}
+SCORES = "h = MatMul(x, w) k = Transpose<perm=[0, 2, 1]>(h) s = MatMul(x, k) u = Unsqueeze(m, ax) "
+# a float input for a mask, in sums and as the model itself tests it; along columns; with tests for infinity
+MASKS = {
+    "scaled and subtracted": "r = Sub(one, u) b = Mul(r, big) t = Mul(s, u) a = Add(t, b) p = Softmax(a)",
+    "inverted": "r = Sub(one, u) c = Cast<to=9>(r) a = Where(c, low, s) p = Softmax(a)",
+    "tested": "c = Cast<to=9>(u) a = Where(c, s, low) p = Softmax(a)",
+    "along columns": (
+        "c = Equal(u, zero) a = Where(c, far, s) t = Transpose<perm=[0, 2, 1]>(a) q = Softmax<axis=1>(t)"
+        " p = Transpose<perm=[0, 2, 1]>(q)"
+    ),
+    "with numbers for infinity": (
+        "c = Equal(u, zero) a = Where(c, far, s) q = Softmax(a) n = IsNaN(q) f = Where(n, zero, q)"
+        " i = IsInf(f) g = Less(zero, f) j = And(i, g) p = Where(j, high, f)"
+    ),
+}
+
+
+def compiled(proto: onnx.ModelProto, feeds: Feeds, folder: Path) -> float:
+    """Relative distance of the kernels' result from fp32; they give the exact reference's bits."""
+    onnx.save(proto, folder / "m.onnx")
+    module = intc.compile(folder / "m.onnx", feeds, rounding="nearest")
+    for given in (feeds, {name: array[:1, :7] for name, array in feeds.items()}):
+        (found,), (exact,) = module.session().run(None, given), module.graph.evaluate(given)
+        assert np.array_equal(found, exact)
+    (found,), (want,) = module.session().run(None, feeds), expected(proto, feeds)
+    return float(np.linalg.norm(found - want) / np.linalg.norm(want))
+
+
+@pytest.mark.parametrize("form", MASKS)
+def test_spellings_of_masks(form: str, tmp_path: Path) -> None:
+    body = SCORES + MASKS[form] + " y = MatMul(p, h)"
+    proto = model(body, "float[batch, seq, 8] x, float[batch, seq] m", "float[a, b, c] y", WEIGHTS)
+    feeds = {"x": floats(32, 12, 8) / 2, "m": LENGTHS.astype(np.float32)}
+    graph = canonicalise(import_onnx(proto)).graph
+    (softmax,) = (node for node in graph.nodes if node.op.name == "softmax")
+    assert len(softmax.inputs) == 2
+    assert graph.type(softmax.inputs[1]).dtype == "bool"
+    assert compiled(proto, feeds, tmp_path) < 0.04
+
+
+def test_weighted_edges_are_kept_wherever_they_are_not_zero() -> None:
+    """A float input that the model compares with 0 may hold more than 0 and 1."""
+    body = "c = Equal(e, zero) a = Where(c, far, s) y = Softmax(a)"
+    proto = model(body, "float[batch, 5, 5] s, float[batch, 5, 5] e", "float[a, b, c] y", WEIGHTS)
+    edges = np.where(RNG.random((6, 5, 5)) < 0.5, 0, 0.3 * RNG.random((6, 5, 5))).astype(np.float32)
+    edges[:, :, 0] = 0.1
+    canonical(proto, {"s": floats(6, 5, 5), "e": edges})
+
+
+def test_tests_for_infinity_of_masked_scores_are_refused() -> None:
+    body = "c = Equal(e, zero) a = Where(c, low, s) i = IsInf(a) b = Where(i, zero, a) y = Softmax(b)"
+    proto = model(body, "float[batch, 5, 5] s, float[batch, 5, 5] e", "float[a, b, c] y", WEIGHTS)
+    with pytest.raises(UnsupportedModel, match="values that the model sets to infinity"):
+        import_onnx(proto)
+
+
+def test_a_bias_that_holds_the_mask_and_is_repeated_for_groups_of_heads(tmp_path: Path) -> None:
+    body = (
+        "t = Transpose<perm=[0, 1, 3, 2]>(x) s = MatMul(x, t) c = Equal(m, none) b = Where(c, low, bias)"
+        " u = Unsqueeze(b, two) r = Expand(u, four) f = Reshape(r, flat) a = Add(s, f) p = Softmax(a)"
+        " y = MatMul(p, x)"
+    )
+    weights = {"none": np.int64(0), "low": np.float32(-3e38), "two": np.array([2])}
+    weights |= {"four": np.array([1, 1, 2, 1, 1]), "flat": np.array([-1, 4, 12, 12])}
+    inputs = "float[batch, 4, 12, 8] x, int64[batch, 1, 1, 12] m, float[batch, 2, 12, 12] bias"
+    proto = model(body, inputs, "float[a, b, c, d] y", weights)
+    feeds: Feeds = {"x": floats(16, 4, 12, 8) / 2, "bias": floats(16, 2, 12, 12)}
+    feeds["m"] = LENGTHS[:16, None, None].astype(np.int64)
+    canonical(proto, feeds)
+    graph = canonicalise(import_onnx(proto)).graph
+    assert [len(n.inputs) for n in graph.nodes if n.op.name == "softmax"] == [2]
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds, rounding="nearest")
+    (found,), (want,) = module.session().run(None, feeds), expected(proto, feeds)
+    assert np.array_equal(found, module.graph.evaluate(feeds)[0])
+    assert np.linalg.norm(found - want) < 0.04 * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize("function", ["Identity", "Sqrt", "Log"])
+def test_a_length_as_a_number(function: str, tmp_path: Path) -> None:
+    body = (
+        f"d = Shape(x) n = Gather(d, at) f = Cast<to=1>(n) g = {function}(f) h = MatMul(x, w) y = Div(h, g)"
+    )
+    weights = {**WEIGHTS, "at": np.array(1)}
+    proto = model(body, "float[batch, seq, 8] x", "float[a, b, c] y", weights)
+    feeds = {"x": floats(16, 12, 8)}
+    canonical(proto, feeds)
+    assert compiled(proto, feeds, tmp_path) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [("Round(x)", 0.001), ("Floor(x)", 0.001), ("Ceil(x)", 0.001), ("Mod<fmod=1>(x, c)", 0.15)],
+)
+def test_whole_numbers_of_floats(body: str, error: float, tmp_path: Path) -> None:
+    """Not at a jump, to which 8 bits may bring a number that is near."""
+    x = RNG.integers(-12, 12, (15, 17)).astype(np.float32) + np.float32(0.3)
+    proto = model(f"y = {body}", "float[batch, seq] x", "float[a, b] y", {"c": np.float32(2)}, opset=18)
+    canonical(proto, {"x": x})
+    assert compiled(proto, {"x": x}, tmp_path) < error
+
+
+@pytest.mark.parametrize(
+    "body", ["Div(x, c)", "Mod(x, c)", "Mod<fmod=1>(x, c)", "ReduceMin<keepdims=1>(x, ax)"]
+)
+def test_whole_numbers_of_integers(body: str) -> None:
+    x = np.arange(-40, 32).reshape(8, 9)
+    weights = {"c": np.array([3]), "ax": np.array([1])}
+    canonical(model(f"y = {body}", "int64[batch, 9] x", "int64[a, b] y", weights, opset=18), {"x": x})
+
+
+def test_integers_are_divided_by_known_positive_ones() -> None:
+    for divisor in (0, -2):
+        with pytest.raises(UnsupportedModel, match="the divisor of integers must be positive"):
+            weights = {"c": np.array([divisor])}
+            import_onnx(model("y = Div(x, c)", "int64[batch, 9] x", "int64[a, b] y", weights))
+
+
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("corners", [0, 1])
+def test_sampled_images(padding: str, corners: int, tmp_path: Path) -> None:
+    body = f'y = GridSample<mode="bilinear", align_corners={corners}, padding_mode="{padding}">(x, g)'
+    proto = model(body, "float[batch, 3, 9, 7] x, float[batch, 5, 4, 2] g", "float[a, b, c, d] y")
+    grid = (0.7 * RNG.normal(size=(24, 5, 4, 2))).astype(np.float32)  # many places lie outside
+    feeds = {"x": floats(24, 3, 9, 7), "g": grid}
+    graph = canonical(proto, feeds, 1e-4)
+    assert operators(graph)["gather_elements"] == 4
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (want,) = module.session().run(None, feeds), expected(proto, feeds)
+    assert np.array_equal(found, module.graph.evaluate(feeds)[0])
+    assert np.linalg.norm(found - want) < 0.1 * np.linalg.norm(want)
+
+
+def test_places_that_jump_are_refused() -> None:
+    proto = model(
+        'y = GridSample<mode="nearest">(x, g)',
+        "float[batch, 3, 9, 7] x, float[batch, 5, 4, 2] g",
+        "float[a, b, c, d] y",
+    )
+    with pytest.raises(UnsupportedModel, match="the mode nearest is not supported"):
+        import_onnx(proto)
