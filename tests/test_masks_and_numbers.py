@@ -170,3 +170,20 @@ def test_places_that_jump_are_refused() -> None:
     )
     with pytest.raises(UnsupportedModel, match="the mode nearest is not supported"):
         import_onnx(proto)
+
+
+SUMS = {
+    "...si,...id->...sd": ((3, 2, 4, 5), (3, 2, 5, 6)),
+    "bhij,...ij->bh": ((3, 2, 4, 5), (4, 5)),
+    "...ij,...jk": ((2, 3, 4), (2, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("equation", SUMS)
+def test_sums_over_letters_and_the_axes_before(equation: str) -> None:
+    left, right = SUMS[equation]
+    x, z = floats(*left), floats(*right)
+    rank = len(np.einsum(equation, x, z).shape)
+    inputs = ", ".join(f"float[{','.join(map(str, a.shape))}] {n}" for n, a in (("x", x), ("z", z)))
+    body = f'y = Einsum<equation="{equation}">(x, z)'
+    canonical(model(body, inputs, f"float[{','.join('abcd'[:rank])}] y"), {"x": x, "z": z}, 1e-4)

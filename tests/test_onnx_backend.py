@@ -30,7 +30,7 @@ REFUSED = {
     "QuantizeLinear": r"is a quantised|no integer form|zero points that differ|in blocks|depends on input",
     "ConvInteger": r"is a quantised tensor|depends on input",
     "MatMulInteger": r"is a quantised tensor|depends on input",
-    "Einsum": r"an ellipsis|repeated letter",
+    "Einsum": r"repeated letter",
     "Resize": r"crops|policy",
     "Attention": r"scores as an output|attributes .* are not supported|do not share|do not broadcast",
     "ScatterND": r"only plain writes",

@@ -39,6 +39,8 @@ FAMILIES: dict[str, Family] = {
         text_feeds,
         MASKED_TEXT,
     ),
+    "doge": decoder("Doge", masked=True, **GQA),
+    "lfm2": decoder("Lfm2", masked=True, **GQA, layer_types=["conv", "full_attention"]),
     "biogpt": decoder("BioGpt", masked=True),
     "xglm": decoder("XGLM", masked=True, d_model=64, num_layers=2, attention_heads=4, ffn_dim=128),
     "phi3": decoder("Phi3", masked=True, **GQA),

@@ -107,5 +107,22 @@ FAMILIES: dict[str, Family] = {
         conv_kernel_size=3,
         conv_act="gelu",
     ),
+    "roc-bert": encoder("RoCBert", enable_pronunciation=False, enable_shape=False),
+    "xlnet": Family(
+        lambda: hf.XLNetModel(
+            hf.XLNetConfig(vocab_size=VOCABULARY, d_model=64, n_layer=2, n_head=4, d_inner=128)
+        ),
+        text_feeds,
+        MASKED_TEXT,
+    ),
+    "funnel": Family(
+        lambda: hf.FunnelBaseModel(
+            hf.FunnelConfig(
+                vocab_size=VOCABULARY, block_sizes=[1, 1], d_model=64, n_head=4, d_head=16, d_inner=128
+            )
+        ),
+        text_feeds,
+        {"input_ids": IMAGE, "attention_mask": IMAGE},
+    ),
     "ibert": encoder("IBert", pad_token_id=1, quant_mode=False),
 }

@@ -40,12 +40,18 @@ class Call:
         return i < len(self.inputs) and self.inputs[i] is not None
 
     def x(self, i: int = 0) -> str:
-        """Input ``i`` as a live value; sizes are floats where the other inputs are."""
+        """Input ``i`` as a live value; sizes are floats where no other input is an integer."""
         value = self.inputs[i]
         if isinstance(value, np.ndarray) and is_symbolic(value):
-            others = [self.ctx.type_of(v) for v in self.inputs if isinstance(v, str)]
-            value = _sizes(value, "float32" if all(t.is_float for t in others) else "int64")
+            others = [v for v in self.inputs if v is not None and v is not value]
+            value = _sizes(value, "float32" if all(map(self._real, others)) else "int64")
         return self.ctx.live(value, self.node.input[i])
+
+    def _real(self, value: Imported) -> bool:
+        if isinstance(value, str):
+            return self.ctx.type_of(value).is_float
+        dtype = getattr(value, "dtype", np.dtype(np.float32))
+        return np.dtype(dtype).kind == "f"
 
     def known(self, i: int, what: str) -> Array:
         """Input ``i`` as known data; GraphError names ``what`` must not depend on input values."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import string
+
 import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to
-from intc.frontend.symbolic import Imported
+from intc.frontend.symbolic import Imported, require_equal
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
 from intc.ops.matmul import MatMul
@@ -114,22 +116,41 @@ def _cum_sum(call: Call) -> list[Imported]:
 
 def _einsum(call: Call) -> list[Imported]:
     """One or two operands without repeated letters: a transpose and sum, or a product of matrices."""
-    equation = str(call.attributes["equation"]).replace(" ", "")
-    left, arrow, out = equation.partition("->")
+    equation = _spelt_out(call, str(call.attributes["equation"]).replace(" ", ""))
+    left, _, out = equation.partition("->")
     terms = left.split(",")
-    if not arrow:
-        letters = "".join(terms)
-        out = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    call.refuse("." in equation, "an ellipsis is not supported")
     call.refuse(len(terms) != len(call.inputs) or len(terms) > 2, f"{len(terms)} operands are not supported")
     call.refuse(any(len(set(t)) != len(t) for t in (*terms, out)), "a repeated letter is not supported")
     parts = [(call.x(i), term) for i, term in enumerate(terms)]
     if any(len(call.shape(x)) != len(term) for x, term in parts):
         raise GraphError(f"'{equation}' does not fit the operands")
+    sizes: dict[str, Dim] = {}
+    for x, term in parts:
+        for letter, size in zip(term, call.shape(x), strict=True):
+            require_equal(sizes.setdefault(letter, size), size)
+            call.refuse(sizes[letter] != size, f"two sizes of '{letter}', {sizes[letter]} and {size}")
     needed = [set(out).union(*terms[:i], *terms[i + 1 :]) for i in range(len(terms))]
     reduced = [_summed(call, x, term, letters) for (x, term), letters in zip(parts, needed, strict=True)]
     x, term = reduced[0] if len(reduced) == 1 else _multiplied(call, reduced[0], reduced[1], out)
     return [_ordered(call, x, term, out)]
+
+
+def _spelt_out(call: Call, equation: str) -> str:
+    """``equation`` with its output, and with letters for what an ellipsis stands for."""
+    left, arrow, out = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        letters = "".join(terms).replace(".", "")
+        out = "..." * ("..." in left) + "".join(sorted(c for c in letters if letters.count(c) == 1))
+    unused = [c for c in string.ascii_uppercase if c not in equation]
+    ranks = [
+        len(call.ctx.shape_of(x)) - len(t.replace("...", ""))
+        for x, t in zip(call.inputs, terms, strict=False)
+    ]
+    most = max((r for r, t in zip(ranks, terms, strict=False) if "..." in t), default=0)
+    call.refuse(most > len(unused), "an ellipsis of too many axes")
+    spelt = [t.replace("...", "".join(unused[most - r : most])) for r, t in zip(ranks, terms, strict=False)]
+    return ",".join(spelt) + "->" + out.replace("...", "".join(unused[:most]))
 
 
 def _summed(call: Call, x: str, term: str, needed: set[str]) -> tuple[str, str]:

@@ -149,7 +149,7 @@ class Importer:
         self._hold_states()
         built = _renamed(self.builder.finish(), names)
         for name, largest in self.largest.items():
-            if not _bounded(built, name, largest):
+            if name not in self.sizes and not _bounded(built, name, largest):
                 raise ImportFailure(
                     f"{self.source}: which of {name} and {largest} is smaller depends on the input, and no"
                     f" operator refuses a larger {name}"

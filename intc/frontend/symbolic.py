@@ -358,7 +358,7 @@ class EqualSizes(Exception):
 
 
 class AtMost(Exception):
-    """The import starts over with ``symbol`` at most ``largest``, which an operator must turn out to ask for."""
+    """The import starts over with ``symbol`` at most ``largest``; some operator must ask for that."""
 
     def __init__(self, symbol: str, largest: int) -> None:
         super().__init__(f"{symbol} <= {largest}")
