@@ -50,8 +50,7 @@ def _quotient(call: Call, x: str, truncated: bool) -> str:
 def _remainder(call: Call) -> list[Imported]:
     """``a - b * floor(a / b)``, with the sign of b; with ``fmod`` of the magnitudes, with the sign of a."""
     if call.dtype(call.x(0)) != "float32":
-        whole = _quotient(call, call.x(0), truncated=bool(call.attributes.get("fmod")))
-        return [call.emit(ew.Sub(), call.x(0), call.emit(ew.Mul(), whole, call.x(1), last=False))]
+        return [_integer_remainder(call, truncated=bool(call.attributes.get("fmod")))]
     if not call.attributes.get("fmod"):
         a, b = call.x(0), call.x(1)
         whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
@@ -61,6 +60,18 @@ def _remainder(call: Call) -> list[Imported]:
     rest = call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False), last=False)
     below = call.emit(ew.Less(), call.x(0), call.constant([0.0]), last=False)
     return [call.emit(ew.Where(), below, call.emit(ew.Mul(), rest, call.constant([-1.0]), last=False), rest)]
+
+
+def _integer_remainder(call: Call, truncated: bool) -> str:
+    dtype, x = call.dtype(call.x(0)), call.x(0)
+    whole = _quotient(call, x, truncated)
+    x, whole, divisor = (
+        v if call.dtype(v) == "int64" else call.emit(ew.Cast("int64"), v, last=False)
+        for v in (x, whole, call.x(1))
+    )
+    rest = call.emit(ew.Sub(), x, call.emit(ew.Mul(), whole, divisor, last=False), last=False)
+    most = int(call.known(1, "the divisor of integers").max()) - 1
+    return call.emit(ew.Cast(dtype), call.emit(Clip(-most, most, "int32"), rest, last=False))
 
 
 CONVERTERS: dict[str, Converter] = {
