@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import intc
+from intc.codegen.cpu.fused import isa_of, linear_spec
 from intc.codegen.lower import lower
-from intc.codegen.targets import TARGETS, host_features
+from intc.codegen.program import Program
+from intc.codegen.targets import TARGETS, host_features, resolve
 from intc.errors import QuantizationError
 from intc.ir.graph import Builder, Graph, Value, quantize_feed
 from intc.ir.op import Array, FormulaOp
@@ -237,6 +239,37 @@ def test_kernels_are_exact_at_the_ends_of_their_accumulators(target: str, raw: b
         bounds = prove(graph)["y"]
         np.testing.assert_array_equal(np.diagonal(want[:n]), bounds.hi)
         np.testing.assert_array_equal(np.diagonal(want[n:]), bounds.lo)
+
+
+@pytest.mark.parametrize("target", HERE)
+def test_proven_sums_are_rescaled_in_32_bits(target: str) -> None:
+    """Few weights are not 0: what they can reach admits the short form where the type asks for 64 bits; the
+    next wider sums do not, and both are exact where the proof ends.
+    """
+    k, n, e = 700, 36, 24
+    b = Builder("sparse")
+    x = b.input("x", TensorType((2 * n, k), "int8"))
+    m = b.constant("m", np.where(np.arange(n) % 2, 1, -1).astype(np.int32) * (2**30 + 7))
+    graphs = {}
+    for name, some in (("proven", 250), ("beyond", 262)):
+        rng = np.random.default_rng(3)
+        w = np.zeros((k, n), np.int8)
+        for column in range(n):
+            w[rng.choice(k, some, replace=False), column] = rng.choice([-127, 127], some)
+        operands = [b.constant(f"{name}.w", w), b.constant(f"{name}.bias", np.zeros(n, np.int32)), m]
+        op = Linear(-(2**30), 2**30, "int32")
+        graphs[name] = b.emit(op, x, *operands, b.constant(f"{name}.e", np.full(n, e, np.int32)), name=name)
+        b.output(graphs[name])
+    graph = b.finish()
+    program = Program(graph, resolve(target))
+    forms = {node.output: linear_spec(program, node, isa_of(program))[0].stages[0] for node in graph.nodes}
+    assert not forms["proven"].exact64 and forms["beyond"].exact64
+    assert proofs(graph)["proven/sums"]["bits"] <= 32 - forms["proven"].pre
+    for name in graphs:
+        w = graph.constants[f"{name}.w"]
+        rows = np.concatenate([np.where(w > 0, 127, -128).T, np.where(w > 0, -128, 127).T]).astype(np.int8)
+        want = graph.run({"x": rows})[name]
+        np.testing.assert_array_equal(Native(graph, lower(graph, target)).run({"x": rows})[name], want)
 
 
 # ---------------------------------------------------------------- refusals
