@@ -43,7 +43,7 @@ notebooks: $(STAMP)  ## execute examples/notebooks in place; qat_to_artifact nee
 
 docs:  ## build the documentation into build/site, strictly and for reading offline; needs `pip install -e ".[docs]"`
 	@test -x $(BIN)/mkdocs || { echo "no mkdocs: run make setup, then $(BIN)/pip install -e '.[docs]'" >&2; exit 2; }
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/tools/offline.py build/site
 	@echo "open build/site/index.html; to search as well: python3 -m http.server -d build/site"
 
