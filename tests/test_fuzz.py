@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.fuzz import models, watch
 from tests.fuzz.artifacts import Artifacts
 from tests.fuzz.faults import Faulty
-from tests.fuzz.models import Models
+from tests.fuzz.models import Compilations, Models
 from tests.small import small_module
 
 
@@ -26,6 +26,13 @@ def test_hostile_models(tmp_path: Path) -> None:
     assert result.bad == []
     assert result.cases == 150
     assert {"ImportFailure", "UnsupportedModel", "read"} <= set(result.outcomes)
+
+
+def test_hostile_models_compiled(tmp_path: Path) -> None:
+    models.prepare(tmp_path)
+    result = watch.run(partial(Compilations, tmp_path), 77, range(20))
+    assert result.bad == []
+    assert {"ImportFailure", "read"} <= set(result.outcomes)
 
 
 def test_the_supervisor_notices() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from intc.passes.pipeline import PASS_NAMES
+
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 
@@ -28,8 +30,19 @@ def test_committed_as_executed(path: Path) -> None:
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    outputs = [out for cell in code for out in cell.outputs]
+    outputs = outputs_of(notebook)
     assert outputs and not [out for out in outputs if out.output_type == "error"]
+
+
+def test_committed_with_the_passes_that_there_are() -> None:
+    for name in ("quickstart", "inside_the_passes"):
+        notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+        said = "".join(out.get("text", "") + str(out.get("data", "")) for out in outputs_of(notebook))
+        assert [p for p in PASS_NAMES if p not in said] == [], "make notebooks"
+
+
+def outputs_of(notebook: Any) -> list[Any]:
+    return [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
