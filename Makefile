@@ -43,7 +43,7 @@ notebooks: $(STAMP)  ## execute examples/notebooks in place; qat_to_artifact nee
 
 docs:  ## build the documentation into build/site, strictly and for reading offline; needs `pip install -e ".[docs]"`
 	@test -x $(BIN)/mkdocs || { echo "no mkdocs: run make setup, then $(BIN)/pip install -e '.[docs]'" >&2; exit 2; }
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/tools/offline.py build/site
 	@echo "open build/site/index.html; to search as well: python3 -m http.server -d build/site"
 
@@ -72,9 +72,10 @@ triton: $(STAMP)  ## serve the model repository with a real Triton (60 MB from P
 	test -d build/triton || $(BIN)/python -m pip install --quiet --no-deps --target build/triton nvidia-pytriton "numpy<2"
 	INTC_TRITON=build/triton $(BIN)/python -m pytest -q tests/test_requests.py
 
-fuzz: $(STAMP)  ## read mutated artifacts and ONNX files: make fuzz COUNT=100000 SEED=1
+fuzz: $(STAMP)  ## read mutated artifacts and ONNX files, compile some: make fuzz COUNT=100000 SEED=1
 	$(BIN)/python -m tests.fuzz artifacts --count $(COUNT) --seed $(SEED)
 	$(BIN)/python -m tests.fuzz models --count $(COUNT) --seed $(SEED)
+	$(BIN)/python -m tests.fuzz compilations --count $$(( $(COUNT) / 20 )) --seed $(SEED)
 
 soak: $(STAMP)  ## many threads, sessions and shapes for MINUTES (default 10): equal bits, flat memory
 	$(BIN)/python examples/soak.py --minutes $(MINUTES)

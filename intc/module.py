@@ -151,8 +151,11 @@ class Module:
         """See :meth:`intc.runtime.Session.create_state`."""
         return self._session.create_state(batch)
 
-    def session(self, threads: int = 1) -> Session:
-        """A session of this module, by way of an artifact in a temporary folder.
+    def session(
+        self, threads: int = 1, *, device: str | None = None, share: str | Path | bool = False
+    ) -> Session:
+        """A session of this module, by way of an artifact in a temporary folder; the keywords are those of
+        :func:`intc.load`.
 
         UsageError for target ``c``: source code runs elsewhere; ``graph.evaluate`` gives its results.
         """
@@ -164,7 +167,7 @@ class Module:
         with tempfile.TemporaryDirectory(prefix="intc-") as folder:
             path = Path(folder) / "module.intc"
             self.save(path)
-            return Session(path, threads=threads)
+            return Session(path, threads=threads, device=device, share=share)
 
     def report(
         self, feeds: Feeds | None = None, samples: int = SAMPLES, progress: Progress | None = None

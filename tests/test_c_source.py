@@ -31,9 +31,10 @@ from tests.onnx_models import floats, model
 
 EXAMPLES = Path(intc.__file__).parents[1] / "examples"
 DIGITS = EXAMPLES / "digits" / "digits_vit.onnx"
+FLOATLESS = ["-O2", "-march=armv7-a", "-mfloat-abi=soft"]
 PROCESSORS = {
     "aarch64": ("aarch64-linux-gnu-gcc", ["-O3"], "qemu-aarch64"),
-    "arm without floating-point unit": ("arm-linux-gnueabi-gcc", ["-O2", "-mfloat-abi=soft"], "qemu-arm"),
+    "arm without floating-point unit": ("arm-linux-gnueabi-gcc", FLOATLESS, "qemu-arm"),
     "riscv64": ("riscv64-linux-gnu-gcc", ["-O2"], "qemu-riscv64"),
     "s390x, high bytes first": ("s390x-linux-gnu-gcc", ["-O2"], "qemu-s390x"),
 }
@@ -92,6 +93,28 @@ def test_digits_have_the_bits_of_the_native_kernels(digits: Module, tmp_path: Pa
     together = np.concatenate([f[name] for f in found])
     assert np.array_equal(together, native.run(None, {"input": x}, raw=True)[0])
     assert len(np.unique(together.argmax(axis=1))) > 1
+
+
+@pytest.mark.parametrize("how", ["cc", "cmake"])
+def test_the_example_reads_digits(digits: Module, tmp_path: Path, how: str) -> None:
+    """examples/c/main.c, by one command and by its CMakeLists.txt."""
+    digits.save(tmp_path)
+    sources = [str(tmp_path / name) for name in ("digits_vit.c", "digits_vit_weights.c")]
+    program, main = tmp_path / "build" / "digits", str(EXAMPLES / "c" / "main.c")
+    if how == "cmake":
+        if not available("cmake"):
+            pytest.skip("needs cmake")
+        configured = ["-S", main.removesuffix("main.c"), "-B", str(program.parent), f"-DNETWORK={tmp_path}"]
+        commands = [["cmake", *configured], ["cmake", "--build", str(program.parent)]]
+    else:
+        program.parent.mkdir()
+        commands = [["cc", "-std=c99", "-O2", f"-I{tmp_path}", main, *sources, "-o", str(program)]]
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True)
+    x = pixels(24, seed=1)
+    text = " ".join(str(int(value)) for value in (x.reshape(-1) + 1) * 8)
+    said = subprocess.run([str(program)], input=text, capture_output=True, text=True, check=True).stdout
+    assert [int(line) for line in said.split()] == digits.graph.evaluate({"input": x})[0].argmax(1).tolist()
 
 
 def test_no_float_and_nothing_from_a_library(digits: Module, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import intc
 from intc.artifact import schema
 from intc.codegen.lower import lower
-from intc.codegen.targets import CUDA_ARCHITECTURES, resolve
+from intc.codegen.targets import CUDA_ARCHITECTURES, native, resolve
 from intc.errors import ArtifactCorrupt, FeedError, UsageError, WrongTarget
 from intc.ir.dims import symbol
 from intc.ir.graph import Builder
@@ -100,6 +100,18 @@ def test_an_artifact_is_recompiled_for_a_gpu(tmp_path: Path) -> None:
     assert all(
         map(np.array_equal, session.run(None, feeds), intc.load(tmp_path / "cpu.intc").run(None, feeds))
     )
+
+
+def test_loading_recompiles_for_the_device(artifact: Path, tmp_path: Path) -> None:
+    """Whatever the file was compiled for, its graph runs where ``device`` says, in code for that device."""
+    feeds, shared = small_feeds(4), tmp_path / "shared"
+    for device, target in (("cuda:0", "cuda:sm_90"), (None, native().name)):
+        session = intc.load(artifact, recompile=True, device=device, share=shared)
+        assert session.manifest.target == target
+        assert all(map(np.array_equal, session.run(None, feeds), small_graph().evaluate(feeds)))
+    assert len(list(shared.iterdir())) == 2
+    with pytest.raises(UsageError, match=r"device 'cuda:3' does not exist"):
+        intc.load(artifact, recompile=True, device="cuda:3")
 
 
 def test_bench_times_the_device(artifact: Path) -> None:

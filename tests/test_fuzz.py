@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz import models, watch
 from tests.fuzz.artifacts import Artifacts
 from tests.fuzz.faults import Faulty
-from tests.fuzz.models import Models
+from tests.fuzz.models import Compilations, Models
 from tests.small import small_module
 
 
@@ -20,12 +22,25 @@ def test_hostile_artifacts(tmp_path: Path) -> None:
     assert {"ArtifactCorrupt", "read"} <= set(result.outcomes)
 
 
-def test_hostile_models(tmp_path: Path) -> None:
-    models.prepare(tmp_path)
-    result = watch.run(partial(Models, tmp_path), 77, range(150))
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the models that are mutated."""
+    folder = tmp_path_factory.mktemp("models")
+    models.prepare(folder)
+    return folder
+
+
+def test_hostile_models(seeds: Path) -> None:
+    result = watch.run(partial(Models, seeds), 77, range(150))
     assert result.bad == []
     assert result.cases == 150
     assert {"ImportFailure", "UnsupportedModel", "read"} <= set(result.outcomes)
+
+
+def test_hostile_models_compiled(seeds: Path) -> None:
+    result = watch.run(partial(Compilations, seeds), 77, range(12))
+    assert result.bad == []
+    assert {"ImportFailure", "read"} <= set(result.outcomes)
 
 
 def test_the_supervisor_notices() -> None:
@@ -41,10 +56,9 @@ def test_the_supervisor_notices() -> None:
         assert cause.startswith(start)
 
 
-def test_cases_are_reproducible(tmp_path: Path) -> None:
-    models.prepare(tmp_path)
+def test_cases_are_reproducible(seeds: Path, tmp_path: Path) -> None:
     (tmp_path / "case").mkdir()
-    target = Models(tmp_path)
+    target = Models(seeds)
     for index in range(20):
         first = target.write(watch.random_of(5, index), tmp_path / "case").read_bytes()
         assert target.write(watch.random_of(5, index), tmp_path / "case").read_bytes() == first

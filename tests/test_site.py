@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +39,21 @@ def test_a_site_that_asks_another_host_or_misses_a_file_is_found(tmp_path: Path)
         "misses gone.png",
         "misses b.png",
     ]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    named = set(re.findall(r"(\w+)\.md", (ROOT / "mkdocs.yml").read_text()))
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= named
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """By the command of `make docs`: strict, and not quiet, which would silence what strict counts."""
+    pytest.importorskip("mkdocs", reason="the site's tools are the extra [docs]")
+    (recipe,) = re.findall(r"mkdocs (build.*)", (ROOT / "Makefile").read_text())
+    command = [sys.executable, "-m", "mkdocs", *recipe.split(), "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "INFO" in done.stderr, done.stderr
+    assert list(tool("offline").faults(tmp_path)) == []
 
 
 def test_the_figures_of_the_pages_exist_and_hold_curves() -> None:

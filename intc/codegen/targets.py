@@ -87,6 +87,18 @@ def _cuda(name: str) -> Target:
     return Target(name, "cuda", (f"sm_{known[name][0]}",), architectures=known[name])
 
 
+def cuda_target(architecture: int) -> str:
+    """The name of the newest target whose code runs on a GPU of ``architecture``, such as 86 for sm_86.
+
+    >>> cuda_target(90), cuda_target(87)
+    ('cuda:sm_90', 'cuda:sm_86')
+    """
+    older = [number for number in CUDA_ARCHITECTURES if number <= architecture]
+    if not older:
+        raise UsageError(f"this GPU is sm_{architecture}; kernels need sm_{CUDA_ARCHITECTURES[0]} or later")
+    return f"cuda:sm_{older[-1]}"
+
+
 @cache
 def native() -> Target:
     """The best target whose features this machine has; UsageError where there is none."""

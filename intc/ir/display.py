@@ -16,6 +16,7 @@ from intc.ir.types import TensorType, format_type
 DRAWN_NODES: Final = 80  # larger graphs are listed, not drawn
 BOX: Final = (150, 34)
 GAP: Final = (20, 26)
+LETTERS: Final = 21  # of 11 pixels height, that a box is wide
 Place: TypeAlias = tuple[float, int]
 STYLE: Final = (
     "<style>.intc{font:13px/1.4 ui-monospace,monospace;overflow-x:auto}"
@@ -100,9 +101,14 @@ def _box(place: Place, label: str, type_: TensorType) -> str:
     return (
         f"<g><title>{escape(label)} : {escape(format_type(type_))}</title>"
         f"<rect x='{x}' y='{y}' width='{BOX[0]}' height='{BOX[1]}' rx='4' fill='{fill}' stroke='#888'/>"
-        f"<text dx='6' x='{x}' dy='14' y='{y}' fill='#222'>{escape(label[:22])}</text>"
-        f"<text dx='6' x='{x}' dy='28' y='{y}' fill='#666'>{escape(shape[:22])}</text></g>"
+        f"<text dx='6' x='{x}' dy='14' y='{y}' fill='#222'>{escape(_short(label))}</text>"
+        f"<text dx='6' x='{x}' dy='28' y='{y}' fill='#666'>{escape(_short(shape))}</text></g>"
     )
+
+
+def _short(text: str) -> str:
+    """As much of ``text`` as a box holds."""
+    return text if len(text) <= LETTERS else text[: LETTERS - 1] + "\u2026"
 
 
 def _label(name: str, node: Node | None) -> str:

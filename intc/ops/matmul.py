@@ -29,6 +29,18 @@ def exact_matmul(a: Array, b: Array) -> Array:
     return np.asarray(np.matmul(a.astype(np.int64), b.astype(np.int64)))
 
 
+def column_ends(w: Array, lo: Array | int, hi: Array | int) -> tuple[Array, Array]:
+    """The smallest and the largest sums that each column of ``x @ w`` can reach, int64 [N]; w is [K, N], and
+    x lies between ``lo`` and ``hi``, of shape () or [K].
+
+    >>> column_ends(np.array([[3, 0], [-2, 1]], np.int8), -128, 127)
+    (array([-638, -128]), array([637, 127]))
+    """
+    up, down = np.maximum(w, 0).astype(np.int64), np.minimum(w, 0).astype(np.int64)
+    first, last = (np.broadcast_to(np.asarray(end, np.int64), w.shape[:1]) for end in (lo, hi))
+    return first @ up + last @ down, last @ up + first @ down
+
+
 @dataclass(frozen=True)
 class MatMul(Op):
     """numpy's ``a @ b`` over the last two axes: float32, or 8/16-bit integers into int32 sums that provably

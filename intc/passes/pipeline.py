@@ -64,6 +64,7 @@ PASS_NAMES: tuple[str, ...] = (
     "integerise",
     *(p.name for p in PREPARE),
 )
+SYNONYMS = {"requantise": "integerise"}  # the pass that inserts every requantisation
 EVERYWHERE_8 = Plan()
 OnPass = Callable[[str], None]
 
@@ -91,9 +92,12 @@ class Pipeline:
         return Pipeline(self.source, tuple(snapshots))
 
     def __getitem__(self, name: str) -> Snapshot:
-        """What the pass ``name`` was given and made; UsageError lists the names there are."""
+        """What the pass ``name`` was given and made; UsageError lists the names there are.
+
+        ``"requantise"`` is another name of ``integerise``.
+        """
         for snapshot in self.snapshots:
-            if snapshot.name == name:
+            if snapshot.name == SYNONYMS.get(name, name):
                 return snapshot
         raise UsageError(f"no pass '{name}' has run; the passes are {', '.join(PASS_NAMES)}")
 

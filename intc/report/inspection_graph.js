@@ -77,7 +77,9 @@ const GraphView = (() => {
       const middle = this.top + h / this.scale / 2;
       this.scale = Math.min(1, down > 0.3 ? Math.min(across, down) : Math.max(across, 0.02));
       this.left = (this.graph.wide - w / this.scale) / 2;
-      this.top = (down > 0.3 ? this.graph.high / 2 : middle) - h / this.scale / 2;
+      const [tall, edge] = [h / this.scale, 40 / this.scale];
+      this.top = down > 0.3 ? (this.graph.high - tall) / 2
+        : Math.max(-edge, Math.min(middle - tall / 2, this.graph.high + edge - tall));
       this.draw();
     }
 

@@ -21,7 +21,7 @@ from intc.ir.types import TensorType
 from intc.ops.elementwise import Add, Max, Min, Mul, Sub, Where
 from intc.ops.im2col import Im2col
 from intc.ops.intervals import Condition, Intervals, signed_bits
-from intc.ops.matmul import MatMul
+from intc.ops.matmul import MatMul, column_ends
 from intc.ops.movement import MOVEMENT, Concat, Pad
 from intc.ops.reduce import ReduceMax
 from intc.ops.requantize import Clip, Requantize
@@ -158,11 +158,8 @@ def _size(dim: Dim) -> int:
 
 def _products(x: Bounds, w: Array) -> Bounds:
     """``x @ w`` for constant w [K, N], column by column; ``widest`` covers all partial sums."""
-    up, down = np.maximum(w, 0).astype(np.int64), np.minimum(w, 0).astype(np.int64)
-    lo, hi = (np.broadcast_to(end, w.shape[:1]) for end in (x.lo, x.hi))
-    first, last = np.minimum(lo, 0), np.maximum(hi, 0)
-    partial = (first @ up + last @ down, last @ up + first @ down)
-    return _channels(lo @ up + hi @ down, hi @ up + lo @ down, *partial)
+    partial = column_ends(w, np.minimum(x.lo, 0), np.maximum(x.hi, 0))
+    return _channels(*column_ends(w, x.lo, x.hi), *partial)
 
 
 def _terms(a: Bounds, b: Bounds) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The command: ``python -m tests.fuzz artifacts|models --count N --seed S``."""
+"""The command: ``python -m tests.fuzz artifacts|models|compilations --count N --seed S``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.fuzz.watch import Result, Target
 TARGETS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Target]]] = {
     "artifacts": (artifacts.prepare, artifacts.Artifacts),
     "models": (models.prepare, models.Models),
+    "compilations": (models.prepare, models.Compilations),
 }
 
 

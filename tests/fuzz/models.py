@@ -15,6 +15,7 @@ import onnx
 from google.protobuf.message import Message
 from onnx import TensorProto, helper
 
+import intc
 from intc.frontend import converters, import_onnx
 from intc.passes.pipeline import canonicalise
 from tests import test_causal_masks, test_frontend, test_quantised_models, test_wide_import
@@ -162,6 +163,14 @@ class Models:
     def read(self, path: Path) -> None:
         with np.errstate(all="ignore"):
             canonicalise(import_onnx(path))
+
+
+class Compilations(Models):
+    """All passes and kernels, too, of those that can be imported; ranges are made up."""
+
+    def read(self, path: Path) -> None:
+        with np.errstate(all="ignore"):
+            intc.compile(path, calibration="random", rounding="nearest", calibrator="minmax")
 
 
 # ---------------------------------------------------------------- edits of messages

@@ -34,6 +34,7 @@ from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.dyadic import MAX_SHIFT
 from intc.ops.fused import WIDE, Attention, Linear
+from intc.ops.matmul import column_ends
 
 COMMON_PRE_SHIFTS: Final = (4, 8, 0)
 VALUES_BEYOND: Final = 32  # elements that the attention kernel may read after the last channel's multiplier
@@ -84,6 +85,13 @@ def common_form(stage: Requantize, shifts: Array, x: tuple[int, int]) -> tuple[R
     return stage, shifts
 
 
+def linear_ends(program: Program, node: Node) -> tuple[int, int]:
+    """What the accumulators of a Linear can reach: its own weights and bias, every input in its interval."""
+    w, bias = (program.graph.constants[name] for name in node.inputs[1:3])
+    lo, hi = column_ends(w, *program.type(node.inputs[0]).interval)
+    return int((lo + bias).min()), int((hi + bias).max())
+
+
 def linear_spec(program: Program, node: Node, isa: Isa) -> tuple[LinearSpec, Multipliers]:
     """What the kernel of a Linear is specialised by, and the constants of its stages."""
     op = node.op
@@ -94,9 +102,9 @@ def linear_spec(program: Program, node: Node, isa: Isa) -> tuple[LinearSpec, Mul
         raise CodegenError("weights and bias must be constants")
     x_type, out = program.type(x), program.type(node.output)
     k, n = constants[w].shape
-    bound = k * x_type.magnitude * program.type(w).magnitude + program.type(bias).magnitude
     factors = Multipliers(program, isa)
-    stages = () if op.raw else _stages(program, node, factors, bound, isa)
+    sums = linear_ends(program, node)
+    stages = () if op.raw else _stages(program, node, factors, sums, isa)
     w_bits = 4 if program.type(w).magnitude <= 7 else 8  # a narrow interval is a narrow type
     return LinearSpec(k, n, x_type.dtype, stages, out.dtype, w_bits=w_bits), factors
 
@@ -126,13 +134,15 @@ def lower_linear(program: Program, node: Node) -> None:
     program.add(kernel, args, node.output, node.source)
 
 
-def _stages(program: Program, node: Node, factors: Multipliers, bound: int, isa: Isa) -> tuple[Stage, ...]:
-    """The epilogue of a Linear in the order of its ``evaluate``."""
+def _stages(
+    program: Program, node: Node, factors: Multipliers, sums: tuple[int, int], isa: Isa
+) -> tuple[Stage, ...]:
+    """The epilogue of a Linear whose accumulators lie in ``sums``, in the order of its ``evaluate``."""
     op, inputs = node.op, list(node.inputs[3:])
     assert isinstance(op, Linear)
     stages: list[Stage] = []
     last = (-WIDE, WIDE) if op.residual else (op.lo, op.hi)
-    interval = (-bound, bound)
+    interval = sums
     if op.gelu:
         stages.append(factors.requantize(inputs[0], inputs[1], -32767, 32767, interval))
         stages.append(Pointwise(op.gelu, op.frac, op.centred))
