@@ -82,6 +82,8 @@ def _lp_normalization(call: Call) -> list[Imported]:
 
 
 def _negated(call: Call, x: str, last: bool = False) -> str:
+    if call.dtype(x) == "bool":
+        return call.emit(ew.Not(), x, last=last)
     minus = call.ctx.builder.constant(f"{call.node.output[0]}.c", np.full(1, -1, call.dtype(x)))
     return call.emit(ew.Mul(), x, minus, last=last)
 
