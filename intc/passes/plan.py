@@ -29,7 +29,7 @@ VERSION: Final = 1
 WEIGHT_BITS: Final = (4, 8)
 ACTIVATION_BITS: Final = (8, 16)
 SUM_LIMIT: Final = 2**31 - 1
-MANY: Final = 16  # rows of a sample
+MANY: Final = 16  # times as many rows or columns
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
 ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
@@ -159,9 +159,17 @@ def _keys_of(graph: Graph, uses: Uses, node: Node) -> tuple[str, ...]:
 
 
 def _heads(graph: Graph, nodes: list[Node]) -> list[Node]:
-    """The products of one row a sample where others have many: classifiers of pooled tokens, gates of pooled
-    images. They take no time, and nothing averages the errors of their inputs.
+    """The products that take no time: of one row a sample where others have many (classifiers of pooled
+    tokens), of few columns where others have many (classifiers of tokens, gates of experts). Nothing averages
+    the errors of their inputs, and some of them decide.
     """
+    columns = {n.output: graph.constants[n.inputs[1]].shape[1] for n in nodes if is_linear(graph, n)}
+    most = max(columns.values(), default=0) // MANY
+    return [n for n in nodes if columns.get(n.output, most + 1) <= most] + _pooled(graph, nodes)
+
+
+def _pooled(graph: Graph, nodes: list[Node]) -> list[Node]:
+    """The products of one row a sample where others have many."""
     samples = (graph.type(graph.inputs[0]).shape or (1,))[0]
     rows = {n.output: product(graph.type(n.output).shape[:-1]) for n in nodes if is_linear(graph, n)}
     if not any(_many(samples, each) for each in rows.values()):
