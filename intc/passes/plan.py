@@ -20,6 +20,7 @@ from intc.files import write_text
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Graph, Node
 from intc.ops.gelu import Gelu
+from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
@@ -29,7 +30,8 @@ VERSION: Final = 1
 WEIGHT_BITS: Final = (4, 8)
 ACTIVATION_BITS: Final = (8, 16)
 SUM_LIMIT: Final = 2**31 - 1
-MANY: Final = 16  # times as many rows or columns
+MANY: Final = 16  # rows of a sample
+NARROWING: Final = 8
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
 ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
@@ -159,13 +161,20 @@ def _keys_of(graph: Graph, uses: Uses, node: Node) -> tuple[str, ...]:
 
 
 def _heads(graph: Graph, nodes: list[Node]) -> list[Node]:
-    """The products that take no time: of one row a sample where others have many (classifiers of pooled
-    tokens), of few columns where others have many (classifiers of tokens, gates of experts). Nothing averages
-    the errors of their inputs, and some of them decide.
+    """The products that take little time: of one row a sample where others have many (classifiers of pooled
+    tokens), of few columns (classifiers of tokens, gates of experts). Nothing averages the errors of their
+    inputs, and some of them decide.
     """
-    columns = {n.output: graph.constants[n.inputs[1]].shape[1] for n in nodes if is_linear(graph, n)}
-    most = max(columns.values(), default=0) // MANY
-    return [n for n in nodes if columns.get(n.output, most + 1) <= most] + _pooled(graph, nodes)
+    producers = graph.producers()
+    narrow = [n for n in nodes if is_linear(graph, n) and _narrows(graph, producers, n)]
+    return narrow + _pooled(graph, nodes)
+
+
+def _narrows(graph: Graph, producers: Mapping[str, Node], node: Node) -> bool:
+    """Whether a product has at most a ``NARROWING``-th as many columns as its operand, which is no window."""
+    k, n = graph.constants[node.inputs[1]].shape
+    made = producers.get(node.inputs[0])
+    return n * NARROWING <= k and not (made is not None and isinstance(made.op, Im2col))
 
 
 def _pooled(graph: Graph, nodes: list[Node]) -> list[Node]:
