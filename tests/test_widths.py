@@ -109,11 +109,11 @@ def test_small_tables_have_sixteen_bits(rows: int, dtype: str, tmp_path: Path) -
 
 def test_products_of_few_columns_read_sixteen_bits(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
-    weights = {"w": rng.normal(size=(16, 64)), "u": rng.normal(size=(64, 16)), "g": rng.normal(size=(16, 4))}
+    weights = {"w": rng.normal(size=(16, 64)), "u": rng.normal(size=(64, 16)), "g": rng.normal(size=(16, 2))}
     proto = model(
         "a = MatMul(x, w) b = Tanh(a) h = MatMul(b, u) t = Tanh(h) y = MatMul(t, g)",
         "float[batch, seq, 16] x",
-        "float[b, s, 4] y",
+        "float[b, s, 2] y",
         {name: array.astype(np.float32) for name, array in weights.items()},
     )
     module = compiled(proto, {"x": X}, tmp_path)
