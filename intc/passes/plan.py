@@ -84,11 +84,10 @@ class Plan:
 
     def resolve(self, graph: Graph, family: str = "auto") -> Resolved:
         """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none."""
-        nodes = plannable(graph)
+        planned = _planned(graph)
+        nodes, keys = [n for n, _ in planned], {n.output: fields for n, fields in planned}
         names = _names(nodes)
         base = self.default.over(Choice(8, 8, family))
-        uses = Uses.of(graph)
-        keys = {n.output: _keys_of(graph, uses, n) for n in nodes}
         chosen = {value: self.default if fields == SCORE_KEYS else base for value, fields in keys.items()}
         if self.default.activations is None:
             chosen |= {n.output: Choice(activations=16).over(base) for n in _heads(graph, nodes)}
@@ -147,8 +146,14 @@ def proven_bits(bits: int, k: int, weight: int) -> int:
 
 def plannable(graph: Graph) -> list[Node]:
     """The nodes of a canonical float graph that a plan can name, in order."""
+    return [node for node, _ in _planned(graph)]
+
+
+def _planned(graph: Graph) -> list[tuple[Node, tuple[str, ...]]]:
+    """These nodes, each with the fields that a choice for it may set."""
     uses = Uses.of(graph)
-    return [node for node in graph.nodes if _keys_of(graph, uses, node)]
+    fields = ((node, _keys_of(graph, uses, node)) for node in graph.nodes)
+    return [(node, keys) for node, keys in fields if keys]
 
 
 def _keys_of(graph: Graph, uses: Uses, node: Node) -> tuple[str, ...]:
@@ -209,10 +214,12 @@ def is_linear(graph: Graph, node: Node) -> bool:
     return weight is not None and weight.dtype.kind == "f"
 
 
-def name_of(graph: Graph, node: Node) -> str:
-    """The name a plan should use: the ONNX name where only this node has it, else the value's."""
-    named = _names(plannable(graph)).get(node.source, [])
-    return node.source if len(named) == 1 else node.output
+def names_of(nodes: list[Node]) -> dict[str, str]:
+    """The name a plan should use for each of these nodes, by value: the ONNX name where only one of them has
+    it, else the value's.
+    """
+    named = _names(nodes)
+    return {n.output: n.source if len(named.get(n.source, [])) == 1 else n.output for n in nodes}
 
 
 def _names(nodes: list[Node]) -> dict[str, list[Node]]:

@@ -27,7 +27,7 @@ from intc.ops.matmul import MatMul
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import Form, Forms
 from intc.passes.integer.rules import RULES
-from intc.passes.plan import Choice, Plan, Resolved, is_linear, name_of, plannable
+from intc.passes.plan import Choice, Plan, Resolved, is_linear, names_of, plannable
 from intc.planning.padding import attended
 
 Tell: TypeAlias = Callable[[str], None]
@@ -72,7 +72,9 @@ def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[U
     """Every unit of a canonical graph with its choices, in order of the graph."""
     resolved = start.resolve(graph, family)
     groups: dict[tuple[str, str], list[Node]] = {}
-    for node in plannable(graph):
+    planned = plannable(graph)
+    named = names_of(planned)
+    for node in planned:
         linear = is_linear(graph, node)
         groups.setdefault(("reads", node.inputs[0]) if linear else ("is", node.output), []).append(node)
     units = []
@@ -87,7 +89,7 @@ def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[U
         else:
             first = Choice(approximation=first.approximation)
             grid = [Choice(approximation=f) for f in options.families]
-        names = tuple(name_of(graph, n) for n in nodes)
+        names = tuple(named[n.output] for n in nodes)
         units.append(Unit(tuple(nodes), names, tuple(dict.fromkeys([first, *grid]))))
     return units
 

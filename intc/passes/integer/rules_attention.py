@@ -33,10 +33,9 @@ def product(context: Context, node: Node) -> Form:
     length = forms.source.type(node.inputs[0]).shape[-1]
     count = length if isinstance(length, int) else SYMBOL_MAX
     weights = forms.nodes.get(node.inputs[0])
-    reader = softmax_of(forms.source, context.users, node.output)
     if weights is not None and isinstance(weights.op, Softmax):
         a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
-    elif reader is not None:
+    elif (reader := softmax_of(forms.source, context.users, node.output)) is not None:
         a, c = _score_operands(context, node, count, *reader)
     else:
         bits = _room(count, 2**31)
