@@ -11,7 +11,8 @@ from intc.errors import IntcError
 from intc.ir.op import Op
 from intc.ir.types import type_of_array
 from intc.ops import OPS
-from tests.op_cases import BOUNDS, CASES, COMPOSED, EXACT, FLOAT_ONLY, Case, sample
+from tests.op_bounds import BOUNDS
+from tests.op_cases import CASES, COMPOSED, EXACT, FLOAT_ONLY, Case, sample
 
 
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
