@@ -36,9 +36,13 @@ def column_ends(w: Array, lo: Array | int, hi: Array | int) -> tuple[Array, Arra
     >>> column_ends(np.array([[3, 0], [-2, 1]], np.int8), -128, 127)
     (array([-638, -128]), array([637, 127]))
     """
-    up, down = np.maximum(w, 0).astype(np.int64), np.minimum(w, 0).astype(np.int64)
+    up, down = np.maximum(w, 0), np.minimum(w, 0)
     first, last = (np.broadcast_to(np.asarray(end, np.int64), w.shape[:1]) for end in (lo, hi))
-    return first @ up + last @ down, last @ up + first @ down
+
+    def total(ends: Array, part: Array) -> Array:
+        return np.asarray(np.einsum("k,kn->n", ends, part, dtype=np.int64))  # no wide copy of the weights
+
+    return total(first, up) + total(last, down), total(last, up) + total(first, down)
 
 
 @dataclass(frozen=True)
