@@ -13,8 +13,9 @@ import numpy as np
 from intc.artifact.fields import Size
 from intc.artifact.schema import Interface, PortType
 from intc.artifact.schema import Launch as StoredLaunch
+from intc.codegen.cpu import chains
 from intc.codegen.cuda import compiler as cuda_compiler
-from intc.codegen.cuda.elementwise import inlined
+from intc.codegen.cuda import elementwise as cuda_elementwise
 from intc.codegen.cuda.launches import place_launches
 from intc.codegen.machine_code import MachineCode, machine_code
 from intc.codegen.main import build_main, constant_offsets, output_key
@@ -118,7 +119,8 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
 
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
-    program = Program(graph, target, inlined=inlined(graph) if target.gpu else frozenset())
+    inlined = cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(graph, target.native)
+    program = Program(graph, target, inlined=inlined)
     for name, value in graph.values.items():
         if value.type.is_float:
             raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from intc.codegen.cuda.print_tir import THREADS, print_kernel
 from intc.codegen.kernel import Frame, PrimFunc, Sharing, define, storage
 from intc.codegen.targets import Target
 from intc.ir.dims import Dim, product, symbol, symbols
-from intc.ir.graph import Graph
+from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
 
@@ -155,8 +156,8 @@ class Constant:
 @dataclass
 class Program:
     """Kernels by name, stages in order, constants in blob order and aliases (value -> value with the same
-    bytes). A GPU's kernels are text, and ``work`` says how many threads those of standard form need; there,
-    values of ``inlined`` are computed by their readers.
+    bytes). Values of ``inlined`` are computed by their readers. A GPU's kernels are text, and ``work`` says
+    how many threads those of standard form need.
     """
 
     graph: Graph
@@ -169,6 +170,10 @@ class Program:
     inlined: frozenset[str] = frozenset()
     _kernel_names: dict[object, str] = field(default_factory=dict)
     _constant_numbers: dict[object, int] = field(default_factory=dict)
+
+    @cached_property
+    def producers(self) -> dict[str, Node]:
+        return self.graph.producers()
 
     def type(self, name: str) -> TensorType:
         return self.graph.type(name)

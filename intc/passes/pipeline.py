@@ -32,6 +32,7 @@ from intc.passes.plan import Plan
 from intc.passes.recover_gelu import RecoverGelu
 from intc.passes.recover_layer_norm import RecoverLayerNorm
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
+from intc.passes.reorder_products import ReorderProducts
 from intc.passes.simplify_movement import SimplifyMovement
 from intc.passes.sink_transposes import SinkTransposes
 from intc.passes.split_outliers import SplitOutliers
@@ -47,6 +48,7 @@ CANONICALISE: tuple[Pass, ...] = (
     FoldChannelScale(),
     SplitProjections(),
     LowerConv(),
+    ReorderProducts(),
     SinkTransposes(),
     SimplifyMovement(),
 )

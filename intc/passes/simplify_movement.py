@@ -1,8 +1,8 @@
 """Data movement that undoes itself disappears.
 
 ``reshape(reshape(x)) = reshape(x)``; ``transpose(transpose(x, p), q) = transpose(x, p[q])``; identity
-reshapes and transposes are their input; a reshape that only splits axes of a transposed reshape joins the
-latter; ``transpose(reshape(transpose(x)))`` is one reshape where the
+reshapes and transposes are their input; a reshape that only splits, or only merges, axes of a transposed
+reshape joins the latter; ``transpose(reshape(transpose(x)))`` is one reshape where the
 transposes cancel (channels-first feature maps flattened to token rows, or back);
 ``reshape(transpose(reshape(x)))`` is one transpose where the reshapes only merge and split axes that stay
 together (keys transposed as [batch*heads, S, D]). What is moved twice in the same way is moved once.
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from intc.ir.dims import Shape, product
 from intc.ir.graph import Builder, Graph, Node, Scale, copy_node, rebuild
 from intc.ir.op import Op
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
+from intc.passes.axes import reshaped_first, through, unmerged
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str:
         and isinstance(split.op, Reshape)
     ):
         base = split.inputs[0]
-        perm = _unmerged(
+        perm = unmerged(
             b.graph.type(base).shape, b.graph.type(split.output).shape, tuple(inner.op.perm), shape
         )
         if perm is not None:
@@ -73,7 +73,7 @@ def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str:
             if before is not None and isinstance(before.op, Transpose):
                 base, perm = before.inputs[0], tuple(before.op.perm[i] for i in perm)
             return b.emit(Transpose(perm), base, name=node.output, source=node.source, scale=scale)
-        first = _split_first(tuple(inner.op.perm), b.graph.type(x).shape, shape)
+        first = reshaped_first(tuple(inner.op.perm), b.graph.type(x).shape, shape)
         if first is not None:
             early = b.emit(Reshape(first[0]), base, name=f"{node.output}.split", scale=scale)
             return b.emit(Transpose(first[1]), early, name=node.output, source=node.source, scale=scale)
@@ -92,7 +92,7 @@ def _transpose(b: Builder, node: Node, x: str, scale: Scale) -> str:
     if inner is not None and isinstance(inner.op, Reshape):
         source = _producer(b, inner.inputs[0])
         if source is not None and isinstance(source.op, Transpose):
-            regrouped = _through(
+            regrouped = through(
                 tuple(source.op.perm), b.graph.type(source.output).shape, b.graph.type(x).shape, perm
             )
             if regrouped is not None:
@@ -101,58 +101,3 @@ def _transpose(b: Builder, node: Node, x: str, scale: Scale) -> str:
                     return base
                 return b.emit(Reshape(regrouped), base, name=node.output, source=node.source, scale=scale)
     return b.emit(Transpose(perm), x, name=node.output, source=node.source, scale=scale)
-
-
-def _runs(coarse: Shape, fine: Shape) -> list[list[int]] | None:
-    """For each axis of ``coarse`` the run of axes of ``fine`` whose product it is; None when they do not
-    align.
-    """
-    runs: list[list[int]] = []
-    start = 0
-    for size in coarse:
-        stop = start + 1
-        while stop < len(fine) and product(fine[start:stop]) != size:
-            stop += 1
-        if start >= len(fine) or product(fine[start:stop]) != size:
-            return None
-        runs.append(list(range(start, stop)))
-        start = stop
-    return runs if start == len(fine) else None
-
-
-def _unmerged(fine: Shape, merged: Shape, perm: tuple[int, ...], out: Shape) -> tuple[int, ...] | None:
-    """The permutation P with ``reshape(transpose(reshape(x, merged), perm), out) == transpose(x, P)``, if
-    any.
-    """
-    runs = _runs(merged, fine)
-    if runs is None:
-        return None
-    full = tuple(axis for i in perm for axis in runs[i])
-    return full if tuple(fine[i] for i in full) == tuple(out) else None
-
-
-def _split_first(perm: tuple[int, ...], moved: Shape, out: Shape) -> tuple[Shape, tuple[int, ...]] | None:
-    """(S, P) with ``reshape(transpose(x, perm), out) == transpose(reshape(x, S), P)`` where ``moved``, the
-    shape in between, is only split, and not just given axes of size 1.
-    """
-    runs = _runs(moved, out)
-    if runs is None or any(len(run) > 1 and 1 in [out[axis] for axis in run] for run in runs):
-        return None
-    before = [axis for original in range(len(perm)) for axis in runs[perm.index(original)]]
-    return tuple(out[axis] for axis in before), tuple(before.index(axis) for axis in range(len(out)))
-
-
-def _through(first: tuple[int, ...], before: Shape, after: Shape, second: tuple[int, ...]) -> Shape | None:
-    """The shape S with ``transpose(reshape(transpose(x, first), after), second) == reshape(x, S)``, if one
-    exists.
-
-    The reshape must map each axis of ``before`` to a run of axes of ``after``, or the other way round; the
-    transposes must cancel on the runs.
-    """
-    runs = _runs(before, after)
-    if runs is None:
-        merged = _runs(after, before)  # the reshape merges axes
-        order = [first[axis] for i in second for axis in merged[i]] if merged is not None else []
-        return tuple(after[i] for i in second) if order and order == sorted(order) else None
-    wanted = [axis for original in range(len(first)) for axis in runs[first.index(original)]]
-    return tuple(after[i] for i in second) if list(second) == wanted else None

@@ -1,7 +1,8 @@
 """Transposes move behind element-wise operators, so that those of neighbouring convolutions meet and cancel.
 
 ``f(transpose(x)) = transpose(f(x))``; of two operands both are transposed alike, or one is a constant that
-is transposed the other way; means over axes, pads and joins take the axes of the original.
+is transposed the other way; means over axes, pads and joins take the axes of the original. A reshape that
+splits axes, or merges those that lie side by side in the original too, does so with the original.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ir.op import Op
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.gelu import Gelu
-from intc.ops.movement import Concat, Pad, Transpose
+from intc.ops.movement import Concat, Pad, Reshape, Transpose
 from intc.ops.pointwise import BINARY, UNARY, Pointwise
 from intc.ops.reduce import ReduceMax, ReduceMean, ReduceSum
+from intc.passes.axes import reshaped_first
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ def _sunk(
         for i, axis in enumerate(perm):
             before[axis], after[axis] = op.before[i], op.after[i]
         return emit(Pad(tuple(before), tuple(after)), moved[inputs[0]][0]), perm
+    if isinstance(op, Reshape):
+        first = reshaped_first(perm, b.graph.type(inputs[0]).shape, tuple(op.shape))
+        return None if first is None else (emit(Reshape(first[0]), moved[inputs[0]][0]), first[1])
     if isinstance(op, ReduceMean | ReduceSum | ReduceMax):
         return _reduced(op, emit, moved[inputs[0]][0], perm)
     return None

@@ -189,11 +189,6 @@ FORMULAS: Final[Mapping[str, Callable[[Program, Node], Formula]]] = {
 }
 
 
-def lower_pointwise(program: Program, node: Node) -> None:
-    """Any operator of :data:`FORMULAS`."""
-    pointwise(program, node, node.op, FORMULAS[node.op.name](program, node))
-
-
 def lower_curve(program: Program, node: Node) -> None:
     s = Curve.step_bits(program.type(node.inputs[1]))
     shape = program.type(node.output).shape

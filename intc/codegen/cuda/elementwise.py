@@ -136,14 +136,10 @@ class _Chain:
     program: Program
     root: Node
 
-    @cached_property
-    def producers(self) -> dict[str, Node]:
-        return self.program.graph.producers()
-
     def node(self, value: str) -> Node | None:
         """The operator that computes ``value`` in this kernel; None where it is read from memory."""
         inside = value == self.root.output or value in self.program.inlined
-        return self.producers[value] if inside else None
+        return self.program.producers[value] if inside else None
 
     def walk(self, value: str) -> Iterator[tuple[str, Node | None]]:
         """``value`` and what it is computed from, operands before results."""

@@ -218,14 +218,14 @@ class Forms:
                 if factor is not None:
                     return Form(self.quantised(inner, bits, scale / factor, unsigned).name, scale)
                 if bits == 32:  # what moves is narrow
-                    return self._requantised(self.as_is(value, 16, 16), value, bits, scale)
+                    return self.requantised(self.as_is(value, 16, 16), value, bits, scale)
                 return self.move(node, self.quantised(inner, bits, scale, unsigned), bits)
             raise QuantizationError(
                 f"node '{node.source or node.output}' ({node.op.name}): no integer form exists"
             )
-        return self._requantised(self.base[value], value, bits, scale, unsigned)
+        return self.requantised(self.base[value], value, bits, scale, unsigned)
 
-    def _requantised(self, form: Form, value: str, bits: int, scale: Array, unsigned: bool = False) -> Form:
+    def requantised(self, form: Form, value: str, bits: int, scale: Array, unsigned: bool = False) -> Form:
         """``form`` of ``value`` in ``bits`` bits at ``scale``; itself where it is that already."""
         b, (lo, hi, dtype) = self.builder, _interval(bits, unsigned)
         if np.array_equal(form.scale, scale) and b.graph.type(form.name).magnitude <= hi:

@@ -25,6 +25,7 @@ from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
+from intc.passes.match import biased_product
 from intc.passes.split_outliers import offsets
 
 WEIGHT_LIMIT = 127
@@ -220,16 +221,30 @@ def _biased(context: Context, node: Node, left: str, base: Form, constant: Array
 
 
 def _sum(context: Context, node: Node, left: str, right: str, sign: int) -> Form:
-    """Both branches requantised to the sum's 16-bit scale, added, saturated: the residual stream."""
+    """Both branches requantised to the sum's 16-bit scale, added, saturated: the residual stream.
+
+    Of two products one is stored, in 16 bits: the kernel of the other then takes the sum.
+    """
     forms, b = context.forms, context.forms.builder
     scale = forms.scale_for(node.output, 16)
     a = forms.quantised(left, 32, scale)
-    c = forms.quantised(right, 32, sign * scale)
+    if all(_product_only(context, x) for x in (left, right)) and forms.stats[right].looseness == 1.0:
+        c = forms.requantised(forms.quantised(right, 16), right, 32, np.asarray(sign * scale))
+    else:
+        c = forms.quantised(right, 32, sign * scale)
     total = b.emit(
         Add(), a.name, c.name, name=f"{node.output}.sum", source=node.source, scale=as_scale(scale)
     )
     clip = Clip(-32767, 32767, "int16")
     return Form(b.emit(clip, total, name=node.output, source=node.source, scale=as_scale(scale)), scale)
+
+
+def _product_only(context: Context, value: str) -> bool:
+    """Whether ``value`` is a product with constant weights that only the sum reads."""
+    forms = context.forms
+    if value not in forms.stats or len(context.users[value]) != 1:
+        return False
+    return biased_product(forms.source, forms.nodes, value) is not None
 
 
 def gelu(context: Context, node: Node) -> Form:
