@@ -19,9 +19,11 @@ from cases import OVERHEAD, batch_of, case_of
 from peers import ENGINES, OWN, Unavailable, one_by_one, rebuilt
 
 from intc.errors import IntcError
+from intc.frontend import import_onnx
 from intc.report.bench import interleave, native_call, summary
 from intc.report.macs import count_macs
 from intc.report.threads import settle, working_threads
+from intc.runtime import Session, load
 
 
 class Failed(IntcError):
@@ -74,8 +76,8 @@ def export(name: str, folder: Path, fresh: bool) -> Path:
 def prepare(name: str, engine: str, onnx: Path, fresh: bool) -> dict[str, Any]:
     """Build `engine`'s model of case `name`, load it, and run the held-out samples one by one.
 
-    `path` is the model, `outputs` what accuracy is measured on; for intc also `macs` of one inference and the
-    `target` it was compiled for.
+    `path` is the model, `outputs` what accuracy is measured on; for intc also `macs` of one inference, as the
+    ONNX file has them, and the `target` it was compiled for.
     """
     chosen = ENGINES[engine]
     chosen.check()
@@ -86,11 +88,9 @@ def prepare(name: str, engine: str, onnx: Path, fresh: bool) -> dict[str, Any]:
     outputs = [case.compared(np.asarray(run(feeds)[0]), feeds) for feeds in one_by_one(samples.held_out)]
     result = {"path": path, "outputs": np.concatenate(outputs)}
     if engine == OWN:
-        from intc.report.reading import read_graph
-
-        manifest, graph = read_graph(path)
+        graph = import_onnx(onnx)
         macs = count_macs(graph, graph.bind(batch_of(samples.held_out, 1)))
-        result |= {"macs": macs, "target": manifest.target}
+        result |= {"macs": macs, "target": Session(path).manifest.target}
     return result
 
 
@@ -128,13 +128,10 @@ class Clock:
 
 
 def scale(
-    name: str, path: Path, threads: int, sizes: Sequence[tuple[int, int | None]], seconds: float
+    name: str, onnx: Path, path: Path, threads: int, sizes: Sequence[tuple[int, int | None]], seconds: float
 ) -> list[dict[str, Any]]:
     """intc at every (batch, length) of `sizes`, interleaved; a size that the model refuses has a `reason`."""
-    from intc.report.reading import read_graph
-    from intc.runtime import load
-
-    graph, session, case = read_graph(path)[1], load(path, threads=threads), case_of(name)
+    graph, session, case = import_onnx(onnx), Session(path, threads=threads), case_of(name)
     rows: list[dict[str, Any]] = []
     runs, macs = {}, {}
     for index, (batch, length) in enumerate(sizes):
@@ -154,8 +151,6 @@ def scale(
 
 def overhead(path: Path, threads: int, seconds: float) -> dict[str, Any]:
     """The same inference of a tiny model by the bare native call and by `session.run`."""
-    from intc.runtime import load
-
     feeds = batch_of(case_of(OVERHEAD).samples(None).held_out, 1)
     session = load(path, threads=threads)
     integers = [place.copy() for place in session.prepare(feeds).inputs]

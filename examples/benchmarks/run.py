@@ -175,7 +175,7 @@ def measure_model(plan: Plan, name: str, peak: float | None, tell: Tell) -> dict
             entry["reason"] = str(error)
         model["runs"].append(entry)
     if OWN in paths:
-        model["scaling"] = measure_scaling(plan, name, paths[OWN], peak, tell)
+        model["scaling"] = measure_scaling(plan, name, onnx, paths[OWN], peak, tell)
     return model
 
 
@@ -204,7 +204,7 @@ def prepare_engines(
 
 
 def measure_scaling(
-    plan: Plan, name: str, path: Path, peak: float | None, tell: Tell
+    plan: Plan, name: str, onnx: Path, path: Path, peak: float | None, tell: Tell
 ) -> list[dict[str, Any]]:
     """intc by batch at the model's own length, and, for a text model, by length at batch 1."""
     own = case_of(name).length
@@ -216,7 +216,7 @@ def measure_scaling(
         for what, sizes in series.items():
             tell(f"{name}: intc by {what}, {threads} thread(s)")
             try:
-                found = isolated(plan.log, measure.scale, name, path, threads, sizes, plan.seconds)
+                found = isolated(plan.log, measure.scale, name, onnx, path, threads, sizes, plan.seconds)
             except IntcError as error:
                 reason = {"threads": threads, "reason": str(error)}
                 found = [{"batch": batch, "length": length} | reason for batch, length in sizes]

@@ -27,6 +27,7 @@ from intc.passes.rewrite import rewrite
 TYPICAL: Final = 64  # of a symbolic size, where costs are compared
 SUM_COST: Final = 16  # of adding one element of two joined parts, in multiply-adds
 WORTH: Final = 0.9  # of the cost before, at most
+SUMS_TO_ONE: Final = 1e-5  # how far the columns of an interpolation may be from it
 
 Emit = Callable[[Builder, Mapping[str, str]], str]
 
@@ -65,6 +66,10 @@ class _Product:
     weight: Array
     shift: Array | None
     node: Node
+
+    def of(self, value: str) -> _Product:
+        """The same with another value."""
+        return replace(self, value=value)
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,8 @@ class _Search:
         """The sum of the products of what is joined along the axis."""
         if axis != p.axis:
             return None
-        sizes = [self.graph.type(x).shape[axis] for x in node.inputs]
-        if not all(isinstance(size, int) for size in sizes):
+        sizes = [s for x in node.inputs if isinstance(s := self.graph.type(x).shape[axis], int)]
+        if len(sizes) != len(node.inputs):
             return None
         cuts = np.split(p.weight, np.cumsum(sizes)[:-1])
         # a sum joins the product behind it, so what ends in no product comes first; it takes the shift
@@ -167,14 +172,15 @@ class _Search:
         if p.axis == rank - 1:
             merged = other.astype(np.float64) @ p.weight
             return self.cheapest(replace(p, value=x, weight=merged.astype(np.float32)))
-        way = self.cheapest(replace(p, value=x, shift=None))
+        through = p.shift is not None and bool(np.allclose(other.sum(axis=0), 1.0, rtol=0, atol=SUMS_TO_ONE))
+        way = self.cheapest(p.of(x) if through else replace(p.of(x), shift=None))
         shape = list(self.graph.type(p.value).shape)
         shape[p.axis] = p.weight.shape[1]
 
         def emit(b: Builder, names: Mapping[str, str]) -> str:
             y = way.emit(b, names)
             y = b.emit(MatMul(), y, node.inputs[1], name=f"{node.output}.moved", source=node.source)
-            return _shifted(b, p, y, rank - 1 - p.axis)
+            return y if through else _shifted(b, p, y, rank - 1 - p.axis)
 
         return _Way(way.cost + self._elements(tuple(shape)) * other.shape[0], emit)
 

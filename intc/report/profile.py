@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from intc.codegen.cpu.chains import inlined
 from intc.codegen.lower import Lowered, lower
 from intc.codegen.program import nbytes
 from intc.ir.dims import evaluate
@@ -75,17 +76,25 @@ def profile(path: str | Path, feeds: Feeds, threads: int, seconds: float) -> lis
 
 
 def _stages(graph: Graph, lowered: Lowered, times: Array, sizes: Mapping[str, int]) -> list[StageTime]:
-    nodes = graph.producers()
+    nodes, inside = graph.producers(), inlined(graph, native=True)
     found = []
     for (kernel, source, output), seconds in zip(lowered.stages, times, strict=True):
         node = nodes.get(output)  # None: a copy to a graph output
         macs = node_macs(graph, node, sizes) if node else 0
-        moved = _moved(graph, node, sizes) if node else 0
+        moved = _moved(graph, [*_operands(nodes, node, inside), output], sizes) if node else 0
         found.append(StageTime(kernel, source or output, output, float(seconds), macs, moved))
     return found
 
 
-def _moved(graph: Graph, node: Node, sizes: Mapping[str, int]) -> int:
-    """Bytes of all operands, each counted once, and of the result."""
-    names = dict.fromkeys((*node.inputs, node.output))
-    return sum(int(evaluate(nbytes(graph.type(n)), sizes)) for n in names)
+def _operands(nodes: Mapping[str, Node], node: Node, inside: frozenset[str]) -> Iterator[str]:
+    """What the kernel that computes ``node`` and the values ``inside`` it reads."""
+    for x in node.inputs:
+        if x in inside:
+            yield from _operands(nodes, nodes[x], inside)
+        else:
+            yield x
+
+
+def _moved(graph: Graph, names: Sequence[str], sizes: Mapping[str, int]) -> int:
+    """Bytes of these values, each counted once."""
+    return sum(int(evaluate(nbytes(graph.type(n)), sizes)) for n in dict.fromkeys(names))

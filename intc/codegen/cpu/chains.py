@@ -18,13 +18,13 @@ from tvm.tirx.script.builder import ir as T
 from intc.codegen.cpu import vector_ops
 from intc.codegen.cpu.elementwise import FORMULAS
 from intc.codegen.cpu.isa import ISAS
-from intc.codegen.cpu.strided import View, broadcast_view, coalesce, loop, row_major, rows
+from intc.codegen.cpu.strided import View, blocks, broadcast_view, loop, row_major
 from intc.codegen.cpu.vector import Vec, ramp, spread
 from intc.codegen.cpu.vector import store as store_vector
 from intc.codegen.cpu.vector_ops import VecFormula, vector_formula
 from intc.codegen.kernel import Expr, Frame, storage, store
 from intc.codegen.program import Program
-from intc.ir.dims import Shape, exact_div, terms_of
+from intc.ir.dims import Shape
 from intc.ir.graph import Graph, Node
 from intc.ops.movement import Reshape
 
@@ -149,41 +149,29 @@ class _Chain:
             return None
         found: dict[str, VecFormula] = {}
         for name, node in self.nodes.items():
-            formula = None if isinstance(node.op, Reshape) else vector_formula(self.program, node, isa)
-            if formula is None and not isinstance(node.op, Reshape):
+            if isinstance(node.op, Reshape):
+                continue
+            formula = vector_formula(self.program, node, isa)
+            if formula is None:
                 return None
-            if formula is not None:
-                found[name] = formula
+            found[name] = formula
         return found
 
     def _vectors(self, frame: Frame, shape: Shape, views: Sequence[View]) -> bool:
         """The loop over vectors; False where they do not fill the rows, or elements are not side by side."""
         lanes = ISAS[self.program.target.level].epilogue
-        sizes, merged = coalesce(shape, views)
-        if any(coefficient % lanes for coefficient in terms_of(sizes[-1]).values()):
-            return False
-        if any(view.strides[-1] not in (0, 1) for view in merged) or merged[-1].strides[-1] != 1:
-            return False
-        dtypes = [self.program.type(x).dtype for x, _ in self.leaves]
+        dtypes = [self.program.type(x).dtype for x in (*(x for x, _ in self.leaves), self.root.output)]
 
-        def vector(at: list[Expr]) -> None:
+        def vector(at: list[Expr], dense: list[bool]) -> None:
             read = []
-            for i, dtype in enumerate(dtypes):
-                buffer, along = frame.buffers[f"x{i}"], merged[i].strides[-1]
-                value = buffer[ramp(at[i], lanes)] if along else spread(buffer[at[i]], lanes)
+            for i, dtype in enumerate(dtypes[:-1]):
+                buffer = frame.buffers[f"x{i}"]
+                value = buffer[ramp(at[i], lanes)] if dense[i] else spread(buffer[at[i]], lanes)
                 read.append(Vec(value, lanes, dtype))
-            dtype = self.program.type(self.root.output).dtype
-            store_vector(frame.buffers["y"], at[-1], self.result(self.root.output, read, self._vector), dtype)
+            result = self.result(self.root.output, read, self._vector)
+            store_vector(frame.buffers["y"], at[-1], result, dtypes[-1])
 
-        steps = exact_div(sizes[-1], lanes)
-        if len(sizes) == 1:
-            with frame.share(steps) as i:
-                vector([frame.dim(v.offset) + i * (lanes * int(v.strides[0])) for v in merged])  # type: ignore[call-overload]
-            return True
-        outer = [View(v.strides[:-1], v.offset) for v in merged]
-        with rows(frame, sizes[:-1], outer) as (_, bases), T.serial(0, frame.dim(steps)) as i:
-            vector([b + i * (lanes * int(v.strides[-1])) for b, v in zip(bases, merged, strict=True)])  # type: ignore[call-overload]
-        return True
+        return blocks(frame, shape, views, lanes, vector)
 
     def result(self, value: str, read: Sequence[Any], compute: Callable[[Node, Sequence[Any]], Any]) -> Any:
         """``value`` by ``compute`` of every operator's operands, from what was ``read`` of the leaves."""

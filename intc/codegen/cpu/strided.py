@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.kernel import Expr, Frame
-from intc.ir.dims import Dim, Shape, product
+from intc.ir.dims import Dim, Shape, exact_div, product, terms_of
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,35 @@ def loop(frame: Frame, shape: Shape, views: Sequence[View], body: Callable[[list
     outer = [View(v.strides[:-1], v.offset) for v in merged]
     with rows(frame, sizes[:-1], outer) as (_, bases), T.serial(0, frame.dim(inner)) as i:
         body([b + i * frame.dim(v.strides[-1]) for b, v in zip(bases, merged, strict=True)])
+
+
+def blocks(
+    frame: Frame,
+    shape: Shape,
+    views: Sequence[View],
+    lanes: int,
+    body: Callable[[list[Expr], list[bool]], None],
+) -> bool:
+    """Like :func:`loop`, ``lanes`` elements at a time: ``body`` is also told for each view whether they lie
+    side by side, or one stands for all. False, and no code, where neither is so, blocks do not fill the last
+    axis, or the last view (the output) repeats.
+    """
+    sizes, merged = coalesce(shape, views)
+    inner = [v.strides[-1] for v in merged]
+    if any(coefficient % lanes for coefficient in terms_of(sizes[-1]).values()):
+        return False
+    if any(stride not in (0, 1) for stride in inner) or inner[-1] != 1:
+        return False
+    dense = [stride == 1 for stride in inner]
+    count = exact_div(sizes[-1], lanes)
+    if len(sizes) == 1:
+        with frame.share(count) as i:
+            body([frame.dim(v.offset) + i * (lanes * d) for v, d in zip(merged, dense, strict=True)], dense)
+        return True
+    outer = [View(v.strides[:-1], v.offset) for v in merged]
+    with rows(frame, sizes[:-1], outer) as (_, bases), T.serial(0, frame.dim(count)) as i:
+        body([b + i * (lanes * d) for b, d in zip(bases, dense, strict=True)], dense)
+    return True
 
 
 @contextmanager

@@ -1,0 +1,112 @@
+"""Chains of elementwise operators: one stage, and the same integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intc.codegen.targets import TARGETS, host_features
+from intc.ir.bound import bound
+from intc.ir.dims import symbol
+from intc.ir.graph import Builder, Graph
+from intc.ir.types import TensorType
+from intc.ops.elementwise import Add, Max, Min, Mul, Sub
+from intc.ops.movement import Reshape, Transpose
+from intc.ops.poly import PolyGelu
+from intc.ops.requantize import Clip, Requantize
+from intc.ops.shift import ShiftGelu
+from tests.native import check_graph
+from tests.test_c_kernels import check as check_c
+from tests.test_kernels_generic import ints
+
+B = symbol("batch")
+NATIVE = [t for t in TARGETS if t.native and host_features().issuperset(t.features)]
+
+
+def int16(b: Builder, name: str, *shape: object) -> str:
+    return b.input(name, TensorType(shape, "int16", -32767, 32767))  # type: ignore[arg-type]
+
+
+def requantized(b: Builder, x: str, op: Requantize, m: Sequence[int], e: Sequence[int]) -> str:
+    return b.emit(op, x, b.constant("m", np.array(m, np.int32)), b.constant("e", np.array(e, np.int32)))
+
+
+def activation(b: Builder, channels: int) -> str:
+    """``requantize(gelu(reshape(requantize(x + bias))) - centre)``, factors per channel."""
+    x = b.input("x", TensorType((B, 2, 3, channels), "int32", -(2**24), 2**24))
+    y = b.emit(Add(), x, b.constant("bias", ints(-(2**20), 2**20, channels, np.int32)))
+    m, e = ints(2**30, 2**31 - 1, channels, np.int32), ints(38, 41, channels, np.int32)
+    y = requantized(b, y, Requantize(-32767, 32767, "int16"), m, e)
+    y = b.emit(Reshape((B, 6, channels)), y)
+    y = b.emit(PolyGelu(11), y, b.constant("centre", ints(0, 9000, channels, np.int16)))
+    return requantized(b, y, Requantize(-127, 127, "int8"), m, e - 15)
+
+
+def residual(b: Builder, channels: int) -> str:
+    """``requantize(relu(clip(requantize(a) + requantize(c))))``, one factor each, into unsigned codes."""
+    wide = Requantize(-(2**30) + 1, 2**30 - 1, "int32")
+    a, c = int16(b, "a", B, 4, channels), int16(b, "c", B, 4, channels)
+    total = b.emit(
+        Add(), requantized(b, a, wide, [2**30 + 5], [31]), requantized(b, c, wide, [-(2**30)], [29])
+    )
+    y = b.emit(Clip(0, 32767, "int16"), b.emit(Clip(-32767, 32767, "int16"), total))
+    return requantized(b, y, Requantize(0, 255, "uint8"), [2**20 * 131], [35])
+
+
+def gate(b: Builder, channels: int) -> str:
+    """A product of rows with a row that every position shares, a narrow requantisation, and bounds."""
+    a, c = int16(b, "a", B, 4, channels), int16(b, "c", B, 1, channels)
+    y = requantized(b, b.emit(Mul(), a, c), Requantize(-32767, 32767, "int16"), [2**30 + 1], [46])
+    y = b.emit(Min(), b.emit(Max(), y, b.constant("low", np.int16([-999]))), a)
+    y = b.emit(
+        Sub(), b.emit(ShiftGelu(10), requantized(b, y, Requantize(-2047, 2047, "int16"), [77 << 3], [18])), c
+    )
+    return requantized(b, y, Requantize(-127, 127, "int8"), [3], [11])  # few bits: the general form
+
+
+def made(chain: Callable[[Builder, int], str], channels: int) -> Graph:
+    b = Builder("chain")
+    b.output(chain(b, channels))
+    return b.finish()
+
+
+@pytest.mark.parametrize("target", NATIVE, ids=lambda t: t.name)
+@pytest.mark.parametrize("chain", [activation, residual, gate])
+def test_a_chain_is_one_stage(chain: Callable[[Builder, int], str], target: object) -> None:
+    for channels in (64, 5):  # whole vectors, and none
+        lowered = check_graph(made(chain, channels), {"batch": 3}, target)
+        assert len(lowered.stages) == 1, [s[0] for s in lowered.stages]
+
+
+@pytest.mark.parametrize("chain", [activation, residual, gate])
+def test_a_chain_in_c(chain: Callable[[Builder, int], str], tmp_path: Path) -> None:
+    check_c(bound(made(chain, 5), {"batch": 2}), tmp_path)
+
+
+def test_what_others_read_is_stored() -> None:
+    """Values with two readers, outputs, and those whose reader has more elements or another order."""
+    b = Builder("stored")
+    x, narrow = int16(b, "x", B, 1, 32), Clip(-99, 99, "int16")
+    twice = b.emit(narrow, x)
+    shown = b.emit(Add(), twice, twice)
+    repeated = b.emit(Clip(-9, 9, "int8"), shown)
+    b.output(shown)
+    b.output(b.emit(Add(), repeated, int16(b, "y", B, 4, 32)))
+    turned = b.emit(
+        Transpose((0, 2, 1)), b.emit(narrow, b.input("z", TensorType((B, 3, 32), "int16", -999, 999)))
+    )
+    b.output(b.emit(Clip(-5, 5, "int16"), turned))
+    assert len(check_graph(b.finish(), {"batch": 2}).stages) == 7
+
+
+def test_a_leaf_read_in_two_ways() -> None:
+    """Before the reshape a row for each sample, behind it the whole."""
+    b = Builder("twice")
+    x = b.input("x", TensorType((6, 32), "int16", -999, 999))
+    y = b.emit(Clip(-500, 500, "int16"), b.emit(Add(), x, b.constant("row", ints(-99, 99, 32, np.int16))))
+    y = b.emit(Reshape((2, 3, 32)), y)
+    b.output(b.emit(Sub(), y, b.emit(Reshape((2, 3, 32)), x)))
+    assert len(check_graph(b.finish(), {}).stages) == 1
