@@ -14,10 +14,11 @@ from intc.ir.dims import symbol
 from intc.ir.graph import Builder, Graph
 from intc.ir.types import TensorType
 from intc.ops.elementwise import Add, Max, Min, Mul, Sub
-from intc.ops.movement import Reshape, Transpose
+from intc.ops.movement import Pad, Reshape, Transpose
 from intc.ops.poly import PolyGelu
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.shift import ShiftGelu
+from intc.ops.window import GroupedConv
 from tests.native import check_graph
 from tests.test_c_kernels import check as check_c
 from tests.test_kernels_generic import ints
@@ -27,7 +28,7 @@ NATIVE = [t for t in TARGETS if t.native and host_features().issuperset(t.featur
 
 
 def int16(b: Builder, name: str, *shape: object) -> str:
-    return b.input(name, TensorType(shape, "int16", -32767, 32767))  # type: ignore[arg-type]
+    return b.input(b.fresh(name), TensorType(shape, "int16", -32767, 32767))  # type: ignore[arg-type]
 
 
 def requantized(b: Builder, x: str, op: Requantize, m: Sequence[int], e: Sequence[int]) -> str:
@@ -67,6 +68,25 @@ def gate(b: Builder, channels: int) -> str:
     return requantized(b, y, Requantize(-127, 127, "int8"), [3], [11])  # few bits: the general form
 
 
+def convolution(
+    b: Builder, dtype: str = "int16", size: int = 9, stride: int = 1, kernel: int = 3, symbolic: bool = False
+) -> str:
+    """A filter for each of 64 channels, then what follows it in SegFormer's layers."""
+    height, width = (symbol("height"), symbol("width")) if symbolic else (size, size)
+    x = b.input(b.fresh("x"), TensorType((B, height, width, 64), dtype))  # type: ignore[arg-type]
+    if symbolic:
+        x = b.emit(Pad((0, 1, 1, 0), (0, 1, 1, 0)), x)
+    w = b.constant("w", ints(-127, 127, (kernel, kernel, 1, 64), np.int8))
+    y = b.emit(GroupedConv((stride, stride), (1, 2 if kernel == 2 else 1), 64), x, w)
+    y = b.emit(Add(), y, b.constant("bias", ints(-(2**20), 2**20, 64, np.int32)))
+    m, e = ints(2**30, 2**31 - 1, 64, np.int32), ints(40, 42, 64, np.int32)
+    y = requantized(b, y, Requantize(-32767, 32767, "int16"), m, e)
+    _, rows, columns, _ = b.graph.type(y).shape
+    y = b.emit(PolyGelu(11), b.emit(Reshape((B, rows * columns, 64)), y))
+    y = b.emit(Max(), y, int16(b, "other", B, rows * columns, 64))
+    return requantized(b, y, Requantize(-127, 127, "int8"), m, e - 17)
+
+
 def made(chain: Callable[[Builder, int], str], channels: int) -> Graph:
     b = Builder("chain")
     b.output(chain(b, channels))
@@ -79,6 +99,32 @@ def test_a_chain_is_one_stage(chain: Callable[[Builder, int], str], target: obje
     for channels in (64, 5):  # whole vectors, and none
         lowered = check_graph(made(chain, channels), {"batch": 3}, target)
         assert len(lowered.stages) == 1, [s[0] for s in lowered.stages]
+
+
+@pytest.mark.parametrize("target", {NATIVE[0], NATIVE[-1]}, ids=lambda t: t.name)
+def test_a_convolution_with_what_follows(target: object) -> None:
+    b = Builder("convolution")
+    for options in (
+        {}, {"dtype": "uint8", "size": 12, "stride": 2}, {"dtype": "int8", "size": 3}, {"kernel": 2},
+        {"kernel": 5, "size": 11}, {"symbolic": True},
+    ):  # fmt: skip
+        b.output(convolution(b, **options))  # type: ignore[arg-type]
+    lowered = check_graph(b.finish(), {"batch": 2, "height": 5, "width": 6}, target)
+    assert len(lowered.stages) == 6 + 2, lowered.stages  # two for the padding
+
+
+def test_a_convolution_alone_and_two_that_are_added() -> None:
+    """Sums that are stored, and a row repeated over them, which no channel has for itself."""
+    b = Builder("sums")
+    x = b.input("x", TensorType((B, 6, 6, 64), "int8"))
+    first, second = (
+        b.emit(GroupedConv((1, 1), (1, 1), 64), x, b.constant("w", ints(-9, 9, (3, 3, 1, 64), np.int8)))
+        for _ in range(2)
+    )
+    b.output(b.emit(Add(), first, second))
+    third = b.emit(GroupedConv((1, 1), (1, 1), 64), x, b.constant("w", ints(-9, 9, (3, 3, 1, 64), np.int8)))
+    b.output(b.emit(Add(), third, b.input("row", TensorType((4, 1), "int32", -9, 9))))
+    assert len(check_graph(b.finish(), {"batch": 2}).stages) == 4
 
 
 @pytest.mark.parametrize("chain", [activation, residual, gate])
@@ -110,3 +156,14 @@ def test_a_leaf_read_in_two_ways() -> None:
     y = b.emit(Reshape((2, 3, 32)), y)
     b.output(b.emit(Sub(), y, b.emit(Reshape((2, 3, 32)), x)))
     assert len(check_graph(b.finish(), {}).stages) == 1
+
+
+def test_kernels_are_shared_where_the_code_is_the_same() -> None:
+    """The usual form, 16-bit lanes, and one element after the other."""
+    b = Builder("forms")
+    x = int16(b, "x", B, 64)
+    op = Requantize(-127, 127, "int8")
+    for m, e in (([2**30 + 1], [39]), ([2**30 + 3], [39]), ([5 << 3], [18]), ([3], [9])):
+        b.output(b.emit(Clip(-99, 99, "int8"), requantized(b, x, op, m, e)))
+    lowered = check_graph(b.finish(), {"batch": 2})
+    assert len({kernel for kernel, _, _ in lowered.stages}) == 3

@@ -119,8 +119,8 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
 
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
-    inlined = cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(graph, target.native)
-    program = Program(graph, target, inlined=inlined)
+    program = Program(graph, target)
+    program.inlined = cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(program)
     for name, value in graph.values.items():
         if value.type.is_float:
             raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")

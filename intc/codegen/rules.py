@@ -55,7 +55,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "reduce_max": matmul.lower_reduce,
     "arg_max": matmul.lower_arg_max,
     "cum_sum": matmul.lower_cum_sum,
-    **dict.fromkeys(elementwise.FORMULAS, chains.lower_pointwise),
+    **dict.fromkeys(elementwise.FORMULAS, chains.lower_chain),
     "table": elementwise.lower_table,
     "curve": elementwise.lower_curve,
     "shiftmax": softmax.lower_shiftmax,

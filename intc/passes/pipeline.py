@@ -27,6 +27,7 @@ from intc.passes.integer.families import FAMILIES
 from intc.passes.integer.rounding import ROUNDINGS, Rounding
 from intc.passes.integerise import Integerise
 from intc.passes.lower_conv import LowerConv
+from intc.passes.merge_clips import MergeClips
 from intc.passes.merge_linears import MergeLinears
 from intc.passes.plan import Plan
 from intc.passes.recover_gelu import RecoverGelu
@@ -54,6 +55,7 @@ CANONICALISE: tuple[Pass, ...] = (
 )
 PREPARE: tuple[Pass, ...] = (
     SimplifyMovement("simplify_integer_movement"),
+    MergeClips(),
     FuseAttention(),
     FuseLinear(),
     MergeLinears(),

@@ -18,7 +18,7 @@ import numpy as np
 
 from intc.codegen.cpu.chains import inlined
 from intc.codegen.lower import Lowered, lower
-from intc.codegen.program import nbytes
+from intc.codegen.program import Program, nbytes
 from intc.ir.dims import evaluate
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
@@ -76,7 +76,7 @@ def profile(path: str | Path, feeds: Feeds, threads: int, seconds: float) -> lis
 
 
 def _stages(graph: Graph, lowered: Lowered, times: Array, sizes: Mapping[str, int]) -> list[StageTime]:
-    nodes, inside = graph.producers(), inlined(graph, native=True)
+    nodes, inside = graph.producers(), inlined(Program(graph, lowered.target))
     found = []
     for (kernel, source, output), seconds in zip(lowered.stages, times, strict=True):
         node = nodes.get(output)  # None: a copy to a graph output

@@ -9,60 +9,70 @@ such a form are joined on a native target.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu import vector_ops
+from intc.codegen.cpu import depthwise, vector_ops
 from intc.codegen.cpu.elementwise import FORMULAS
 from intc.codegen.cpu.isa import ISAS
-from intc.codegen.cpu.strided import View, blocks, broadcast_view, loop, row_major
+from intc.codegen.cpu.strided import View, blocks, broadcast_view, coalesce, loop, row_major
 from intc.codegen.cpu.vector import Vec, ramp, spread
 from intc.codegen.cpu.vector import store as store_vector
 from intc.codegen.cpu.vector_ops import VecFormula, vector_formula
 from intc.codegen.kernel import Expr, Frame, storage, store
 from intc.codegen.program import Program
-from intc.ir.dims import Shape
-from intc.ir.graph import Graph, Node
+from intc.ir.dims import Dim, Shape
+from intc.ir.graph import Node
 from intc.ops.movement import Reshape
+from intc.ops.window import GroupedConv
 
 SCALAR: Final = ("divide", "root")  # whose loops are not vectors; what stands beside them should be
 LONGEST: Final = 16  # operators of a chain
 
 
-def inlined(graph: Graph, native: bool) -> frozenset[str]:
+def inlined(program: Program) -> frozenset[str]:
     """The values that only exist inside of kernels."""
+    graph, native = program.graph, program.target.native
     operators = vector_ops.RULES if native else [name for name in FORMULAS if name not in SCALAR]
     users = graph.users()
     found: dict[
-        str, tuple[Shape, int, bool]
-    ] = {}  # shape of the chain's result, operators, reshaped before it
+        str, tuple[Node, int, bool]
+    ] = {}  # the end of the chain, operators up to it, reshaped before it
     for node in reversed(graph.nodes):
-        readers = users[node.output]
+        readers, own = users[node.output], graph.type(node.output).shape
+        convolved = depthwise.lanes(program, node) > 0
         if len(readers) != 1 or node.output in graph.outputs:
             continue
-        if node.op.name not in operators and not isinstance(node.op, Reshape):
+        if not (node.op.name in operators or isinstance(node.op, Reshape) or convolved):
             continue
         reader = readers[0]
-        shape = graph.type(reader.output).shape
-        root, length, reshaped = found.get(reader.output, (shape, 1, False))
+        root, length, reshaped = found.get(reader.output, (reader, 1, False))
         if isinstance(reader.op, Reshape):
             if reader.output not in found:
                 continue
             reshaped = True
-        elif reader.op.name not in operators or graph.type(node.output).shape != shape:
+        elif (
+            reader.op.name not in operators
+            or graph.type(node.output).shape != graph.type(reader.output).shape
+        ):
             continue
-        operands = [graph.type(x).shape for x in node.inputs]
         if reader.inputs.count(node.output) > 1 or length == LONGEST:
             continue
-        if reshaped and any(_placed(x, graph.type(node.output).shape, root) is None for x in operands):
+        shape = graph.type(root.output).shape
+        operands = [] if convolved else [graph.type(x).shape for x in node.inputs]
+        if reshaped and any(_placed(x, own, shape) is None for x in operands):
             continue
         found[node.output] = root, length + 1, reshaped
-    for node in graph.nodes:  # a reshape of data in memory is the same memory
+    for node in graph.nodes:
         if isinstance(node.op, Reshape) and node.inputs[0] not in found:
-            found.pop(node.output, None)
+            found.pop(node.output, None)  # a reshape of data in memory is the same memory
+        if isinstance(node.op, GroupedConv) and node.output in found:
+            chain = _Chain(replace(program, inlined=frozenset(found)), found[node.output][0])
+            if not chain.follows(node):
+                del found[node.output]
     return frozenset(found)
 
 
@@ -79,16 +89,17 @@ def _placed(operand: Shape, own: Shape, root: Shape) -> View | None:
     return broadcast_view(last, root) if fits else None
 
 
-def lower_pointwise(program: Program, node: Node) -> None:
+def lower_chain(program: Program, node: Node) -> None:
     """The stage that computes the output of ``node`` and everything inlined into it."""
     chain = _Chain(program, node)
     program.generic(
         node.op.name,
         (chain.key(node.output), tuple(view for _, view in chain.leaves)),
-        [x for x, _ in chain.leaves],
+        [*(x for x, _ in chain.leaves), *(chain.convolution.inputs if chain.convolution else ())],
         node.output,
         chain.body,
         source=node.source,
+        dims=chain.dims,
     )
 
 
@@ -108,9 +119,44 @@ class _Chain:
         return found
 
     @cached_property
+    def convolution(self) -> Node | None:
+        """The one among the operators, whose sums the others follow."""
+        return next((n for n in self.nodes.values() if isinstance(n.op, GroupedConv)), None)
+
+    @property
+    def dims(self) -> Sequence[Dim]:
+        """Sizes that the kernel may need beside those of its operands."""
+        return self.program.type(self.convolution.output).shape if self.convolution else ()
+
+    def follows(self, convolution: Node) -> bool:
+        """Whether all can be computed where the sums of ``convolution`` are, channel by channel."""
+        channels = self.program.type(self.root.output).shape[-1]
+        alone = sum(isinstance(n.op, GroupedConv) for n in self.nodes.values()) == 1
+        same = channels == self.program.type(convolution.output).shape[-1]
+        return alone and same and self.formulas is not None and self._per_channel() is not None
+
+    def _per_channel(self) -> list[tuple[int, int]] | None:
+        """For every leaf its step between pixels and between channels; None where that is not all."""
+        shape = self.program.type(self.root.output).shape
+        channels = shape[-1]
+        assert isinstance(channels, int)
+        found = []
+        for _, view in self.leaves:
+            sizes, (merged, _) = coalesce(shape, (view, View(row_major(shape))))
+            if len(sizes) == 1 and merged.strides in ((0,), (1,)):
+                step = int(merged.strides == (1,))
+                found.append((channels * step, step))
+            elif len(sizes) == 2 and sizes[1] == channels and merged.strides == (0, 1):
+                found.append((0, 1))
+            else:
+                return None
+        return found
+
+    @cached_property
     def leaves(self) -> list[tuple[str, View]]:
         """The values that are read from memory, and how they lie under the result."""
-        every = [(n, x) for n in self.nodes.values() for x in n.inputs if x not in self.nodes]
+        elementwise = [n for n in self.nodes.values() if not isinstance(n.op, GroupedConv)]
+        every = [(n, x) for n in elementwise for x in n.inputs if x not in self.nodes]
         return list(dict.fromkeys((x, self.view(n, x)) for n, x in every))
 
     def view(self, node: Node, operand: str) -> View:
@@ -122,13 +168,18 @@ class _Chain:
     def key(self, value: str) -> object:
         """What tells chains with different code apart."""
         node = self.nodes[value]
+        if isinstance(node.op, GroupedConv):
+            return node.op
         operands = (
             self.key(x) if x in self.nodes else self.leaves.index((x, self.view(node, x)))
             for x in node.inputs
         )
-        return node.op, self.program.type(value).dtype, *operands
+        return node.op, self.program.type(value).dtype, vector_ops.form(self.program, node), *operands
 
     def body(self, frame: Frame) -> None:
+        if self.convolution:
+            self._convolved(frame, self.convolution)
+            return
         shape = self.program.type(self.root.output).shape
         views = (*(view for _, view in self.leaves), View(row_major(shape)))
         if self.formulas is not None and self._vectors(frame, shape, views):
@@ -149,7 +200,7 @@ class _Chain:
             return None
         found: dict[str, VecFormula] = {}
         for name, node in self.nodes.items():
-            if isinstance(node.op, Reshape):
+            if isinstance(node.op, Reshape | GroupedConv):
                 continue
             formula = vector_formula(self.program, node, isa)
             if formula is None:
@@ -173,11 +224,40 @@ class _Chain:
 
         return blocks(frame, shape, views, lanes, vector)
 
-    def result(self, value: str, read: Sequence[Any], compute: Callable[[Node, Sequence[Any]], Any]) -> Any:
-        """``value`` by ``compute`` of every operator's operands, from what was ``read`` of the leaves."""
+    def _convolved(self, frame: Frame, convolution: Node) -> None:
+        """The loop over the sums of the convolution, with all that follows them."""
+        lanes, steps = depthwise.lanes(self.program, convolution), self._per_channel()
+        channels = self.program.type(convolution.output).shape[-1]
+        assert steps is not None and isinstance(channels, int)
+        weights = (f"x{len(self.leaves)}", f"x{len(self.leaves) + 1}")
+
+        def done(total: Vec, pixel: Expr, channel: Expr) -> None:
+            read = []
+            for i, ((x, _), (along, step)) in enumerate(zip(self.leaves, steps, strict=True)):
+                buffer, at = frame.buffers[f"x{i}"], pixel * along + channel * step
+                value = buffer[ramp(at, lanes)] if step else spread(buffer[at], lanes)
+                read.append(Vec(value, lanes, self.program.type(x).dtype))
+            result = self.result(self.root.output, read, self._vector, total)
+            dtype = self.program.type(self.root.output).dtype
+            store_vector(frame.buffers["y"], pixel * channels + channel, result, dtype)
+
+        depthwise.sums(self.program, convolution, frame, *weights, done)
+
+    def result(
+        self,
+        value: str,
+        read: Sequence[Any],
+        compute: Callable[[Node, Sequence[Any]], Any],
+        total: Any = None,
+    ) -> Any:
+        """``value`` by ``compute`` of every operator's operands, from what was ``read`` of the leaves and the
+        ``total`` of the convolution.
+        """
         node = self.nodes[value]
+        if isinstance(node.op, GroupedConv):
+            return total
         operands = [
-            self.result(x, read, compute)
+            self.result(x, read, compute, total)
             if x in self.nodes
             else read[self.leaves.index((x, self.view(node, x)))]
             for x in node.inputs

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from intc.codegen.cpu.epilogue import Prepared, plan_requantize
+from intc.codegen.cpu.epilogue import Requantize as Form
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.vector import Vec
 from intc.codegen.program import Program
@@ -24,22 +25,28 @@ VecFormula = Callable[..., Vec]
 Rule = Callable[[Program, Node, Isa], VecFormula | None]
 
 
-def requantize(program: Program, node: Node, isa: Isa) -> VecFormula | None:
-    """In the cheapest form that the known factors allow; None where that has other factors."""
+def form(program: Program, node: Node) -> Form | None:
+    """The cheapest form of a requantisation that its factors allow; None for other operators, and where the
+    factors are not known or that form has others.
+    """
     op, constants = node.op, program.graph.constants
-    assert isinstance(op, Requantize)
-    x, *factors = node.inputs
-    if not constants.keys() >= set(factors):
+    if not isinstance(op, Requantize) or not constants.keys() >= set(node.inputs[1:]):
         return None
-    m, e = np.broadcast_arrays(*(constants[f].reshape(-1) for f in factors))
-    form, planned, _ = plan_requantize(m, e, op.lo, op.hi, *program.type(x).interval)
-    if not form.narrow and not np.array_equal(planned, m):
+    m, e = np.broadcast_arrays(*(constants[x].reshape(-1) for x in node.inputs[1:]))
+    found, planned, _ = plan_requantize(m, e, op.lo, op.hi, *program.type(node.inputs[0]).interval)
+    return found if found.narrow or np.array_equal(planned, m) else None
+
+
+def requantize(program: Program, node: Node, isa: Isa) -> VecFormula | None:
+    op, found = node.op, form(program, node)
+    assert isinstance(op, Requantize)
+    if found is None:
         return None
 
     def formula(x: Vec, m: Vec, e: Vec) -> Vec:
-        if form.narrow:
-            return Prepared(form, (m >> (e - 15)).cast("int16"), e, isa)(x, op.dtype)
-        return Prepared(form, m, e + form.pre if form.pre else e, isa)(x, op.dtype)
+        if found.narrow:
+            return Prepared(found, (m >> (e - 15)).cast("int16"), e, isa)(x, op.dtype)
+        return Prepared(found, m, e + found.pre if found.pre else e, isa)(x, op.dtype)
 
     return formula
 

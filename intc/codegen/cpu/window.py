@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvm.tirx.script.builder import ir as T
 
+from intc.codegen.cpu import chains, depthwise
 from intc.codegen.cpu.strided import View, loop, row_major
 from intc.codegen.kernel import Expr, Frame, store
 from intc.codegen.program import Program
@@ -73,6 +74,9 @@ def lower_grouped_conv(program: Program, node: Node) -> None:
     """One product of a channel with the outputs of its group at a time, summed into the output row."""
     op = node.op
     assert isinstance(op, GroupedConv)
+    if depthwise.lanes(program, node):
+        chains.lower_chain(program, node)
+        return
     batch, height, width, channels = program.type(node.inputs[0]).shape
     kh, kw, depth, outputs = (d for d in program.type(node.inputs[1]).shape if isinstance(d, int))
     oh, ow = program.type(node.output).shape[1:3]
