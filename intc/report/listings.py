@@ -16,8 +16,8 @@ from intc.ir.graph import Graph
 class Listings:
     """``sources``: by kernel, its texts by their language, from the one it was written in to the machine's.
 
-    ``kernels``: by value, the kernels that write it, in order; ``holders``: by value without a kernel, the
-    value whose bytes it shares.
+    ``kernels``: by value, the kernels that write it, or compute it on the way to what they write, in order;
+    ``holders``: by value without a kernel, the value whose bytes it shares.
     """
 
     sources: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -47,4 +47,10 @@ def listings(graph: Graph, target: Target, library: bytes | None = None) -> List
         for value in stage.writes:
             if value in graph.values:
                 found.kernels.setdefault(value, []).append(stage.kernel)
+    users = graph.users()
+    for value in program.inlined:
+        reader = users[value][0].output
+        while reader in program.inlined:
+            reader = users[reader][0].output
+        found.kernels[value] = found.kernels[found.holders.get(reader, reader)]
     return found
