@@ -107,7 +107,7 @@ def test_equal_kernels_are_emitted_once() -> None:
     value = builder.input("x", TensorType((B, 64), "int32", -1000, 1000))
     for i in range(12):
         value = builder.emit(Clip(-900 + 0 * i, 900, "int32"), value)
-    builder.output(value)
+        builder.output(value)  # which stores it
     lowered = check_graph(builder.finish(), {"batch": 2})
     assert len(lowered.stages) == 12 and len({kernel for kernel, _, _ in lowered.stages}) == 1
 
