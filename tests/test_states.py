@@ -15,9 +15,12 @@ from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.frontend import import_onnx
 from intc.ir.text import parse_graph, print_graph, side_tensors
 from intc.ops import OPS
+from intc.report.nodes import check_nodes
+from intc.report.reading import read_graph
 from intc.report.verify import verify_artifact
 from intc.runtime import Session
 from intc.runtime.state import Past, held_by
+from tests.native import random_feed
 from tests.onnx_models import model
 from tests.small import small_module
 
@@ -121,6 +124,15 @@ def test_states_are_also_plain_inputs_and_outputs(session: Session) -> None:
 def test_verify_covers_states(artifact: Path) -> None:
     result = verify_artifact(artifact, {"input_ids": ids(3, 7)})
     assert result.passed and [run["batches"] for run in result.runs] == [2, 3, 2, 3]
+
+
+def test_nodes_with_negative_scales_are_checked(artifact: Path) -> None:
+    """The half of a rotated vector that changes its sign is the same integers at a negative scale."""
+    graph = read_graph(artifact)[1]
+    assert any(np.min(value.scale) < 0 for value in graph.values.values() if value.scale is not None)
+    sizes = dict.fromkeys(graph.symbols(), 2)
+    feeds = {n: random_feed(graph.type(n), sizes, np.random.default_rng(1)) for n in graph.inputs}
+    assert all(check.differences == 0 for check in check_nodes(graph, "native", feeds))
 
 
 def test_wrong_use(session: Session, tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ class MergeClips:
         uses = Uses.of(graph)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
-            op, first = node.op, uses.only(node.inputs[0], Clip, Requantize)
-            if not isinstance(op, Clip) or first is None or not isinstance(first.op, Clip | Requantize):
+            op = node.op
+            first = uses.only(node.inputs[0], Clip, Requantize) if isinstance(op, Clip) else None
+            if first is None or not isinstance(op, Clip):
                 return None
             made = next(n for n in reversed(b.graph.nodes) if n.output == names[first.output])
             if not isinstance(made.op, Clip | Requantize):
