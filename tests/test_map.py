@@ -84,6 +84,16 @@ def test_results_do_not_depend_on_the_batch(artifact: Path, table: Path, tmp_pat
     assert contents(tmp_path / "1") == contents(tmp_path / "64")
 
 
+def test_what_a_killed_worker_left_is_removed(artifact: Path, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    jobs.run(job(artifact, table, out))
+    first = next(out.glob("part-*"))
+    (out / f".{first.name}.abc").write_bytes(b"PAR1")
+    first.unlink()
+    jobs.run(job(artifact, table, out))
+    assert first.exists() and not list(out.glob(".part-*"))
+
+
 def test_finished_blocks_are_not_computed_again(artifact: Path, table: Path, tmp_path: Path) -> None:
     whole, cut = job(artifact, table, tmp_path / "whole"), job(artifact, table, tmp_path / "cut")
     jobs.run(whole)

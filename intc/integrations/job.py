@@ -150,6 +150,8 @@ def run(job: Job, engine: Engine = local, progress: Callable[[int, int], None] |
         raise UsageError(
             f"{job.file(missing[0])}: not there after the job; are all workers on one file system?"
         )
+    for leftover in job.output.rglob(".part-*"):  # what a killed worker was writing
+        leftover.unlink(missing_ok=True)
     bad = [job.rejects(b) for b in every if job.rejects(b).exists()]
     rejected = sum(map(blocks.count, bad))
     cause = _first_cause(bad[0]) if bad else None
