@@ -2,7 +2,8 @@
 
 A result is a dict: `machine`, `versions`, `date`, `options`, `peak` (GMAC/s of one core, or None), `models`
 (by name: `engines` with status and error, `runs` of all engines by number of threads, `scaling` of intc by
-batch and length) and `overhead` (runs of a tiny model).
+batch and length), `decoding` (by name: `runs` of decoders token by token) and `overhead` (runs of a tiny
+model).
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ def markdown(result: Result) -> str:
     parts = [_header(result)]
     for name, model in result["models"].items():
         parts.append(model_markdown(name, model))
+    for name, decoder in result.get("decoding", {}).items():
+        parts.append(decoding_markdown(name, decoder))
     if result.get("overhead"):
         parts.append(overhead_markdown(result["overhead"]))
     return "\n".join(parts)
@@ -187,6 +190,21 @@ def _scaling(rows: Sequence[Result]) -> list[str]:
                 ])  # fmt: skip
             parts += [f"intc by {what}, {_threads(threads)}:\n", table(lines)]
     return parts
+
+
+def decoding_markdown(name: str, decoder: Result) -> str:
+    """Tokens a second of every engine, by number of threads."""
+    if decoder.get("reason"):
+        return f"## {name}, decoding\n\nNot measured: {decoder['reason']}\n"
+    parts = [f"## {name}, decoding behind {decoder['past']} positions\n"]
+    for run in decoder["runs"]:
+        own, *_ = run["seconds"].values()
+        rows = [["engine", "ms a token", "tokens/s", "intc is faster by"]]
+        for i, (engine, seconds) in enumerate(run["seconds"].items()):
+            ratio = f"{seconds / own:.2f}x" if i else ""
+            rows.append([engine, _ms(seconds * 1e3), f"{1 / seconds:.0f}", ratio])
+        parts += [f"{_threads(run['threads'])}:\n", table(rows)]
+    return "\n".join(parts)
 
 
 def overhead_markdown(overhead: Result) -> str:

@@ -19,13 +19,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import decoding
 import measure
-from cases import CASES, OVERHEAD, case_of
+from cases import CASES, OVERHEAD, TORCH, case_of
 from measure import Failed, isolated
 from peers import ENGINES, OWN, REFERENCE, Unavailable
 from report import (  # fmt: skip
     FORMAT,
     choose,
+    decoding_markdown,
     markdown,
     model_markdown,
     numbers,
@@ -44,6 +46,7 @@ from intc.runtime.native import cpu_features
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("apache-tvm", "numpy", "onnx", "onnxruntime", "openvino", "nncf", "torch", "transformers")
+EVERY = (*CASES, *decoding.DECODERS, OVERHEAD)
 FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    models, engines = ",".join([*CASES, OVERHEAD]), ",".join(ENGINES)
+    models, engines = ",".join(EVERY), ",".join(ENGINES)
     p.add_argument("--models", default=models, help=f"which of {models} (default all)")
     p.add_argument("--engines", default=engines, help=f"which of {engines} (default all)")
     p.add_argument("--threads", default="1,2", help="numbers of threads (default 1,2)")
@@ -83,7 +86,7 @@ class Plan:
     """The checked options. Raises UsageError for unknown names and for missing extras."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.models = choose(args.models, [*CASES, OVERHEAD], "model")
+        self.models = choose(args.models, EVERY, "model")
         self.engines = choose(args.engines, ENGINES, "engine")
         self.threads = numbers(args.threads, "--threads")
         self.batches = numbers(args.batch, "--batch")
@@ -101,8 +104,10 @@ class Plan:
             raise UsageError(f"missing {', '.join(missing)}; run: pip install -e '.[bench,examples]'")
 
     def _needs(self, name: str) -> tuple[str, ...]:
-        case = case_of(name)
         exported = (self.folder / name / "onnx").exists() and not self.fresh
+        if name in decoding.DECODERS:
+            return () if exported else TORCH
+        case = case_of(name)
         return case.sample_needs if exported else (*case.export_needs, *case.sample_needs)
 
 
@@ -119,6 +124,7 @@ def run(plan: Plan) -> int:
         | {"seconds": plan.seconds, "engines": plan.engines},
         "peak": None,
         "models": {},
+        "decoding": {},
     }
     with progress() as tell:
         tell("measure the core's peak")
@@ -128,7 +134,10 @@ def run(plan: Plan) -> int:
             print(f"peak of the core: not measured ({error})", file=sys.stderr)
         print(markdown(result), flush=True)
         for name in plan.models:
-            if name == OVERHEAD:
+            if name in decoding.DECODERS:
+                result["decoding"][name] = measure_decoding(plan, name, tell)
+                print(decoding_markdown(name, result["decoding"][name]), flush=True)
+            elif name == OVERHEAD:
                 result["overhead"] = measure_overhead(plan, tell)
                 print(overhead_markdown(result["overhead"]), flush=True)
             else:
@@ -137,7 +146,8 @@ def run(plan: Plan) -> int:
             write_json(plan.json, result)
             write_markdown(plan.markdown, result)
     print(f"{plan.json}, {plan.markdown}")
-    return int(any(_failed(part) for part in (*result["models"].values(), result.get("overhead", {}))))
+    parts = (*result["models"].values(), *result["decoding"].values(), result.get("overhead", {}))
+    return int(any(_failed(part) for part in parts))
 
 
 def _failed(part: dict[str, Any]) -> bool:
@@ -240,6 +250,22 @@ def measure_overhead(plan: Plan, tell: Tell) -> dict[str, Any]:
     except IntcError as error:
         return {"reason": str(error)}
     return {"runs": runs}
+
+
+def measure_decoding(plan: Plan, name: str, tell: Tell) -> dict[str, Any]:
+    """Seconds a token of every engine, for every number of threads."""
+    tell(f"{name}: export and compile")
+    try:
+        onnx = isolated(plan.log, decoding.export, name, plan.folder, plan.fresh)
+        path = isolated(plan.log, decoding.compiled, onnx)
+        runs = []
+        for threads in plan.threads:
+            tell(f"{name}: decoding, {threads} thread(s)")
+            found = isolated(plan.log, decoding.seconds, onnx, path, threads)
+            runs.append({"threads": threads, "seconds": found})
+    except IntcError as error:
+        return {"reason": str(error)}
+    return {"past": decoding.PAST, "runs": runs}
 
 
 def machine() -> dict[str, Any]:

@@ -11,17 +11,11 @@ than 1 % above fp32's. No torch needed.
 from __future__ import annotations
 
 import argparse
-import logging
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -30,44 +24,22 @@ import intc
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "accuracy"))
+from stepping import (  # noqa: E402
+    FLOATS,
+    NARROW,
+    OWN,
+    Floats,
+    Integers,
+    Step,
+    narrowed,
+    random_ids,
+    seconds_a_token,
+)
 from texts import CHARACTERS, perplexity, spread, windows  # noqa: E402
 
 TRAINED = HERE / "llama_characters.onnx"
 WINDOWS, STEP_BY_STEP = 256, 8  # of held-out text; of those, decoded one character at a time
 CALIBRATION = 128
-Step = Callable[[NDArray[np.int64]], NDArray[Any]]
-
-
-class Floats:
-    """The ONNX model in onnxruntime, its past kept as float arrays."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.past_inputs = [i for i in self.session.get_inputs() if i.name != "input_ids"]
-
-    def start(self, batch: int = 1) -> Step:
-        """Takes the next ids [batch, n], gives their logits [batch, n, vocabulary]."""
-        past = {i.name: np.zeros((batch, i.shape[1], 0, i.shape[3]), np.float32) for i in self.past_inputs}
-
-        def step(ids: NDArray[np.int64]) -> NDArray[Any]:
-            logits, *present = self.session.run(None, {"input_ids": ids, **past})
-            past.update(zip(past, present, strict=True))
-            return np.asarray(logits)
-
-        return step
-
-
-class Integers:
-    """The artifact, its past kept as a state."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        self.session = intc.load(path, threads=threads)
-
-    def start(self, batch: int = 1) -> Step:
-        state = self.session.create_state(batch)
-        return lambda ids: self.session.run(["logits"], {"input_ids": ids}, state=state)[0]
 
 
 def generate(step: Step, prompt: str, count: int, temperature: float = 0.6) -> str:
@@ -81,14 +53,6 @@ def generate(step: Step, prompt: str, count: int, temperature: float = 0.6) -> s
         ids = np.array([[rng.choice(len(weights), p=weights / weights.sum())]])
         text += CHARACTERS[ids[0, 0]]
     return text
-
-
-def seconds_a_token(step: Step, prompt: NDArray[np.int64], count: int) -> float:
-    step(prompt)
-    start = time.perf_counter()
-    for _ in range(count):
-        step(prompt[:, :1])
-    return (time.perf_counter() - start) / count
 
 
 def main() -> int:
@@ -122,7 +86,7 @@ def _calibration(floats: Floats, trained: bool) -> NDArray[np.int64]:
     if trained:
         rows = windows(test=False)[:, :-1]
         return rows[spread(len(rows), CALIBRATION)]
-    return np.random.default_rng(0).integers(0, 1000, (4, 64))
+    return random_ids(4, 64, vocabulary=1000, seed=0)
 
 
 def _accuracy(console: Console, floats: Floats, integers: Integers) -> bool:
@@ -148,28 +112,15 @@ def _accuracy(console: Console, floats: Floats, integers: Integers) -> bool:
 def _speed(
     console: Console, options: argparse.Namespace, floats: Floats, integers: Integers, folder: Path
 ) -> None:
-    from onnxruntime.quantization import quantize_dynamic
-
-    logging.disable(logging.WARNING)
-    narrow = folder / "int8.onnx"
-    quantize_dynamic(options.model, narrow, per_channel=True)
-    engines = {
-        "intc integer": integers,
-        "onnxruntime fp32": floats,
-        "onnxruntime int8 (dynamic)": Floats(narrow, options.threads),
-    }
-    prompt = np.random.default_rng(1).integers(0, len(CHARACTERS), (1, options.past))
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(7):
-        for name, engine in engines.items():
-            times[name].append(seconds_a_token(engine.start(), prompt, 24))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    narrow = Floats(narrowed(options.model, folder / "int8.onnx"), options.threads)
+    engines = {OWN: integers, FLOATS: floats, NARROW: narrow}
+    medians = seconds_a_token(engines, options.past, len(CHARACTERS))
     table = Table(title=f"decoding behind {options.past} positions, {options.threads} thread(s)")
     for heading in ("engine", "ms a token", "tokens a second", "intc is"):
         table.add_column(heading, justify="left" if heading == "engine" else "right")
     for name, value in medians.items():
-        ratio = f"{value / medians['intc integer']:.2f}x"
-        table.add_row(name, f"{value * 1e3:.2f}", f"{1 / value:.0f}", "" if name == "intc integer" else ratio)
+        ratio = f"{value / medians[OWN]:.2f}x"
+        table.add_row(name, f"{value * 1e3:.2f}", f"{1 / value:.0f}", "" if name == OWN else ratio)
     console.print(table)
 
 

@@ -1,0 +1,51 @@
+"""Decoding token by token at real size, random weights: intc and onnxruntime, which keep what is past."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+sys.path.append(str(EXAMPLES / "decoder"))
+DECODERS = ("gpt2-small", "llama-100m")
+PAST, VOCABULARY = 256, 1000
+
+
+def export(name: str, folder: Path, fresh: bool) -> Path:
+    """The ONNX file of decoder `name` with its past as inputs, written on the first call."""
+    from peers import rebuilt
+
+    place = folder / name / "onnx"
+    if fresh or not place.exists():
+        sys.path.insert(0, str(EXAMPLES / "decoder"))  # before the other module of that name
+        writer = import_module("export")
+        net = writer.decoder_of_real_size(name)
+        rebuilt(place, lambda empty: writer.export_with_past(net, empty / "model.onnx"))
+    return place / "model.onnx"
+
+
+def compiled(onnx: Path) -> Path:
+    """The artifact, compiled anew."""
+    from stepping import random_ids
+
+    import intc
+
+    path = onnx.parents[1] / "model.intc"
+    intc.compile(onnx, {"input_ids": random_ids(4, 64, VOCABULARY, seed=0)}, rounding="nearest").save(path)
+    return path
+
+
+def seconds(onnx: Path, artifact: Path, threads: int) -> dict[str, float]:
+    """Seconds a token behind PAST positions, by engine."""
+    from stepping import FLOATS, NARROW, OWN, Floats, Integers, narrowed, seconds_a_token
+
+    narrow = onnx.parents[1] / "int8.onnx"
+    if not narrow.exists():
+        narrowed(onnx, narrow)
+    engines = {
+        OWN: Integers(artifact, threads),
+        FLOATS: Floats(onnx, threads),
+        NARROW: Floats(narrow, threads),
+    }
+    return seconds_a_token(engines, PAST, VOCABULARY)
