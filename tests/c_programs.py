@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,77 @@ int main(void)
     return status < 0 ? 100 : status;
 }
 """
+
+
+BARE = Path(__file__).parents[1] / "examples" / "c" / "bare"
+
+
+@dataclass(frozen=True)
+class Board:
+    """A Cortex-M of the emulator: its machine, the addresses of flash and RAM, the size of RAM; and how to
+    compile for it.
+    """
+
+    machine: str
+    cpu: str
+    flash: str
+    ram: str
+    ram_size: str
+    floats: str = "soft"
+    compiler: str = "arm-none-eabi-gcc"
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """What must be installed."""
+        return (self.compiler, "arm-none-eabi-gcc", "qemu-system-arm")
+
+    @property
+    def options(self) -> list[str]:
+        return [f"-mcpu={self.cpu}", "-mthumb", f"-mfloat-abi={self.floats}"]
+
+    def _compile(self, folder: Path, *rest: str) -> str:
+        kind = ["--target=thumbv8.1m.main-none-eabi"] if self.compiler == "clang" else []
+        command = [self.compiler, *kind, *self.options, *STRICT, "-O2", "-ffunction-sections", *rest]
+        done = subprocess.run(
+            [*command, str(folder / "digits_vit.c")], capture_output=True, text=True, check=False
+        )
+        assert not done.returncode, done.stderr[:4000]
+        return done.stdout
+
+    def assembly(self, folder: Path) -> str:
+        """The network in ``folder``, whose files are called digits_vit, in instructions."""
+        return self._compile(folder, "-S", "-o", "-")
+
+    def check(self, folder: Path) -> int:
+        """The exit status of the network's check on the board."""
+        code, image = folder / "digits_vit.o", folder / "image.elf"
+        self._compile(folder, "-c", "-o", str(code))
+        rest = [str(folder / f"digits_vit_{part}.c") for part in ("weights", "check")]
+        places = {"flash": self.flash, "ram": self.ram, "ram_size": self.ram_size}
+        defined = ",".join(f"--defsym={k}={v}" for k, v in places.items())
+        link = ["-nostdlib", f"-Wl,{defined},--gc-sections", "-T", str(BARE / "memory.ld"), f"-I{folder}"]
+        sources = [str(BARE / "start.c"), str(code), *rest, "-lgcc", "-o", str(image)]
+        command = ["arm-none-eabi-gcc", *self.options, "-Os", "-ffreestanding", *link, *sources]
+        subprocess.run(command, check=True)
+        emulator = [
+            "qemu-system-arm",
+            "-M",
+            self.machine,
+            "-nographic",
+            "-semihosting",
+            "-kernel",
+            str(image),
+        ]
+        return subprocess.run(emulator, timeout=120, check=False).returncode
+
+
+BOARDS = {
+    "cortex-m0": Board("microbit", "cortex-m0", "0", "0x20000000", "16K"),
+    "cortex-m3": Board("mps2-an385", "cortex-m3", "0", "0x20000000", "64K"),
+    "cortex-m33": Board("mps2-an505", "cortex-m33", "0x10000000", "0x38000000", "64K"),
+    "Helium by gcc": Board("mps3-an547", "cortex-m55", "0", "0x20000000", "512K", "softfp"),
+    "Helium by clang": Board("mps3-an547", "cortex-m55", "0", "0x20000000", "512K", "softfp", "clang"),
+}
 
 
 def main_text(named: Sequence[Port]) -> str:

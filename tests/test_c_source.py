@@ -19,6 +19,7 @@ from intc.ir.graph import quantize_feed
 from intc.ir.op import Array
 from intc.module import Module, open_module
 from tests.c_programs import (
+    BOARDS,
     STRICT,
     UNDEFINED,
     available,
@@ -34,16 +35,14 @@ DIGITS = EXAMPLES / "digits" / "digits_vit.onnx"
 FLOATLESS = ["-O2", "-march=armv7-a", "-mfloat-abi=soft"]
 PROCESSORS = {
     "aarch64": ("aarch64-linux-gnu-gcc", ["-O3"], "qemu-aarch64"),
+    "aarch64 with dot products": (
+        "aarch64-linux-gnu-gcc",
+        ["-Os", "-march=armv8.2-a+dotprod"],
+        "qemu-aarch64",
+    ),
     "arm without floating-point unit": ("arm-linux-gnueabi-gcc", FLOATLESS, "qemu-arm"),
     "riscv64": ("riscv64-linux-gnu-gcc", ["-O2"], "qemu-riscv64"),
     "s390x, high bytes first": ("s390x-linux-gnu-gcc", ["-O2"], "qemu-s390x"),
-}
-BARE = EXAMPLES / "c" / "bare"
-BOARDS = {  # machine of the emulator; compiler; addresses of flash and RAM, size of RAM
-    "cortex-m0": ("microbit", "arm-none-eabi-gcc", "0", "0x20000000", "16K"),
-    "cortex-m3": ("mps2-an385", "arm-none-eabi-gcc", "0", "0x20000000", "64K"),
-    "cortex-m33": ("mps2-an505", "arm-none-eabi-gcc", "0x10000000", "0x38000000", "64K"),
-    "cortex-m55": ("mps3-an547", "clang", "0", "0x20000000", "64K"),  # vectorised by clang
 }
 DIVISIONS = {
     "__aeabi_ldivmod",
@@ -128,7 +127,7 @@ def test_no_float_and_nothing_from_a_library(digits: Module, tmp_path: Path) -> 
         assert not [f for f in found.floats if not f.startswith("call of ")]
     for text in source_of(digits).files("net", "test").values():
         plain = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-        assert not re.search(r"\b(float|double)\b|\d\.\d|malloc|#include <(?!stdint)", plain)
+        assert not re.search(r"\b(float|double)\b|\d\.\d|malloc|#include <(?!stdint|arm_)", plain)
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -152,39 +151,17 @@ def test_digits_on_other_processors(digits: Module, tmp_path: Path, name: str) -
     assert_equal(digits, feeds, found)
 
 
-@pytest.mark.parametrize("cpu", BOARDS)
-def test_digits_without_a_system(digits: Module, tmp_path: Path, cpu: str) -> None:
+@pytest.mark.parametrize("name", BOARDS)
+def test_digits_without_a_system(digits: Module, tmp_path: Path, name: str) -> None:
     """The check on emulated boards: nothing below the program but a vector table."""
-    machine, compiler, flash, ram, ram_size = BOARDS[cpu]
-    if not available(compiler, "arm-none-eabi-gcc", "qemu-system-arm"):
-        pytest.skip(f"needs {compiler}, arm-none-eabi-gcc and qemu-system-arm")
+    board = BOARDS[name]
+    if not available(*board.tools):
+        pytest.skip(f"needs {', '.join(board.tools)}")
     digits.save(tmp_path)
-    code, image = tmp_path / "digits_vit.o", tmp_path / "image.elf"
-    arm = [f"-mcpu={cpu}", "-mthumb", "-mfloat-abi=soft" if compiler != "clang" else "-mfloat-abi=softfp"]
-    kind = ["--target=thumbv8.1m.main-none-eabi"] if compiler == "clang" else []
-    build = [
-        compiler,
-        *kind,
-        *arm,
-        *STRICT,
-        "-O2",
-        "-ffunction-sections",
-        "-c",
-        str(tmp_path / "digits_vit.c"),
-    ]
-    subprocess.run([*build, "-o", str(code)], check=True)
-    if cpu == "cortex-m55":
-        listing = subprocess.run([*build, "-S", "-o", "-"], capture_output=True, text=True, check=True).stdout
-        assert "vmlava.s8" in listing and not re.search(r"\.f(16|32|64)\b", listing)
-    rest = [str(tmp_path / f"digits_vit_{part}.c") for part in ("weights", "check")]
-    places = ",".join(
-        f"--defsym={k}={v}" for k, v in (("flash", flash), ("ram", ram), ("ram_size", ram_size))
-    )
-    link = ["-nostdlib", f"-Wl,{places},--gc-sections", "-T", str(BARE / "memory.ld"), f"-I{tmp_path}"]
-    sources = [str(BARE / "start.c"), str(code), *rest, "-lgcc", "-o", str(image)]
-    subprocess.run(["arm-none-eabi-gcc", *arm, "-Os", "-ffreestanding", *link, *sources], check=True)
-    emulator = ["qemu-system-arm", "-M", machine, "-nographic", "-semihosting", "-kernel", str(image)]
-    assert subprocess.run(emulator, timeout=120, check=False).returncode == 0
+    assert board.check(tmp_path) == 0
+    if "Helium" in name:
+        listing = board.assembly(tmp_path)
+        assert re.search(r"vml(ad)?avat?\.s8", listing) and not re.search(r"\.f(16|32|64)\b", listing)
 
 
 @pytest.mark.parametrize("flags", [["-Os"], ["-O3", "-march=native"]])

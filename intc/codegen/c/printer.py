@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from intc.codegen.c.dots import DOTS
 from intc.codegen.kernel import Expr, PrimFunc
 from intc.errors import CodegenError
 
@@ -274,6 +275,21 @@ class _Printer:
             self._line(f"{ctype(str(stmt.buffer.dtype))} {name} = {value};", stmt.buffer)
             return
         self._line(f"{self._place(stmt.buffer, stmt.indices)} = {value};")
+
+    def _Evaluate(self, stmt: Any) -> None:
+        name, *args = stmt.value.args
+        function = str(name.value)
+        if function not in DOTS:
+            raise CodegenError(f"the C target cannot print a call of {function}")
+        self.helpers.texts.setdefault(function, DOTS[function])
+        self._line(f"{function}({', '.join(map(self._argument, args))});")
+
+    def _argument(self, expr: Expr) -> str:
+        """An operand of a call: a number, or the address of an element."""
+        if type(expr).__name__ != "Call":
+            return self._expr(expr)[0]
+        (element,) = expr.args
+        return f"&{self._place(element.source, element.indices)}"
 
     # ---------------------------------------------------------------- expressions
 

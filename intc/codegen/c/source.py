@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Final
 
 from intc.codegen.c.check import check_text
+from intc.codegen.c.dots import DOTS, HEADERS
 from intc.codegen.c.header import Port, comment, header, outside, ports
 from intc.codegen.c.printer import CTYPES, Helpers, Parameter, ctype, literal, print_kernel
 from intc.codegen.lower import lifetimes, staged
@@ -132,6 +133,7 @@ class Source:
         return "\n\n".join(
             [
                 PRELUDE.replace("NAME", name),
+                *([HEADERS] if DOTS.keys() & helpers.texts.keys() else []),
                 *(["\n".join(declared)] if declared else []),
                 *helpers.texts.values(),
                 *(f.text for f in kernels.values()),

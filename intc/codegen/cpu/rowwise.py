@@ -7,11 +7,12 @@ lie column by column, so that both operands of a dot product are contiguous.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, TypeAlias
 
 from tvm.tirx.script.builder import ir as T
 
 from intc.artifact.tensors import INT4
+from intc.codegen.c.dots import MOST, dots_name
 from intc.codegen.cpu.attention_spec import AttentionSpec
 from intc.codegen.cpu.epilogue import Epilogue, stage_arguments
 from intc.codegen.cpu.fused import attention_inputs, attention_sizes, attention_spec, linear_spec
@@ -24,8 +25,6 @@ from intc.codegen.program import Arg, Layout, Program, ScratchArg, ValueArg
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Node
 from intc.ops.fused import Linear
-
-TILE: Final = 4  # sums that share the loads of one operand
 
 
 def lower_linear(program: Program, node: Node) -> None:
@@ -65,39 +64,54 @@ def linear(spec: LinearSpec, rows: int) -> PrimFunc:
             epilogue = Epilogue(spec.stages, frame.buffers, column, 1, SCALAR, spec.out_dtype)
             first = T.bind(column * ((k + k % 2) // 2 if spec.w_bits == 4 else k))
 
-            def weights(i: Expr) -> list[Expr]:
-                """Those of step ``i``: one, or the two of a byte."""
-                value = T.bind(T.cast(w[first + i], "int32"))
-                return [value] if spec.w_bits == 8 else nibbles(value)
-
             def tile(row: Expr, count: int) -> None:
-                sums = [local("int32") for _ in range(count)]
-                for part in sums:
-                    T.buffer_store(part, bias[column], [0])
-                per_step = 8 // spec.w_bits
-                bases = [T.bind((row + r) * k) for r in range(count)]
-
-                def step(i: Expr, used: int) -> None:
-                    for j, weight in enumerate(weights(i)[:used]):
-                        for part, base in zip(sums, bases, strict=True):
-                            value = T.cast(x[base + i * per_step + j], "int32")
-                            T.buffer_store(part, part[0] + value * weight, [0])
-
-                with T.serial(0, k // per_step) as i:
-                    step(i, per_step)
-                if k % per_step:
-                    step(T.IntImm("int32", k // per_step), k % per_step)
-
-                def finish(r: Expr, total: Expr) -> None:
+                sums = local("int32", count)
+                with T.serial(0, count) as r:
+                    T.buffer_store(sums, bias[column], [r])
+                if spec.w_bits == 4:
+                    nibble_sums(sums, count, (x, T.bind(row * k)), (w, first), k)
+                else:
+                    dots((sums, 0), count, (x, T.bind(row * k)), k, (w, first), k)
+                with T.serial(0, count) as r:
                     at = T.bind((row + r) * n + column)
-                    value = epilogue(Vec(total, 1), lambda buf, kind: load(buf, at, 1, kind))
+                    value = epilogue(Vec(sums[r], 1), lambda buf, kind: load(buf, at, 1, kind))
                     store(out, value.expr, at)
 
-                each(sums, finish)
-
-            in_tiles(rows, TILE, tile)
+            in_tiles(rows, MOST, tile)
 
     return define(pointers, (), (), body, "none")[0]
+
+
+Place: TypeAlias = tuple[Any, Expr]  # an element of a buffer
+
+
+def dots(sums: Place, rows: int, x: Place, step: Expr, w: Place, count: Expr) -> None:
+    """``sums[r] += x[r * step + i] * w[i]`` for ``rows`` rows and every ``i`` below ``count``."""
+    name = dots_name(rows, str(x[0].dtype), str(w[0].dtype))
+    at_sums, at_x, at_w = (T.address_of(buffer[index]) for buffer, index in (sums, x, w))
+    T.evaluate(T.call_extern("int32", name, at_sums, at_x, step, at_w, count))
+
+
+def nibble_sums(sums: Any, rows: int, x: Place, w: Place, k: int) -> None:
+    """``sums[r] += x[r * k + i] * w[i]`` for the ``k`` 4-bit weights in the bytes of ``w``."""
+    values, base = x
+    bases = [T.bind(base + r * k) for r in range(rows)]
+    parts = [local("int32") for _ in range(rows)]
+    for r, part in enumerate(parts):
+        T.buffer_store(part, sums[r], [0])
+
+    def step(i: Expr, used: int) -> None:
+        for j, weight in enumerate(nibbles(T.bind(T.cast(w[0][w[1] + i], "int32")))[:used]):
+            for part, row in zip(parts, bases, strict=True):
+                value = T.cast(values[row + i * 2 + j], "int32")
+                T.buffer_store(part, part[0] + value * weight, [0])
+
+    with T.serial(0, k // 2) as i:
+        step(i, 2)
+    if k % 2:
+        step(T.IntImm("int32", k // 2), 1)
+    for r, part in enumerate(parts):
+        T.buffer_store(sums, part[0], [r])
 
 
 def nibbles(byte: Expr) -> list[Expr]:
@@ -169,19 +183,14 @@ def attention(spec: AttentionSpec, batch: Dim, sq: Dim, sk: Dim, strides: Sequen
             }
 
             def scores(first: Expr, count: int) -> None:
-                sums = [local("int32") for _ in range(count)]
-                for j, part in enumerate(sums):
+                with T.serial(0, count) as j:
                     start = at["bias"][begin["bias"] + first + j] if spec.bias else T.IntImm("int32", 0)
-                    T.buffer_store(part, start, [0])
-                lines = [T.bind(keys + (first + j) * spec.k.step) for j in range(count)]
-                with T.serial(0, dim) as d:
-                    value = T.bind(T.cast(at["q"][query + d], "int32"))
-                    for part, line in zip(sums, lines, strict=True):
-                        T.buffer_store(part, part[0] + value * T.cast(at["k"][line + d], "int32"), [0])
-                for j, part in enumerate(sums):
-                    T.buffer_store(at["scores"], part[0], [first + j])
+                    T.buffer_store(at["scores"], start, [first + j])
+                line = T.bind(keys + first * spec.k.step)
+                sums = at["scores"], first
+                dots(sums, count, (at["k"], line), spec.k.step, (at["q"], query), dim)
 
-            in_tiles(sk, TILE, scores)
+            in_tiles(sk, MOST, scores)
             mask = (at["mask"], begin["mask"]) if spec.mask else None
             total = softmax.emit(at["scores"], 0, weights, 4 * sk, mask)
             if spec.mask and spec.uniform:
@@ -208,7 +217,7 @@ def attention(spec: AttentionSpec, batch: Dim, sq: Dim, sk: Dim, strides: Sequen
 
                 each(sums, finish)
 
-            in_tiles(dim, TILE, context)
+            in_tiles(dim, MOST, context)
 
     return define(pointers, (), (), body, "none")[0]
 

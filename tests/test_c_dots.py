@@ -1,0 +1,73 @@
+"""Dot products of every kind by the instructions that compilers offer for them: the bits of plain loops."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intc.codegen.c.dots import DOTS, KINDS, MOST, dots_name
+from intc.codegen.c.source import Source, lower_source
+from intc.ir.types import TensorType
+from intc.ops.fused import Linear
+from tests.c_programs import BOARDS, available, compile_network, link, run_program
+from tests.native import random_feed
+from tests.test_c_kernels import side_by_side
+from tests.test_kernels_generic import attention_cases, linear_case, linear_cases
+
+GNU = "aarch64-linux-gnu-gcc"
+
+
+@cache
+def network() -> Source:
+    """Products of 8 and 16 bits, lengths that are no whole vectors among them."""
+    rows = TensorType((7, 43), "int16", -4096, 4095)
+    wide = linear_case(rows, 5, Linear(-(2**31), 2**31 - 1, "int32", raw=True))
+    few = attention_cases()
+    graph = side_by_side([*linear_cases()[:4], wide, *few[1:4], few[9]])
+    return lower_source(graph, graph.outputs)
+
+
+def test_every_kind_of_rows_has_a_function() -> None:
+    pairs = [("int8", "int8"), ("uint8", "int8"), ("int16", "int8"), ("int8", "int16"), ("int16", "int16")]
+    assert {dots_name(rows, *pair) for pair in pairs for rows in range(1, MOST + 1)} == set(DOTS)
+    assert len(DOTS) == len(KINDS) * MOST
+    text = "\n".join(network().files("net", "test").values())
+    assert {name for name in DOTS if f"DOTS void {name}(" in text} >= {n for n in DOTS if n[4] == "4"}
+
+
+@pytest.mark.parametrize("option", ["-Os", "-O2"])
+def test_dot_products_of_aarch64(tmp_path: Path, option: str) -> None:
+    """Signed and unsigned bytes; 16-bit rows are loops."""
+    if not available(GNU, "qemu-aarch64"):
+        pytest.skip(f"needs the cross compiler {GNU} and the emulator qemu-aarch64")
+    source = network()
+    graph = source.program.graph
+    objects = compile_network(source, tmp_path, GNU, [option, "-march=armv8.2-a+dotprod+i8mm"])
+    command = ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", str(objects[0])]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"\bsdot\b", listing) and re.search(r"\busdot\b", listing)
+    assert not re.search(r":\t(?:f(?!mov)\w+|[su]cvtf)\b", listing), "floating point"
+    program = link(source, objects, GNU, ["-static"])
+    rng = np.random.default_rng(3)
+    feeds = [{n: random_feed(graph.type(n), {}, rng) for n in graph.inputs} for _ in range(2)]
+    for feed, found in zip(feeds, run_program(source, program, feeds, ["qemu-aarch64"]), strict=True):
+        for name, want in graph.run(feed).items():
+            assert np.array_equal(found[name], want), name
+
+
+@pytest.mark.parametrize("name", [name for name in BOARDS if "Helium" in name])
+def test_dot_products_of_helium(tmp_path: Path, name: str) -> None:
+    board = BOARDS[name]
+    if not available(*board.tools):
+        pytest.skip(f"needs {', '.join(board.tools)}")
+    for file, text in network().files("digits_vit", "test").items():
+        (tmp_path / file).write_text(text)
+    listing = board.assembly(tmp_path)
+    assert all(re.search(rf"vml(ad)?avat?\.s{bits}", listing) for bits in (8, 16))
+    assert not re.search(r"(?<!vmov)\.f(16|32|64)\b", listing)
+    assert board.check(tmp_path) == 0
