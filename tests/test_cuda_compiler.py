@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from functools import cache
 
 import numpy as np
 import pytest
 
 from intc.codegen.cuda import compiler
-from intc.codegen.cuda.machine_code import gpu_float_instructions
+from intc.codegen.cuda.machine_code import MISSING, disassembler, gpu_code, ptx_floats
 from intc.codegen.cuda.source import assemble
 from intc.codegen.lower import lower
 from intc.errors import CodegenError, UsageError
@@ -24,9 +23,9 @@ from tests.test_kernels_generic import Case, ints, linear_case
 
 NVCC = compiler.nvcc()
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+needs_cuobjdump = pytest.mark.skipif(disassembler() is None, reason=MISSING)
+KERNELS = {"linear", "attention", "layer_norm", "divide"}
 ARCHITECTURES = (75, 80, 86, 89, 90)
-DIVISION_PTX = re.compile(r"\b(?:div|rem)\.[us]\d+\s.*%\w+;")  # by a variable
-FLOAT_PTX = re.compile(r"\.(f16|f16x2|bf16|f32|f64|tf32)\b")
 
 
 def network() -> Graph:
@@ -74,11 +73,11 @@ def source() -> str:
 @cache
 def ptx(architecture: int) -> str:
     assert NVCC is not None
-    return compiler.run_nvcc(NVCC, source(), ["-ptx", f"-arch=sm_{architecture}"])[0].decode()
+    return compiler.run_nvcc(NVCC, source(), ["-ptx", f"-arch=sm_{architecture}"]).code.decode()
 
 
 @cache
-def cubin(architecture: int) -> tuple[bytes, str]:
+def cubin(architecture: int) -> compiler.Compiled:
     """The machine code, and the assembler's account of it."""
     assert NVCC is not None
     options = ["-cubin", f"-arch=sm_{architecture}", "-Xptxas", "-v"]
@@ -90,7 +89,7 @@ def cubin(architecture: int) -> tuple[bytes, str]:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_registers_suffice(architecture: int) -> None:
     """No spills; registers for at least two blocks of the largest kernels on a multiprocessor."""
-    _, log = cubin(architecture)
+    log = cubin(architecture).log
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", log)]
     assert len(registers) >= 12
@@ -108,28 +107,41 @@ def test_tensor_cores_and_no_floating_point(architecture: int) -> None:
         assert f"mma.sync.aligned.{shape}.row.col.s32.{kind}.s8.s32" in text
     assert ("cp.async.cg.shared.global" in text) == (architecture >= 80)
     assert "ldmatrix.sync.aligned.m8n8.x4.shared.b16" in text
-    assert not FLOAT_PTX.findall(text)
-    assert not DIVISION_PTX.findall(text), "the assembler makes floating point of it"
+    assert ptx_floats(text) == []
 
 
 @needs_nvcc
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("cuobjdump") is None, reason="cuobjdump is not installed")
+@needs_cuobjdump
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_machine_code_has_no_floating_point(architecture: int) -> None:
-    assert gpu_float_instructions(cubin(architecture)[0]) == []
+    found = gpu_code(cubin(architecture).code)
+    assert found is not None
+    assert found.floats == ()
+    assert found.instructions > 10_000
+    assert {name.rpartition("_")[0] for name in found.functions[f"sm_{architecture}"]} >= KERNELS
 
 
 @needs_nvcc
-@pytest.mark.skipif(shutil.which("cuobjdump") is None, reason="cuobjdump is not installed")
+@needs_cuobjdump
 def test_floating_point_is_found() -> None:
     """A division by a variable, which the compiler computes by floating point, and a plain sum of floats."""
     assert NVCC is not None
     for body, name in (("*x = *x / *y", "MUFU"), ("*(float*)x += 1.5f", "FADD")):
         code = f'extern "C" __global__ void f(unsigned* x, unsigned* y) {{ {body}; }}'
-        found = gpu_float_instructions(compiler.run_nvcc(NVCC, code, ["-cubin", "-arch=sm_80"])[0])
+        found = gpu_code(compiler.run_nvcc(NVCC, code, ["-cubin", "-arch=sm_80"]).code)
         assert found is not None
-        assert name in found
+        assert any(f.startswith("sm_80 f: ") and name in f for f in found.floats)
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("body", "line"), [("*x = *x / *y", r"div\.u32"), ("*(float*)x += 1.5f", r"(ld\.global|add\.\w*)\.f32")]
+)
+def test_floating_point_is_refused_without_a_disassembler(body: str, line: str) -> None:
+    kernel = f'extern "C" __global__ void f(unsigned* x, unsigned* y) {{ {body}; }}'
+    with pytest.raises(CodegenError, match=f"floating point in the PTX of the kernels: {line}"):
+        compiler.compile_kernels({"f": kernel}, (80, 90))
 
 
 @needs_nvcc

@@ -17,6 +17,7 @@ from intc.codegen.cpu import chains
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.cuda import elementwise as cuda_elementwise
 from intc.codegen.cuda.launches import place_launches
+from intc.codegen.cuda.machine_code import GpuCode, gpu_code
 from intc.codegen.machine_code import MachineCode, machine_code
 from intc.codegen.main import build_main, constant_offsets, output_key
 from intc.codegen.memory import Plan, Step, arena_bytes, plan
@@ -58,9 +59,9 @@ class Lowered:
         return self.target.features
 
     @cached_property
-    def code(self) -> MachineCode | None:
-        """The library, disassembled; see :func:`intc.codegen.machine_code.machine_code`. None for a GPU's."""
-        return None if self.target.gpu else machine_code(self.library)
+    def code(self) -> MachineCode | GpuCode | None:
+        """The library, disassembled; None for a GPU's where its disassembler is not installed."""
+        return gpu_code(self.library) if self.target.gpu else machine_code(self.library)
 
     def blob(self) -> Array:
         """The constants blob, uint8."""

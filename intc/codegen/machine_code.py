@@ -70,10 +70,15 @@ class MachineCode:
     calls: tuple[str, ...]
     floats: tuple[str, ...]
 
+    @property
+    def instructions(self) -> int:
+        """How many there are."""
+        return sum(self.functions.values())
+
     def summary(self) -> dict[str, Any]:
         """The JSON form."""
         return {
-            "instructions": sum(self.functions.values()),
+            "instructions": self.instructions,
             "functions": dict(sorted(self.functions.items())),
             "float_typed_moves": dict(sorted(self.moves.items())),
             "calls": list(self.calls),

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from intc.artifact import schema
 from intc.artifact.container import Container
+from intc.codegen.cuda.machine_code import GpuCode
 from intc.codegen.machine_code import MachineCode
 from intc.ir.graph import Graph
 from intc.ir.verify import float_operators, float_values
@@ -20,11 +21,12 @@ from intc.report.proof import proofs
 SCHEMA: Final = 1
 
 
-def certificate(graph: Graph, code: MachineCode | None) -> dict[str, Any]:
+def certificate(graph: Graph, code: MachineCode | GpuCode | None) -> dict[str, Any]:
     """No float value, operator or instruction; the interval of every value, the proof of every computation;
     the digest of the outputs on the graph's probe.
 
-    ``code`` is None for kernels that no disassembler here understands; ``machine_code`` is then null.
+    ``code`` is None for kernels that no disassembler here understands, and for a GPU's where NVIDIA's is not
+    installed; ``machine_code`` is then null.
     """
     return {
         "schema": SCHEMA,
@@ -48,8 +50,13 @@ def stored_certificate(container: Container) -> Any:
         return None
 
 
-def disagreements(stored: Any, derived: dict[str, Any]) -> list[str]:
-    """The parts of a stored certificate that are not what its artifact implies."""
+def disagreements(stored: Any, derived: dict[str, Any], gpu: bool = False) -> list[str]:
+    """The parts of a stored certificate that are not what its artifact implies.
+
+    The machine code of a ``gpu`` is compared where it was read both times.
+    """
     if not isinstance(stored, dict):
         return ["all of it"]
-    return sorted(key for key in {*stored, *derived} if stored.get(key) != derived.get(key))
+    unread = gpu and None in (stored.get("machine_code"), derived["machine_code"])
+    keys = {*stored, *derived} - ({"machine_code"} if unread else set())
+    return sorted(key for key in keys if stored.get(key) != derived.get(key))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, Final
 
+from intc.codegen.cuda.machine_code import gpu_code
 from intc.codegen.machine_code import machine_code
 from intc.codegen.targets import resolve
 from intc.ir.graph import Graph
@@ -80,12 +81,12 @@ def inspection_of(
     graph: Graph, target: str, library: bytes | None, provenance: Mapping[str, Any]
 ) -> Inspection:
     """What follows from the graph that was lowered: kernels, proofs and counts."""
-    code = machine_code(library) if library and not resolve(target).gpu else None
+    code = (gpu_code if resolve(target).gpu else machine_code)(library) if library else None
     facts = {k: str(v) for k, v in provenance.items() if not isinstance(v, (Mapping, list))}
     facts |= {"target": target, "float values": str(len(float_values(graph)))}
     facts |= {"float operators": str(len(float_operators(graph)))}
     if code:
-        facts |= {"instructions": f"{sum(code.functions.values()):,}", "of them float": str(len(code.floats))}
+        facts |= {"instructions": f"{code.instructions:,}", "of them float": str(len(code.floats))}
     return Inspection(
         facts.get("model", graph.name),
         {},

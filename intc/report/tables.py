@@ -30,7 +30,9 @@ def verification_text(path: Path, result: Verification) -> str:
         f"  outputs on fixed inputs: {result.digest[:16]}.. {'everywhere' if same else 'NOT everywhere'}"
     )
     floats = [*result.float_values, *result.float_operators, *(result.float_instructions or [])]
-    checked = "graph" if result.float_instructions is None else "graph and machine code"
+    checked = "graph and machine code"
+    if result.float_instructions is None:
+        checked = f"graph; the kernels' instructions were NOT read: {result.unread}"
     lines.append(f"  float-free ({checked}): {'yes' if not floats else 'NO: ' + ', '.join(floats[:5])}")
     outside = result.outside_interval
     lines.append(f"  overflow-free: {'yes' if not outside else 'NO: ' + ', '.join(outside[:5])}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from intc.artifact.container import Container
 from intc.artifact.schema import Manifest
 from intc.artifact.signature import Key
-from intc.codegen.cuda.machine_code import gpu_float_instructions
+from intc.codegen.cuda import machine_code as gpu
 from intc.codegen.machine_code import machine_code
 from intc.errors import FeedError
 from intc.ir.graph import Graph, Value, dequantize, quantize_feed
@@ -37,9 +37,9 @@ class Verification:
     certificate that says what the artifact implies.
 
     ``digest`` is that of the exact outputs on the graph's probe, ``digests`` those of the kernels by thread
-    count. ``float_instructions`` is None for kernels of a processor that is not understood; ``certificate``
-    lists the parts that disagree; ``fidelity`` is by output, where a float model was given. ``nodes`` and the
-    name of the first value in which they differ are there where every node was looked at.
+    count. ``float_instructions`` is None for kernels that were not disassembled, and ``unread`` says why;
+    ``certificate`` lists the parts that disagree; ``fidelity`` is by output, where a float model was given.
+    ``nodes`` and the name of the first value in which they differ are there where every node was looked at.
     """
 
     samples: int = 0
@@ -49,6 +49,7 @@ class Verification:
     float_values: list[str] = field(default_factory=list)
     float_operators: list[str] = field(default_factory=list)
     float_instructions: list[str] | None = None
+    unread: str = ""
     outside_interval: list[str] = field(default_factory=list)
     certificate: list[str] = field(default_factory=list)
     fidelity: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -101,14 +102,15 @@ def verify_artifact(
     result.float_values, result.float_operators = float_values(graph), float_operators(graph)
     container = Container(Path(path))
     kernels = bytes(container.member(manifest.kernels))
-    if manifest.gpu:
-        code, result.float_instructions = None, gpu_float_instructions(kernels)
+    tell("machine code")
+    code = gpu.gpu_code(kernels) if manifest.gpu else machine_code(kernels)
+    if code is None:
+        result.unread = _why_unread(manifest)
     else:
-        code = machine_code(kernels)
-        result.float_instructions = list(code.floats) if code else None
+        result.float_instructions = list(code.floats)
     stored = stored_certificate(container)
     tell("certificate")
-    result.certificate = disagreements(stored, certificate(graph, code))
+    result.certificate = disagreements(stored, certificate(graph, code), manifest.gpu)
     groups = list(batches(data, manifest.inputs, BATCH))
     alone = Session(path, trusted_keys=trusted_keys, device=device)
     for feeds in groups:
@@ -137,6 +139,13 @@ def verify_artifact(
         result.nodes = check_nodes(graph, manifest.target, few, model)
         result.first_divergence = first_divergence(result.nodes)
     return result
+
+
+def _why_unread(manifest: Manifest) -> str:
+    """Why the kernels were not disassembled."""
+    if not manifest.gpu:
+        return "they are for another processor"
+    return gpu.MISSING if gpu.disassembler() is None else "cuobjdump finds no code of a GPU in them"
 
 
 def _digest_of(session: Session, graph: Graph) -> str:

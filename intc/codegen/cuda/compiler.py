@@ -14,9 +14,11 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from intc.codegen.cuda.machine_code import ptx_floats
 from intc.codegen.cuda.source import assemble
 from intc.errors import CodegenError, UsageError
 
@@ -34,14 +36,22 @@ def compile_kernels(kernels: Mapping[str, str], architectures: Sequence[int]) ->
     """Machine code for every one of ``architectures`` (80 for sm_80), and PTX for the newest.
 
     UsageError where there is no compiler, or it does not know an architecture; CodegenError where it refuses
-    the source.
+    the source, or its PTX for one of them computes with floating point.
     """
     source, compiler = assemble(kernels), nvcc()
     if compiler is None:
         return _nvrtc(source, architectures[-1])
     codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in map(_with_features, architectures)]
     codes.append(f"-gencode=arch=compute_{architectures[-1]},code=compute_{architectures[-1]}")
-    return run_nvcc(compiler, source, [*codes, "-fatbin", "--threads=0"])[0]
+    made = run_nvcc(compiler, source, [*codes, "-fatbin", "--threads=0", "--keep"])
+    _refuse_floats(made.ptx)
+    return made.code
+
+
+def _refuse_floats(texts: Iterable[str]) -> None:
+    for text in texts:
+        if found := ptx_floats(text):
+            raise CodegenError(f"floating point in the PTX of the kernels: {found[0]}")
 
 
 def _with_features(architecture: int) -> str:
@@ -55,8 +65,16 @@ def require() -> None:
         _load_nvrtc()
 
 
-def run_nvcc(compiler: str, source: str, options: Sequence[str], suffix: str = "cu") -> tuple[bytes, str]:
-    """What nvcc makes of ``source``, CUDA or PTX by its ``suffix``, and what it says."""
+class Compiled(NamedTuple):
+    """What nvcc makes of a source, what it says, and with ``--keep`` the PTX of every architecture."""
+
+    code: bytes
+    log: str
+    ptx: tuple[str, ...]
+
+
+def run_nvcc(compiler: str, source: str, options: Sequence[str], suffix: str = "cu") -> Compiled:
+    """nvcc on ``source``, CUDA or PTX by its ``suffix``."""
     with tempfile.TemporaryDirectory(prefix="intc-") as folder:
         file, output = Path(folder) / f"kernels.{suffix}", Path(folder) / "kernels.out"
         file.write_text(source, encoding="utf-8")
@@ -64,7 +82,8 @@ def run_nvcc(compiler: str, source: str, options: Sequence[str], suffix: str = "
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         if done.returncode or not output.is_file():
             raise _refused(compiler, done.stderr + done.stdout)
-        return output.read_bytes(), done.stderr + done.stdout
+        ptx = tuple(file.read_text(encoding="utf-8") for file in sorted(Path(folder).glob("*.ptx")))
+        return Compiled(output.read_bytes(), done.stderr + done.stdout, ptx)
 
 
 def _refused(compiler: str, log: str) -> Exception:
