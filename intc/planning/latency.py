@@ -27,6 +27,7 @@ Tell: TypeAlias = Callable[[str], None]
 Key: TypeAlias = tuple[Any, ...]  # rows, K, N, wide rows, weight bits; or operator, choice, shapes
 ROUNDS: Final = 7
 PAIRS_PER_BYTE_DOT: Final = 2.0  # a dot product of 16-bit pairs costs two of bytes
+NARROW_PER_PAIRS: Final = 0.6  # one of bytes with sums of 16 bits costs less than one of 16-bit pairs
 SECONDS_PER_MAC: Final = 1.0 / 80e9
 
 
@@ -66,11 +67,15 @@ def _key(probe: Probe, node: Node, choice: Choice) -> Key:
 
 
 def modelled(key: Key, target: Target) -> float:
-    """Seconds by the number of dot products: 16-bit rows cost twice where bytes have an instruction."""
+    """Seconds by the number of dot products: 16-bit rows cost twice where bytes have an instruction, 4-bit
+    weights less than 8-bit ones where bytes have none.
+    """
     if isinstance(key[0], str):
         return 0.0
-    rows, k, n, wide, _ = key
+    rows, k, n, wide, bits = key
     factor = PAIRS_PER_BYTE_DOT if wide and target.level in ("avx512-vnni", "cuda") else 1.0
+    if bits == 4 and not wide and target.level in ("sse4", "avx2", "avx512"):
+        factor = NARROW_PER_PAIRS
     return float(rows * k * n * SECONDS_PER_MAC * factor)
 
 

@@ -26,6 +26,7 @@ from intc.codegen.cpu.linear import (
     weight_layout,
 )
 from intc.codegen.cpu.probabilities import score_parameters
+from intc.codegen.cpu.sixteen import run_words
 from intc.codegen.cpu.strided import broadcast_view
 from intc.codegen.program import Arg, Program, ScratchArg, ShareArg, SizeArg, ValueArg
 from intc.errors import CodegenError
@@ -112,8 +113,9 @@ def linear_spec(program: Program, node: Node, isa: Isa) -> tuple[LinearSpec, Mul
 def lower_linear(program: Program, node: Node) -> None:
     x, w, bias = node.inputs[:3]
     x_type = program.type(x)
-    isa = isa_of(program).wide() if x_type.dtype == "int16" else isa_of(program)
+    isa, run = linear_form(program, node)
     spec, factors = linear_spec(program, node, isa)
+    spec = replace(spec, run=run)
     rows: Dim = product(x_type.shape[:-1])
     kernel = program.kernel("linear", (spec, isa), lambda: linear(spec, isa))
     constants = program.graph.constants
@@ -132,6 +134,19 @@ def lower_linear(program: Program, node: Node) -> None:
     args += [ValueArg(node.output), ScratchArg(linear_scratch_bytes(spec, isa)), SizeArg(rows)]
     args += [ShareArg(count, (rows,), end=False), ShareArg(count, (rows,), end=True)]
     program.add(kernel, args, node.output, node.source)
+
+
+def linear_form(program: Program, node: Node) -> tuple[Isa, int]:
+    """The tile of a Linear's kernel, and how many words its sums may stay in 16 bits (0: none)."""
+    isa, x_type = isa_of(program), program.type(node.inputs[0])
+    if x_type.dtype == "int16":
+        return isa.wide(), 0
+    if isa.group != 2 or isa.dot == "generic":
+        return isa, 0
+    offset = 128 if x_type.dtype == "int8" else 0
+    lo, hi = (end + offset for end in x_type.interval)
+    run = run_words(program.graph.constants[node.inputs[1]], lo, hi, isa)
+    return (isa.narrow(), run) if run else (isa, 0)
 
 
 def _stages(

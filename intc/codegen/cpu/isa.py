@@ -3,7 +3,7 @@
 One dot step of a tile multiplies, for each of ``lanes`` columns, ``group`` consecutive values of a row of A
 with as many of a column of B, and adds the sum to an int32 lane: ``vpdpbusd`` (4 x u8*s8) or ``vpmaddwd``
 (2 x s16*s16). Both fill exactly 32 bits per lane, so every instruction set shares one operand layout, counted
-in 32-bit words. ``vpmaddubsw`` is never used: it saturates.
+in 32-bit words. ``vpmaddubsw`` saturates at 16 bits; it is used for sums that are proven to fit there.
 """
 
 from __future__ import annotations
@@ -17,13 +17,19 @@ from tvm.tirx.script.builder import ir as T
 from intc.codegen.cpu.vector import TIR, X86, TirAlgebra
 from intc.errors import CodegenError
 
-Dot = Literal["vpdpbusd.512", "vpmaddwd.512", "vpmaddwd.256", "vpmaddwd.128", "generic"]
+Dot = Literal["vpdpbusd.512", "vpmaddwd.512", "vpmaddwd.256", "vpmaddwd.128", "vpmaddubsw", "generic"]
 _INTRINSIC: Final[dict[str, str]] = {
     "vpdpbusd.512": "llvm.x86.avx512.vpdpbusd.512",
     "vpmaddwd.512": "llvm.x86.avx512.pmaddw.d.512",
     "vpmaddwd.256": "llvm.x86.avx2.pmadd.wd",
     "vpmaddwd.128": "llvm.x86.sse2.pmadd.wd",
 }
+_PAIRS_OF_BYTES: Final = {
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+    8: "llvm.x86.avx2.pmadd.ub.sw",
+    16: "llvm.x86.avx512.pmaddubs.w.512",
+}
+_PAIRS: Final = {4: "vpmaddwd.128", 8: "vpmaddwd.256", 16: "vpmaddwd.512"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,13 @@ class Isa:
         name, dot = f"{self.name}-wide", "generic" if self.dot == "generic" else "vpmaddwd.512"
         return replace(self, name=name, dot=dot, group=2, a_dtype="int16", b_dtype="int16")  # type: ignore[arg-type]
 
+    def narrow(self) -> Isa:
+        """The form that adds products of bytes in 16 bits, two sums a lane: half the multiplications of
+        16-bit pairs. Only for sums that are proven to fit (:func:`intc.codegen.cpu.sixteen.run_words`).
+        """
+        name = f"{self.name}-narrow"
+        return replace(self, name=name, dot="vpmaddubsw", group=4, a_dtype="uint8", b_dtype="int8")
+
     def generic(self) -> Isa:
         """The same tile, layout and code with the dot instruction spelled out: runs on any machine."""
         return replace(self, name=f"{self.name}-generic", dot="generic")
@@ -95,6 +108,18 @@ class Isa:
             return acc
         a = T.reinterpret(f"{self.a_dtype}x{n}", tir.Broadcast(a_word, lanes))
         return self.emit_dot_vector(acc, a, b)
+
+    def emit_pairs(self, sums: Any, a_word: Any, b: Any) -> Any:
+        """``sums`` (int16 x 2 lanes) and the products of bytes, neighbours together, of a narrow form."""
+        kind = f"int16x{2 * self.lanes}"
+        a = T.reinterpret(f"uint8x{4 * self.lanes}", tir.Broadcast(a_word, self.lanes))
+        return sums + T.call_llvm_pure_intrin(kind, _PAIRS_OF_BYTES[self.lanes], a, b)
+
+    def widen_pairs(self, acc: Any, sums: Any) -> Any:
+        """``acc`` (int32 x lanes) and both int16 sums of each lane."""
+        ones = tir.Broadcast(tir.IntImm("int16", 1), 2 * self.lanes)
+        intrinsic = _INTRINSIC[_PAIRS[self.lanes]]
+        return acc + T.call_llvm_pure_intrin(f"int32x{self.lanes}", intrinsic, sums, ones)
 
     def emit_dot_vector(self, acc: Any, a: Any, b: Any) -> Any:
         """``acc + dot`` for full vectors ``a`` and ``b`` of lanes*group elements; needs a hardware dot."""

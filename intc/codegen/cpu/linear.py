@@ -34,7 +34,8 @@ class LinearSpec:
 
     ``x`` is [M, k] of ``x_dtype`` with ``x_stride`` elements between rows (0: ``k``), the output [M, n] of
     ``out_dtype`` with ``out_stride`` (0: ``n``).
-    Without stages the int32 accumulators are stored. ``w_bits`` is 8, or 4 for weights in [-8, 7].
+    Without stages the int32 accumulators are stored. ``w_bits`` is 8, or 4 for weights in [-8, 7]. ``run`` is
+    that of :func:`intc.codegen.cpu.tile.emit_tile`.
     """
 
     k: int
@@ -45,6 +46,7 @@ class LinearSpec:
     x_stride: int = 0
     out_stride: int = 0
     w_bits: int = 8
+    run: int = 0
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.n < 1:
@@ -230,7 +232,8 @@ class _Linear:
         def tile(size: int, row: Any) -> None:
             a, a_base, words = self.words, T.Bind(row * self.stride), isa.words(self.spec.k)
             to, stride = self.acc_base, self.stride
-            emit_tile(isa, size, a, a_base, stride, b, b_base, words, start, a, to, isa.columns)
+            width, run = isa.columns, self.spec.run
+            emit_tile(isa, size, a, a_base, stride, b, b_base, words, start, a, to, width, run)
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)

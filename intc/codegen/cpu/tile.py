@@ -36,12 +36,17 @@ def emit_tile(
     out: Any,
     out_base: Any,
     out_stride: Any,
+    run: int = 0,
 ) -> None:
     """``out[r][c] = start(vector)[c] + sum A[r] B[c]`` for ``rows`` rows; ``a``, ``out`` in words, ``b`` in
     elements.
 
-    ``words`` is even.
+    ``words`` is even. ``run``: of so many words, an even number, the sums are proven to fit 16 bits; 0 for no
+    such proof.
     """
+    if run:
+        _emit_runs(isa, rows, a, a_base, a_stride, b, b_base, words, start, out, out_base, out_stride, run)
+        return
     lanes, vectors, step = isa.lanes, isa.vectors, isa.lanes * isa.group
     acc = [[register(lanes) for _ in range(vectors)] for _ in range(rows)]
     for v in range(vectors):
@@ -60,6 +65,51 @@ def emit_tile(
     for r in range(rows):
         for v in range(vectors):
             T.buffer_store(out, acc[r][v][0], [ramp(out_base + r * out_stride + v * lanes, lanes)])
+
+
+def _emit_runs(
+    isa: Isa,
+    rows: int,
+    a: Any,
+    a_base: Any,
+    a_stride: Any,
+    b: Any,
+    b_base: Any,
+    words: int,
+    start: Start,
+    out: Any,
+    out_base: Any,
+    out_stride: Any,
+    run: int,
+) -> None:
+    """:func:`emit_tile` with sums of 16 bits in registers, added to those in ``out`` after every run."""
+    lanes, vectors, step = isa.lanes, isa.vectors, isa.lanes * isa.group
+    tile = [(r, v) for r in range(rows) for v in range(vectors)]
+    places = {(r, v): ramp(out_base + r * out_stride + v * lanes, lanes) for r, v in tile}
+    for v in range(vectors):
+        initial = T.Bind(start(v))
+        for r in range(rows):
+            T.buffer_store(out, initial, [places[r, v]])
+
+    def some(first: Any, count: int) -> None:
+        sums = {at: register(2 * lanes, "int16") for at in tile}
+        for part in sums.values():
+            T.buffer_store(part, const(0, 2 * lanes, "int16"), [0])
+        with T.serial(0, count) as i:
+            word = T.Bind(first + i)
+            at = b_base + word * (step * vectors)
+            b_v = [T.Bind(b[ramp(at + v * step, step)]) for v in range(vectors)]
+            for r in range(rows):
+                a_word = T.Bind(a[a_base + r * a_stride + word])
+                for v in range(vectors):
+                    T.buffer_store(sums[r, v], isa.emit_pairs(sums[r, v][0], a_word, b_v[v]), [0])
+        for where, part in sums.items():
+            T.buffer_store(out, isa.widen_pairs(out[places[where]], part[0]), [places[where]])
+
+    with T.serial(0, words // run) as i:
+        some(T.Bind(i * run), run)
+    if words % run:
+        some(tir.IntImm("int32", words // run * run), words % run)
 
 
 def for_row_tiles(

@@ -44,9 +44,9 @@ def stack(elements: int, dtype: str) -> Any:
     return T.alloc_buffer((elements,), dtype, scope="global", layout=None)
 
 
-def register(lanes: int) -> Any:
-    """One int32 vector on the stack, element 0 of its buffer, which LLVM keeps in a register."""
-    return stack(1, typed("int32", lanes))
+def register(lanes: int, dtype: str = "int32") -> Any:
+    """One vector on the stack, element 0 of its buffer, which LLVM keeps in a register."""
+    return stack(1, typed(dtype, lanes))
 
 
 def pointer(name: str, dtype: str) -> Any:
