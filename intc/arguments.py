@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import intc
+from intc.errors import UsageError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -363,3 +364,30 @@ def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on")
     return int(text)
+
+
+def given_sizes(texts: Sequence[str]) -> dict[str, int]:
+    """What ``--size SYMBOL=N`` says, each time that it is given."""
+    sizes = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not number.isdigit() or int(number) < 1:
+            raise UsageError(f"--size {text}: expected SYMBOL=N with N >= 1")
+        sizes[name] = int(number)
+    return sizes
+
+
+def input_override(text: str) -> tuple[str, Any]:
+    """``NAME=SIZE,SIZE,..`` or ``NAME=uint8``, an element type."""
+    from intc.ir.types import DTYPES
+
+    name, separator, given = text.partition("=")
+    sizes = tuple(int(d) if d.isdigit() else d for d in given.split(",") if d)
+    if (
+        not name
+        or not separator
+        or not sizes
+        or not all(isinstance(d, int) or d.isidentifier() for d in sizes)
+    ):
+        raise UsageError(f"--input {text}: expected NAME=SIZE,SIZE,.. or NAME=TYPE")
+    return name, given if given in DTYPES else sizes

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import intc
-from intc.arguments import Command, build_parser
+from intc.arguments import Command, build_parser, given_sizes, input_override
 from intc.errors import CheckFailed, IntcError, UsageError
 from intc.files import check_writable, read_npz, replacing, write_text
 
@@ -130,8 +130,8 @@ def compile_command(args: argparse.Namespace) -> int:
             calibrator=args.calibrator,
             rounding=args.rounding,
             calibration_cache=args.calibration_cache,
-            inputs=dict(_input_override(text) for text in args.input) or None,
-            sizes=_given_sizes(args.size),
+            inputs=dict(input_override(text) for text in args.input) or None,
+            sizes=given_sizes(args.size),
             progress=tell,
             dump_after=args.dump_after,
         )
@@ -165,7 +165,7 @@ def retarget_command(args: argparse.Namespace) -> int:
     _check_output(args.output, args.target, args.artifact)
     with progress() as tell:
         tell("generate code")
-        module = intc.open_module(args.artifact, args.target, _given_sizes(args.size))
+        module = intc.open_module(args.artifact, args.target, given_sizes(args.size))
         result, text = _saved(module, args.output)
     return _print(args, result, text)
 
@@ -230,7 +230,7 @@ def bench_command(args: argparse.Namespace) -> int:
     options = Options(
         args.threads,
         args.batch,
-        _given_sizes(args.size),
+        given_sizes(args.size),
         args.vs,
         engines,
         args.seconds,
@@ -365,33 +365,6 @@ def _saved(module: intc.Module, output: Path) -> tuple[dict[str, Any], str]:
         f"{memory['arena_bytes']:,} bytes of working memory, {nodes} integer nodes"
     )
     return {**result, **memory}, text
-
-
-def _given_sizes(texts: Sequence[str]) -> dict[str, int]:
-    """What ``--size SYMBOL=N`` says, each time that it is given."""
-    sizes = {}
-    for text in texts:
-        name, _, number = text.partition("=")
-        if not number.isdigit() or int(number) < 1:
-            raise UsageError(f"--size {text}: expected SYMBOL=N with N >= 1")
-        sizes[name] = int(number)
-    return sizes
-
-
-def _input_override(text: str) -> tuple[str, Any]:
-    """``NAME=SIZE,SIZE,..`` or ``NAME=uint8``, an element type."""
-    from intc.ir.types import DTYPES
-
-    name, separator, given = text.partition("=")
-    sizes = tuple(int(d) if d.isdigit() else d for d in given.split(",") if d)
-    if (
-        not name
-        or not separator
-        or not sizes
-        or not all(isinstance(d, int) or d.isidentifier() for d in sizes)
-    ):
-        raise UsageError(f"--input {text}: expected NAME=SIZE,SIZE,.. or NAME=TYPE")
-    return name, given if given in DTYPES else sizes
 
 
 def _print(args: argparse.Namespace, result: dict[str, Any], text: str) -> int:

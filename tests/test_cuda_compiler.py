@@ -134,11 +134,19 @@ def test_floating_point_is_found() -> None:
         assert any(f.startswith("sm_80 f: ") and name in f for f in found.floats)
 
 
-@needs_nvcc
+@pytest.mark.parametrize("by", ["nvcc", "NVRTC"])
 @pytest.mark.parametrize(
     ("body", "line"), [("*x = *x / *y", r"div\.u32"), ("*(float*)x += 1.5f", r"(ld\.global|add\.\w*)\.f32")]
 )
-def test_floating_point_is_refused_without_a_disassembler(body: str, line: str) -> None:
+def test_floating_point_is_refused_without_a_disassembler(
+    body: str, line: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by == "NVRTC":
+        monkeypatch.setattr(compiler, "nvcc", lambda: None)
+    try:
+        compiler.require()
+    except UsageError:
+        pytest.skip(f"{by} is not installed")
     kernel = f'extern "C" __global__ void f(unsigned* x, unsigned* y) {{ {body}; }}'
     with pytest.raises(CodegenError, match=f"floating point in the PTX of the kernels: {line}"):
         compiler.compile_kernels({"f": kernel}, (80, 90))

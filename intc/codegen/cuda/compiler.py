@@ -96,21 +96,24 @@ def _refused(compiler: str, log: str) -> Exception:
 
 def _nvrtc(source: str, architecture: int) -> bytes:
     """Machine code for one architecture by NVRTC."""
-    library = _load_nvrtc()
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    library, program = _load_nvrtc(), ctypes.c_void_p()
+
+    def made(what: str) -> bytes:
+        size = ctypes.c_size_t()
+        getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+        content = ctypes.create_string_buffer(size.value or 1)
+        getattr(library, f"nvrtcGet{what}")(program, content)
+        return content.raw
+
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
     options = [b"--std=c++17", f"--gpu-architecture=sm_{_with_features(architecture)}".encode()]
     status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     if status:
-        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        log = ctypes.create_string_buffer(size.value or 1)
-        library.nvrtcGetProgramLog(program, log)
-        raise _refused("NVRTC", log.value.decode(errors="replace"))
-    library.nvrtcGetCUBINSize(program, ctypes.byref(size))
-    code = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetCUBIN(program, code)
+        raise _refused("NVRTC", made("ProgramLog").rstrip(b"\0").decode(errors="replace"))
+    ptx, code = made("PTX").decode(), made("CUBIN")
     library.nvrtcDestroyProgram(ctypes.byref(program))
-    return code.raw
+    _refuse_floats([ptx])
+    return code
 
 
 def _load_nvrtc() -> ctypes.CDLL:
