@@ -176,14 +176,20 @@ SUMS = {
     "...si,...id->...sd": ((3, 2, 4, 5), (3, 2, 5, 6)),
     "bhij,...ij->bh": ((3, 2, 4, 5), (4, 5)),
     "...ij,...jk": ((2, 3, 4), (2, 4, 5)),
+    "bhnd,bhde,bhn->bhne": ((2, 3, 4, 5), (2, 3, 5, 6), (2, 3, 4)),
+    "bi,bj,bk->bijk": ((2, 3), (2, 4), (2, 5)),
 }
 
 
 @pytest.mark.parametrize("equation", SUMS)
 def test_sums_over_letters_and_the_axes_before(equation: str) -> None:
-    left, right = SUMS[equation]
-    x, z = floats(*left), floats(*right)
-    rank = len(np.einsum(equation, x, z).shape)
-    inputs = ", ".join(f"float[{','.join(map(str, a.shape))}] {n}" for n, a in (("x", x), ("z", z)))
-    body = f'y = Einsum<equation="{equation}">(x, z)'
-    canonical(model(body, inputs, f"float[{','.join('abcd'[:rank])}] y"), {"x": x, "z": z}, 1e-4)
+    feeds = dict(zip("xzw", (floats(*shape) for shape in SUMS[equation]), strict=False))
+    rank = len(np.einsum(equation, *feeds.values()).shape)
+    inputs = ", ".join(f"float[{','.join(map(str, a.shape))}] {n}" for n, a in feeds.items())
+    body = f'y = Einsum<equation="{equation}">({", ".join(feeds)})'
+    canonical(model(body, inputs, f"float[{','.join('abcd'[:rank])}] y"), feeds, 1e-4)
+
+
+def test_a_sum_over_nothing_is_an_elementwise_product() -> None:
+    proto = model('y = Einsum<equation="bc,bnc->bnc">(x, z)', "float[2,4] x, float[2,3,4] z", "float[a,b,c] y")
+    assert "matmul" not in operators(canonical(proto, {"x": floats(2, 4), "z": floats(2, 3, 4)}))
