@@ -60,3 +60,14 @@ def test_positions_that_count_down() -> None:
     body = "d = Shape(x) n = Gather(d, at) r = Range(n, zero, minus) f = Cast<to=1>(r) y = Add(x, f)"
     weights = {"at": np.int64(1), "zero": np.int64(0), "minus": np.int64(-1)}
     canonical(model(body, "float[batch, seq] x", "float[b2, s2] y", weights), {"x": floats(2, 5)})
+
+
+def test_parts_of_a_joined_axis_of_any_length() -> None:
+    """Tokens in front, which are cut off again: by Slice, and by Split at a computed size."""
+    body = "z = Concat<axis=1>(front, x) d = Shape(x) n = Gather(d, at) p = Concat<axis=0>(four, n)"
+    body += " a, b = Split<axis=1>(z, p) c = Slice(z, zero, four, axis)"
+    body += " s = ReduceSum<keepdims=1>(c, axis) t = Mul(a, s) u = ReduceSum<keepdims=1>(t, axis) y = Add(b, u)"
+    numbers = {"at": 1, "four": 4, "zero": 0, "axis": 1}
+    weights = {"front": floats(1, 4, 3), **{k: np.array([v]) for k, v in numbers.items()}}
+    proto = model(body, "float[1, seq, 3] x", "float[1, s2, 3] y", weights)
+    canonical(proto, {"x": floats(1, 2, 3)})

@@ -102,7 +102,7 @@ def _bound(value: Any, size: Dim, default: Dim) -> Dim:
         return default if abs(number) >= 2**31 else (max(low, 0) if isinstance(low, int) else low)
     if isinstance(size, int):
         return min(number, size)
-    if number > 1 and number < 2**31:
+    if bounds(size)[0] < number < 2**31:
         raise GraphError(f"a slice to {number} of an axis of symbolic size {size} may be out of range")
     return size if number >= 2**31 else number
 
@@ -134,15 +134,15 @@ def _split(call: Call) -> list[Imported]:
     size = call.shape(x)[axis]
     count = len(call.node.output)
     if call.has(1):
-        sizes = [int(s) for s in call.known(1, "the split").ravel()]
+        sizes: list[Dim] = list(dims_of(call.known(1, "the split").ravel()))
     elif isinstance(size, int):
         chunk = -(-size // count)
         sizes = [min(chunk, size - i * chunk) for i in range(count)]
-        call.refuse(sizes[-1] < 1, f"an axis of size {size} cannot be split in {count}")
+        call.refuse(chunk * (count - 1) >= size, f"an axis of size {size} cannot be split in {count}")
     else:
         raise GraphError("the split axis has a symbolic size")
     out: list[Imported] = []
-    start = 0
+    start: Dim = 0
     for name, length in zip(call.node.output, sizes, strict=True):
         op = Slice(axis, start, start + length)
         out.append(call.ctx.builder.emit(op, x, name=name, source=call.label))
