@@ -191,5 +191,6 @@ def test_sums_over_letters_and_the_axes_before(equation: str) -> None:
 
 
 def test_a_sum_over_nothing_is_an_elementwise_product() -> None:
-    proto = model('y = Einsum<equation="bc,bnc->bnc">(x, z)', "float[2,4] x, float[2,3,4] z", "float[a,b,c] y")
+    body = 'y = Einsum<equation="bc,bnc->bnc">(x, z)'
+    proto = model(body, "float[2,4] x, float[2,3,4] z", "float[a,b,c] y")
     assert "matmul" not in operators(canonical(proto, {"x": floats(2, 4), "z": floats(2, 3, 4)}))
