@@ -194,3 +194,37 @@ def test_a_sum_over_nothing_is_an_elementwise_product() -> None:
     body = 'y = Einsum<equation="bc,bnc->bnc">(x, z)'
     proto = model(body, "float[2,4] x, float[2,3,4] z", "float[a,b,c] y")
     assert "matmul" not in operators(canonical(proto, {"x": floats(2, 4), "z": floats(2, 3, 4)}))
+
+
+MASKED = {
+    "chosen": "m = Unsqueeze(keep, two) z = Where(m, x, low)",
+    "infinite": "m = Unsqueeze(keep, two) z = Where(m, x, inf)",
+    "added": "m = Unsqueeze(keep, two) f = Cast<to=1>(m) g = Sub(one, f) h = Mul(g, low) z = Add(x, h)",
+}
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_maxima_over_what_a_mask_keeps(form: str, tmp_path: Path) -> None:
+    weights: Feeds = {"two": np.array([2]), "w": floats(3, 4)}
+    weights |= {"one": np.float32(1), "low": np.float32(-1e9), "inf": np.float32(-np.inf)}
+    body = MASKED[form] + " p = ReduceMax<keepdims=0, axes=[1]>(z) y = MatMul(p, w)"
+    proto = model(body, "float[batch, n, 3] x, bool[batch, n] keep", "float[b, 4] y", weights)
+    lengths = np.random.default_rng(1).integers(1, 6, 40)
+    feeds: Feeds = {"x": floats(40, 5, 3), "keep": np.arange(5)[None] < lengths[:, None]}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    want = expected(proto, feeds)[0]
+    assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)
+
+
+def test_probabilities_that_are_averaged_are_finer_than_eight_bits(tmp_path: Path) -> None:
+    body = "p = Softmax<axis=-1>(x) y = ReduceMean<keepdims=0, axes=[1]>(p)"
+    proto = model(body, "float[batch, n, 40] x", "float[b, 40] y")
+    feeds: Feeds = {"x": floats(32, 6, 40)}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    assert np.abs(found - expected(proto, feeds)[0]).max() < 2**-11

@@ -38,7 +38,7 @@ class RecoverSoftmaxMask:
 
     def run(self, graph: Graph) -> Graph:
         graph = _reassociated(graph, self.big)
-        masks = _Masks(graph, graph.producers(), self.big)
+        masks = Masks(graph, graph.producers(), self.big)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
             if not isinstance(node.op, Softmax) or len(node.inputs) != 1:
@@ -70,7 +70,7 @@ def _reassociated(graph: Graph, big: float) -> Graph:
     """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, or
     where both were moved first.
     """
-    masks = _Masks(graph, graph.producers(), big)
+    masks = Masks(graph, graph.producers(), big)
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         for x, other in (node.inputs, node.inputs[::-1]) if isinstance(node.op, Add) else ():
@@ -131,7 +131,7 @@ def _counts(keep: Keep) -> bool:
 
 
 @dataclass(frozen=True)
-class _Masks:
+class Masks:
     graph: Graph
     producers: Mapping[str, Node]
     big: float

@@ -77,7 +77,7 @@ def filled(forms: Forms, node: Node, scores: Form, mask: tuple[str, ...]) -> tup
 def shiftmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     scores, mask = filled(forms, node, wide_scores(forms, node.inputs[0]), mask)
     m, e = dyadic(Fraction(float(scores.scale)) * LOG2_E * 2**15)
-    return emitted(forms, node, Shiftmax(m, e, 8), (scores.name, *mask), PROBABILITY_SCALE)
+    return emitted(forms, node, Shiftmax(m, e, 16), (scores.name, *mask), np.float64(2.0**-15))
 
 
 def shift_weights(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
