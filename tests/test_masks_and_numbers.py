@@ -228,3 +228,21 @@ def test_probabilities_that_are_averaged_are_finer_than_eight_bits(tmp_path: Pat
     (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
     assert np.array_equal(found, exact)
     assert np.abs(found - expected(proto, feeds)[0]).max() < 2**-11
+
+
+def test_waves_of_many_turns(tmp_path: Path) -> None:
+    """The embedding of a time step, which is an input, at frequencies from 1 to 1/1000."""
+    body = "f = Cast<to=1>(t) c = Unsqueeze(f, ax) a = Mul(c, w)"
+    body += " s = Sin(a) k = Cos(a) y = Concat<axis=1>(s, k)"
+    weights: Feeds = {"ax": np.array([1]), "w": np.logspace(0, -3, 8, dtype=np.float32)}
+    proto = model(body, "int64[batch] t", "float[b, 16] y", weights)
+    feeds: Feeds = {"t": np.random.default_rng(0).integers(0, 1000, 64)}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    further: Feeds = {"t": np.array([0, 999, 1500, 60000])}
+    for given in (feeds, further):
+        (found,), (exact,) = module.session().run(None, given), module.graph.evaluate(given)
+        assert np.array_equal(found, exact)
+        angles = given["t"][:, None] * weights["w"].astype(np.float64)
+        want = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        assert np.abs(found - want).max() < 1e-3
