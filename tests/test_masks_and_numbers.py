@@ -246,3 +246,16 @@ def test_waves_of_many_turns(tmp_path: Path) -> None:
         angles = given["t"][:, None] * weights["w"].astype(np.float64)
         want = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
         assert np.abs(found - want).max() < 1e-3
+
+
+def test_softmax_of_negated_roots(tmp_path: Path) -> None:
+    """Distances as scores: the less, the more."""
+    body = "q = Mul(x, x) s = Sqrt(q) n = Neg(s) p = Softmax<axis=-1>(n) y = MatMul(p, z)"
+    proto = model(body, "float[batch, n, 8] x, float[batch, 8, 4] z", "float[b, m, 4] y")
+    feeds: Feeds = {"x": floats(32, 6, 8), "z": floats(32, 8, 4)}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    want = expected(proto, feeds)[0]
+    assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)

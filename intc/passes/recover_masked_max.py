@@ -1,5 +1,5 @@
-"""Maxima over what a mask keeps: ``max(where(k, x, -big)) = max(where(k, x, min(x)))``, however ``k`` is spelt
-(:mod:`intc.passes.recover_softmax_mask`).
+"""Maxima over what a mask keeps: ``max(where(k, x, -big)) = max(where(k, x, min(x)))``, with ``k`` spelt
+as in :mod:`intc.passes.recover_softmax_mask`.
 
 A range that holds ``-big`` would leave no step for x. Of a row that keeps nothing the maximum is the least of
 its entries, where it was ``-big``.
