@@ -90,3 +90,13 @@ def test_columns_of_one_input_that_choose_from_tables_of_different_sizes(tmp_pat
     assert np.linalg.norm(found - want) < 0.02 * np.linalg.norm(want)
     with pytest.raises(FeedError, match=r"outside \[0, 8\]"):
         module.session().run(None, {"ids": np.array([[0, 9]])})
+
+
+def test_known_coordinates_of_the_first_axes() -> None:
+    """Pairs below the diagonal, as torch exports ``x[:, rows, columns]``."""
+    pairs = np.stack(np.tril_indices(4, -1), axis=-1)
+    body = "t = Transpose<perm=[1, 2, 0]>(x) g = GatherND(t, pairs) y = Transpose<perm=[1, 0]>(g)"
+    proto = model(body, "float[batch, 4, 4] x", "float[b, 6] y", {"pairs": pairs})
+    canonical(proto, {"x": floats(3, 4, 4)})
+    with pytest.raises(UnsupportedModel, match="an index lies outside the 4x4 entries"):
+        import_onnx(model(body, "float[batch, 4, 4] x", "float[b, 6] y", {"pairs": pairs + 2}))

@@ -51,7 +51,7 @@ def fixed_point(forms: Forms, value: str, low: int, high: int) -> tuple[Form, in
 
 
 def wide_scores(forms: Forms, value: str) -> Form:
-    """Scores of at most 32 bits, any two of which are less than 2**31 apart, that grow with their integers."""
+    """Scores of at most 32 bits, any two less than 2**31 apart, that grow with their integers."""
     form = forms.as_is(value, 32, 32)
     lo, hi = forms.builder.graph.type(form.name).interval
     return form if hi - lo < 2**31 and float(form.scale) > 0 else forms.quantised(value, 32)
