@@ -32,7 +32,6 @@ from intc.passes.merge_linears import MergeLinears
 from intc.passes.plan import Plan
 from intc.passes.recover_gelu import RecoverGelu
 from intc.passes.recover_layer_norm import RecoverLayerNorm
-from intc.passes.recover_masked_max import RecoverMaskedMax
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 from intc.passes.reorder_products import ReorderProducts
 from intc.passes.simplify_movement import SimplifyMovement
@@ -45,7 +44,6 @@ CANONICALISE: tuple[Pass, ...] = (
     RecoverLayerNorm(),
     RecoverGelu(),
     RecoverSoftmaxMask(),
-    RecoverMaskedMax(),
     FusePointwise(),
     FoldInputNormalisation(),
     FoldChannelScale(),
