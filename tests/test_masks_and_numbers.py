@@ -176,14 +176,86 @@ SUMS = {
     "...si,...id->...sd": ((3, 2, 4, 5), (3, 2, 5, 6)),
     "bhij,...ij->bh": ((3, 2, 4, 5), (4, 5)),
     "...ij,...jk": ((2, 3, 4), (2, 4, 5)),
+    "bhnd,bhde,bhn->bhne": ((2, 3, 4, 5), (2, 3, 5, 6), (2, 3, 4)),
+    "bi,bj,bk->bijk": ((2, 3), (2, 4), (2, 5)),
 }
 
 
 @pytest.mark.parametrize("equation", SUMS)
 def test_sums_over_letters_and_the_axes_before(equation: str) -> None:
-    left, right = SUMS[equation]
-    x, z = floats(*left), floats(*right)
-    rank = len(np.einsum(equation, x, z).shape)
-    inputs = ", ".join(f"float[{','.join(map(str, a.shape))}] {n}" for n, a in (("x", x), ("z", z)))
-    body = f'y = Einsum<equation="{equation}">(x, z)'
-    canonical(model(body, inputs, f"float[{','.join('abcd'[:rank])}] y"), {"x": x, "z": z}, 1e-4)
+    feeds = dict(zip("xzw", (floats(*shape) for shape in SUMS[equation]), strict=False))
+    rank = len(np.einsum(equation, *feeds.values()).shape)
+    inputs = ", ".join(f"float[{','.join(map(str, a.shape))}] {n}" for n, a in feeds.items())
+    body = f'y = Einsum<equation="{equation}">({", ".join(feeds)})'
+    canonical(model(body, inputs, f"float[{','.join('abcd'[:rank])}] y"), feeds, 1e-4)
+
+
+def test_a_sum_over_nothing_is_an_elementwise_product() -> None:
+    body = 'y = Einsum<equation="bc,bnc->bnc">(x, z)'
+    proto = model(body, "float[2,4] x, float[2,3,4] z", "float[a,b,c] y")
+    assert "matmul" not in operators(canonical(proto, {"x": floats(2, 4), "z": floats(2, 3, 4)}))
+
+
+MASKED = {
+    "chosen": "m = Unsqueeze(keep, two) z = Where(m, x, low)",
+    "infinite": "m = Unsqueeze(keep, two) z = Where(m, x, inf)",
+    "added": "m = Unsqueeze(keep, two) f = Cast<to=1>(m) g = Sub(one, f) h = Mul(g, low) z = Add(x, h)",
+}
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_maxima_over_what_a_mask_keeps(form: str, tmp_path: Path) -> None:
+    weights: Feeds = {"two": np.array([2]), "w": floats(3, 4)}
+    weights |= {"one": np.float32(1), "low": np.float32(-1e9), "inf": np.float32(-np.inf)}
+    body = MASKED[form] + " p = ReduceMax<keepdims=0, axes=[1]>(z) y = MatMul(p, w)"
+    proto = model(body, "float[batch, n, 3] x, bool[batch, n] keep", "float[b, 4] y", weights)
+    lengths = np.random.default_rng(1).integers(1, 6, 40)
+    feeds: Feeds = {"x": floats(40, 5, 3), "keep": np.arange(5)[None] < lengths[:, None]}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    want = expected(proto, feeds)[0]
+    assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)
+
+
+def test_probabilities_that_are_averaged_are_finer_than_eight_bits(tmp_path: Path) -> None:
+    body = "p = Softmax<axis=-1>(x) y = ReduceMean<keepdims=0, axes=[1]>(p)"
+    proto = model(body, "float[batch, n, 40] x", "float[b, 40] y")
+    feeds: Feeds = {"x": floats(32, 6, 40)}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    assert np.abs(found - expected(proto, feeds)[0]).max() < 2**-11
+
+
+def test_waves_of_many_turns(tmp_path: Path) -> None:
+    """The embedding of a time step, which is an input, at frequencies from 1 to 1/1000."""
+    body = "f = Cast<to=1>(t) c = Unsqueeze(f, ax) a = Mul(c, w)"
+    body += " s = Sin(a) k = Cos(a) y = Concat<axis=1>(s, k)"
+    weights: Feeds = {"ax": np.array([1]), "w": np.logspace(0, -3, 8, dtype=np.float32)}
+    proto = model(body, "int64[batch] t", "float[b, 16] y", weights)
+    feeds: Feeds = {"t": np.random.default_rng(0).integers(0, 1000, 64)}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    further: Feeds = {"t": np.array([0, 999, 1500, 60000])}
+    for given in (feeds, further):
+        (found,), (exact,) = module.session().run(None, given), module.graph.evaluate(given)
+        assert np.array_equal(found, exact)
+        angles = given["t"][:, None] * weights["w"].astype(np.float64)
+        want = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        assert np.abs(found - want).max() < 1e-3
+
+
+def test_softmax_of_negated_roots(tmp_path: Path) -> None:
+    """Distances as scores: the less, the more."""
+    body = "q = Mul(x, x) s = Sqrt(q) n = Neg(s) p = Softmax<axis=-1>(n) y = MatMul(p, z)"
+    proto = model(body, "float[batch, n, 8] x, float[batch, 8, 4] z", "float[b, m, 4] y")
+    feeds: Feeds = {"x": floats(32, 6, 8), "z": floats(32, 8, 4)}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    want = expected(proto, feeds)[0]
+    assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import intc
-from intc.errors import UnsupportedModel
+from intc.errors import FeedError, UnsupportedModel
 from intc.frontend import import_onnx
 from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
@@ -60,3 +60,43 @@ def test_positions_that_count_down() -> None:
     body = "d = Shape(x) n = Gather(d, at) r = Range(n, zero, minus) f = Cast<to=1>(r) y = Add(x, f)"
     weights = {"at": np.int64(1), "zero": np.int64(0), "minus": np.int64(-1)}
     canonical(model(body, "float[batch, seq] x", "float[b2, s2] y", weights), {"x": floats(2, 5)})
+
+
+def test_parts_of_a_joined_axis_of_any_length() -> None:
+    """Tokens in front, which are cut off again: by Slice, and by Split at a computed size."""
+    body = "z = Concat<axis=1>(front, x) d = Shape(x) n = Gather(d, at) p = Concat<axis=0>(four, n)"
+    body += " a, b = Split<axis=1>(z, p) c = Slice(z, zero, four, axis)"
+    body += " s = ReduceSum<keepdims=1>(c, axis) t = Mul(a, s)"
+    body += " u = ReduceSum<keepdims=1>(t, axis) y = Add(b, u)"
+    numbers = {"at": 1, "four": 4, "zero": 0, "axis": 1}
+    weights = {"front": floats(1, 4, 3), **{k: np.array([v]) for k, v in numbers.items()}}
+    proto = model(body, "float[1, seq, 3] x", "float[1, s2, 3] y", weights)
+    canonical(proto, {"x": floats(1, 2, 3)})
+
+
+def test_columns_of_one_input_that_choose_from_tables_of_different_sizes(tmp_path: Path) -> None:
+    body = "a = Gather<axis=1>(ids, zero) b = Gather<axis=1>(ids, one)"
+    body += " p = Gather(small, a) q = Gather(large, b) z = Concat<axis=1>(p, q) y = MatMul(z, w)"
+    weights = {"zero": np.int64(0), "one": np.int64(1), "w": floats(8, 6)}
+    weights |= {"small": floats(3, 4), "large": floats(9, 4)}
+    proto = model(body, "int64[batch, 2] ids", "float[batch, 6] y", weights)
+    rng = np.random.default_rng(0)
+    feeds = {"ids": np.stack([rng.integers(0, 3, 32), rng.integers(0, 9, 32)], axis=1)}
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
+    assert np.array_equal(found, exact)
+    want = expected(proto, feeds)[0]
+    assert np.linalg.norm(found - want) < 0.02 * np.linalg.norm(want)
+    with pytest.raises(FeedError, match=r"outside \[0, 8\]"):
+        module.session().run(None, {"ids": np.array([[0, 9]])})
+
+
+def test_known_coordinates_of_the_first_axes() -> None:
+    """Pairs below the diagonal, as torch exports ``x[:, rows, columns]``."""
+    pairs = np.stack(np.tril_indices(4, -1), axis=-1)
+    body = "t = Transpose<perm=[1, 2, 0]>(x) g = GatherND(t, pairs) y = Transpose<perm=[1, 0]>(g)"
+    proto = model(body, "float[batch, 4, 4] x", "float[b, 6] y", {"pairs": pairs})
+    canonical(proto, {"x": floats(3, 4, 4)})
+    with pytest.raises(UnsupportedModel, match="an index lies outside the 4x4 entries"):
+        import_onnx(model(body, "float[batch, 4, 4] x", "float[b, 6] y", {"pairs": pairs + 2}))

@@ -117,11 +117,13 @@ def _cum_sum(call: Call) -> list[Imported]:
 
 
 def _einsum(call: Call) -> list[Imported]:
-    """One or two operands without repeated letters: a transpose and sum, or a product of matrices."""
+    """Operands without repeated letters, from the left: transposes and sums, products of matrices, and
+    element-wise products where nothing is summed.
+    """
     equation = _spelt_out(call, str(call.attributes["equation"]).replace(" ", ""))
     left, _, out = equation.partition("->")
     terms = left.split(",")
-    call.refuse(len(terms) != len(call.inputs) or len(terms) > 2, f"{len(terms)} operands are not supported")
+    call.refuse(len(terms) != len(call.inputs), f"'{equation}' does not fit the operands")
     call.refuse(any(len(set(t)) != len(t) for t in (*terms, out)), "a repeated letter is not supported")
     parts = [(call.x(i), term) for i, term in enumerate(terms)]
     if any(len(call.shape(x)) != len(term) for x, term in parts):
@@ -133,8 +135,11 @@ def _einsum(call: Call) -> list[Imported]:
             call.refuse(sizes[letter] != size, f"two sizes of '{letter}', {sizes[letter]} and {size}")
     needed = [set(out).union(*terms[:i], *terms[i + 1 :]) for i in range(len(terms))]
     reduced = [_summed(call, x, term, letters) for (x, term), letters in zip(parts, needed, strict=True)]
-    x, term = reduced[0] if len(reduced) == 1 else _multiplied(call, reduced[0], reduced[1], out)
-    return [_ordered(call, x, term, out)]
+    done, *rest = reduced
+    while rest:
+        other, *rest = rest
+        done = _multiplied(call, done, other, "".join({*out}.union(*(t for _, t in rest))))
+    return [_ordered(call, *done, out)]
 
 
 def _spelt_out(call: Call, equation: str) -> str:
@@ -169,6 +174,7 @@ def _ordered(call: Call, x: str, term: str, wanted: str) -> str:
 
 
 def _multiplied(call: Call, a: tuple[str, str], b: tuple[str, str], out: str) -> tuple[str, str]:
+    """``a`` times ``b``, each a value and the letters of its axes, summed over those not in ``out``."""
     (x, left), (y, right) = a, b
     shared = [c for c in left if c in right]
     batch, inner = [c for c in shared if c in out], [c for c in shared if c not in out]
@@ -177,13 +183,21 @@ def _multiplied(call: Call, a: tuple[str, str], b: tuple[str, str], out: str) ->
         zip(right, call.shape(y), strict=True)
     )
 
+    whole = [*batch, *rows, *columns]
+
+    def spread(value: str, term: str) -> str:
+        moved = _ordered(call, value, term, "".join(c for c in whole if c in term))
+        return reshape_to(call, moved, [sizes[c] if c in term else 1 for c in whole], True)
+
+    if not inner:
+        return call.emit(ew.Mul(), spread(x, left), spread(y, right), last=False), "".join(whole)
+
     def matrix(value: str, term: str, *groups: list[str]) -> str:
         moved = _ordered(call, value, term, "".join(batch + groups[0] + groups[1]))
         shape = [*(sizes[c] for c in batch), *(product(sizes[c] for c in g) for g in groups)]
         return reshape_to(call, moved, shape, True)
 
     z = call.emit(MatMul(), matrix(x, left, rows, inner), matrix(y, right, inner, columns), last=False)
-    whole = [*batch, *rows, *columns]
     return reshape_to(call, z, [sizes[c] for c in whole], True), "".join(whole)
 
 

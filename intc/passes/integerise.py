@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +15,9 @@ from intc.ir.op import Array
 from intc.ir.types import TensorType
 from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
 from intc.ops.fake_quantize import FakeQuantize
-from intc.ops.movement import Concat, Gather, GatherElements, Reshape, Transpose
+from intc.ops.movement import Concat, Gather, GatherElements, Reshape, Slice, Transpose
 from intc.ops.requantize import Clip
-from intc.passes.integer import rules_quantised
+from intc.passes.integer import rules_elementwise, rules_quantised
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
 from intc.passes.integer.rounding import Rounding
@@ -117,7 +117,7 @@ def _differs_by_reader(context: Context, value: str) -> bool:
     wide = forms.builder.graph.type(form.name).dtype == "int32" and not form.per_tensor and form.plain
     if not wide:
         return False
-    readers = list(_readers(context, value))
+    readers = [n for n in _readers(context, value) if not rules_elementwise.circles(context, n)]
     return len(readers) > 1 and len(context.products(value)) < len(readers)
 
 
@@ -168,17 +168,34 @@ def _common_scale(forms: Forms, node: Node, reals: list[str]) -> Array:
 
 
 def _index_ranges(graph: Graph) -> dict[str, int]:
-    """For each integer input used as a row index (through data movement), the number of rows."""
+    """For each integer input used as a row index (through data movement), the number of rows: the fewest of
+    the tables that it chooses from as a whole, else, where every part of it chooses from one, the most.
+    """
     out: dict[str, int] = {}
-    producers = graph.producers()
-    for node in graph.nodes:
-        if isinstance(node.op, Gather) and node.inputs[0] in graph.constants:
-            source = node.inputs[1]
-            while source in producers and len(producers[source].inputs) == 1:
-                source = producers[source].inputs[0]
-            rows = graph.constants[node.inputs[0]].shape[node.op.axis]
-            out[source] = min(rows, out.get(source, rows))
+    users = graph.users()
+    for name in graph.inputs:
+        read = list(_rows_read(graph, users, name))
+        whole = [rows for rows, part in read if rows and not part]
+        if whole:
+            out[name] = min(whole)
+        elif read and all(rows for rows, _ in read):
+            out[name] = max(rows for rows, _ in read)
     return out
+
+
+def _rows_read(
+    graph: Graph, users: Mapping[str, list[Node]], value: str, part: bool = False
+) -> Iterator[tuple[int, bool]]:
+    """For each reader of ``value`` (through data movement) the rows of the constant table that it indexes, 0
+    where it does something else, and whether it reads only a ``part``.
+    """
+    for node in users[value]:
+        if isinstance(node.op, Gather) and node.inputs[0] in graph.constants:
+            yield graph.constants[node.inputs[0]].shape[node.op.axis], part
+        elif len(node.inputs) == 1:
+            yield from _rows_read(graph, users, node.output, part or isinstance(node.op, Slice))
+        else:
+            yield 0, part
 
 
 def _input(context: Context, name: str, indexed: dict[str, int]) -> None:

@@ -51,10 +51,10 @@ def fixed_point(forms: Forms, value: str, low: int, high: int) -> tuple[Form, in
 
 
 def wide_scores(forms: Forms, value: str) -> Form:
-    """Scores of at most 32 bits, any two of which are less than 2**31 apart."""
+    """Scores of at most 32 bits, any two less than 2**31 apart, that grow with their integers."""
     form = forms.as_is(value, 32, 32)
     lo, hi = forms.builder.graph.type(form.name).interval
-    return form if hi - lo < 2**31 else forms.quantised(value, 32)
+    return form if hi - lo < 2**31 and float(form.scale) > 0 else forms.quantised(value, 32)
 
 
 def filled(forms: Forms, node: Node, scores: Form, mask: tuple[str, ...]) -> tuple[Form, tuple[str, ...]]:
@@ -77,7 +77,7 @@ def filled(forms: Forms, node: Node, scores: Form, mask: tuple[str, ...]) -> tup
 def shiftmax(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:
     scores, mask = filled(forms, node, wide_scores(forms, node.inputs[0]), mask)
     m, e = dyadic(Fraction(float(scores.scale)) * LOG2_E * 2**15)
-    return emitted(forms, node, Shiftmax(m, e, 8), (scores.name, *mask), PROBABILITY_SCALE)
+    return emitted(forms, node, Shiftmax(m, e, 16), (scores.name, *mask), np.float64(2.0**-15))
 
 
 def shift_weights(forms: Forms, node: Node, mask: tuple[str, ...]) -> Form:

@@ -34,7 +34,7 @@ def product(context: Context, node: Node) -> Form:
     count = length if isinstance(length, int) else SYMBOL_MAX
     weights = forms.nodes.get(node.inputs[0])
     if weights is not None and isinstance(weights.op, Softmax):
-        a, c = (forms.as_is(x, 8, 8) for x in node.inputs)
+        a, c = _probabilities(forms, node.inputs[0]), forms.as_is(node.inputs[1], 8, 8)
     elif (reader := softmax_of(forms.source, context.users, node.output)) is not None:
         a, c = _score_operands(context, node, count, *reader)
     else:
@@ -49,6 +49,14 @@ def product(context: Context, node: Node) -> Form:
     scale = scale / 2.0**CONTEXT_FRAC
     name = b.emit(NormaliseRows(), total, a.name, name=node.output, source=node.source, scale=as_scale(scale))
     return Form(name, scale)
+
+
+def _probabilities(forms: Forms, value: str) -> Form:
+    """The softmax ``value`` as a product reads it: in 8 bits, of which none is a sign."""
+    form = forms.base[value]
+    if form.plain and forms.builder.graph.type(form.name).dtype == "int16":
+        return forms.quantised(value, 8, np.asarray(forms.range_of(value, 8) / 255), unsigned=True)
+    return forms.as_is(value, 8, 8)
 
 
 def _fitting(forms: Forms, node: Node, operands: tuple[Form, Form], count: int) -> Iterator[Form]:

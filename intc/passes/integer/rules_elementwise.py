@@ -16,6 +16,7 @@ from intc.ops.division import Divide, Root
 from intc.ops.elementwise import (
     Add,
     Cast,
+    Cos,
     Div,
     Floor,
     Max,
@@ -24,35 +25,45 @@ from intc.ops.elementwise import (
     Pow,
     Relu,
     Round,
+    Sin,
     Sqrt,
     Where,
 )
 from intc.ops.fused import WIDE
+from intc.ops.movement import Expand
 from intc.ops.pointwise import CURVED, Pointwise
 from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip, Requantize
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import LIMIT, Form, emitted
+from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
 MEAN_BITS = 10  # fraction bits of a mean
 CURVE_BITS = 10  # its pieces are as fine as that
 STEP_BITS = 10  # fraction bits of a number that is rounded to a whole one, at most
+MANY_TURNS: float = 4 * math.pi  # an angle that reaches further is brought into one turn
 MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
 
 
 def multiply(context: Context, node: Node) -> Form:
-    """By one constant per channel only the scale changes; value by value is a 16 x 16-bit product."""
+    """By one constant per channel only the scale changes, of a column repeated before; value by value is a
+    16 x 16-bit product.
+    """
     forms = context.forms
     left, right = node.inputs
     if context.constant(left) is not None:
         left, right = right, left
     constant = context.constant(right)
-    same = forms.source.type(left).shape == forms.source.type(node.output).shape
-    if constant is not None and same and constant.size == (constant.shape or (1,))[-1] and constant.all():
+    whole = forms.source.type(node.output).shape
+    row = constant is not None and constant.size == (constant.shape or (1,))[-1] and constant.all()
+    if constant is not None and row and forms.source.type(left).shape == whole:
         form = forms.base.get(left) or forms.quantised(left, 16)
         return Form(form.name, form.scale * constant.astype(np.float64).ravel(), fixed=form.fixed)
+    if constant is not None and row and forms.source.type(left).shape == (*whole[:-1], 1):
+        form = forms.as_is(left, 32, 16)
+        scale = form.scale * constant.astype(np.float64).ravel()
+        return emitted(forms, node, Expand(whole), (form.name,), scale)
     a, c = forms.quantised(left, 16), forms.quantised(right, 16)
     scale = np.asarray(a.scale * c.scale)
     return emitted(context.forms, node, Mul(), (a.name, c.name), scale)
@@ -102,7 +113,8 @@ def curve(context: Context, node: Node) -> Form:
     forms, op = context.forms, node.op
     assert isinstance(op, Pointwise)
     reach = MARGIN * forms.range_of(node.inputs[0], CURVE_BITS)
-    x = forms.quantised(node.inputs[0], 16, np.asarray(reach / 32767))
+    turns = circles(context, node)
+    x = _phase(forms, node) if turns else forms.quantised(node.inputs[0], 16, np.asarray(reach / 32767))
     scale = MARGIN * forms.scale_for(node.output, 16)
     knots = np.linspace(-32768, 32768, KNOTS) * float(x.scale)
     entries = np.rint(op.function(knots) / scale)
@@ -114,6 +126,28 @@ def curve(context: Context, node: Node) -> Form:
     table = np.clip(entries, -32767, 32767).astype(np.int16)
     name = forms.builder.constant(f"{node.output}.curve", table)
     return emitted(context.forms, node, Curve(), (x.name, name), scale)
+
+
+def circles(context: Context, node: Node) -> bool:
+    """Whether ``node`` is a sine or cosine of so many turns that only what is beyond whole ones is kept."""
+    circular = isinstance(node.op, Sin | Cos) or (
+        isinstance(node.op, Pointwise) and node.op.formula in ("(sin x)", "(cos x)")
+    )
+    return circular and MARGIN * context.forms.range_of(node.inputs[0], CURVE_BITS) > MANY_TURNS
+
+
+def _phase(forms: Forms, node: Node) -> Form:
+    """What the operand of a circular ``node`` is beyond whole turns, of 2**16 steps each."""
+    b, steps = forms.builder, 2**16
+    most = LIMIT[32] // steps + 1
+    angle = forms.quantised(node.inputs[0], 32, np.asarray(2 * math.pi / steps))
+    op = Requantize(-most, most, "int32")
+    ratio = forms.ratio(np.asarray(1 / steps))
+    turns = b.emit(op, angle.name, *ratio, name=f"{node.output}.turns", source=node.source)
+    full = b.constant(f"{node.output}.turn", np.full(1, -steps, np.int32))
+    whole = b.emit(Mul(), turns, full, name=f"{node.output}.whole", source=node.source)
+    rest = b.emit(Add(), angle.name, whole, name=f"{node.output}.rest", source=node.source)
+    return emitted(forms, node, Clip(-32768, 32767, "int16"), (rest,), angle.scale, ".phase")
 
 
 def whole(context: Context, node: Node) -> Form:

@@ -1,0 +1,280 @@
+"""Masks, however they are spelt: what is kept of a value, as an expression of bools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from intc.ir.dims import Shape, product
+from intc.ir.graph import Builder, Graph, Node
+from intc.ir.op import Op
+from intc.ops.elementwise import Add, And, Cast, Equal, Less, Max, Mul, Not, Sub, Where
+from intc.ops.movement import Expand, Reshape, Slice, Transpose
+from intc.passes.rewrite import constant_of, scalar_of
+
+# A mask as an expression: True keeps everything; the rest is emitted on demand, once per expression.
+Keep: TypeAlias = bool | tuple[object, ...]
+MOVES = (Reshape, Expand, Transpose, Slice)
+
+
+def _both(a: Keep, b: Keep) -> Keep:
+    if a is True or b is True:
+        return b if a is True else a
+    return a if a == b else ("and", a, b)
+
+
+def _parts(keep: Keep) -> list[Keep]:
+    """The conditions that ``keep`` joins."""
+    if isinstance(keep, tuple) and keep[0] == "and":
+        return [part for side in keep[1:] for part in _parts(side)]  # type: ignore[arg-type]
+    return [keep]
+
+
+def _counts(keep: Keep) -> bool:
+    """Whether ``keep`` stems from integers, which need not be 1 where they are not 0."""
+    return isinstance(keep, tuple) and (keep[0] == "nonzero" or any(_counts(k) for k in keep[1:]))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Questions about the masks in ``graph``, where at most ``-big`` counts as minus infinity."""
+
+    graph: Graph
+    producers: Mapping[str, Node]
+    big: float
+    emitted: dict[Keep, str] = field(default_factory=dict)
+    lowest: list[float] = field(default_factory=list)  # what stood for minus infinity in the last mask
+
+    def unmoved(self, value: str) -> tuple[Node | None, tuple[Op, ...]]:
+        """The node behind the data movement that makes ``value``, and that movement in order."""
+        node, moves = self.producers.get(value), list[Op]()
+        while node is not None and isinstance(node.op, MOVES):
+            moves.insert(0, node.op)
+            node = self.producers.get(node.inputs[0])
+        return node, tuple(moves)
+
+    def split(self, value: str) -> tuple[str, Keep, tuple[Reshape | Transpose, ...]]:
+        """(scores, keep, moves) with ``value = where(keep, moved scores, -big)``; keep is False where nothing
+        was understood.
+        """
+        node = self.producers.get(value)
+        if node is not None and isinstance(node.op, Max):  # the lowest number again, as a floor
+            live = [x for x in node.inputs if not self.minus_infinity(x)]
+            return self.split(live[0]) if len(live) == 1 else (value, False, ())
+        if node is not None and isinstance(node.op, Reshape):
+            scores, keep, shapes = self.split(node.inputs[0])
+            if not isinstance(keep, tuple):
+                return value, False, ()
+            whole = ("move", Expand(self.graph.type(node.inputs[0]).shape), keep)
+            return scores, ("move", node.op, whole), (*shapes, node.op)
+        if node is not None and isinstance(node.op, Transpose):
+            scores, keep, shapes = self.split(node.inputs[0])
+            if not isinstance(keep, tuple):
+                return value, False, ()
+            return scores, ("turn", node.op, keep), (*shapes, node.op)
+        found: Keep | None = None
+        scores = value
+        if node is not None and isinstance(node.op, Add):
+            for inner, other in (node.inputs, node.inputs[::-1]):
+                found = self.additive(other)
+                if found is not None:
+                    scores = inner
+                    break
+        elif node is not None and isinstance(node.op, Sub):
+            scores, found = node.inputs[0], self.additive(node.inputs[1], -1)
+        elif node is not None and isinstance(node.op, Where):
+            condition, a, b = node.inputs
+            if self.minus_infinity(b):
+                scores, found = a, self.truth(condition)
+            elif self.minus_infinity(a):
+                scores, found = b, self._not(self.truth(condition))
+        if found is None:
+            return value, False, ()
+        inner, keep, shapes = self.split(scores)
+        keep = found if keep is False else _both(found, keep)
+        return self._unfactored(inner, keep), keep, shapes
+
+    def _unfactored(self, scores: str, keep: Keep) -> str:
+        """``x`` where ``scores`` is x times a part of ``keep``: where it counts, the factor is 1."""
+        node = self.producers.get(scores)
+        if node is None or not isinstance(node.op, Mul):
+            return scores
+        ones = [part for part in _parts(keep) if not _counts(part)]
+        live = [x for x in node.inputs if (factor := self.truth(x)) is None or factor not in ones]
+        same = len(live) == 1 and self.graph.type(live[0]).shape == self.graph.type(scores).shape
+        return live[0] if same else scores
+
+    def fits(self, scores: str, moves: tuple[Reshape | Transpose, ...], wanted: Shape) -> bool:
+        """Whether no mask has broadcast the scores."""
+        shape = self.graph.type(scores).shape
+        for move in moves:
+            if isinstance(move, Transpose):
+                if len(move.perm) != len(shape):
+                    return False
+                shape = tuple(shape[a] for a in move.perm)
+            elif product(shape) != product(move.shape):
+                return False
+            else:
+                shape = move.shape
+        return shape == wanted
+
+    def additive(self, value: str, sign: int = 1) -> Keep | None:
+        """keep with ``sign * value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
+        constant = constant_of(self.graph, self.producers, value)
+        if constant is not None and constant.dtype.kind == "f":
+            kept = constant == 0
+            if not np.all(kept | (sign * constant <= -self.big)):
+                return None
+            return True if bool(kept.all()) else ("zeros", value)
+        node = self.producers.get(value)
+        if node is None:
+            return None
+        if isinstance(node.op, MOVES):
+            return self._moved(node.op, self.additive(node.inputs[0], sign))
+        if isinstance(node.op, Add):
+            parts = [self.additive(x, sign) for x in node.inputs]
+            return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+        if isinstance(node.op, Mul):
+            for factor, other in (node.inputs, node.inputs[::-1]):
+                if self.minus_infinity(other, sign):
+                    return self._not(self.truth(factor))
+            return None
+        return self._chosen(node, sign) if isinstance(node.op, Where) else None
+
+    def _chosen(self, node: Node, sign: int) -> Keep | None:
+        """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is
+        false.
+        """
+        condition, a, b = node.inputs
+        if self.minus_infinity(b, sign) and scalar_of(self.graph, self.producers, a) == 0:
+            return self.truth(condition)
+        if self.minus_infinity(a, sign):
+            masked = self.truth(condition)
+            if scalar_of(self.graph, self.producers, b) == 0 or (
+                masked is not None and masked == self.truth(b)
+            ):
+                return self._not(masked)
+        return None
+
+    def truth(self, value: str) -> Keep | None:
+        """The condition ``value != 0`` of a bool, an integer, or a float that only takes the values 0 and 1;
+        a float input of the model counts as one of those, at least where it meets -big.
+        """
+        type_ = self.graph.type(value)
+        constant = constant_of(self.graph, self.producers, value)
+        if constant is not None:
+            if type_.is_float and not np.isin(constant, (0, 1)).all():
+                return None
+            if constant.all():
+                return True
+            if type_.dtype == "bool":
+                return ("value", value)
+            return ("ones", value) if np.isin(constant, (0, 1)).all() else None
+        node = self.producers.get(value)
+        if node is not None and isinstance(node.op, MOVES):
+            return self._moved(node.op, self.truth(node.inputs[0]))
+        if node is not None and isinstance(node.op, Cast):
+            source = self._tested(node.inputs[0]) if type_.dtype == "bool" else self.truth(node.inputs[0])
+            return ("value", value) if source is None and type_.dtype == "bool" else source
+        if node is not None and isinstance(node.op, Not):
+            return self._not(self.truth(node.inputs[0]))
+        if node is not None and isinstance(node.op, (And, Mul)):
+            parts = [self.truth(x) for x in node.inputs]
+            return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+        if node is not None and isinstance(node.op, Sub):
+            one = scalar_of(self.graph, self.producers, node.inputs[0]) == 1
+            return self._not(self.truth(node.inputs[1])) if one else None
+        if node is not None and isinstance(node.op, Equal):
+            for other, x in (node.inputs, node.inputs[::-1]):
+                if scalar_of(self.graph, self.producers, other) == 0:
+                    return self._not(self._tested(x)) or ("value", value)
+        if node is not None and isinstance(node.op, Where):
+            chosen = [scalar_of(self.graph, self.producers, x) for x in node.inputs[1:]]
+            if None not in chosen and [bool(c) for c in chosen] in ([True, False], [False, True]):
+                keep = self.truth(node.inputs[0])
+                return keep if chosen[0] else self._not(keep)
+        if type_.dtype == "bool":
+            return ("value", value)
+        if type_.is_float:
+            return ("input", value) if value in self.graph.inputs else None
+        return ("nonzero", value)
+
+    def _tested(self, value: str) -> Keep | None:
+        """The condition ``value != 0`` that the model itself tests: a float input may hold any number."""
+        any_number = value in self.graph.inputs and self.graph.type(value).is_float
+        return None if any_number else self.truth(value)
+
+    def _not(self, keep: Keep | None) -> Keep | None:
+        if not isinstance(keep, tuple):
+            return None
+        if keep[0] == "move":
+            return ("move", keep[1], self._not(keep[2]))  # type: ignore[arg-type]
+        return keep[1] if keep[0] == "not" else ("not", keep)  # type: ignore[return-value]
+
+    def _moved(self, op: Op, keep: Keep | None) -> Keep | None:
+        return ("move", op, keep) if isinstance(keep, tuple) else keep
+
+    def minus_infinity(self, value: str, sign: int = 1) -> bool:
+        """Whether ``sign * value`` is one number of at most ``-big``."""
+        number = scalar_of(self.graph, self.producers, value)
+        found = number is not None and sign * number <= -self.big
+        if found and number is not None:
+            self.lowest.append(number)
+        return found
+
+    def by_position(self, keep: Keep) -> bool:
+        """Whether ``keep`` depends on positions and constants alone: no row of such a mask is empty."""
+        if not isinstance(keep, tuple):
+            return True
+        if keep[0] in ("zeros", "ones"):
+            return True
+        if keep[0] not in ("value", "nonzero", "input"):
+            return all(self.by_position(k) for k in keep[1:] if isinstance(k, bool | tuple))
+        pending, seen = [str(keep[1])], set[str]()
+        while pending:
+            name = pending.pop()
+            node = self.producers.get(name)
+            if node is None and name not in self.graph.constants:
+                return False
+            if node is not None and name not in seen:
+                seen.add(name)
+                pending += node.inputs
+        return True
+
+    def emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
+        """The value of ``keep`` in the new graph."""
+        if keep not in self.emitted:
+            self.emitted[keep] = self._emit(b, names, keep)
+        return self.emitted[keep]
+
+    def _emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
+        assert isinstance(keep, tuple)
+        kind, first = keep[0], keep[1]
+        if kind == "zeros":
+            return b.constant(f"{first}.keep", self.graph.constants[str(first)] == 0)
+        if kind == "ones":
+            return b.constant(f"{first}.keep", self.graph.constants[str(first)] != 0)
+        if kind == "value":
+            return names[str(first)]
+        if kind == "nonzero":
+            return b.emit(Cast("bool"), names[str(first)], name=f"{first}.keep")
+        if kind == "not":
+            kept = self.emit(b, names, first)  # type: ignore[arg-type]
+            known = b.graph.constants.get(kept)
+            return b.emit(Not(), kept, name="mask.not") if known is None else b.constant("mask.not", ~known)
+        if kind == "and":
+            return b.emit(And(), *(self.emit(b, names, k) for k in keep[1:]), name="mask.and")  # type: ignore[arg-type]
+        if kind == "input":
+            half = b.constant(f"{first}.half", np.full(1, 0.5, np.float32))
+            return b.emit(Less(), half, names[str(first)], name=f"{first}.keep")
+        assert isinstance(first, Op)
+        if isinstance(first, Transpose) and kind == "turn":
+            inner = self.emit(b, names, keep[2])  # type: ignore[arg-type]
+            shape = b.graph.type(inner).shape
+            ones = (1,) * (len(first.perm) - len(shape))
+            inner = b.emit(Reshape(ones + shape), inner, name="mask") if ones else inner
+            return b.emit(first, inner, name="mask")
+        return b.emit(first, self.emit(b, names, keep[2]), name="mask")  # type: ignore[arg-type]
