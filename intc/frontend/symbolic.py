@@ -8,6 +8,7 @@ when exporters spell out mask positions.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from intc.errors import GraphError
+from intc.ir import dims
 from intc.ir.dims import (
     Dim,
     Poly,
@@ -23,8 +25,12 @@ from intc.ir.dims import (
     as_dim,
     bounds,
     broadcast,
+    factor,
+    factors,
+    floor_div,
     is_symbol,
     product,
+    quotient,
     symbol,
     symbols,
     terms_of,
@@ -93,7 +99,9 @@ def dims_of(array: Array) -> Shape:
 
 
 def divide(a: Any, b: Any) -> Any:
-    """``a / b`` of sizes; where one symbol of b is missing in a, another that is only in a must be equal."""
+    """``a / b`` of sizes, which must come out: where one symbol of b is missing in a, another that is only in
+    a must be equal; where b is a number, the one symbol of a a multiple.
+    """
     try:
         return a // b
     except GraphError:
@@ -101,7 +109,42 @@ def divide(a: Any, b: Any) -> Any:
         missing, free = [s for s in right if s not in left], [s for s in left if s not in right]
         if len(missing) == 1 and free:
             raise EqualSizes(missing[0], *map(symbol, free)) from None
+        if isinstance(b, int) and len(left) == 1:
+            require_zero(floor_div(a, b) * b - a)
         raise
+
+
+def _quotient(a: Any, b: Any) -> Any:
+    """ONNX's quotient of integers, rounded towards zero."""
+    if isinstance(a, Poly) and not isinstance(b, Poly) and b > 0:
+        low, high = bounds(a)
+        if low >= 0:
+            return floor_div(a, int(b))
+        if high <= 0:
+            return -floor_div(-a, int(b))
+    return divide(a, b)
+
+
+def require_zero(difference: Dim) -> None:
+    """Raise :class:`EqualSizes` where a size is 0 if one symbol is a multiple of a divisor in it, such as
+    ``2*floor(n/2) - n`` for even n.
+    """
+    divisors = {inner[1] for name in factors((difference,)) if (inner := quotient(name))}
+    for name in symbols((difference,)):
+        for divisor in sorted({*divisors, math.lcm(*divisors)}):
+            whole = divisor * part_of(name, divisor)
+            if dims.substitute(difference, {name: whole}) == 0:
+                raise EqualSizes(name, whole)
+
+
+def part_of(name: str, divisor: int) -> Dim:
+    """The symbol for a ``divisor``-th of the symbol ``name``.
+
+    >>> part_of("height", 2), part_of("height_by_2", 4)
+    (Poly('height_by_2'), Poly('height_by_8'))
+    """
+    stem, _, count = name.rpartition("_by_")
+    return symbol(f"{stem}_by_{int(count) * divisor}" if stem and count.isdigit() else f"{name}_by_{divisor}")
 
 
 def _decided(a: Any, b: Any, larger: bool, largest: Mapping[str, int]) -> Any:
@@ -125,7 +168,7 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": divide,
+    "Div": _quotient,
     "Equal": lambda a, b: a == b,
 }
 
@@ -374,8 +417,9 @@ def require_equal(a: Dim, b: Dim) -> None:
             raise EqualSizes(str(x), y)
     left, right = (terms_of(x) for x in (a - b, b - a))
     more, less = ([k for k, v in terms.items() if v == 1 and len(k) == 1] for terms in (left, right))
-    if len(left) == 2 and len(more) == len(less) == 1:  # n + s and n + t
-        raise EqualSizes(less[0][0], symbol(more[0][0]))
+    if len(left) == 2 and len(more) == len(less) == 1 and not quotient(less[0][0]):  # n + s and n + t
+        raise EqualSizes(less[0][0], factor(more[0][0]))
+    require_zero(a - b)
 
 
 def require_product(have: Shape, wanted: Shape) -> None:
@@ -389,8 +433,9 @@ def require_product(have: Shape, wanted: Shape) -> None:
     if len(left) == len(right) == 1:
         ((more, a),), ((less, b),) = left.items(), right.items()
         rest, missing = (Counter(more) - Counter(less)), (Counter(less) - Counter(more))
-        if not missing and rest.total() == 1 and b % a == 0 and b >= a:
-            raise EqualSizes(next(iter(rest)), b // a)
+        name = next(iter(rest), "")
+        if not missing and rest.total() == 1 and b % a == 0 and b >= a and not quotient(name):
+            raise EqualSizes(name, b // a)
 
 
 def require_broadcast(*shapes: Shape) -> None:
@@ -404,11 +449,5 @@ def require_broadcast(*shapes: Shape) -> None:
 def substitute(dim: Dim, sizes: Mapping[str, Dim]) -> Dim:
     """``dim`` with symbols replaced until none of ``sizes`` is left."""
     while any(name in sizes for name in symbols((dim,))):
-        total: Dim = 0
-        for mono, coefficient in terms_of(dim).items():
-            term: Dim = coefficient
-            for name in mono:
-                term = term * sizes.get(name, symbol(name))
-            total = total + term
-        dim = total
+        dim = dims.substitute(dim, sizes)
     return dim
