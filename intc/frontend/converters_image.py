@@ -11,7 +11,7 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to
 from intc.frontend.fold import small
 from intc.frontend.symbolic import Imported
-from intc.ir.dims import Dim, product
+from intc.ir.dims import Dim, factor, product, terms_of
 from intc.ops import elementwise as ew
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.movement import Concat, Expand, Gather, Pad, Slice, Transpose
@@ -113,16 +113,29 @@ def _rows_normalised(call: Call, groups: int) -> str:
 
 
 def mean_over(call: Call, x: str, axes: Sequence[int], keepdims: bool = True) -> str:
-    """The mean over ``axes``: all fixed ones at once, symbolic ones one by one, so that sums stay small."""
+    """The mean over ``axes``: all fixed sizes at once, symbols one by one, so that sums stay small."""
     shape = call.shape(x)
-    known = tuple(a for a in axes if isinstance(shape[a], int))
-    free = [(a,) for a in axes if not isinstance(shape[a], int)]
-    if len(axes) == 1 or not free:
-        return call.emit(ReduceMean(tuple(axes), keepdims), x)
-    for part in (*free, known) if known else free:
-        x = call.emit(ReduceMean(part, True), x, last=False)
     gone = {a % len(shape) for a in axes}
-    return x if keepdims else reshape_to(call, x, [d for a, d in enumerate(shape) if a not in gone], True)
+    apart = [_factors(d) if a in gone else [d] for a, d in enumerate(shape)]
+    sizes = [(d, a in gone) for a, parts in enumerate(apart) for d in parts]
+    free = [i for i, (d, meant) in enumerate(sizes) if meant and not isinstance(d, int)]
+    known = tuple(i for i, (d, meant) in enumerate(sizes) if meant and isinstance(d, int))
+    if len(free) + bool(known) <= 1:
+        return call.emit(ReduceMean(tuple(axes), keepdims), x)
+    x = reshape_to(call, x, [d for d, _ in sizes], True)
+    for part in (*((i,) for i in free), *((known,) if known else ())):
+        x = call.emit(ReduceMean(part, True), x, last=False)
+    kept = [1 if a in gone else d for a, d in enumerate(shape) if keepdims or a not in gone]
+    return reshape_to(call, x, kept, True)
+
+
+def _factors(size: Dim) -> list[Dim]:
+    """``size`` as a product, where it is one."""
+    terms = list(terms_of(size).items())
+    if isinstance(size, int) or len(terms) != 1:
+        return [size]
+    ((names, coefficient),) = terms
+    return [*([coefficient] if coefficient != 1 else []), *map(factor, names)]
 
 
 def _normalised(call: Call, groups: str, epsilon: float) -> str:

@@ -95,7 +95,8 @@ def _concat(call: Call) -> list[Imported]:
 def _bound(value: Any, size: Dim, default: Dim) -> Dim:
     """One slice bound normalised to [0, size]."""
     if isinstance(value, Poly):
-        return size + value if bounds(value)[1] < 0 else value
+        value = size + value if bounds(value)[1] < 0 else value
+        return size if bounds(value - size)[0] >= 0 else value
     number = int(value)
     if number < 0:
         low = size + number

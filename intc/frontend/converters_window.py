@@ -218,7 +218,7 @@ def _dilated(weight: Array, dilations: Sequence[int]) -> Array:
 def _side_by_side(
     call: Call, x: str, weight: Array, cuts: Sequence[tuple[int, int, int, int, int]], groups: int
 ) -> str:
-    """``cuts`` are (stride, dilation, pad before, pad after, output padding) along the axes of ``x``, NCHW."""
+    """``cuts`` are (stride, dilation, pad before, pad after, output padding) along both axes of ``x``."""
     c, per, *kernel = weight.shape
     strides = [cut[0] for cut in cuts]
     taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]

@@ -126,15 +126,19 @@ def _quotient(a: Any, b: Any) -> Any:
 
 
 def require_zero(difference: Dim) -> None:
-    """Raise :class:`EqualSizes` where a size is 0 if one symbol is a multiple of a divisor in it, such as
+    """Raise :class:`EqualSizes` where a size is 0 if symbols are multiples of divisors in it, such as
     ``2*floor(n/2) - n`` for even n.
     """
-    divisors = {inner[1] for name in factors((difference,)) if (inner := quotient(name))}
+    inner = [found for name in factors((difference,)) if (found := quotient(name))]
+    wholes: dict[str, Dim] = {}
     for name in symbols((difference,)):
-        for divisor in sorted({*divisors, math.lcm(*divisors)}):
-            whole = divisor * part_of(name, divisor)
-            if dims.substitute(difference, {name: whole}) == 0:
-                raise EqualSizes(name, whole)
+        divisors = {divisor for dividend, divisor in inner if name in symbols((dividend,))}
+        for divisor in sorted({*divisors, math.lcm(*divisors)} - {1}):
+            wholes[name] = divisor * part_of(name, divisor)
+            if dims.substitute(difference, {name: wholes[name]}) == 0:
+                raise EqualSizes(name, wholes[name])
+    if wholes and dims.substitute(difference, wholes) == 0:
+        raise EqualSizes(*next(iter(wholes.items())))
 
 
 def part_of(name: str, divisor: int) -> Dim:
@@ -429,6 +433,7 @@ def require_product(have: Shape, wanted: Shape) -> None:
     for a, b in zip(have, wanted, strict=False):
         if isinstance(a, Poly) and isinstance(b, Poly):
             require_equal(a, b)
+    require_zero(product(have) - product(wanted))
     left, right = terms_of(product(have)), terms_of(product(wanted))
     if len(left) == len(right) == 1:
         ((more, a),), ((less, b),) = left.items(), right.items()

@@ -65,17 +65,15 @@ class Slice(Op):
 
     def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
         size = types[0].shape[self.axis]
-        out: list[tuple[Dim, int]] = []
-        if isinstance(size, int) and not isinstance(self.stop, int):
-            out.append((self.stop, size))
         end = self.start + 1 if self.step < 0 else self.stop
         span = (self.start - self.stop) * (-1 if self.step < 0 else 1)
         before = -1 - self.stop if self.step < 0 else 0
-        for excess in (end - size if isinstance(end, int) else 0, span, before):
-            if not isinstance(excess, int) and bounds(excess)[1] > 0:
+        out: list[tuple[Dim, int]] = (
+            [] if isinstance(end, int) or not isinstance(size, int) else [(end, size)]
+        )
+        for excess in (end - size, span, before, -self.start):
+            if not isinstance(excess, int) and bounds(excess)[1] > 0 and (excess + size, size) not in out:
                 out.append((excess, 0))
-        if not isinstance(self.start, int) and bounds(self.start)[0] < 0:
-            out.append((-self.start, 0))
         return out
 
     def infer(self, *types: TensorType) -> TensorType:
