@@ -1,9 +1,9 @@
 """How a kernel is written: a private PrimFunc over flat typed buffers, built through TVM's IRBuilder.
 
-Every kernel has the parameters: pointers, 64-bit scalars, the symbols and quotients that its sizes hold
+Every kernel has the parameters: pointers, 64-bit scalars, the symbols and quotients of sizes that it needs
 (int32), ``task`` and ``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage
-write disjoint elements. Where one thread does everything the last two are missing. On a GPU every thread is a task,
-and has one item of the work or none.
+write disjoint elements. Where one thread does everything the last two are missing. On a GPU every thread is a
+task, and has one item of the work or none.
 """
 
 from __future__ import annotations

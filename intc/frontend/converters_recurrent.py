@@ -18,7 +18,7 @@ from intc.ops.elementwise import FloatUnary
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Slice, Transpose
 
-MAX_STEPS: Final = 256  # of one layer and direction; each step becomes some ten operators
+MAX_STEPS: Final = 128  # of one layer and direction; each step becomes some ten operators
 FUNCTIONS: Final[dict[str, type[FloatUnary]]] = {"Sigmoid": ew.Sigmoid, "Tanh": ew.Tanh, "Relu": ew.Relu}
 DEFAULTS: Final = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
