@@ -20,7 +20,7 @@ from intc.ir.dims import Shape, broadcast, product
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ops.elementwise import Add, And, Cast, Equal, Less, Max, Mul, Not, Sub, Where
-from intc.ops.movement import Expand, Reshape, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
 from intc.ops.softmax import Softmax
 from intc.passes.rewrite import constant_of, rewrite, scalar_of
 
@@ -224,6 +224,9 @@ class _Masks:
             return None
         if isinstance(node.op, MOVES):
             return self._moved(node.op, self.additive(node.inputs[0], sign))
+        if isinstance(node.op, Concat):
+            joined = [self.additive(x, sign) for x in node.inputs]
+            return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
         if isinstance(node.op, Add):
             parts = [self.additive(x, sign) for x in node.inputs]
             return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
@@ -360,6 +363,8 @@ class _Masks:
             half = b.constant(f"{first}.half", np.full(1, 0.5, np.float32))
             return b.emit(Less(), half, names[str(first)], name=f"{first}.keep")
         assert isinstance(first, Op)
+        if kind == "join":
+            return b.emit(first, *(self.emit(b, names, k) for k in keep[2:]), name="mask")  # type: ignore[arg-type]
         if isinstance(first, Transpose) and kind == "turn":
             inner = self.emit(b, names, keep[2])  # type: ignore[arg-type]
             shape = b.graph.type(inner).shape
