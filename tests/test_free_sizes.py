@@ -17,7 +17,7 @@ from intc.codegen.lower import lower
 from intc.errors import FeedError, GraphError
 from intc.export.onnx_model import onnx_model
 from intc.frontend import import_onnx
-from intc.frontend.symbolic import part_of
+from intc.frontend.agreement import part_of
 from intc.ir.bound import admissible
 from intc.ir.dims import Dim, bounds, evaluate, floor_div, parse, symbol
 from intc.ir.graph import Builder

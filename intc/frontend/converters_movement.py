@@ -8,18 +8,9 @@ from typing import Any
 import numpy as np
 
 from intc.errors import GraphError
+from intc.frontend.agreement import divide, require_product
 from intc.frontend.call import Call, Converter
-from intc.frontend.symbolic import (
-    NUMBERS,
-    Imported,
-    Index,
-    IndexTuple,
-    as_index,
-    dims_of,
-    divide,
-    gather_axes,
-    require_product,
-)
+from intc.frontend.symbolic import NUMBERS, Imported, Index, IndexTuple, as_index, dims_of, gather_axes
 from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, And, Cast, Equal, Less, LessOrEqual, Max, Min, Mul, Or, Where

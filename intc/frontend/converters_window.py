@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from intc.frontend.agreement import divide
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_image import fixed
 from intc.frontend.converters_movement import reshape_to
-from intc.frontend.symbolic import Imported, divide
+from intc.frontend.symbolic import Imported
 from intc.ir.dims import Dim
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
