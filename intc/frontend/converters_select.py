@@ -29,8 +29,9 @@ def _top_k(call: Call) -> list[Imported]:
     back = tuple(turn.index(a) for a in range(rank))
     rows = x if axis == rank - 1 else call.emit(Transpose(turn), x, last=False)
     *lead, size = call.shape(rows)
-    call.refuse(isinstance(size, int) and size > RANKED, f"{size} ordered entries are more than {RANKED}")
-    call.refuse(k < 1 or (isinstance(size, int) and k > size), f"{k} of {size} entries")
+    known = isinstance(size, int)
+    call.refuse(known and size > RANKED, f"{size} entries that are ordered are more than {RANKED}")  # type: ignore[operator]
+    call.refuse(k < 1 or (known and k > size), f"{k} of {size} entries")  # type: ignore[operator]
     each = reshape_to(call, rows, (*lead, size, 1), True)
     other = reshape_to(call, rows, (*lead, 1, size), True)
     pair = (each, other) if call.attributes.get("largest", 1) else (other, each)
@@ -40,9 +41,7 @@ def _top_k(call: Call) -> list[Imported]:
     before = call.emit(ew.Or(), above, call.emit(ew.And(), level, first, last=False), last=False)
     place = call.emit(ReduceSum((rank,), False), call.emit(ew.Cast("int32"), before, last=False), last=False)
     place = reshape_to(call, call.emit(ew.Cast("int64"), place, last=False), (*lead, 1, size), True)
-    asked = call.emit(
-        Slice(0, 0, k), _positions(call, (size, 1), 0), last=False
-    )  # at most as many as there are
+    asked = call.emit(Slice(0, 0, k), _positions(call, (size, 1), 0), last=False)  # refuses k > size
     here = call.emit(ew.Equal(), place, asked, last=False)
     zero = call.ctx.live(Index((1,), (0,)), "zero")
     at = call.emit(ew.Where(), here, _positions(call, (1, size), 1), zero, last=False)
