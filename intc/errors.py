@@ -17,6 +17,13 @@ class IntcError(Exception):
         super().__init__("".join(c if c.isprintable() else " " for c in message))
 
 
+def beyond_limit(size: object, value: int, largest: int) -> str:
+    """Why ``size``, which is ``value``, is refused; what is subtracted from a limit must be large enough."""
+    if str(size).startswith("-"):
+        return f"the inputs are too small: {size} is {value}; the model takes at most {largest}"
+    return f"{size} is {value}; the model takes at most {largest}"
+
+
 class UsageError(IntcError):
     """A front door was called with arguments that cannot work (unknown target, wrong keyword, missing
     file).

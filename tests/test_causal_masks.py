@@ -197,3 +197,19 @@ def test_scores_times_a_triangle_of_ones_that_is_subtracted_too() -> None:
     graph = canonical(proto, {"x": floats(2, 2, 6, 6), "keep": keep})
     (softmax,) = (node for node in graph.nodes if node.op.name == "softmax")
     assert softmax.inputs[0] == "x"
+
+
+def test_a_join_of_two_slices_of_a_buffer() -> None:
+    """Two streams side by side, each with its own mask."""
+    body = (
+        "d = Shape(x) e = Gather(d, at) a = Slice(buffer, zero1, e, rows) b = Slice(a, zero1, e, columns)"
+        " j = Concat<axis=2>(b, b) r = Concat<axis=2>(x, x) s = Add(r, j) y = Softmax(s)"
+    )
+    weights: Feeds = {
+        "buffer": np.where(np.tril(np.ones((1, 9, 9))), 0, -3.4e38).astype(np.float32),
+        "at": np.array([1]), "zero1": np.array([0]), "rows": np.array([1]), "columns": np.array([2]),
+    }  # fmt: skip
+    proto = model(body, "float[batch, seq, seq] x", "float[batch, seq, o] y", weights)
+    graph = canonical(proto, {"x": floats(2, 6, 6)})
+    (softmax,) = (node for node in graph.nodes if node.op.name == "softmax")
+    assert graph.type(softmax.inputs[1]).dtype == "bool"

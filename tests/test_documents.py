@@ -61,7 +61,7 @@ def test_every_page_names_folders_that_exist() -> None:
 def test_refusals_are_read_from_converters_and_what_they_call() -> None:
     conv, cast = refusals(STANDARD["Conv"]), refusals(STANDARD["Cast"])
     assert "only convolutions in one to three dimensions are supported" in conv  # refused by the converter
-    assert ".. must have a fixed size, not .." in conv  # by a function it calls
+    assert ".. frames are fewer than a window of .." in conv  # by a function it calls
     assert "the weights depends on input values" in conv  # asked of the call
     assert cast == ["the type does not hold the grid", "cast to .. is not supported"]  # by another converter
     assert refusals(STANDARD["Relu"]) == []

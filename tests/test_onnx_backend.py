@@ -20,9 +20,9 @@ from intc.frontend.importer import ELEMENT, OLDEST_OPSET
 FOLDED = {"Constant", "Shape"}  # known while importing
 # Cases outside the stated conditions: operator -> what the refusal says.
 REFUSED = {
-    "AveragePool": r"only one- and two-dimensional",
     "ConvTranspose": r"only one- and two-dimensional|auto_pad|output_shape",
-    "MaxPool": r"only one- and two-dimensional|first output",
+    "MaxPool": r"first output",
+    "LSTM": r"peepholes",
     "DequantizeLinear": r"must be one number|depends on input",
     "DynamicQuantizeLinear": r"is a quantised tensor",
     "QLinearConv": r"is a quantised tensor|depends on input",

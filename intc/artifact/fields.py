@@ -13,6 +13,8 @@ from typing import Any, Final, TypeAlias
 MAX_NAME: Final = 200  # characters
 SCALES: Final = (2.0**-126, 2.0**126)  # a scale and its reciprocal are normal numbers in float32
 TERM: Final = re.compile(r"([+-]?)(\w+(?:\*\w+)*)")
+QUOTIENT: Final = re.compile(r"floor\(([^()]+|\([^()]*\))/(\d+)\)")  # the innermost ones of a size
+MULTIPLE: Final = re.compile(r"(?:([1-9]\d*)\*)?([^\W\d]\w*)")
 SYMBOL: Final = re.compile(r"[^\W\d]\w*")
 
 Size: TypeAlias = int | str
@@ -23,9 +25,13 @@ def size_value(size: Size, env: Mapping[str, int]) -> int:
 
     >>> size_value("4*batch*seq - 2", {"batch": 2, "seq": 3})
     22
+    >>> size_value("batch*floor((floor(seq/2) + 5)/3)", {"batch": 2, "seq": 3})
+    4
     """
     if isinstance(size, int):
         return size
+    while "floor(" in size:
+        size = QUOTIENT.sub(lambda q: str(size_value(_unbracketed(q[1]), env) // int(q[2])), size)
     total = 0
     for coefficient, names in _terms(size):
         for name in names:
@@ -44,6 +50,16 @@ def _terms(size: str) -> tuple[tuple[int, tuple[str, ...]], ...]:
         names = tuple(f for f in factors if not f.isdecimal())
         out.append((math.prod(numbers, start=-1 if sign == "-" else 1), names))
     return tuple(out)
+
+
+def multiple(size: str) -> tuple[int, str] | None:
+    """``(k, symbol)`` of a size ``k*symbol``, from which the symbol can be told; None for another."""
+    found = MULTIPLE.fullmatch(size)
+    return (int(found[1] or 1), found[2]) if found else None
+
+
+def _unbracketed(text: str) -> str:
+    return text.removeprefix("(").removesuffix(")")
 
 
 def read_text(value: Any) -> str:
@@ -96,12 +112,20 @@ def read_digest(value: Any) -> str:
 
 
 def read_size(value: Any, symbols: tuple[str, ...]) -> Size:
-    """A number, or a polynomial over ``symbols``."""
+    """A number, or a polynomial over ``symbols`` and quotients of such polynomials."""
     if not isinstance(value, str):
         return read_count(value)
     text = value.replace(" ", "")
-    terms = TERM.findall(text)
-    names = {f for _, term in terms for f in term.split("*") if not f.isdecimal()}
-    if "".join(a + b for a, b in terms) != text or not names <= set(symbols) or len(text) > 10_000:
+    fits = len(text) <= 10_000
+    while fits and (inner := QUOTIENT.search(text)):
+        fits = _is_polynomial(_unbracketed(inner[1]), symbols) and int(inner[2]) > 0
+        text = f"{text[: inner.start()]}1{text[inner.end() :]}"
+    if not fits or not _is_polynomial(text, symbols):
         raise ValueError(f"{value!r} is not a size over the symbols {symbols}")
     return value
+
+
+def _is_polynomial(text: str, symbols: tuple[str, ...]) -> bool:
+    terms = TERM.findall(text)
+    names = {f for _, term in terms for f in term.split("*") if not f.isdecimal()}
+    return "".join(a + b for a, b in terms) == text and names <= set(symbols)

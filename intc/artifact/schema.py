@@ -1,6 +1,7 @@
 """What an artifact says about itself: the manifest, its strict JSON form, and the names of the members.
 
-Sizes are an ``int`` or the text of a polynomial over the manifest's symbols, such as ``"4*batch*seq + 64"``.
+Sizes are an ``int`` or the text of a polynomial over the manifest's symbols and quotients of such polynomials
+rounded down, such as ``"4*batch*seq + 64"`` or ``"floor((seq + 1)/2)"``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from intc.artifact.container import Container
 from intc.artifact.fields import (
     Size,
+    multiple,
     read_count,
     read_digest,
     read_distinct,
@@ -262,8 +264,8 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         provenance=dict(body["provenance"]),
         members=members,
     )
-    bare = {size for port in manifest.inputs for size in port.shape}
-    if not bare.issuperset(symbols):
+    told = {m[1] for p in manifest.inputs for d in p.shape if isinstance(d, str) and (m := multiple(d))}
+    if not told.issuperset(symbols):
         raise ValueError(f"no input has one of the sizes {symbols} for itself")
     for side in (manifest.inputs, manifest.outputs):
         read_distinct(tuple(port.name for port in side))

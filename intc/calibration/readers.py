@@ -14,6 +14,7 @@ import numpy as np
 
 from intc.errors import CalibrationError
 from intc.files import read_npz
+from intc.ir.bound import admissible
 from intc.ir.dims import PAST, Poly, evaluate_shape, format_shape, is_symbol, symbols
 from intc.ir.graph import Graph
 from intc.ir.op import Array
@@ -126,7 +127,7 @@ def _random(graph: Graph) -> Iterator[dict[str, Array]]:
     rng = np.random.default_rng(0)
     free = symbols(d for name in graph.inputs for d in graph.type(name).shape)
     batch = {str(graph.type(name).shape[0]) for name in graph.inputs if graph.type(name).shape}
-    env = {name: 1 if name in batch else RANDOM_SIZE for name in free} | {PAST: 0}
+    env = admissible(graph, {name: 1 if name in batch else RANDOM_SIZE for name in free} | {PAST: 0})
     for _ in range(RANDOM_SAMPLES):
         feed: dict[str, Array] = {}
         for name in graph.inputs:

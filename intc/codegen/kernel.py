@@ -1,9 +1,9 @@
 """How a kernel is written: a private PrimFunc over flat typed buffers, built through TVM's IRBuilder.
 
-Every kernel has the parameters: pointers, 64-bit scalars, the graph's symbols that it needs (int32), ``task``
-and ``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage write disjoint
-elements. Where one thread does everything the last two are missing. On a GPU every thread is a task, and has
-one item of the work or none.
+Every kernel has the parameters: pointers, 64-bit scalars, the symbols and quotients of sizes that it needs
+(int32), ``task`` and ``tasks``. It computes the ``task``-th of ``tasks`` shares; the shares of one stage
+write disjoint elements. Where one thread does everything the last two are missing. On a GPU every thread is a
+task, and has one item of the work or none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from intc.ir.dims import Dim, terms_of
+from intc.ir.dims import Dim, quotient, terms_of
 from intc.ir.types import DType
 
 Expr: TypeAlias = Any  # a TIR expression or a Python int
@@ -30,12 +30,16 @@ def storage(dtype: DType) -> str:
 
 
 def dim_expr(dim: Dim, symbols: Mapping[str, Expr], dtype: str = "int32") -> Expr:
-    """``dim`` as an expression of type ``dtype`` over the symbols' variables."""
+    """``dim`` as an expression of type ``dtype`` over the variables of symbols, and of quotients where there
+    are any.
+    """
     total: Expr = T.IntImm(dtype, 0)
     for mono, coef in terms_of(dim).items():
         term: Expr = T.IntImm(dtype, coef)
         for name in mono:
-            term = term * T.cast(symbols[name], dtype)
+            inner = None if name in symbols else quotient(name)
+            value = T.truncdiv(dim_expr(inner[0], symbols), inner[1]) if inner else symbols[name]
+            term = term * T.cast(value, dtype)
         total = total + term
     return total
 
@@ -105,7 +109,7 @@ def define(
             T.func_attr({"tirx.noalias": True})
             handles = {name: T.arg(name, T.handle(dtype)) for name, dtype in pointers}
             ints = {name: T.arg(name, T.int64()) for name in scalars}
-            dims = {name: T.arg(name, T.int32()) for name in symbols}
+            dims = {n: T.arg(f"size{i}" if quotient(n) else n, T.int32()) for i, n in enumerate(symbols)}
             task, tasks = (T.arg(n, T.int32()) if sharing != "none" else None for n in ("task", "tasks"))
             frame = Frame({}, ints, dims, task, tasks, handles, sharing)
             frame.buffers |= {name: frame.view(name, dtype) for name, dtype in pointers}

@@ -220,8 +220,7 @@ def build_library(
 
     names = {name: tvm.ir.GlobalVar(name) for name in program.kernels}
     functions = {names[name]: function for name, function in program.kernels.items()}
-    main = build_main(program, memory, roots, names, ticks).with_attr("global_symbol", entry)
-    functions[tvm.ir.GlobalVar(entry)] = main
+    functions |= build_main(program, memory, roots, names, entry, ticks)
     executable = build(functions, program.target.tvm())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.so"

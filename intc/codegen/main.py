@@ -2,18 +2,19 @@
 
 ``entry(constants, arena, inputs.., outputs.., symbols.., tasks)``: raw 64-byte aligned addresses, then int32
 sizes. With ``tasks == 1`` everything runs in the calling thread; otherwise one parallel region covers the
-network, each stage is split into ``tasks`` shares and a barrier follows each stage. The result does not
-depend on ``tasks``. With ``ticks`` (for profiles) one more pointer takes int64 cycle counts: entry i + 1 is
-the time at which task 0 finished stage i.
+network (or :data:`PART` stages of a long one), each stage is split into ``tasks`` shares and a barrier
+follows each stage. The result does not depend on ``tasks``.
+With ``ticks`` (for profiles) one more pointer takes int64 cycle counts: entry i + 1 is the time at which task
+0 finished stage i.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from tvm.ir import Call, GlobalVar
+from tvm.ir import Call, GlobalVar, PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
@@ -34,6 +35,8 @@ from intc.codegen.program import (
     ZerosArg,
 )
 from intc.ir.dims import Dim
+
+PART: Final = 128  # stages in one function: the time that LLVM takes for it grows faster than their number
 
 
 def constant_offsets(program: Program) -> list[int]:
@@ -102,50 +105,111 @@ def build_main(
     plan: Plan,
     roots: Mapping[str, str],
     kernels: Mapping[str, GlobalVar],
+    entry: str,
     ticks: bool = False,
-) -> PrimFunc:
-    """``main`` for ``program``; ``roots`` maps a value to the planned value, input or output that holds its
-    data.
+) -> dict[GlobalVar, PrimFunc]:
+    """The entry point ``entry`` for ``program`` and the functions that it calls beside ``kernels``; ``roots``
+    maps a value to the planned value, input or output that holds its data.
     """
-    graph = program.graph
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name("main")
-            constants, arena = T.arg("constants", T.handle("int8")), T.arg("arena", T.handle("int8"))
-            pointers = {name: T.arg(f"input{i}", T.handle("int8")) for i, name in enumerate(graph.inputs)}
-            pointers |= {
-                output_key(i): T.arg(f"output{i}", T.handle("int8")) for i in range(len(graph.outputs))
-            }
-            symbols = {s: T.arg(f"size_{s}", T.int32()) for s in graph.symbols()}
-            tasks = T.arg("tasks", T.int32())
-            counts = T.arg("ticks", T.handle("int64")) if ticks else None
-            offset: Expr = T.int64(0)
-            slots = []
-            for size in plan.slots:
-                slots.append(T.bind(T.handle_add_byte_offset(arena, offset)))
-                offset = T.bind(offset + _rounded(size, symbols))
-            pointers |= {name: slots[slot] for name, slot in plan.slot_of.items()}
-            offsets = constant_offsets(program)
-            for name in sorted({roots[alias] for alias in program.aliases} & set(graph.constants)):
-                entry = program.graph_constant(name).entry
-                pointers[name] = T.bind(T.handle_add_byte_offset(constants, T.int64(offsets[entry])))
-            places = _Places(roots, symbols, pointers, constants, offsets, arena, offset)
-            if counts is not None:
-                places.ticks = T.decl_buffer((len(program.stages) + 1,), "int64", data=counts, layout=None)
+    build = _Build(program, plan, roots, kernels, ticks)
+    count = len(program.stages)
+    if count <= PART:
+        return {GlobalVar(entry): build.function(range(count)).with_attr("global_symbol", entry)}
+    parts = {
+        GlobalVar(f"part_{i}"): build.function(range(i, min(i + PART, count)), private=True)
+        for i in range(0, count, PART)
+    }
+    return parts | {GlobalVar(entry): build.calling(list(parts)).with_attr("global_symbol", entry)}
+
+
+@dataclass(frozen=True)
+class _Build:
+    """The functions over the parameters of ``main``."""
+
+    program: Program
+    plan: Plan
+    roots: Mapping[str, str]
+    kernels: Mapping[str, GlobalVar]
+    ticks: bool
+
+    def _parameters(self) -> dict[str, Expr]:
+        """The parameters by name, in order."""
+        graph = self.program.graph
+        found = {name: T.arg(name, T.handle("int8")) for name in ("constants", "arena")}
+        found |= {f"input{i}": T.arg(f"input{i}", T.handle("int8")) for i in range(len(graph.inputs))}
+        found |= {f"output{i}": T.arg(f"output{i}", T.handle("int8")) for i in range(len(graph.outputs))}
+        found |= {f"size_{s}": T.arg(f"size_{s}", T.int32()) for s in graph.symbols()}
+        found["tasks"] = T.arg("tasks", T.int32())
+        return found | ({"ticks": T.arg("ticks", T.handle("int64"))} if self.ticks else {})
+
+    def calling(self, parts: Sequence[GlobalVar]) -> PrimFunc:
+        """All ``parts`` in order. LLVM would inline what is called once."""
+        with IRBuilder() as builder:
+            with T.prim_func():
+                T.func_name("main")
+                parameters = self._parameters()
+                with T.If(parameters["tasks"] == 1):
+                    for branch in (T.Then(), T.Else()):
+                        with branch:
+                            for part in parts:
+                                failed = T.bind(Call(part, list(parameters.values()), ret_ty="int32"))
+                                with T.If(failed != 0), T.Then():
+                                    T.Return(failed)
+        return builder.get()
+
+    def function(self, stages: range, private: bool = False) -> PrimFunc:
+        """The ``stages`` one after another."""
+        with IRBuilder() as builder:
+            with T.prim_func(is_private=private):
+                if private:
+                    T.func_ret(PrimType("int32"))
+                else:
+                    T.func_name("main")
+                parameters = self._parameters()
+                self._stages(self._places(parameters), stages, parameters["tasks"])
+                if private:
+                    T.Return(T.int32(0))
+        return builder.get()
+
+    def _places(self, parameters: Mapping[str, Expr]) -> _Places:
+        program, graph = self.program, self.program.graph
+        constants, arena = parameters["constants"], parameters["arena"]
+        pointers = {name: parameters[f"input{i}"] for i, name in enumerate(graph.inputs)}
+        pointers |= {output_key(i): parameters[f"output{i}"] for i in range(len(graph.outputs))}
+        symbols = {s: parameters[f"size_{s}"] for s in graph.symbols()}
+        offset: Expr = T.int64(0)
+        slots = []
+        for size in self.plan.slots:
+            slots.append(T.bind(T.handle_add_byte_offset(arena, offset)))
+            offset = T.bind(offset + _rounded(size, symbols))
+        pointers |= {name: slots[slot] for name, slot in self.plan.slot_of.items()}
+        offsets = constant_offsets(program)
+        for name in sorted({self.roots[alias] for alias in program.aliases} & set(graph.constants)):
+            entry = program.graph_constant(name).entry
+            pointers[name] = T.bind(T.handle_add_byte_offset(constants, T.int64(offsets[entry])))
+        places = _Places(self.roots, symbols, pointers, constants, offsets, arena, offset)
+        if self.ticks:
+            places.ticks = T.decl_buffer(
+                (len(program.stages) + 1,), "int64", data=parameters["ticks"], layout=None
+            )
+        return places
+
+    def _stages(self, places: _Places, stages: range, tasks: Expr) -> None:
+        if stages.start == 0:
             places.tick(0)
-            with T.If(tasks == 1):
-                with T.Then():
-                    for i, stage in enumerate(program.stages):
-                        places.call(kernels[stage.kernel], stage, 0, 1)
-                        places.tick(i + 1)
-                with T.Else(), T.attr(0, "pragma_parallel_launch_point", 1):
-                    for i, stage in enumerate(program.stages):
-                        with T.attr(0, "pragma_parallel_barrier_when_finish", 1), T.parallel(tasks) as task:
-                            places.call(kernels[stage.kernel], stage, task, tasks)
-                            if ticks:
-                                with T.If(task == 0), T.Then():
-                                    places.tick(i + 1)
-    return builder.get()
+        listed = [(i, self.program.stages[i]) for i in stages]
+        with T.If(tasks == 1):
+            with T.Then():
+                for i, stage in listed:
+                    places.call(self.kernels[stage.kernel], stage, 0, 1)
+                    places.tick(i + 1)
+            with T.Else(), T.attr(0, "pragma_parallel_launch_point", 1):
+                for i, stage in listed:
+                    with T.attr(0, "pragma_parallel_barrier_when_finish", 1), T.parallel(tasks) as task:
+                        places.call(self.kernels[stage.kernel], stage, task, tasks)
+                        if self.ticks:
+                            with T.If(task == 0), T.Then():
+                                places.tick(i + 1)
 
 
 def _rounded(size: Dim, symbols: Mapping[str, Expr]) -> Expr:

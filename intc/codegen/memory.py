@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from intc.ir.dims import Dim, evaluate, symbol, symbols, terms_of
+from intc.ir.dims import Dim, Monomial, bounds, evaluate, factor, product, quotient, symbols, terms_of
 
 ALIGN: Final = 64
 _TYPICAL: Final = 64  # stands for every symbol where sizes are ranked for tightness only
@@ -36,14 +36,32 @@ class Plan:
 def never_larger(a: Dim, b: Dim) -> bool:
     """True where ``a <= b`` is proven for every symbol >= 1: ``b - a`` in (symbol - 1) has no negative
     coefficient.
+
+    What is subtracted counts ``floor(p/k)`` as ``p/k``; what is added, by its least value.
     """
+    difference = b - a
+    while worst := next(
+        (m for m, c in terms_of(difference).items() if c < 0 and any(map(quotient, m))), None
+    ):
+        inner = next((name, found) for name in worst if (found := quotient(name)))
+        difference = _unrounded(difference, worst, *inner)
     shifted: Dim = 0
-    for mono, coef in terms_of(b - a).items():
+    for mono, coef in terms_of(difference).items():
         term: Dim = coef
         for name in mono:
-            term = term * (symbol(name) + 1)
+            term = term * (factor(name) + bounds(factor(name))[0])
         shifted = shifted + term
     return all(coef >= 0 for coef in terms_of(shifted).values())
+
+
+def _unrounded(total: Dim, mono: Monomial, name: str, inner: tuple[Dim, int]) -> Dim:
+    """``k`` times ``total`` with ``p`` for ``k * floor(p/k)``, the factor ``name``, in the term ``mono``."""
+    dividend, divisor = inner
+    rest = list(mono)
+    rest.remove(name)
+    coef = terms_of(total)[mono]
+    others = product(map(factor, rest)) * coef
+    return (total - others * factor(name)) * divisor + others * dividend
 
 
 def plan(steps: Sequence[Step], sizes: Mapping[str, Dim], keep: Iterable[str] = ()) -> Plan:

@@ -13,7 +13,7 @@ from intc.artifact.tensors import INT4, pack_nibbles
 from intc.codegen.cuda.print_tir import THREADS, print_kernel
 from intc.codegen.kernel import Frame, PrimFunc, Sharing, define, storage
 from intc.codegen.targets import Target
-from intc.ir.dims import Dim, product, symbol, symbols
+from intc.ir.dims import Dim, factor, factors, product
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
@@ -234,7 +234,7 @@ class Program:
         types = [self.type(x) for x in (*inputs, output if output in self.graph.values else inputs[0])]
         names = (*(f"x{i}" for i in range(len(inputs))), "y")
         shapes = tuple((t.shape, t.dtype) for t in types)
-        sizes = symbols([d for t in types for d in t.shape] + [s[2] for s in scratch] + [*dims])
+        sizes = factors([d for t in types for d in t.shape] + [s[2] for s in scratch] + [*dims])
         pointers = [(n, storage(t.dtype)) for n, t in zip(names, types, strict=True)]
         pointers += [(name, dtype) for name, dtype, _ in scratch]
         key = (key, shapes, tuple(n for n, _ in scalars), tuple(scratch))
@@ -256,7 +256,7 @@ class Program:
         args.append(ValueArg(output))
         args += [ScratchArg(count * np.dtype(dtype).itemsize) for _, dtype, count in scratch]
         args += [IntArg(v) for _, v in scalars]
-        args += [SizeArg(symbol(s)) for s in sizes]
+        args += [SizeArg(factor(s)) for s in sizes]
         if self.target.gpu:
             args += [SizeArg(count * np.dtype(dtype).itemsize, "int64") for _, dtype, count in scratch]
             launch = Launch(kernel, ((self.work[kernel], THREADS),), THREADS)

@@ -23,7 +23,7 @@ from intc.ops.matmul import MatMul
 from intc.ops.positions import Positions
 from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceSum
 from intc.ops.table import Table
-from intc.ops.window import GroupedConv, MaxPool
+from intc.ops.window import GroupedConv, MaxPool, output_size
 
 BOOL, UINT8, INT32, INT64 = (getattr(TensorProto, name) for name in ("BOOL", "UINT8", "INT32", "INT64"))
 
@@ -74,15 +74,17 @@ class Exporter:
         for mono, coefficient in terms_of(dim).items():
             term = self.writer.known([coefficient])
             for name in mono:
-                term = term * self._symbol(name)
+                inner = dims.quotient(name)
+                term = term * (self.dim(inner[0]) // inner[1] if inner else self._symbol(name))
             total = total + term
         return total
 
     def _symbol(self, symbol: str) -> Tensor:
         for name in self.graph.inputs:
             for axis, size in enumerate(self.type(name).shape):
-                if dims.is_symbol(size) and str(size) == symbol:
-                    return self.emit("Shape", name, start=axis, end=axis + 1)
+                found = dims.multiple(size)
+                if found is not None and found[1] == symbol:
+                    return self.emit("Shape", name, start=axis, end=axis + 1) // found[0]
         raise CodegenError(f"no input has the size {symbol} for itself")
 
     def shape(self, shape: Sequence[Dim]) -> str:
@@ -130,7 +132,7 @@ class Exporter:
         """Images [B, H, W, C] as [B, rows * columns of windows, elements of a window, C]."""
         height, width, channels = shape[1:]
         if not isinstance(height, int) or not isinstance(width, int):
-            raise CodegenError(f"images of {height} x {width} need a fixed size in ONNX")
+            return self._taps(x, shape, kernel, strides, dilations)
         flat = self.reshape(x, (shape[0], height * width, channels))
         rows, columns = (
             np.arange(0, size - d * (k - 1), s)[:, None] + d * np.arange(k)
@@ -139,6 +141,19 @@ class Exporter:
         at = rows[:, None, :, None] * width + columns[None, :, None, :]
         index = self.writer.constant(at.reshape(len(rows) * len(columns), -1).astype(np.int64))
         return self.emit("Gather", flat.name, index, axis=1)
+
+    def _taps(self, x: Tensor, shape: Sequence[Dim], kernel: Any, strides: Any, dilations: Any) -> Tensor:
+        """:meth:`windows` at any size: one strided slice for each place in a window."""
+        rows, columns = output_size(tuple(shape), kernel, strides, dilations)
+        parts = []
+        for place in np.ndindex(*kernel):
+            starts = [int(i) * d for i, d in zip(place, dilations, strict=True)]
+            ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, (rows, columns), strides, strict=True)]
+            part = self.emit(
+                "Slice", x.name, self.ints(*starts), self.shape(ends), self.ints(1, 2), self.ints(*strides)
+            )
+            parts.append(self.reshape(part, (shape[0], rows * columns, 1, shape[3])).name)
+        return self.emit("Concat", *parts, axis=2)
 
 
 Rule: TypeAlias = Callable[[Exporter, Node, list[Tensor]], Tensor]

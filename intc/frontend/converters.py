@@ -23,12 +23,15 @@ from intc.frontend import (
     converters_nn,
     converters_qoperator,
     converters_quantised,
+    converters_recurrent,
     converters_reduce,
+    converters_resize,
     converters_rotary,
     converters_scatter,
     converters_select,
     converters_transforms,
     converters_whole,
+    converters_window,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported
@@ -43,7 +46,10 @@ STANDARD: dict[str, Converter] = {
     **converters_gather.CONVERTERS,
     **converters_nn.CONVERTERS,
     **converters_image.CONVERTERS,
+    **converters_window.CONVERTERS,
+    **converters_resize.CONVERTERS,
     **converters_grid.CONVERTERS,
+    **converters_recurrent.CONVERTERS,
     **converters_reduce.CONVERTERS,
     **converters_scatter.CONVERTERS,
     **converters_select.CONVERTERS,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from intc.errors import GraphError
+from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to, triangle
 from intc.frontend.converters_rotary import (
@@ -24,7 +25,7 @@ from intc.frontend.converters_rotary import (
     split_heads,
     turned,
 )
-from intc.frontend.symbolic import Imported, Index, require_equal
+from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
 from intc.ops.matmul import MatMul

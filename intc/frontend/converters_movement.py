@@ -8,15 +8,9 @@ from typing import Any
 import numpy as np
 
 from intc.errors import GraphError
+from intc.frontend.agreement import divide, require_product
 from intc.frontend.call import Call, Converter
-from intc.frontend.symbolic import (
-    NUMBERS,
-    Imported,
-    Index,
-    dims_of,
-    divide,
-    require_product,
-)
+from intc.frontend.symbolic import NUMBERS, Imported, Index, dims_of
 from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
 from intc.ir.op import Array
 from intc.ops.elementwise import And, Cast, Equal, LessOrEqual, Or, Where
@@ -92,15 +86,14 @@ def _concat(call: Call) -> list[Imported]:
 def _bound(value: Any, size: Dim, default: Dim) -> Dim:
     """One slice bound normalised to [0, size]."""
     if isinstance(value, Poly):
-        return size + value if bounds(value)[1] < 0 else value
+        value = size + value if bounds(value)[1] < 0 else value
+        return size if bounds(value - size)[0] >= 0 else value
     number = int(value)
     if number < 0:
         low = size + number
         return default if abs(number) >= 2**31 else (max(low, 0) if isinstance(low, int) else low)
     if isinstance(size, int):
         return min(number, size)
-    if bounds(size)[0] < number < 2**31:
-        raise GraphError(f"a slice to {number} of an axis of symbolic size {size} may be out of range")
     return size if number >= 2**31 else number
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_image import fixed, same_pads
+from intc.frontend.converters_image import mean_over
 from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters_window import same_pads
 from intc.frontend.symbolic import Imported
-from intc.ir.dims import Dim, product
+from intc.ir.dims import Dim, bounds, floor_div, product
 from intc.ops import elementwise as ew
 from intc.ops.conv import Conv
 from intc.ops.gelu import Gelu
@@ -82,8 +81,7 @@ def _conv(call: Call) -> list[Imported]:
     pads = list(call.attributes.get("pads", [0] * (2 * rank)))
     auto = call.attributes.get("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        sizes = fixed(call, call.shape(x)[2:], "an image under auto_pad")
-        pads = same_pads(sizes, kernel, strides, dilations, auto == "SAME_UPPER")
+        pads = same_pads(call.shape(x)[2:], kernel, strides, dilations, auto == "SAME_UPPER")
     call.refuse(
         len(pads) != 2 * rank or min(pads) < 0 or min(*strides, *dilations) < 1, "malformed pads or strides"
     )
@@ -118,11 +116,9 @@ def _over_frames(
     if pads[0] or pads[3]:
         x = call.emit(Pad((0, 0, pads[0], 0, 0), (0, 0, pads[3], 0, 0)), x, last=False)
     batch, channels, depth, height, width = call.shape(x)
-    call.refuse(not isinstance(depth, int), "a convolution over a symbolic number of frames is not supported")
-    assert isinstance(depth, int)
     step, gap = strides[0], dilations[0]
-    count = (depth - gap * (taps - 1) - 1) // step + 1
-    call.refuse(count < 1, f"{depth} frames are fewer than a window of {taps}")
+    count = floor_div(depth - gap * (taps - 1) - 1, step) + 1
+    call.refuse(bounds(count)[1] < 1, f"{depth} frames are fewer than a window of {taps}")
     parts = []
     for k in range(taps):
         one = call.emit(Slice(2, k * gap, k * gap + (count - 1) * step + 1, step), x, last=False)
@@ -238,15 +234,15 @@ def _reduce(op: type[ReduceMean] | type[ReduceSum]) -> Converter:
         axes = call.axes(len(call.shape(x)))
         if not axes and call.attributes.get("noop_with_empty_axes"):
             return [x]
-        kwargs: dict[str, Any] = {"keepdims": bool(call.attributes.get("keepdims", 1))}
-        return [call.emit(op(axes or tuple(range(len(call.shape(x)))), **kwargs), x)]
+        axes, keepdims = axes or tuple(range(len(call.shape(x)))), bool(call.attributes.get("keepdims", 1))
+        return [mean_over(call, x, axes, keepdims) if op is ReduceMean else call.emit(op(axes, keepdims), x)]
 
     return run
 
 
 def _global_average_pool(call: Call) -> list[Imported]:
     x = call.x()
-    return [call.emit(ReduceMean(tuple(range(2, len(call.shape(x)))), True), x)]
+    return [mean_over(call, x, range(2, len(call.shape(x))))]
 
 
 def _rms_norm(call: Call) -> list[Imported]:

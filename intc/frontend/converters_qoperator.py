@@ -14,6 +14,8 @@ from intc.frontend import (
     converters_image,
     converters_movement,
     converters_nn,
+    converters_resize,
+    converters_window,
 )
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_quantised import PAIRS, limits_of, number, quantised, real
@@ -26,6 +28,8 @@ PLAIN: Final[dict[str, Converter]] = {
     **converters_movement.CONVERTERS,
     **converters_nn.CONVERTERS,
     **converters_image.CONVERTERS,
+    **converters_window.CONVERTERS,
+    **converters_resize.CONVERTERS,
     "com.microsoft.Attention": converters_attention.MICROSOFT["Attention"],
 }
 

@@ -7,9 +7,10 @@ import string
 import numpy as np
 
 from intc.errors import GraphError
+from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to
-from intc.frontend.symbolic import Imported, require_equal
+from intc.frontend.symbolic import Imported
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
 from intc.ops.matmul import MatMul

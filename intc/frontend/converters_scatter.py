@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from intc.errors import GraphError
+from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to
-from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index, require_equal
+from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index
 from intc.ir.dims import Dim, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Equal, Less, LessOrEqual, Or, Where

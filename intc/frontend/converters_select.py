@@ -7,7 +7,7 @@ from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Shape
 from intc.ops import elementwise as ew
-from intc.ops.movement import GatherElements, Transpose
+from intc.ops.movement import GatherElements, Slice, Transpose
 from intc.ops.reduce import ArgMax, ReduceMax, ReduceSum
 
 RANKED = 1024  # entries of a row that are compared with one another
@@ -29,10 +29,9 @@ def _top_k(call: Call) -> list[Imported]:
     back = tuple(turn.index(a) for a in range(rank))
     rows = x if axis == rank - 1 else call.emit(Transpose(turn), x, last=False)
     *lead, size = call.shape(rows)
-    call.refuse(not isinstance(size, int), "the entries that are ordered have a symbolic count")
-    assert isinstance(size, int)
-    call.refuse(size > RANKED, f"{size} entries that are ordered are more than {RANKED}")
-    call.refuse(not 0 < k <= size, f"{k} of {size} entries")
+    known = isinstance(size, int)
+    call.refuse(known and size > RANKED, f"{size} entries that are ordered are more than {RANKED}")  # type: ignore[operator]
+    call.refuse(k < 1 or (known and k > size), f"{k} of {size} entries")  # type: ignore[operator]
     each = reshape_to(call, rows, (*lead, size, 1), True)
     other = reshape_to(call, rows, (*lead, 1, size), True)
     pair = (each, other) if call.attributes.get("largest", 1) else (other, each)
@@ -42,7 +41,8 @@ def _top_k(call: Call) -> list[Imported]:
     before = call.emit(ew.Or(), above, call.emit(ew.And(), level, first, last=False), last=False)
     place = call.emit(ReduceSum((rank,), False), call.emit(ew.Cast("int32"), before, last=False), last=False)
     place = reshape_to(call, call.emit(ew.Cast("int64"), place, last=False), (*lead, 1, size), True)
-    here = call.emit(ew.Equal(), place, _positions(call, (k, 1), 0), last=False)
+    asked = call.emit(Slice(0, 0, k), _positions(call, (size, 1), 0), last=False)  # refuses k > size
+    here = call.emit(ew.Equal(), place, asked, last=False)
     zero = call.ctx.live(Index((1,), (0,)), "zero")
     at = call.emit(ew.Where(), here, _positions(call, (1, size), 1), zero, last=False)
     at = call.emit(ReduceMax((rank,), False), at, last=False)

@@ -15,20 +15,11 @@ import onnx
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
+from intc.frontend.agreement import AtMost, EqualSizes, substitute
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
-from intc.frontend.symbolic import (
-    AtMost,
-    EqualSizes,
-    Imported,
-    Index,
-    IndexTuple,
-    NanTest,
-    Splat,
-    is_symbolic,
-    substitute,
-)
+from intc.frontend.symbolic import Imported, Index, IndexTuple, NanTest, Splat, is_symbolic
 from intc.frontend.tabulated import Tabulated, emit
 from intc.ir.dims import PAST, Dim, is_symbol, symbol, terms_of
 from intc.ir.graph import Builder, Graph, Node

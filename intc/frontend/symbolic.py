@@ -8,7 +8,6 @@ when exporters spell out mask positions.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from intc.errors import GraphError
+from intc.frontend.agreement import AtMost, divide, require_equal
 from intc.ir.dims import (
     Dim,
     Poly,
@@ -23,11 +23,8 @@ from intc.ir.dims import (
     as_dim,
     bounds,
     broadcast,
+    floor_div,
     is_symbol,
-    product,
-    symbol,
-    symbols,
-    terms_of,
 )
 from intc.ir.op import Array
 from intc.ir.types import DType
@@ -92,16 +89,15 @@ def dims_of(array: Array) -> Shape:
     return tuple(as_dim(x) for x in np.asarray(array, object).ravel())
 
 
-def divide(a: Any, b: Any) -> Any:
-    """``a / b`` of sizes; where one symbol of b is missing in a, another that is only in a must be equal."""
-    try:
-        return a // b
-    except GraphError:
-        left, right = symbols((a,)), symbols((b,))
-        missing, free = [s for s in right if s not in left], [s for s in left if s not in right]
-        if len(missing) == 1 and free:
-            raise EqualSizes(missing[0], *map(symbol, free)) from None
-        raise
+def _quotient(a: Any, b: Any) -> Any:
+    """ONNX's quotient of integers, rounded towards zero."""
+    if isinstance(a, Poly) and not isinstance(b, Poly) and b > 0:
+        low, high = bounds(a)
+        if low >= 0:
+            return floor_div(a, int(b))
+        if high <= 0:
+            return -floor_div(-a, int(b))
+    return divide(a, b)
 
 
 def _decided(a: Any, b: Any, larger: bool, largest: Mapping[str, int]) -> Any:
@@ -125,7 +121,7 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": divide,
+    "Div": _quotient,
     "Equal": lambda a, b: a == b,
 }
 
@@ -347,68 +343,3 @@ def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, 
             raise GraphError("the gathered positions are not plain index ranges")
         source[moving[0]] = k
     return shape, tuple(source)
-
-
-class EqualSizes(Exception):
-    """An operator works only if ``symbol`` is one of ``sizes``: the import starts over with that."""
-
-    def __init__(self, symbol: str, *sizes: Dim) -> None:
-        super().__init__(f"{symbol} = {' or '.join(map(str, sizes))}")
-        self.symbol, self.sizes = symbol, sizes
-
-
-class AtMost(Exception):
-    """The import starts over with ``symbol`` at most ``largest``; some operator must ask for that."""
-
-    def __init__(self, symbol: str, largest: int) -> None:
-        super().__init__(f"{symbol} <= {largest}")
-        self.symbol, self.largest = symbol, largest
-
-
-def require_equal(a: Dim, b: Dim) -> None:
-    """Raise :class:`EqualSizes` where two different sizes must agree and one is a bare symbol."""
-    if a == b:
-        return
-    for x, y in ((a, b), (b, a)):
-        if is_symbol(x) and str(x) not in symbols((y,)):
-            raise EqualSizes(str(x), y)
-    left, right = (terms_of(x) for x in (a - b, b - a))
-    more, less = ([k for k, v in terms.items() if v == 1 and len(k) == 1] for terms in (left, right))
-    if len(left) == 2 and len(more) == len(less) == 1:  # n + s and n + t
-        raise EqualSizes(less[0][0], symbol(more[0][0]))
-
-
-def require_product(have: Shape, wanted: Shape) -> None:
-    """Raise :class:`EqualSizes` where a reshape works only if two sizes agree: those that differ at the same
-    axis, or a symbol and the number that the quotient of both products leaves it.
-    """
-    for a, b in zip(have, wanted, strict=False):
-        if isinstance(a, Poly) and isinstance(b, Poly):
-            require_equal(a, b)
-    left, right = terms_of(product(have)), terms_of(product(wanted))
-    if len(left) == len(right) == 1:
-        ((more, a),), ((less, b),) = left.items(), right.items()
-        rest, missing = (Counter(more) - Counter(less)), (Counter(less) - Counter(more))
-        if not missing and rest.total() == 1 and b % a == 0 and b >= a:
-            raise EqualSizes(next(iter(rest)), b // a)
-
-
-def require_broadcast(*shapes: Shape) -> None:
-    """:func:`require_equal` for every pair of sizes that broadcasting puts together."""
-    for rank in range(1, max(map(len, shapes)) + 1):
-        sizes = [shape[-rank] for shape in shapes if len(shape) >= rank and shape[-rank] != 1]
-        for size in sizes[1:]:
-            require_equal(sizes[0], size)
-
-
-def substitute(dim: Dim, sizes: Mapping[str, Dim]) -> Dim:
-    """``dim`` with symbols replaced until none of ``sizes`` is left."""
-    while any(name in sizes for name in symbols((dim,))):
-        total: Dim = 0
-        for mono, coefficient in terms_of(dim).items():
-            term: Dim = coefficient
-            for name in mono:
-                term = term * sizes.get(name, symbol(name))
-            total = total + term
-        dim = total
-    return dim

@@ -1,4 +1,4 @@
-"""A graph with its free sizes fixed, for targets that cannot take a size at run time."""
+"""The free sizes of a graph: fixed, for targets that cannot take a size at run time, or chosen."""
 
 from __future__ import annotations
 
@@ -6,10 +6,34 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from intc.errors import UsageError
-from intc.ir.dims import Poly, evaluate, substitute, symbols
+from intc.errors import UsageError, beyond_limit
+from intc.ir.dims import SYMBOL_MAX, Dim, Poly, evaluate, substitute, symbols
 from intc.ir.graph import Builder, Graph, Node, Value, rebuild
 from intc.ir.op import Op
+
+
+def admissible(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
+    """``sizes``, or the nearest that the limits of ``graph`` admit: smaller ones 1, larger ones the least."""
+    found, limits = dict(sizes), graph.limits()
+
+    def violated(limited: Dim) -> bool:
+        return evaluate(limited, found) > limits[limited]
+
+    for limited in limits:
+        if violated(limited) and evaluate(limited, dict.fromkeys(found, SYMBOL_MAX)) > limits[limited]:
+            found = dict.fromkeys(found, 1)
+    for limited in limits:
+        names, low, high = symbols([limited]), 0, 1
+        while violated(limited) and high < SYMBOL_MAX:
+            low, high = high, 2 * high
+            found |= {name: max(found[name], high) for name in names}
+        while high - low > 1 and low:
+            middle = (low + high) // 2
+            before, high = found, middle
+            found = found | {name: middle for name in names if found[name] > middle}
+            if violated(limited):
+                found, low, high = before, middle, max(before[name] for name in names)
+    return found
 
 
 def bound(graph: Graph, sizes: Mapping[str, int]) -> Graph:
@@ -27,7 +51,7 @@ def bound(graph: Graph, sizes: Mapping[str, int]) -> Graph:
         return graph
     for limited, largest in graph.limits().items():
         if set(symbols([limited])) <= set(sizes) and evaluate(limited, sizes) > largest:
-            raise UsageError(f"{limited} is {evaluate(limited, sizes)}; the model takes at most {largest}")
+            raise UsageError(beyond_limit(limited, evaluate(limited, sizes), largest))
 
     def fixed(item: Any) -> Any:
         if isinstance(item, tuple):

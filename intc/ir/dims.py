@@ -1,7 +1,8 @@
 """Symbolic sizes: integer polynomials over named symbols such as ``batch`` and ``sequence``.
 
 A size in a shape is a plain ``int`` wherever it is known and a :class:`Poly` otherwise; :func:`as_dim` keeps
-that normal form, so ``==`` on dims is exact polynomial equality.
+that normal form, so ``==`` on dims is exact polynomial equality. A factor of a term is a symbol or a quotient
+rounded down, ``floor(n/2)``, whose name says what it is; :func:`floor_div` makes them.
 
 >>> b, s = symbol("batch"), symbol("seq")
 >>> str(b * s * 3 + s * b)
@@ -12,6 +13,8 @@ Poly('3*batch')
 11
 >>> parse("4*batch*seq - 2") == 4 * b * s - 2
 True
+>>> str(floor_div(floor_div(s - 10, 5) + 1, 2)), evaluate(floor_div(s, 2), {"seq": 7})
+('floor((seq + 5)/10) - 1', 3)
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from intc.errors import GraphError
@@ -27,6 +31,7 @@ from intc.errors import GraphError
 SYMBOL_MAX: Final = 65535
 # how many positions a decoder's state holds: of all symbols, this one may be 0
 PAST: Final = "past"
+QUOTIENT: Final = "floor("  # how the name of a quotient begins; no symbol contains a bracket
 Monomial: TypeAlias = tuple[str, ...]
 
 
@@ -113,9 +118,24 @@ def symbol(name: str) -> Dim:
     return Poly({("d" + clean if clean[0].isdigit() else clean,): 1})
 
 
+def factor(name: str) -> Dim:
+    """The dim that is the factor ``name`` of a term: a symbol or a quotient."""
+    return Poly({(name,): 1})
+
+
+def multiple(dim: Dim) -> tuple[int, str] | None:
+    """``(k, symbol)`` where ``dim`` is a positive number ``k`` times one symbol, else None."""
+    terms = list(terms_of(dim).items())
+    if len(terms) != 1 or len(terms[0][0]) != 1 or terms[0][1] < 1 or quotient(terms[0][0][0]):
+        return None
+    ((name,), coef) = terms[0]
+    return coef, name
+
+
 def is_symbol(dim: Dim) -> bool:
     """Whether ``dim`` is one symbol and nothing else."""
-    return isinstance(dim, Poly) and list(dim.terms.values()) == [1] and len(next(iter(dim.terms))) == 1
+    found = multiple(dim)
+    return found is not None and found[0] == 1
 
 
 def as_dim(value: object) -> Dim:
@@ -146,6 +166,40 @@ def exact_div(a: Dim, b: Dim) -> Dim:
     return _normal(out)
 
 
+def floor_div(a: Dim, k: int) -> Dim:
+    """``a / k`` rounded down, for a positive ``k``: whole multiples come out, the rest is one quotient.
+
+    Quotients of a quotient become one: ``floor(floor(n/2)/3)`` is ``floor(n/6)``.
+    """
+    if k < 1:
+        raise GraphError(f"size {a} cannot be divided by {k}")
+    whole = _normal({mono: coef // k for mono, coef in terms_of(a).items()})
+    rest = {mono: coef % k for mono, coef in terms_of(a).items() if coef % k}
+    constant = rest.pop((), 0)
+    if not rest:
+        return whole
+    common = math.gcd(k, *rest.values())
+    k, constant = k // common, constant // common
+    terms = {mono: coef // common for mono, coef in rest.items()}
+    inner = quotient(next(iter(terms))[0]) if list(terms.values()) == [1] else None
+    if inner and len(next(iter(terms))) == 1:
+        dividend, divisor = inner
+        return whole + floor_div(dividend + constant * divisor, divisor * k)
+    text = str(_normal(terms) + constant)
+    return whole + factor(f"floor({f'({text})' if ' ' in text else text}/{k})")
+
+
+@lru_cache(None)
+def quotient(name: str) -> tuple[Dim, int] | None:
+    """Dividend and divisor of the factor ``name``; None for a symbol."""
+    if not name.startswith(QUOTIENT):
+        return None
+    dividend, _, divisor = name[len(QUOTIENT) : -1].rpartition("/")
+    return parse(dividend.removeprefix("(").removesuffix(")") if dividend[0] == "(" else dividend), int(
+        divisor
+    )
+
+
 def product(dims: Iterable[Dim]) -> Dim:
     """The product of ``dims`` (1 for none)."""
     out: Dim = 1
@@ -154,12 +208,17 @@ def product(dims: Iterable[Dim]) -> Dim:
     return out
 
 
+def factors(dims: Iterable[Dim]) -> list[str]:
+    """The symbols and quotients that the terms of ``dims`` consist of, in order of first appearance."""
+    return list(dict.fromkeys(name for dim in dims for mono in terms_of(dim) for name in mono))
+
+
 def symbols(dims: Iterable[Dim]) -> list[str]:
-    """The symbol names in ``dims``, in order of first appearance."""
+    """The symbol names in ``dims``, those inside quotients too, in order of first appearance."""
     seen: dict[str, None] = {}
-    for dim in dims:
-        for mono in terms_of(dim):
-            seen.update(dict.fromkeys(mono))
+    for name in factors(dims):
+        inner = quotient(name)
+        seen.update(dict.fromkeys(symbols((inner[0],)) if inner else (name,)))
     return list(seen)
 
 
@@ -167,19 +226,22 @@ def evaluate(dim: Dim, env: Mapping[str, int]) -> int:
     """The value of ``dim`` under ``env`` (symbol -> size); KeyError names a missing symbol."""
     total = 0
     for mono, coef in terms_of(dim).items():
-        for sym in mono:
-            coef *= env[sym]
+        for name in mono:
+            inner = quotient(name)
+            coef *= evaluate(inner[0], env) // inner[1] if inner else env[name]
         total += coef
     return total
 
 
-def substitute(dim: Dim, env: Mapping[str, int]) -> Dim:
+def substitute(dim: Dim, env: Mapping[str, Dim]) -> Dim:
     """``dim`` with the symbols in ``env`` (symbol -> size) replaced."""
     total: Dim = 0
     for mono, coef in terms_of(dim).items():
         term: Dim = coef
-        for sym in mono:
-            term = term * (env[sym] if sym in env else symbol(sym))
+        for name in mono:
+            inner = quotient(name)
+            part = floor_div(substitute(inner[0], env), inner[1]) if inner else env.get(name, factor(name))
+            term = term * part
         total = total + term
     return total
 
@@ -188,13 +250,28 @@ def bounds(dim: Dim, largest: Mapping[str, int] | None = None) -> tuple[int, int
     """The smallest and the largest value of ``dim`` over all symbols of 1 (``PAST``: 0) to ``SYMBOL_MAX`` (or
     what ``largest`` names), term by term.
     """
-    ends = largest or {}
     lo = hi = 0
     for mono, coef in terms_of(dim).items():
-        most = math.prod(ends.get(name, SYMBOL_MAX) for name in mono)
-        pair = (coef * (PAST not in mono), coef * most)
+        ends = [_ends(name, largest or {}) for name in mono]
+        pair = [coef * math.prod(end) for end in zip(*ends, strict=True)] or [coef, coef]
         lo, hi = lo + min(pair), hi + max(pair)
     return lo, hi
+
+
+def _ends(name: str, largest: Mapping[str, int]) -> tuple[int, int]:
+    """The smallest and the largest value of a factor. No coefficient inside a quotient is negative."""
+    inner = quotient(name)
+    if inner is None:
+        return int(name != PAST), largest.get(name, SYMBOL_MAX)
+    low, high = bounds(inner[0], largest)
+    return low // inner[1], high // inner[1]
+
+
+def counted(sizes: Iterable[Dim]) -> list[tuple[Dim, int]]:
+    """The limits by which none of ``sizes`` exceeds ``SYMBOL_MAX``, as the proofs of sums take it."""
+    return [
+        (size, SYMBOL_MAX) for size in sizes if bounds(size)[1] > SYMBOL_MAX and not isinstance(size, int)
+    ]
 
 
 def evaluate_shape(shape: Shape, env: Mapping[str, int]) -> tuple[int, ...]:
@@ -203,16 +280,42 @@ def evaluate_shape(shape: Shape, env: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def parse(text: str) -> Dim:
-    """The inverse of ``str`` on dims: sums of products of integers and symbols."""
-    total: Dim = 0
-    for sign, term in re.findall(r"([+-]?)\s*([\w*]+)", text.replace(" ", "")):
-        value: Dim = -1 if sign == "-" else 1
-        for factor in term.split("*"):
-            if not factor:
-                raise GraphError(f"'{text}' is not a size")
-            value = value * (int(factor) if factor.isdigit() else symbol(factor))
-        total = total + value
+    """The inverse of ``str`` on dims: sums of products of integers, symbols and quotients."""
+    try:
+        total, rest = _sum(text.replace(" ", ""))
+    except RecursionError:
+        rest = text
+    if rest:
+        raise GraphError(f"'{text}' is not a size")
     return total
+
+
+def _sum(text: str) -> tuple[Dim, str]:
+    """The terms at the start of ``text``, and what follows them."""
+    total: Dim = 0
+    while True:
+        sign = -1 if text[:1] == "-" else 1
+        term, text = _factor(text.lstrip("+-"))
+        while text[:1] == "*":
+            more, text = _factor(text[1:])
+            term = term * more
+        total = total + sign * term
+        if text[:1] not in ("+", "-"):
+            return total, text
+
+
+def _factor(text: str) -> tuple[Dim, str]:
+    if text.startswith(QUOTIENT):
+        bracketed = text.startswith(QUOTIENT + "(")
+        dividend, text = _sum(text[len(QUOTIENT) + bracketed :])
+        end = re.match(r"\)/(\d+)\)" if bracketed else r"/(\d+)\)", text)
+        if end is None:
+            raise GraphError(f"'{text}' does not end a quotient")
+        return floor_div(dividend, int(end[1])), text[end.end() :]
+    word = re.match(r"\w+", text)
+    if word is None:
+        raise GraphError(f"'{text}' is not a size")
+    return int(word[0]) if word[0].isdigit() else symbol(word[0]), text[word.end() :]
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:

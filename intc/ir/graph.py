@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from intc.errors import FeedError, GraphError
+from intc.errors import FeedError, GraphError, beyond_limit
 from intc.ir import dims
 from intc.ir.op import Array, Op
 from intc.ir.types import TensorType, type_of_array
@@ -101,10 +101,14 @@ class Graph:
                 if isinstance(dim, int):
                     if dim != size:
                         raise FeedError(f"input '{name}' has shape {list(got)}, expected {expected}")
-                elif dims.is_symbol(dim) and env.setdefault(str(dim), size) != size:
-                    raise FeedError(
-                        f"input '{name}' has shape {list(got)}: {dim} is {env[str(dim)]} elsewhere"
-                    )
+                elif (found := dims.multiple(dim)) is not None:
+                    factor, free = found
+                    if size % factor:
+                        raise FeedError(f"input '{name}' has shape {list(got)}, expected {expected}")
+                    if env.setdefault(free, size // factor) * factor != size:
+                        raise FeedError(
+                            f"input '{name}' has shape {list(got)}: {free} is {env[free]} elsewhere"
+                        )
         if unknown := set(self.symbols()) - set(env):
             raise FeedError(f"no input has the size {', '.join(sorted(unknown))} for itself")
         for name in self.inputs:  # sizes such as past + sequence
@@ -116,7 +120,7 @@ class Graph:
                 )
         for size, largest in self.limits().items():
             if dims.evaluate(size, env) > largest:
-                raise FeedError(f"{size} is {dims.evaluate(size, env)}; the model takes at most {largest}")
+                raise FeedError(beyond_limit(size, dims.evaluate(size, env), largest))
         return env
 
     def run(

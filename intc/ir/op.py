@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from intc.ir.dims import Dim
+from intc.ir.dims import Dim, counted
 from intc.ir.types import TensorType
 
 Array = NDArray[Any]
@@ -44,6 +44,9 @@ class Op:
 
 class FormulaOp(Op):
     """An operator whose meaning is a formula over an algebra of :mod:`intc.ops.scalar`, within 64 bits."""
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return counted((self.row(*types),))
 
     def row(self, *types: TensorType) -> Dim:
         """The length of the rows that the formula sums, or asks for."""

@@ -236,7 +236,17 @@ class _Cursor:
         return self.size()
 
     def size(self) -> dims.Dim:
-        word = self.take(r"[\w*+ -]+", "a size").strip()
+        self.skip()
+        end, depth = self.at, 0
+        for c in self.line[self.at :]:
+            depth += (c == "(") - (c == ")")
+            if depth < 0 or not (c.isalnum() or c in "_*+ -" or (c in "()/" and (depth or c == ")"))):
+                break
+            end += 1
+        word = self.line[self.at : end].strip()
+        if not word:
+            raise GraphError(f"expected a size at '{self.line[self.at : self.at + 30]}'")
+        self.at = end
         size = dims.as_dim(_number(word)) if INTEGER.fullmatch(word) else dims.parse(word)
         if str(size) != word:
             raise GraphError(f"'{word}' is not a size in normal form")

@@ -8,9 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError
+from intc.ir.dims import Dim
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 from intc.ops.im2col import Im2col
+from intc.ops.window import at_least_one
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Conv(Op):
 
     def _columns(self, w: tuple[int, ...]) -> Im2col:
         return Im2col((w[2], w[3]), self.strides, self.pads, self.dilations)
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return at_least_one(self.infer(*types).shape[2:])
 
     def infer(self, *types: TensorType) -> TensorType:
         x, w = types[:2]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
+from intc.ir.dims import Dim, counted
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import DType, TensorType
 from intc.ops import scalar
@@ -125,6 +126,9 @@ class Attention(Op):
     uniform: bool = False
     name: ClassVar[str] = "attention"
     arity: ClassVar[tuple[int, ...]] = (5, 6, 7)
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return counted((types[1].shape[-2],))
 
     @property
     def dtype(self) -> DType:

@@ -12,7 +12,7 @@ from intc.ir.dims import Dim
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 from intc.ops.movement import joined
-from intc.ops.window import output_size
+from intc.ops.window import at_least_one, output_size
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Im2col(Op):
         top, left, bottom, right = self.pads
         padded = (x.shape[0], height + top + bottom, width + left + right, 1)
         return output_size(padded, self.kernel, self.strides, self.dilations)
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return at_least_one(self.output_size(types[0]))
 
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import SYMBOL_MAX, broadcast, format_shape
+from intc.ir.dims import SYMBOL_MAX, Dim, broadcast, counted, format_shape
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
@@ -53,6 +53,9 @@ class MatMul(Op):
 
     name: ClassVar[str] = "matmul"
     arity: ClassVar[tuple[int, ...]] = (2,)
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return counted(types[0].shape[-1:])
 
     def infer(self, *types: TensorType) -> TensorType:
         a, b = types

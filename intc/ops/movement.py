@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Shape, bounds, evaluate, evaluate_shape, format_shape, product
+from intc.ir.dims import Dim, Shape, bounds, evaluate, evaluate_shape, floor_div, format_shape, product
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import DType, TensorType
 
@@ -65,11 +65,15 @@ class Slice(Op):
 
     def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
         size = types[0].shape[self.axis]
-        out: list[tuple[Dim, int]] = []
-        if isinstance(size, int) and not isinstance(self.stop, int):
-            out.append((self.stop, size))
-        if not isinstance(self.start, int) and bounds(self.start)[0] < 0:
-            out.append((-self.start, 0))
+        end = self.start + 1 if self.step < 0 else self.stop
+        span = (self.start - self.stop) * (-1 if self.step < 0 else 1)
+        before = -1 - self.stop if self.step < 0 else 0
+        out: list[tuple[Dim, int]] = (
+            [] if isinstance(end, int) or not isinstance(size, int) else [(end, size)]
+        )
+        for excess in (end - size, span, before, -self.start):
+            if not isinstance(excess, int) and bounds(excess)[1] > 0 and (excess + size, size) not in out:
+                out.append((excess, 0))
         return out
 
     def infer(self, *types: TensorType) -> TensorType:
@@ -79,10 +83,10 @@ class Slice(Op):
         span = self.stop - self.start
         if isinstance(span, int):
             count: Dim = max(-(-span // self.step), 0)
-        elif abs(self.step) == 1:
-            count = span * self.step
+        elif self.step > 0:
+            count = floor_div(span + self.step - 1, self.step)
         else:
-            raise GraphError(f"a slice of symbolic length {span} must have step 1")
+            count = floor_div(-span - self.step - 1, -self.step)
         return x.with_shape((*x.shape[: self.axis], count, *x.shape[self.axis + 1 :]))
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import SYMBOL_MAX, Shape
+from intc.ir.dims import SYMBOL_MAX, Dim, Shape, counted
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
@@ -19,6 +19,9 @@ class _Reduce(Op):
     axes: tuple[int, ...]
     keepdims: bool
     arity: ClassVar[tuple[int, ...]] = (1,)
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return counted(types[0].shape[a] for a in self.axes)
 
     def shape(self, x: TensorType) -> Shape:
         if not self.axes or any(not -x.rank <= a < x.rank for a in self.axes):
@@ -94,6 +97,9 @@ class ArgMax(Op):
     last: bool = False
     name: ClassVar[str] = "arg_max"
 
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return counted((types[0].shape[self.axis],))
+
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]
         if not 0 <= self.axis < x.rank:
@@ -119,6 +125,9 @@ class CumSum(Op):
     exclusive: bool = False
     reverse: bool = False
     name: ClassVar[str] = "cum_sum"
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return counted((types[0].shape[self.axis],))
 
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]

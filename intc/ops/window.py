@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import Dim, Shape, bounds, format_shape
+from intc.ir.dims import Dim, Shape, bounds, floor_div, format_shape
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
@@ -16,10 +17,7 @@ from intc.ir.types import TensorType
 def output_size(
     shape: Shape, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]
 ) -> tuple[Dim, Dim]:
-    """The rows and columns of windows that fit images [B, H, W, C]; GraphError for none.
-
-    A size that is no number can only be gone through in steps of 1, by windows that fit all that it can be.
-    """
+    """The rows and columns of windows that fit images [B, H, W, C]; GraphError where none ever does."""
     if len(shape) != 4:
         raise GraphError(f"windows need images [B, H, W, C], not {format_shape(shape)}")
     if min(*kernel, *strides, *dilations) < 1:
@@ -27,12 +25,15 @@ def output_size(
     out: list[Dim] = []
     for size, width, stride, dilation in zip(shape[1:3], kernel, strides, dilations, strict=True):
         rest = size - (dilation * (width - 1) + 1)
-        if not isinstance(rest, int) and stride > 1:
-            raise GraphError(f"windows in steps of {stride} need a fixed image size, not {size}")
-        out.append((rest if stride == 1 else rest // stride) + 1)
-        if bounds(out[-1])[0] < 1:
+        out.append(floor_div(rest, stride) + 1)
+        if bounds(out[-1])[1] < 1:
             raise GraphError(f"a {kernel} window does not fit {format_shape(shape)}")
     return out[0], out[1]
+
+
+def at_least_one(sizes: Iterable[Dim]) -> list[tuple[Dim, int]]:
+    """The limits by which each of ``sizes`` is at least 1."""
+    return [(1 - size, 0) for size in sizes if bounds(size)[0] < 1]
 
 
 def windows(x: Array, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]) -> Array:
@@ -53,6 +54,9 @@ class MaxPool(Op):
     pads: tuple[int, int, int, int]
     dilations: tuple[int, int]
     name: ClassVar[str] = "max_pool"
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return at_least_one(self.infer(*types).shape[1:3])
 
     def infer(self, *types: TensorType) -> TensorType:
         x = types[0]
@@ -83,6 +87,9 @@ class GroupedConv(Op):
     groups: int
     name: ClassVar[str] = "grouped_conv"
     arity: ClassVar[tuple[int, ...]] = (2,)
+
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        return at_least_one(self.infer(*types).shape[1:3])
 
     def infer(self, *types: TensorType) -> TensorType:
         x, w = types

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from intc.ir.dims import PAST, evaluate_shape, symbols
+from intc.ir.bound import admissible
+from intc.ir.dims import PAST, evaluate_shape
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Div, Mul
@@ -121,8 +122,8 @@ class _Trace:
 
     def __init__(self, graph: Graph, uses: Uses) -> None:
         self.graph, self.uses = graph, uses
-        names = symbols(d for v in graph.values.values() for d in v.type.shape)
-        self.sizes = {n: SIZES[i % len(SIZES)] for i, n in enumerate(names)} | {PAST: 1}
+        sizes = {n: SIZES[i % len(SIZES)] for i, n in enumerate(graph.symbols())} | {PAST: 1}
+        self.sizes = admissible(graph, sizes)
 
     def shape(self, value: str) -> tuple[int, ...]:
         return evaluate_shape(self.graph.type(value).shape, self.sizes)

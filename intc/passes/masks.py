@@ -12,7 +12,7 @@ from intc.ir.dims import Shape, product
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ops.elementwise import Add, And, Cast, Equal, Less, Max, Mul, Not, Sub, Where
-from intc.ops.movement import Expand, Reshape, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
 from intc.passes.rewrite import constant_of, scalar_of
 
 # A mask as an expression: True keeps everything; the rest is emitted on demand, once per expression.
@@ -134,6 +134,9 @@ class Masks:
             return None
         if isinstance(node.op, MOVES):
             return self._moved(node.op, self.additive(node.inputs[0], sign))
+        if isinstance(node.op, Concat):
+            joined = [self.additive(x, sign) for x in node.inputs]
+            return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
         if isinstance(node.op, Add):
             parts = [self.additive(x, sign) for x in node.inputs]
             return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
@@ -271,6 +274,8 @@ class Masks:
             half = b.constant(f"{first}.half", np.full(1, 0.5, np.float32))
             return b.emit(Less(), half, names[str(first)], name=f"{first}.keep")
         assert isinstance(first, Op)
+        if kind == "join":
+            return b.emit(first, *(self.emit(b, names, k) for k in keep[2:]), name="mask")  # type: ignore[arg-type]
         if isinstance(first, Transpose) and kind == "turn":
             inner = self.emit(b, names, keep[2])  # type: ignore[arg-type]
             shape = b.graph.type(inner).shape

@@ -32,6 +32,7 @@ ACTIVATION_BITS: Final = (8, 16)
 SUM_LIMIT: Final = 2**31 - 1
 MANY: Final = 16  # rows of a sample
 NARROWING: Final = 8
+FEW: Final = 6  # terms of a sum
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
 ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
@@ -167,8 +168,8 @@ def _keys_of(graph: Graph, uses: Uses, node: Node) -> tuple[str, ...]:
 
 def _heads(graph: Graph, nodes: list[Node]) -> list[Node]:
     """The products that take little time: of one row a sample where others have many (classifiers of pooled
-    tokens), of few columns (classifiers of tokens, gates of experts). Nothing averages the errors of their
-    inputs, and some of them decide.
+    tokens), of few columns (classifiers of tokens, gates of experts) or few terms (interpolations). Nothing
+    averages the errors of their inputs, and some of them decide.
     """
     producers = graph.producers()
     narrow = [n for n in nodes if is_linear(graph, n) and _narrows(graph, producers, n)]
@@ -176,10 +177,12 @@ def _heads(graph: Graph, nodes: list[Node]) -> list[Node]:
 
 
 def _narrows(graph: Graph, producers: Mapping[str, Node], node: Node) -> bool:
-    """Whether a product has at most a ``NARROWING``-th as many columns as its operand, which is no window."""
+    """Whether a product has at most a ``NARROWING``-th as many columns as its operand, which is no window, or
+    sums at most ``FEW`` terms.
+    """
     k, n = graph.constants[node.inputs[1]].shape
     made = producers.get(node.inputs[0])
-    return n * NARROWING <= k and not (made is not None and isinstance(made.op, Im2col))
+    return (n * NARROWING <= k or k <= FEW) and not (made is not None and isinstance(made.op, Im2col))
 
 
 def _pooled(graph: Graph, nodes: list[Node]) -> list[Node]:

@@ -12,19 +12,16 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from intc.ir.dims import evaluate, evaluate_shape
+from intc.ir.bound import admissible
+from intc.ir.dims import evaluate_shape
 from intc.ir.graph import Graph
 from intc.ir.op import Array
 from intc.ir.types import TensorType
 
 
 def probe_sizes(graph: Graph) -> dict[str, int]:
-    """2, 3, 4, .. for the symbols in order, where the graph's limits admit that, else 1."""
-    sizes = {name: 2 + i for i, name in enumerate(graph.symbols())}
-    for size, largest in graph.limits().items():
-        if evaluate(size, sizes) > largest:
-            return dict.fromkeys(sizes, 1)
-    return sizes
+    """2, 3, 4, .. for the symbols in order, where the graph's limits admit that, else the nearest."""
+    return admissible(graph, {name: 2 + i for i, name in enumerate(graph.symbols())})
 
 
 def probe_feeds(graph: Graph, sizes: Mapping[str, int] | None = None) -> dict[str, Array]:

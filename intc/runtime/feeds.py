@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.artifact.fields import SYMBOL, Size, size_value
+from intc.artifact.fields import Size, multiple, size_value
 from intc.artifact.schema import Port
-from intc.errors import FeedError
+from intc.errors import FeedError, beyond_limit
 
 Array = NDArray[Any]
 MAX_SIZE = 2**31 - 1  # sizes are passed to the kernels as int32
@@ -49,8 +49,8 @@ def bind(
 
 
 def is_sum(size: Size) -> bool:
-    """Whether ``size`` is computed from symbols, such as ``past + sequence``."""
-    return isinstance(size, str) and not SYMBOL.fullmatch(size)
+    """Whether ``size`` is computed from symbols, such as ``past + sequence``, and tells none of them."""
+    return isinstance(size, str) and multiple(size) is None
 
 
 def _refuse(port: Port, shape: tuple[int, ...], env: Mapping[str, int]) -> None:
@@ -65,13 +65,16 @@ def check_limits(limits: Sequence[tuple[Size, int]], env: Mapping[str, int]) -> 
     """FeedError naming the size that is beyond what the model was compiled for."""
     for size, largest in limits:
         if size_value(size, env) > largest:
-            raise FeedError(f"{size} is {size_value(size, env)}; the model takes at most {largest}")
+            raise FeedError(beyond_limit(size, size_value(size, env), largest))
 
 
 def _fits(want: Size, got: int, env: dict[str, int]) -> bool:
     if isinstance(want, int) or is_sum(want):
         return want == got or is_sum(want)
-    return env.setdefault(want, got) == got
+    found = multiple(want)
+    assert found is not None
+    factor, symbol = found
+    return env.setdefault(symbol, got // factor) * factor == got
 
 
 def format_shape(shape: Sequence[Size]) -> str:

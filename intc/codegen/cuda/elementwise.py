@@ -21,6 +21,7 @@ from intc.codegen.cpu.expr_algebra import EXPR, wide
 from intc.codegen.cpu.strided import row_major
 from intc.codegen.kernel import Expr, Frame, int64, local, storage, store
 from intc.codegen.program import Program
+from intc.ir.bound import admissible
 from intc.ir.dims import Dim, Shape, evaluate, exact_div, product, terms_of
 from intc.ir.graph import Graph, Node
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
@@ -40,7 +41,7 @@ Elements = Callable[[Expr], Expr]  # the j-th of a thread's elements
 def inlined(graph: Graph) -> frozenset[str]:
     """The values that only exist inside of kernels."""
     users = graph.users()
-    sizes = dict.fromkeys(graph.symbols(), TYPICAL)
+    sizes = admissible(graph, dict.fromkeys(graph.symbols(), TYPICAL))
     elements = {name: evaluate(product(value.type.shape), sizes) for name, value in graph.values.items()}
     found: dict[str, tuple[Fraction, int]] = {}  # how often each element is computed, and stands in the code
 

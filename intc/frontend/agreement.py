@@ -1,0 +1,129 @@
+"""Sizes that an operator needs to agree, and the import that starts over with two of them equal."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from intc.errors import GraphError
+from intc.ir import dims
+from intc.ir.dims import (
+    Dim,
+    Poly,
+    Shape,
+    factor,
+    factors,
+    floor_div,
+    is_symbol,
+    product,
+    quotient,
+    symbol,
+    symbols,
+    terms_of,
+)
+
+
+class EqualSizes(Exception):
+    """An operator works only if ``symbol`` is one of ``sizes``: the import starts over with that."""
+
+    def __init__(self, symbol: str, *sizes: Dim) -> None:
+        super().__init__(f"{symbol} = {' or '.join(map(str, sizes))}")
+        self.symbol, self.sizes = symbol, sizes
+
+
+class AtMost(Exception):
+    """The import starts over with ``symbol`` at most ``largest``; some operator must ask for that."""
+
+    def __init__(self, symbol: str, largest: int) -> None:
+        super().__init__(f"{symbol} <= {largest}")
+        self.symbol, self.largest = symbol, largest
+
+
+def require_equal(a: Dim, b: Dim) -> None:
+    """Raise :class:`EqualSizes` where two different sizes must agree and one is a bare symbol."""
+    if a == b:
+        return
+    for x, y in ((a, b), (b, a)):
+        if is_symbol(x) and str(x) not in symbols((y,)):
+            raise EqualSizes(str(x), y)
+    left, right = (terms_of(x) for x in (a - b, b - a))
+    more, less = ([k for k, v in terms.items() if v == 1 and len(k) == 1] for terms in (left, right))
+    if len(left) == 2 and len(more) == len(less) == 1 and not quotient(less[0][0]):  # n + s and n + t
+        raise EqualSizes(less[0][0], factor(more[0][0]))
+    require_zero(a - b)
+
+
+def require_product(have: Shape, wanted: Shape) -> None:
+    """Raise :class:`EqualSizes` where a reshape works only if two sizes agree: those that differ at the same
+    axis, or a symbol and the number that the quotient of both products leaves it.
+    """
+    for a, b in zip(have, wanted, strict=False):
+        if isinstance(a, Poly) and isinstance(b, Poly):
+            require_equal(a, b)
+    require_zero(product(have) - product(wanted))
+    left, right = terms_of(product(have)), terms_of(product(wanted))
+    if len(left) == len(right) == 1:
+        ((more, a),), ((less, b),) = left.items(), right.items()
+        rest, missing = (Counter(more) - Counter(less)), (Counter(less) - Counter(more))
+        name = next(iter(rest), "")
+        if not missing and rest.total() == 1 and b % a == 0 and b >= a and not quotient(name):
+            raise EqualSizes(name, b // a)
+
+
+def require_broadcast(*shapes: Shape) -> None:
+    """:func:`require_equal` for every pair of sizes that broadcasting puts together."""
+    for rank in range(1, max(map(len, shapes)) + 1):
+        sizes = [shape[-rank] for shape in shapes if len(shape) >= rank and shape[-rank] != 1]
+        for size in sizes[1:]:
+            require_equal(sizes[0], size)
+
+
+def substitute(dim: Dim, sizes: Mapping[str, Dim]) -> Dim:
+    """``dim`` with symbols replaced until none of ``sizes`` is left."""
+    while any(name in sizes for name in symbols((dim,))):
+        dim = dims.substitute(dim, sizes)
+    return dim
+
+
+def divide(a: Any, b: Any) -> Any:
+    """``a / b`` of sizes, which must come out: where one symbol of b is missing in a, another that is only in
+    a must be equal; where b is a number, the one symbol of a a multiple.
+    """
+    try:
+        return a // b
+    except GraphError:
+        left, right = symbols((a,)), symbols((b,))
+        missing, free = [s for s in right if s not in left], [s for s in left if s not in right]
+        if len(missing) == 1 and free:
+            raise EqualSizes(missing[0], *map(symbol, free)) from None
+        if isinstance(b, int) and len(left) == 1:
+            require_zero(floor_div(a, b) * b - a)
+        raise
+
+
+def require_zero(difference: Dim) -> None:
+    """Raise :class:`EqualSizes` where a size is 0 if symbols are multiples of divisors in it, such as
+    ``2*floor(n/2) - n`` for even n.
+    """
+    inner = [found for name in factors((difference,)) if (found := quotient(name))]
+    wholes: dict[str, Dim] = {}
+    for name in symbols((difference,)):
+        divisors = {divisor for dividend, divisor in inner if name in symbols((dividend,))}
+        for divisor in sorted({*divisors, math.lcm(*divisors)} - {1}):
+            wholes[name] = divisor * part_of(name, divisor)
+            if dims.substitute(difference, {name: wholes[name]}) == 0:
+                raise EqualSizes(name, wholes[name])
+    if wholes and dims.substitute(difference, wholes) == 0:
+        raise EqualSizes(*next(iter(wholes.items())))
+
+
+def part_of(name: str, divisor: int) -> Dim:
+    """The symbol for a ``divisor``-th of the symbol ``name``.
+
+    >>> part_of("height", 2), part_of("height_by_2", 4)
+    (Poly('height_by_2'), Poly('height_by_8'))
+    """
+    stem, _, count = name.rpartition("_by_")
+    return symbol(f"{stem}_by_{int(count) * divisor}" if stem and count.isdigit() else f"{name}_by_{divisor}")

@@ -1,0 +1,162 @@
+"""Converters of resizing: products with the matrix of an interpolation, at any size by a whole factor."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx
+
+from intc.errors import GraphError
+from intc.frontend.agreement import require_zero
+from intc.frontend.call import Call, Converter
+from intc.frontend.converters_image import extended
+from intc.frontend.converters_movement import reshape_to
+from intc.frontend.fold import compute, small
+from intc.frontend.symbolic import Imported
+from intc.ir.dims import Dim, exact_div, floor_div
+from intc.ir.op import Array
+from intc.ops.matmul import MatMul
+from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
+
+FACTORS = (2, 3, 4, 8, 16, 32)  # tried where the new size follows from an image that must be a multiple
+SAMPLE = 12  # entries of the axis from which an interpolation at any size is read
+
+
+def _resize(call: Call) -> list[Imported]:
+    """Each resized axis is a product with the matrix of its interpolation, or a gather where it repeats."""
+    x = call.x()
+    shape = call.shape(x)
+    crops = call.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    call.refuse(crops, "crops are not supported")
+    axes = [int(a) % len(shape) for a in call.attributes.get("axes", range(len(shape)))]
+    targets: list[Any] = list(call.known(3, "the size").ravel()) if call.has(3) else []
+    scales = [float(s) for s in call.known(2, "the scale").ravel()] if call.has(2) and not targets else []
+    policy = call.attributes.get("keep_aspect_ratio_policy", "stretch")
+    call.refuse(policy != "stretch", f"the policy {policy} is not supported")
+    for i, axis in enumerate(axes):
+        if (targets and targets[i] == shape[axis]) or (scales and scales[i] == 1.0):
+            continue
+        size = shape[axis]
+        if isinstance(size, int) and (scales or isinstance(targets[i], int | np.integer)):
+            extent = {"sizes": [size, int(targets[i])]} if targets else {"scales": [1.0, scales[i]]}
+            x = _by_matrix(call, x, axis, _interpolation(call, size, extent))
+        else:
+            factor = _factor(size, targets[i]) if targets else Fraction(scales[i]).limit_denominator(64)
+            x = _by_factor(call, x, axis, factor)
+    return [x]
+
+
+def _interpolation(call: Call, size: int, extent: dict[str, Any]) -> Array:
+    """[size, new size], as the reference implementation interpolates."""
+    ((key, value),) = extent.items()
+    call.refuse(not small((size, size)), f"an axis of {size} is too large to resize")
+    value = np.asarray(value, np.int64 if key == "sizes" else np.float32)
+    kept = {k: v for k, v in call.attributes.items() if k not in ("axes", "keep_aspect_ratio_policy")}
+    inputs = ["x", "", "", "sizes"] if key == "sizes" else ["x", "", "scales"]
+    node = onnx.helper.make_node("Resize", inputs, ["y"], **kept)
+    (matrix,) = compute(node, {"x": np.eye(size, dtype=np.float32), key: value}, call.ctx.opsets)
+    return matrix
+
+
+def _by_matrix(call: Call, x: str, axis: int, matrix: Array) -> str:
+    if _picks(matrix):
+        index = call.ctx.builder.constant(f"{call.node.output[0]}.index", matrix.argmax(axis=0))
+        return call.emit(Gather(axis), x, index, last=False)
+    last = _moved(call, x, axis)
+    return _back(call, call.emit(MatMul(), last, call.constant(matrix), last=False), axis)
+
+
+def _picks(matrix: Array) -> bool:
+    """Whether every column has a single 1 and nothing else."""
+    return bool((matrix == 1).sum(axis=0).min() == 1 and np.count_nonzero(matrix) == matrix.shape[1])
+
+
+def _moved(call: Call, x: str, axis: int) -> str:
+    """``x`` with ``axis`` last."""
+    rank = len(call.shape(x))
+    order = (*(a for a in range(rank) if a != axis), axis)
+    return x if axis == rank - 1 else call.emit(Transpose(order), x, last=False)
+
+
+def _back(call: Call, x: str, axis: int) -> str:
+    """The inverse of :func:`_moved`."""
+    last = len(call.shape(x)) - 1
+    order = (*range(axis), last, *range(axis, last))
+    return x if axis == last else call.emit(Transpose(order), x, last=False)
+
+
+def _factor(size: Dim, target: Dim) -> Fraction:
+    """``target / size`` where one is always a multiple of the other."""
+    for a, b, factor in ((target, size, 1), (size, target, -1)):
+        try:
+            quotient = exact_div(a, b)
+        except GraphError:
+            continue
+        if isinstance(quotient, int):
+            return Fraction(quotient) ** factor
+    for factor in FACTORS:
+        require_zero(factor * size - target)
+    raise GraphError(f"a symbolic size {size} cannot be resized to {target}, which is no multiple of it")
+
+
+def _by_factor(call: Call, x: str, axis: int, factor: Fraction) -> str:
+    """Resized at any size: each output is a sum of some neighbours, the same for every whole step."""
+    up, down = factor.numerator, factor.denominator
+    call.refuse(
+        min(up, down) > 1 or max(up, down) > SAMPLE // 2, f"a symbolic size times {factor} is not supported"
+    )
+    matrix = _interpolation(call, SAMPLE * down, {"scales": [1.0, float(factor)]})
+    middle = SAMPLE // 2
+    taps = matrix[:, middle * up : (middle + 1) * up]
+    used = np.flatnonzero(taps.any(axis=1))
+    first, last = int(used[0]) - middle * down, int(used[-1]) - middle * down
+    weights = taps[used[0] : used[-1] + 1]
+    before, after = max(-first, 0), max(last - down + 1, 0)
+    model = np.zeros((SAMPLE * down + before + after, SAMPLE * up), matrix.dtype)
+    for i in range(SAMPLE):
+        start = i * down + first + before
+        model[start : start + len(weights), i * up : (i + 1) * up] = weights
+    model[before] += model[:before].sum(axis=0)
+    end = len(model) - after
+    model[end - 1] += model[end:].sum(axis=0)
+    mode = call.attributes.get("coordinate_transformation_mode", "half_pixel")
+    same = np.allclose(model[before:end], matrix, atol=1e-6)
+    call.refuse(not same, f"a symbolic size under {mode} is not supported")
+    return _neighbours(call, x, axis, weights, first + before, (before, after), down)
+
+
+def _neighbours(
+    call: Call, x: str, axis: int, weights: Array, first: int, ends: tuple[int, int], step: int
+) -> str:
+    """Every ``step`` entries of ``axis``, with copies of its ``ends`` around, the entries from ``first`` on
+    times ``weights`` [entries, outputs].
+    """
+    count = floor_div(call.shape(x)[axis], step)
+    outputs = weights.shape[1]
+    if any(ends):
+        x = extended(call, x, axis, ends, "edge", 0.0)
+    x = _moved(call, x, axis)
+    lead, rank = call.shape(x)[:-1], len(call.shape(x))
+    parts = []
+    for tap in range(first, first + len(weights)):
+        part = x
+        if (tap, step) != (0, 1) or call.shape(x)[-1] != count:
+            part = call.emit(Slice(rank - 1, tap, tap + (count - 1) * step + 1, step), x, last=False)
+        parts.append(reshape_to(call, part, (*lead, count, 1), True))
+    if (weights == 1).all() and len(parts) == 1:
+        y = call.emit(Expand((*lead, count, outputs)), parts[0], last=False) if outputs > 1 else parts[0]
+    else:
+        near = call.emit(Concat(rank), *parts, last=False) if len(parts) > 1 else parts[0]
+        y = call.emit(MatMul(), near, call.constant(weights), last=False)
+    return _back(call, reshape_to(call, y, (*lead, count * outputs), True), axis)
+
+
+def _upsample(call: Call) -> list[Imported]:
+    call.inputs.insert(1, None)
+    call.attributes.update(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    return _resize(call)
+
+
+CONVERTERS: dict[str, Converter] = {"Resize": _resize, "Upsample": _upsample}

@@ -1,0 +1,260 @@
+"""Converters of what slides over images, sequences and frames: pooling, transposed convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+
+from intc.frontend.agreement import divide
+from intc.frontend.call import Call, Converter
+from intc.frontend.converters_image import fixed
+from intc.frontend.converters_movement import reshape_to
+from intc.frontend.symbolic import Imported
+from intc.ir.dims import Dim
+from intc.ir.op import Array
+from intc.ops import elementwise as ew
+from intc.ops.conv import Conv
+from intc.ops.im2col import Im2col
+from intc.ops.movement import Slice, Transpose
+from intc.ops.reduce import ReduceMax, ReduceMean
+from intc.ops.window import MaxPool
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window along one axis; of the ``pads`` (before, after), ``uncounted`` are no part of a mean."""
+
+    kernel: int = 1
+    stride: int = 1
+    pads: tuple[int, int] = (0, 0)
+    dilation: int = 1
+    uncounted: tuple[int, int] = (0, 0)
+
+
+Pool: TypeAlias = Callable[[Call, str, Window, Window], str]
+
+
+def same_pads(
+    sizes: Sequence[Dim], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], upper: bool
+) -> list[int]:
+    """The pads of ``auto_pad``: outputs of ceil(size / stride), the odd pad at the end for SAME_UPPER.
+
+    A symbolic size must be a multiple of its stride.
+    """
+    before, after = [], []
+    for size, k, s, d in zip(sizes, kernel, strides, dilations, strict=True):
+        span = d * (k - 1) + 1
+        count = -(-size // s) if isinstance(size, int) else divide(size, s)
+        total = max((count - 1) * s + span - size, 0) if isinstance(size, int) else max(span - s, 0)
+        small, large = total // 2, total - total // 2
+        before.append(small if upper else large)
+        after.append(large if upper else small)
+    return before + after
+
+
+def _windows(call: Call, sizes: Sequence[Dim]) -> list[Window]:
+    """The windows of a pooling along axes of ``sizes``."""
+    rank = len(sizes)
+    kernel = [int(k) for k in call.attributes["kernel_shape"]]
+    strides, dilations = (
+        [int(v) for v in call.attributes.get(k, [1] * rank)] for k in ("strides", "dilations")
+    )
+    given = pads = [int(p) for p in call.attributes.get("pads", [0] * (2 * rank))]
+    auto = call.attributes.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = same_pads(sizes, kernel, strides, dilations, auto == "SAME_UPPER")
+    call.refuse(
+        len(kernel) != rank or len(pads) != 2 * rank or min(pads) < 0 or min(*strides, *dilations) < 1,
+        "malformed pads or strides",
+    )
+    if call.attributes.get("ceil_mode"):
+        pads = list(pads)
+        for i, stride in enumerate(strides):
+            if stride > 1:
+                (size,) = fixed(call, sizes[i : i + 1], "an image under ceil_mode")
+                pads[i + rank] += _rounded_up(size, kernel[i], stride, pads[i::rank], dilations[i])
+    counted = given if call.attributes.get("count_include_pad") else [0] * (2 * rank)
+    return [
+        Window(
+            kernel[i],
+            strides[i],
+            (pads[i], pads[i + rank]),
+            dilations[i],
+            (pads[i] - counted[i], pads[i + rank] - counted[i + rank]),
+        )
+        for i in range(rank)
+    ]
+
+
+def _rounded_up(size: int, kernel: int, stride: int, pads: Sequence[int], dilation: int) -> int:
+    """The further padding at the end by which the last window begins inside the image and ends."""
+    span, room = dilation * (kernel - 1) + 1, size + sum(pads)
+    count = -(-(room - span) // stride) + 1
+    count -= (count - 1) * stride >= size + pads[0]
+    return max((count - 1) * stride + span - room, 0)
+
+
+def _pooled(call: Call, pool: Pool) -> list[Imported]:
+    """``pool`` over images; a sequence is an image of height 1; frames are pooled each, then along."""
+    x = call.x()
+    batch, channels, *sizes = call.shape(x)
+    call.refuse(len(sizes) not in (1, 2, 3), "only windows in one to three dimensions are supported")
+    along = _windows(call, sizes)
+    if len(sizes) == 1:
+        y = pool(call, reshape_to(call, x, (batch, channels, 1, *sizes), True), Window(), *along)
+        return [reshape_to(call, y, (batch, channels, call.shape(y)[3]), True)]
+    if len(sizes) == 2:
+        return [pool(call, x, *along)]
+    x = call.emit(Transpose((0, 2, 1, 3, 4)), x, last=False)
+    images = reshape_to(call, x, (batch * sizes[0], channels, *sizes[1:]), True)
+    y = pool(call, images, *along[1:])
+    height, width = call.shape(y)[2:]
+    y = reshape_to(call, y, (batch, sizes[0], channels, height * width), True)
+    y = pool(call, call.emit(Transpose((0, 2, 1, 3)), y, last=False), along[0], Window())
+    return [reshape_to(call, y, (batch, channels, call.shape(y)[2], height, width), True)]
+
+
+def _parts(
+    rows: Window, columns: Window
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
+    """Kernel, strides, pads (top, left, bottom, right) and dilations of both."""
+    pads = (rows.pads[0], columns.pads[0], rows.pads[1], columns.pads[1])
+    return (
+        (rows.kernel, columns.kernel),
+        (rows.stride, columns.stride),
+        pads,
+        (rows.dilation, columns.dilation),
+    )
+
+
+def _largest(call: Call, x: str, rows: Window, columns: Window) -> str:
+    last = call.emit(Transpose((0, 2, 3, 1)), x, last=False)
+    y = call.emit(MaxPool(*_parts(rows, columns)), last, last=False)
+    return call.emit(Transpose((0, 3, 1, 2)), y, last=False)
+
+
+def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
+    """Means over windows laid out as rows; where padding does not count, times what makes up for it."""
+    batch, channels, height, width = call.shape(x)
+    columns_of = Im2col(*_parts(rows, columns), True)
+    image = call.emit(Transpose((0, 2, 3, 1)), x, last=False)
+    size = columns_of.output_size(call.ctx.builder.graph.type(image))
+    taps = rows.kernel * columns.kernel
+    patches = call.emit(columns_of, image, last=False)
+    patches = reshape_to(call, patches, (batch, size[0] * size[1], taps, channels), True)
+    y = call.emit(ReduceMean((2,), False), patches, last=False)
+    y = reshape_to(call, y, (batch, *size, channels), True)
+    counts = _counts(call, height, rows)[:, None] * _counts(call, width, columns)
+    if (counts != taps).any():
+        y = call.emit(ew.Mul(), y, call.constant((taps / counts)[..., None]), last=False)
+    return call.emit(Transpose((0, 3, 1, 2)), y, last=False)
+
+
+def _counts(call: Call, size: Dim, window: Window) -> Array:
+    """How many entries count in each window along an axis; one number where it is the same for all."""
+    if not any(window.uncounted):
+        return np.array([window.kernel])
+    (fixed_size,) = fixed(call, [size], "an axis whose padding no mean counts")
+    counted = [p - u for p, u in zip(window.pads, window.uncounted, strict=True)]
+    ones = np.pad(np.ones(fixed_size + sum(counted), np.int64), window.uncounted)
+    span = window.dilation * (window.kernel - 1) + 1
+    every = np.lib.stride_tricks.sliding_window_view(ones, span)
+    return np.asarray(every[:: window.stride, :: window.dilation].sum(axis=1))
+
+
+def _max_pool(call: Call) -> list[Imported]:
+    call.refuse(any(call.node.output[1:]), "only the first output is supported")
+    return _pooled(call, _largest)
+
+
+def _average_pool(call: Call) -> list[Imported]:
+    return _pooled(call, _mean)
+
+
+def _global_max_pool(call: Call) -> list[Imported]:
+    x = call.x()
+    return [call.emit(ReduceMax(tuple(range(2, len(call.shape(x)))), True), x)]
+
+
+def _conv_transpose(call: Call) -> list[Imported]:
+    """``y[s*q + r - p] = sum_j x[q - j] w[r + s*j]``: a convolution that gives the ``s`` outputs of a step as
+    channels, which are then laid out side by side and cut.
+    """
+    x = call.x()
+    weight = np.asarray(call.known(1, "the weights"), np.float32)  # C, O / groups, K..
+    n, groups = weight.ndim - 2, int(call.attributes.get("group", 1))
+    call.refuse(n not in (1, 2), "only one- and two-dimensional windows are supported")
+    call.refuse(call.attributes.get("auto_pad", "NOTSET") != "NOTSET", "auto_pad is not supported")
+    call.refuse(call.attributes.get("output_shape"), "output_shape is not supported")
+    strides, dilations = (list(call.attributes.get(k, [1] * n)) for k in ("strides", "dilations"))
+    pads, extra = (
+        list(call.attributes.get("pads", [0] * (2 * n))),
+        call.attributes.get("output_padding", [0] * n),
+    )
+    call.refuse(min(*strides, *dilations) < 1 or min(pads) < 0, "malformed pads or strides")
+    cuts = [
+        (s, d, pads[i], pads[n + i], extra[i])
+        for i, (s, d) in enumerate(zip(strides, dilations, strict=True))
+    ]
+    if n == 1:
+        x = reshape_to(call, x, (*call.shape(x)[:2], 1, call.shape(x)[2]), True)
+        weight, cuts = weight[:, :, None], [(1, 1, 0, 0, 0), *cuts]
+    y = _side_by_side(call, x, _dilated(weight, [c[1] for c in cuts]), cuts, groups)
+    shape = call.shape(y)
+    return [reshape_to(call, y, (*shape[:2], shape[3]), True) if n == 1 else y]
+
+
+def _dilated(weight: Array, dilations: Sequence[int]) -> Array:
+    """The kernel with zeros between its taps."""
+    spans = [d * (k - 1) + 1 for d, k in zip(dilations, weight.shape[2:], strict=True)]
+    out = np.zeros((*weight.shape[:2], *spans), weight.dtype)
+    out[:, :, :: dilations[0], :: dilations[1]] = weight
+    return out
+
+
+def _side_by_side(
+    call: Call, x: str, weight: Array, cuts: Sequence[tuple[int, int, int, int, int]], groups: int
+) -> str:
+    """``cuts`` are (stride, dilation, pad before, pad after, output padding) along both axes of ``x``."""
+    c, per, *kernel = weight.shape
+    strides = [cut[0] for cut in cuts]
+    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
+    whole = [(0, t * s - k) for t, s, k in zip(taps, strides, kernel, strict=True)]
+    w = np.pad(weight, ((0, 0), (0, 0), *whole))
+    w = w.reshape(groups, c // groups, per, taps[0], strides[0], taps[1], strides[1])
+    w = w.transpose(0, 2, 4, 6, 1, 3, 5)[..., ::-1, ::-1]  # G O/G SH SW C/G TH TW
+    w = w.reshape(groups * per * prod(strides), c // groups, *taps)
+    ends = [_missing(k, t, cut) for k, t, cut in zip(kernel, taps, cuts, strict=True)]
+    around = (taps[0] - 1, taps[1] - 1, taps[0] - 1 + ends[0], taps[1] - 1 + ends[1])
+    y = call.emit(Conv((1, 1), around, (1, 1), groups), x, call.constant(np.ascontiguousarray(w)), last=False)
+    batch, _, height, width = call.shape(y)
+    y = reshape_to(call, y, (batch, groups * per, *strides, height, width), True)
+    y = call.emit(Transpose((0, 1, 4, 2, 5, 3)), y, last=False)
+    y = reshape_to(call, y, (batch, groups * per, height * strides[0], width * strides[1]), True)
+    for axis, (k, cut) in enumerate(zip(kernel, cuts, strict=True), 2):
+        stride, _, before, after, extra = cut
+        size = (call.shape(x)[axis] - 1) * stride + k - before - after + extra
+        if before or call.shape(y)[axis] != size:
+            y = call.emit(Slice(axis, before, before + size), y, last=False)
+    if call.has(2):
+        bias = reshape_to(call, call.x(2), (groups * per, 1, 1), True)
+        y = call.emit(ew.Add(), y, bias, last=False)
+    return y
+
+
+def _missing(kernel: int, taps: int, cut: tuple[int, int, int, int, int]) -> int:
+    """How many more steps the output padding needs behind the image."""
+    stride, _, _, after, extra = cut
+    return max(-(-(kernel - after + extra - stride * taps) // stride), 0)
+
+
+CONVERTERS: dict[str, Converter] = {
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalMaxPool": _global_max_pool,
+    "ConvTranspose": _conv_transpose,
+}

@@ -1,0 +1,215 @@
+"""Image and sequence operators at any size: steps, windows, resizing and padding of free sizes.
+
+Each model's float graph gives what onnxruntime gives at two sizes; some are compiled, and their kernels give
+the exact reference's bits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import intc
+from intc.codegen.lower import lower
+from intc.errors import FeedError, GraphError
+from intc.export.onnx_model import onnx_model
+from intc.frontend import import_onnx
+from intc.frontend.agreement import part_of
+from intc.ir.bound import admissible
+from intc.ir.dims import Dim, bounds, evaluate, floor_div, parse, symbol
+from intc.ir.graph import Builder
+from intc.ir.text import parse_graph, print_graph, side_tensors
+from intc.ir.types import TensorType
+from intc.ops import OPS
+from intc.ops.movement import Slice
+from tests.onnx_models import Feeds, canonical, expected, floats, model
+
+N, M = symbol("n"), symbol("m")
+SEQUENCE, IMAGE = "float[batch, 6, n] x", "float[batch, 3, n, m] x"
+W1, W2 = floats(8, 6, 3) / 4, floats(8, 3, 3, 3) / 5
+CONV = "y = Conv<strides=[2,2], pads=[1,1,1,1]>(x, w)"
+
+# name: (body, input, weights, sizes that it takes, sizes that it refuses)
+FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, ...] | None]] = {
+    "audio stem": (
+        "a = Conv<strides=[5]>(x, k) r = Relu(a) y = Conv<strides=[2]>(r, w)",
+        SEQUENCE, {"k": floats(6, 6, 10) / 8, "w": W1}, ((2, 6, 40), (1, 6, 57)), (1, 6, 19),
+    ),
+    "image stem": (CONV, IMAGE, {"w": W2}, ((2, 3, 8, 9), (1, 3, 7, 12)), None),
+    "SAME in steps": (
+        'y = Conv<strides=[2,2], auto_pad="SAME_UPPER">(x, w)',
+        IMAGE, {"w": W2}, ((2, 3, 8, 10), (1, 3, 6, 4)), (1, 3, 7, 4),
+    ),
+    "depthwise": (
+        "y = Conv<strides=[2,1], group=3, pads=[1,0,1,0]>(x, w)",
+        IMAGE, {"w": floats(6, 1, 3, 2) / 2}, ((2, 3, 8, 9), (1, 3, 7, 5)), (1, 3, 7, 1),
+    ),
+    "windows": (
+        "p = MaxPool<kernel_shape=[3,2], strides=[2,2], pads=[1,0,1,0]>(x)"
+        " y = AveragePool<kernel_shape=[2,1], count_include_pad=1, pads=[1,0,0,0]>(p)",
+        IMAGE, {}, ((2, 3, 8, 9), (1, 3, 7, 4)), (1, 3, 7, 1),
+    ),
+    "vocoder": (
+        "y = ConvTranspose<strides=[4], pads=[2,2]>(x, w, b)",
+        SEQUENCE, {"w": floats(6, 4, 8) / 4, "b": floats(4)}, ((2, 6, 5), (1, 6, 1)), None,
+    ),
+    "transposed, dilated in groups": (
+        "y = ConvTranspose<strides=[3], pads=[1,2], output_padding=[2], dilations=[2], group=2>(x, w)",
+        SEQUENCE, {"w": floats(6, 4, 3)}, ((2, 6, 5), (1, 6, 2)), None,
+    ),
+    "transposed image": (
+        "y = ConvTranspose<strides=[2,1], output_padding=[1,0]>(x, w)",
+        IMAGE, {"w": floats(3, 4, 3, 2)}, ((2, 3, 4, 5), (1, 3, 1, 2)), None,
+    ),
+    "nearest": (
+        'y = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">'
+        "(x, , scales)",
+        IMAGE, {"scales": np.array([1, 1, 2, 3], np.float32)}, ((2, 3, 4, 5), (1, 3, 1, 2)), None,
+    ),
+    "bilinear": (
+        'y = Resize<mode="linear", coordinate_transformation_mode="half_pixel">(x, , scales)',
+        IMAGE, {"scales": np.array([1, 1, 2, 4], np.float32)}, ((2, 3, 4, 5), (1, 3, 1, 2)), None,
+    ),
+    "half as large": (
+        'y = Resize<mode="linear", coordinate_transformation_mode="half_pixel">(x, , scales)',
+        IMAGE, {"scales": np.array([1, 1, 0.5, 1], np.float32)}, ((2, 3, 4, 5), (1, 3, 7, 2)), None,
+    ),
+    "mirrored": (
+        'y = Pad<mode="reflect">(x, pads)',
+        SEQUENCE, {"pads": np.array([0, 0, 2, 0, 0, 3])}, ((2, 6, 9), (1, 6, 4)), (1, 6, 3),
+    ),
+    "last entries repeated": (
+        'y = Pad<mode="edge">(x, pads)',
+        SEQUENCE, {"pads": np.array([0, 0, 2, 0, 0, 3])}, ((2, 6, 9), (1, 6, 1)), None,
+    ),
+    "every second entry": (
+        "a = Slice(x, one, far, two, step) b = Slice(x, zero, far, two, step) s = Shape(a)"
+        " c = ReduceSum(a, two) d = ReduceSum(b, two) y = Sub(c, d)",
+        SEQUENCE,
+        {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "step": np.array([2]),
+         "far": np.array([2**62])},
+        ((2, 6, 9), (1, 6, 4)), None,
+    ),
+    "the first five": (
+        "y = Slice(x, zero, five, two)",
+        SEQUENCE, {"zero": np.array([0]), "five": np.array([5]), "two": np.array([2])},
+        ((2, 6, 9), (1, 6, 5)), (1, 6, 4),
+    ),
+    "blocks of four": (
+        "y = Reshape(x, shape)",
+        SEQUENCE, {"shape": np.array([0, 6, -1, 4])}, ((2, 6, 8), (1, 6, 12)), (1, 6, 10),
+    ),
+    "half of a length": (
+        "s = Shape<start=2, end=3>(x) h = Div(s, two) y = Slice(x, h, s, two)",
+        SEQUENCE, {"two": np.array([2])}, ((2, 6, 9), (1, 6, 4)), None,
+    ),
+    "up and down again": (
+        "p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) u = ConvTranspose<strides=[2,2]>(p, w)"
+        " y = Concat<axis=1>(u, x)",
+        IMAGE, {"w": floats(3, 2, 2, 2)}, ((2, 3, 8, 6), (1, 3, 2, 4)), (1, 3, 8, 5),
+    ),
+    "normalised groups": (
+        "y = InstanceNormalization(x, w, b)",
+        IMAGE, {"w": floats(3), "b": floats(3)}, ((2, 3, 4, 5), (1, 3, 9, 2)), None,
+    ),
+    "mean of an image": (
+        "y = GlobalAveragePool(x)", IMAGE, {}, ((2, 3, 4, 5), (1, 3, 9, 2)), None,
+    ),
+    "largest few": (
+        "v, y = TopK<axis=2>(x, k)", SEQUENCE, {"k": np.array([3])}, ((2, 6, 9), (1, 6, 3)), (1, 6, 2),
+    ),
+    "frames": (
+        "c = Conv<strides=[2,1,1]>(x, w) y = MaxPool<kernel_shape=[2,2,1], strides=[1,2,1]>(c)",
+        "float[batch, 2, f, n, m] x", {"w": floats(4, 2, 2, 2, 2)}, ((2, 2, 6, 5, 4), (1, 2, 5, 3, 2)),
+        (1, 2, 3, 3, 2),
+    ),
+    "means of frames": (
+        "y = AveragePool<kernel_shape=[2,2,2], strides=[2,1,2], pads=[1,0,0,0,1,0]>(x)",
+        "float[batch, 2, 4, 5, 6] x", {}, ((2, 2, 4, 5, 6),), None,
+    ),
+}  # fmt: skip
+COMPILED = ("audio stem", "windows", "vocoder", "bilinear", "up and down again")
+
+
+def proto_of(name: str) -> onnx.ModelProto:
+    body, given, weights = FORMS[name][:3]
+    kind = "int64" if name == "largest few" else "float"
+    ranks = {"blocks of four": 4, "every second entry": 2}
+    rank = ranks.get(name, given.count(",") + 1)
+    sizes = ", ".join(f"o{i}" for i in range(rank))
+    return model(body, given, f"{kind}[{sizes}] y", weights)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_float_graph_takes_every_size(name: str) -> None:
+    _, _, _, sizes, refused = FORMS[name]
+    proto = proto_of(name)
+    for size in sizes:
+        canonical(proto, {"x": floats(*size)})
+    if refused is not None:
+        with pytest.raises(FeedError):
+            import_onnx(proto).evaluate({"x": floats(*refused)})
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_kernels_give_the_bits_of_the_reference(name: str, tmp_path: Path) -> None:
+    _, _, _, sizes, refused = FORMS[name]
+    proto = proto_of(name)
+    onnx.save(proto, tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", {"x": floats(16, *sizes[0][1:])}, rounding="nearest")
+    module.save(tmp_path / "m.intc")
+    session = intc.load(tmp_path / "m.intc", threads=2)
+    for size in sizes:
+        feeds = {"x": floats(*size)}
+        (found,), (exact,) = session.run(None, feeds), module.graph.evaluate(feeds)
+        assert np.array_equal(found, exact)
+        want = expected(proto, feeds)[0]
+        assert np.linalg.norm(found - want) < 0.06 * np.linalg.norm(want)
+    if refused is not None:
+        with pytest.raises(
+            FeedError, match=r"the inputs are too small|expected \[batch, 3, 2\*n_by_2, 2\*m_by_2\]"
+        ):
+            session.run(None, {"x": floats(*refused)})
+
+
+def test_sizes_are_chosen_that_windows_fit() -> None:
+    assert admissible(import_onnx(proto_of("audio stem")), {"batch": 1, "n": 2}) == {"batch": 1, "n": 20}
+
+
+def test_quotients_in_the_text_form_in_kernels_and_in_onnx() -> None:
+    b = Builder("halves")
+    x = b.input("x", TensorType((symbol("batch"), N), "int8"), scale=0.5)
+    b.output(b.emit(Slice(1, floor_div(N, 2), N, 3), x, name="part", scale=0.5))
+    graph = b.finish()
+    text = print_graph(graph)
+    assert print_graph(parse_graph(text, side_tensors(graph), OPS.values())) == text
+    assert "floor((n + 5)/6)" in text or "floor(n/2)" in text
+    lowered = lower(graph)
+    assert lowered.symbols == ("batch", "n")
+    feeds: Feeds = {"x": np.arange(22, dtype=np.int8).reshape(2, 11)}
+    (want,) = expected(onnx_model(graph), feeds)
+    assert np.array_equal(graph.run(feeds)["part"], want)
+
+
+@pytest.mark.parametrize("size", [4 * N + 7, N * M - 3, -N + 5, 3 * N - 2 * M, floor_div(N + M, 3) * 2 + N])
+@pytest.mark.parametrize("divisor", [1, 2, 5])
+def test_quotients_are_rounded_down(size: Dim, divisor: int) -> None:
+    found = floor_div(size, divisor)
+    assert parse(str(found)) == found
+    low, high = bounds(found)
+    for n in range(1, 9):
+        for m in (1, 4):
+            env = {"n": n, "m": m}
+            assert evaluate(found, env) == evaluate(size, env) // divisor
+            assert low <= evaluate(found, env) <= high
+
+
+def test_quotients_of_quotients_are_one() -> None:
+    assert floor_div(floor_div(N - 10, 5) - 3, 2) == floor_div(N + 5, 10) - 3
+    assert str(floor_div(2 * N + 3, 4)) == "floor((n + 1)/2)"
+    assert part_of("n_by_2", 3) == symbol("n_by_6")
+    with pytest.raises(GraphError, match="cannot be divided"):
+        floor_div(N, 0)
