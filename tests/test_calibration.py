@@ -10,6 +10,7 @@ import pytest
 from intc.calibration import Observer, collect, collect_cached, count_batches, open_feeds
 from intc.calibration.histogram import LEVELS, PERCENTILE, Histogram, divergence
 from intc.calibration.moments import Moments
+from intc.calibration.observers import Statistics
 from intc.errors import CalibrationError
 from intc.frontend import import_onnx
 from intc.ir.graph import Graph
@@ -74,6 +75,18 @@ def test_mse_is_the_best_clip_of_the_samples_themselves() -> None:
     found = float(histogram.magnitudes("mse")[0])
     best = min(cost(limit) for limit in np.linspace(0.2, 1, 60) * np.abs(rows).max())
     assert cost(found) <= 1.1 * best < 0.7 * cost(float(np.abs(rows).max()))
+
+
+def test_few_rows_leave_room() -> None:
+    """For what a channel may still show: less with more rows, none from 1024 on."""
+    rows = np.random.default_rng(0).normal(size=(2048, 4)).astype(np.float32)
+    room = []
+    for count in (16, 64, 1024, 2048):
+        stats = Statistics(channel=Histogram(BINS))
+        stats.update(rows[:count])
+        room.append(float((stats.channel_ranges("mse") / stats.channel.magnitudes("mse")).min()))  # type: ignore[union-attr]
+    assert room[0] == pytest.approx(1.58, abs=0.01) and room[1] == pytest.approx(1.29, abs=0.01)
+    assert room[2] == room[3] == 1.0
 
 
 def test_entropy_is_the_least_divergence() -> None:

@@ -8,6 +8,7 @@ other than minmax ``8*BINS`` more, and ``8*CHANNEL_BINS*C`` for the input of a p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +25,7 @@ from intc.ops.softmax import Softmax
 BINS = 2048
 CHANNEL_BINS = 512
 DEVIATIONS = 4.0
+SETTLED = 1024  # rows behind which a channel is taken to have shown its range
 
 
 @dataclass
@@ -107,7 +109,17 @@ class Statistics:
         """The magnitude to represent for every channel."""
         if calibrator == "minmax" or self.channel is None:
             return self.channels
-        return np.minimum(self.channel.magnitudes(calibrator), self.channels)
+        return np.minimum(self.channel.magnitudes(calibrator), self.channels) * self.unseen
+
+    @property
+    def unseen(self) -> float:
+        """By how much the largest of SETTLED normal numbers exceeds that of as many as there were rows: what
+        few samples have not shown of a channel.
+        """
+        if self.channel is None or not self.channel.counts.size:
+            return 1.0
+        rows = max(float(self.channel.counts.sum(axis=1).max()), 2.0)
+        return max(1.0, math.sqrt(math.log(SETTLED) / math.log(rows)))
 
 
 def collect(
