@@ -87,8 +87,8 @@ class Plan:
 
     def resolve(self, graph: Graph, family: str = "auto") -> Resolved:
         """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none."""
-        planned = _planned(graph)
-        nodes, keys = [n for n, _ in planned], {n.output: fields for n, fields in planned}
+        known = planned(graph)
+        nodes, keys = [n for n, _ in known], {n.output: fields for n, fields in known}
         names = _names(nodes)
         base = self.default.over(Choice(8, 8, family))
         computed = (SCORE_KEYS, VALUE_KEYS)
@@ -154,10 +154,10 @@ def proven_bits(bits: int, k: int, weight: int) -> int:
 
 def plannable(graph: Graph) -> list[Node]:
     """The nodes of a canonical float graph that a plan can name, in order."""
-    return [node for node, _ in _planned(graph)]
+    return [node for node, _ in planned(graph)]
 
 
-def _planned(graph: Graph) -> list[tuple[Node, tuple[str, ...]]]:
+def planned(graph: Graph) -> list[tuple[Node, tuple[str, ...]]]:
     """These nodes, each with the fields that a choice for it may set."""
     uses = Uses.of(graph)
     fields = ((node, _keys_of(graph, uses, node)) for node in graph.nodes)

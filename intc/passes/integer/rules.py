@@ -20,8 +20,14 @@ from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Concat, Gather
 from intc.ops.requantize import Clip
 from intc.ops.softmax import Softmax
-from intc.passes.integer import families, rules_attention, rules_elementwise, rules_quantised
-from intc.passes.integer import rules_wide, rules_window
+from intc.passes.integer import (
+    families,
+    rules_attention,
+    rules_elementwise,
+    rules_quantised,
+    rules_wide,
+    rules_window,
+)
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest

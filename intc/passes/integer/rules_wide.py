@@ -20,7 +20,8 @@ FINER = 2 * WEIGHT_LIMIT  # steps of the second matrix in one of the first
 def two_matrices(context: Context, node: Node, weight: Array, x: Form) -> Form:
     """``x @ W`` as ``x @ W1 + x @ W2``, the two products summed up in 16 bits.
 
-    ``W1`` are the integers next to ``weight`` [K, N], ``W2`` those next to the rest in FINER times as small steps.
+    ``W1`` are the integers next to ``weight`` [K, N], ``W2`` those next to the rest, in steps that are FINER
+    times as small.
     """
     forms, b = context.forms, context.forms.builder
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
