@@ -77,9 +77,10 @@ def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[U
     """Every unit of a canonical graph with its choices, in order of the graph."""
     resolved = start.resolve(graph, family)
     groups: dict[tuple[str, str], list[Node]] = {}
-    keys = {node.output: (node, fields) for node, fields in planned(graph)}
-    named = names_of([node for node, _ in keys.values()])
-    for node, _ in keys.values():
+    keys = planned(graph)
+    named = names_of([node for node, _ in keys])
+    weighing = {node.output for node, fields in keys if fields == VALUE_KEYS}
+    for node in (n for n, _ in keys if n.output not in weighing or options.values):
         linear = is_linear(graph, node)
         groups.setdefault(("reads", node.inputs[0]) if linear else ("is", node.output), []).append(node)
     units = []
@@ -91,7 +92,7 @@ def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[U
             pairs = itertools.product(options.weights or kept, options.activations)
             widest = max(options.activations, default=8)
             grid = [Choice(w, a) for w, a in pairs if w <= 8 or a == widest]
-        elif keys[nodes[0].output][1] == VALUE_KEYS:
+        elif nodes[0].output in weighing:
             grid = [Choice(values=v) for v in options.values]
         elif isinstance(nodes[0].op, MatMul):
             grid = [Choice(activations=a) for a in options.activations]
