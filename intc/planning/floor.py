@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
+
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
 from intc.passes.plan import Choice, Plan
@@ -80,12 +82,13 @@ def _table(planner: Planner, units: list[Unit]) -> Table:
     noises = measure_noises(planner.graph, planner.stats, planner.calibrator, feeds, units, tell=planner.tell)
     sizes = planner.graph.bind(feeds[0])
     work = [[sum(_work(planner.graph, n, c, sizes) for n in u.nodes) for c in u.choices] for u in units]
-    return Table(noises.table, work, [[0.0] * len(row) for row in work], work)
+    noise = [[0.0, *row[1:]] if np.isinf(row[0]) else row for row in noises.table]
+    return Table(noise, work, [[0.0] * len(row) for row in work], work)
 
 
 def _work(graph: Graph, node: Node, choice: Choice, sizes: dict[str, int]) -> float:
-    """Multiply-accumulates of ``node``, times the bytes of its operands; twice that where attention would not
-    be one kernel.
+    """Multiply-accumulates of ``node``, times the bytes of its operands; four times that where attention is
+    not one kernel any more.
     """
     left, right = choice.activations or 8, choice.weights or 8
     if choice.values:

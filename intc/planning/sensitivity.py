@@ -19,7 +19,7 @@ import numpy as np
 
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
-from intc.errors import QuantizationError
+from intc.errors import GraphError, QuantizationError
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
@@ -286,7 +286,7 @@ def measure_noises(
                     continue
                 try:
                     noise = probe.noise(units[u], units[u].choices[c], measure)
-                except QuantizationError:  # this choice has no proof of fit
+                except (QuantizationError, GraphError, KeyError):  # this choice has no proof of fit
                     noise = np.inf
                 table[u][c] = (first[u][c] * number + noise) / (number + 1)
                 done += 1
