@@ -64,7 +64,7 @@ class Search:
     max_bytes: int | None = None
     families: tuple[str, ...] = ()
     sensitivity: Measure = "output"
-    weights: tuple[int, ...] = WEIGHT_BITS
+    weights: tuple[int, ...] = (4, 8)
     activations: tuple[int, ...] = ACTIVATION_BITS
 
     def __post_init__(self) -> None:
