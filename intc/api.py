@@ -37,10 +37,11 @@ from intc.module import Module, Progress, lower_for
 from intc.passes import pipeline as phases
 from intc.passes.integer.rounding import ROUNDINGS
 from intc.passes.pipeline import Pipeline
-from intc.passes.plan import PlanLike, read_plan
+from intc.passes.plan import Plan, PlanLike, read_plan
+from intc.planning import floor
 from intc.planning.planner import Planner, Search, held_apart, singly
 from intc.planning.target import Predicate, parse_target
-from intc.report.accuracy import SAMPLES, cut, samples_in
+from intc.report.accuracy import cut, samples_in
 
 
 def compile(
@@ -127,15 +128,20 @@ def compile(
         )
         stats = widened(stats, state.graph)
     planned: dict[str, Any] = {}
+    how: tuple[Any, Any, Any, Any] = (approximation, calibrator, rounding, tell)
+    untouched = plan == Plan() and goal is None and approximation == "auto"
     if plan is None or goal is not None:
-        settings: Any = (approximation, calibrator, rounding, tell)
-        judged = singly(state.graph, samples)
-        found = Planner(state.graph, stats, judged, processor, *settings).search(
-            plan, search or Search(), goal
-        )
+        planner = Planner(state.graph, stats, singly(state.graph, samples), processor, *how)
+        found = planner.search(plan, search or Search(), goal)
         plan, planned = found.plan, {"planning": found.report}
     assert plan is not None
-    state = phases.integerise(state, stats, approximation, calibrator, rounding, tell, plan)  # type: ignore[arg-type]
+    canonical, state = state, phases.integerise(state, stats, *how, plan)
+    if untouched and samples and _origin(calibration) == "data":
+        judged = floor.batches(canonical.graph, samples)
+        found = floor.lifted(Planner(canonical.graph, stats, judged, processor, *how), state.graph)
+        if found.plan != plan:
+            plan, planned = found.plan, {"planning": found.report}
+            state = phases.integerise(canonical, stats, *how, plan)
     integer = state.graph
     state = phases.prepare(state, tell)
     verify(state.graph)
@@ -231,11 +237,11 @@ def _calibrate(
 def _kept(
     graph: Graph, feeds: Iterable[dict[str, Array]], kept: list[dict[str, Array]]
 ) -> Iterator[dict[str, Array]]:
-    """``feeds``, of which the first SAMPLES samples are copied to ``kept`` on the way."""
+    """``feeds``, of which the first floor.SAMPLES samples are copied to ``kept`` on the way."""
     count = 0
     for feed in feeds:
-        if count < SAMPLES:
-            part = cut(graph, feed, 0, SAMPLES - count)
+        if count < floor.SAMPLES:
+            part = cut(graph, feed, 0, floor.SAMPLES - count)
             kept.append({name: array.copy() for name, array in part.items()})
             count += samples_in(graph, part)
         yield feed

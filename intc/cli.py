@@ -155,7 +155,8 @@ def compile_command(args: argparse.Namespace) -> int:
         "dumps": dumps,
         "accuracy": report.summary() if report else None,
     }
-    _print(args, result, text)
+    told = (result["planning"] or {}).get("told")
+    _print(args, result, f"{text}\n{told}" if told else text)
     if report is not None and worst and args.json != "-":
         print_worst(report, worst)
     return 0

@@ -251,7 +251,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Module:
 
 
 def test_a_module_reports_on_its_first_calibration_samples(module: Module, tmp_path: Path) -> None:
-    assert [len(feed["input_ids"]) for feed in module.samples] == [3, 3, 2]
+    assert [len(feed["input_ids"]) for feed in module.samples] == [3, 3, 3, 3, 3]
     report = module.report()
     assert report.samples == accuracy.SAMPLES == 8
     assert report.settings["target"] == module.lowered.target.name

@@ -59,7 +59,7 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"a": {"weights": 5}}, "node 'a': weights 5 is not supported; one of 4, 8"),
+        ({"a": {"weights": 5}}, "node 'a': weights 5 is not supported; one of 4, 8, 16"),
         ({"a": {"activations": True}}, "activations True"),
         ({"a": {"bits": 8}}, "unknown key 'bits'"),
         ({"a": 8}, "node 'a': expected an object"),

@@ -1,5 +1,4 @@
-"""The plan: how many bits each constant-weight product computes with, and how each softmax and GELU is
-approximated.
+"""The plan: how many bits each product computes with, and how each softmax and GELU is approximated.
 
 A plan names nodes of the canonical float graph by their ONNX name or by the value they compute. What it does
 not mention keeps its ``default``, and what that leaves open is 8 bits and the compilation's family.
@@ -27,7 +26,7 @@ from intc.passes.integer.families import FAMILIES
 from intc.passes.match import Uses, softmax_of, weight_of
 
 VERSION: Final = 1
-WEIGHT_BITS: Final = (4, 8)
+WEIGHT_BITS: Final = (4, 8, 16)
 ACTIVATION_BITS: Final = (8, 16)
 SUM_LIMIT: Final = 2**31 - 1
 MANY: Final = 16  # rows of a sample
@@ -38,9 +37,11 @@ ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
     "activations": ACTIVATION_BITS,
     "approximation": FAMILIES,
+    "values": ACTIVATION_BITS,
 }
 LINEAR_KEYS: Final = ("weights", "activations")
 SCORE_KEYS: Final = ("activations",)
+VALUE_KEYS: Final = ("values",)
 FAMILY_KEYS: Final = ("approximation",)
 
 
@@ -51,6 +52,7 @@ class Choice:
     weights: int | None = None
     activations: int | None = None
     approximation: str | None = None
+    values: int | None = None
 
     def over(self, other: Choice) -> Choice:
         """This choice with its open fields taken from ``other``."""
@@ -85,11 +87,12 @@ class Plan:
 
     def resolve(self, graph: Graph, family: str = "auto") -> Resolved:
         """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none."""
-        planned = _planned(graph)
-        nodes, keys = [n for n, _ in planned], {n.output: fields for n, fields in planned}
+        known = planned(graph)
+        nodes, keys = [n for n, _ in known], {n.output: fields for n, fields in known}
         names = _names(nodes)
         base = self.default.over(Choice(8, 8, family))
-        chosen = {value: self.default if fields == SCORE_KEYS else base for value, fields in keys.items()}
+        computed = (SCORE_KEYS, VALUE_KEYS)
+        chosen = {value: self.default if fields in computed else base for value, fields in keys.items()}
         if self.default.activations is None:
             chosen |= {n.output: Choice(activations=16).over(base) for n in _heads(graph, nodes)}
         for name, choice in self.nodes.items():
@@ -127,10 +130,14 @@ class Resolved:
         """The bits of the operands of a product of attention scores; None where their noise decides."""
         return self.choices.get(node.output, Choice()).activations
 
+    def values(self, node: Node) -> int:
+        """The bits of softmax weights and of the values that they weigh, operands of a product."""
+        return self.choices.get(node.output, Choice()).values or 8
+
     def activations(self, node: Node, k: int) -> int:
         """The bits of the left operand of a product over ``k``: at most what provably sums in 32 bits."""
         bits = self.choices.get(node.output, self.default).activations or 8
-        return proven_bits(bits, k, 2 ** (self.weights(node) - 1) - 1)
+        return proven_bits(bits, k, 2 ** (min(self.weights(node), 8) - 1) - 1)
 
 
 def proven_bits(bits: int, k: int, weight: int) -> int:
@@ -147,10 +154,10 @@ def proven_bits(bits: int, k: int, weight: int) -> int:
 
 def plannable(graph: Graph) -> list[Node]:
     """The nodes of a canonical float graph that a plan can name, in order."""
-    return [node for node, _ in _planned(graph)]
+    return [node for node, _ in planned(graph)]
 
 
-def _planned(graph: Graph) -> list[tuple[Node, tuple[str, ...]]]:
+def planned(graph: Graph) -> list[tuple[Node, tuple[str, ...]]]:
     """These nodes, each with the fields that a choice for it may set."""
     uses = Uses.of(graph)
     fields = ((node, _keys_of(graph, uses, node)) for node in graph.nodes)
@@ -163,7 +170,11 @@ def _keys_of(graph: Graph, uses: Uses, node: Node) -> tuple[str, ...]:
         return FAMILY_KEYS
     if is_linear(graph, node):
         return LINEAR_KEYS
-    return SCORE_KEYS if _is_scores(graph, uses, node) else ()
+    if not isinstance(node.op, MatMul) or any(x in graph.constants for x in node.inputs):
+        return ()
+    if uses.producer(node.inputs[0], Softmax) is not None:
+        return VALUE_KEYS
+    return SCORE_KEYS if softmax_of(graph, uses.users, node.output) is not None else ()
 
 
 def _heads(graph: Graph, nodes: list[Node]) -> list[Node]:
@@ -201,14 +212,6 @@ def _many(few: Dim, rows: Dim) -> bool:
     except GraphError:
         return False
     return not isinstance(ratio, int) or ratio >= MANY
-
-
-def _is_scores(graph: Graph, uses: Uses, node: Node) -> bool:
-    """Whether ``node`` multiplies two computed values for a softmax, and neither is softmax weights."""
-    if not isinstance(node.op, MatMul) or any(x in graph.constants for x in node.inputs):
-        return False
-    weighs = uses.producer(node.inputs[0], Softmax) is not None
-    return not weighs and softmax_of(graph, uses.users, node.output) is not None
 
 
 def is_linear(graph: Graph, node: Node) -> bool:

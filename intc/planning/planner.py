@@ -64,7 +64,7 @@ class Search:
     max_bytes: int | None = None
     families: tuple[str, ...] = ()
     sensitivity: Measure = "output"
-    weights: tuple[int, ...] = WEIGHT_BITS
+    weights: tuple[int, ...] = (4, 8)
     activations: tuple[int, ...] = ACTIVATION_BITS
 
     def __post_init__(self) -> None:
@@ -181,23 +181,25 @@ class Planner:
             met = bool(target(graph.evaluate))
             tried.append({"plan": name, "met": str(met)})
             return met
-        values = []
-        for i, feeds in enumerate(self.samples):
-            kept, wanted = self.wanted(i)
-            got = [array[where] for where, array in zip(kept, graph.evaluate(feeds), strict=True)]
-            values.append(target.value(wanted, got))
-        value = float(np.mean(values))
+        value = float(np.mean([target.value(*self.outputs(graph, i)) for i in range(len(self.samples))]))
         tried.append({"plan": name, target.metric: round(value, 6)})
         return value >= target.threshold
 
+    def outputs(self, integer: Graph, sample: int) -> tuple[list[Array], list[Array]]:
+        """What counts of the float outputs of a sample, and of those of the ``integer`` graph."""
+        kept, wanted = self.wanted(sample)
+        got = integer.evaluate(self.samples[sample])
+        pairs = [(a, b[where]) for a, b, where in zip(wanted, got, kept, strict=True)]
+        real = [pair for pair in pairs if pair[0].dtype.kind == "f"] or pairs
+        return [a for a, _ in real], [b for _, b in real]
+
     def wanted(self, sample: int) -> tuple[list[Where], list[Array]]:
         """The positions that count of each output of a sample, and the float outputs there."""
-        if not self.floats:
-            for feeds in self.samples:
-                probe = Probe(self.graph, self.stats, self.calibrator, feeds)
-                kept = [probe.counted.get(n, ...) for n in self.graph.outputs]
-                outputs = (probe.values[n] for n in self.graph.outputs)
-                self.floats.append((kept, [a[where] for where, a in zip(kept, outputs, strict=True)]))
+        for feeds in self.samples[len(self.floats) : sample + 1]:
+            probe = Probe(self.graph, self.stats, self.calibrator, feeds)
+            kept = [probe.counted.get(n, ...) for n in self.graph.outputs]
+            outputs = (probe.values[n] for n in self.graph.outputs)
+            self.floats.append((kept, [a[where] for where, a in zip(kept, outputs, strict=True)]))
         return self.floats[sample]
 
     def plan_of(self, start: Plan, units: Sequence[Unit], picks: Sequence[int]) -> Plan:

@@ -9,6 +9,7 @@ count.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,16 +19,18 @@ import numpy as np
 
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
-from intc.errors import QuantizationError
+from intc.errors import GraphError, QuantizationError
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import TensorType
 from intc.ops.fused import WIDE
+from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
+from intc.ops.softmax import Softmax
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import Form, Forms
 from intc.passes.integer.rules import RULES
-from intc.passes.plan import Choice, Plan, Resolved, is_linear, names_of, plannable
+from intc.passes.plan import VALUE_KEYS, Choice, Plan, Resolved, is_linear, names_of, planned
 from intc.planning.padding import attended
 
 Tell: TypeAlias = Callable[[str], None]
@@ -58,23 +61,26 @@ class Unit:
 @dataclass(frozen=True)
 class Options:
     """``weights`` (none: the start's) and ``activations`` are the widths to try, ``families`` the
-    approximations; ``measure`` takes the noise at the model's ``output``, or ``local``, at the node's own, or
-    weighs the latter by an estimate of its effect: see :meth:`Probe.weight`.
+    approximations, ``values`` those of softmax weights and values; ``measure`` takes the noise at the model's
+    ``output``, or ``local``, at the node's own, or weighs the latter by an estimate of its effect: see
+    :meth:`Probe.weight`. 16-bit weights are tried with the widest activations alone.
     """
 
     weights: tuple[int, ...] = (8, 4)
     activations: tuple[int, ...] = (8, 16)
     families: tuple[str, ...] = ()
     measure: Measure = "output"
+    values: tuple[int, ...] = ()
 
 
 def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[Unit]:
     """Every unit of a canonical graph with its choices, in order of the graph."""
     resolved = start.resolve(graph, family)
     groups: dict[tuple[str, str], list[Node]] = {}
-    planned = plannable(graph)
-    named = names_of(planned)
-    for node in planned:
+    keys = planned(graph)
+    named = names_of([node for node, _ in keys])
+    weighing = {node.output for node, fields in keys if fields == VALUE_KEYS}
+    for node in (n for n, _ in keys if n.output not in weighing or options.values):
         linear = is_linear(graph, node)
         groups.setdefault(("reads", node.inputs[0]) if linear else ("is", node.output), []).append(node)
     units = []
@@ -83,7 +89,11 @@ def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[U
         if kind == "reads":
             first = Choice(first.weights, first.activations)
             kept = (first.weights or 8,)
-            grid = [Choice(w, a) for w in options.weights or kept for a in options.activations]
+            pairs = itertools.product(options.weights or kept, options.activations)
+            widest = max(options.activations, default=8)
+            grid = [Choice(w, a) for w, a in pairs if w <= 8 or a == widest]
+        elif nodes[0].output in weighing:
+            grid = [Choice(values=v) for v in options.values]
         elif isinstance(nodes[0].op, MatMul):
             grid = [Choice(activations=a) for a in options.activations]
         else:
@@ -148,6 +158,7 @@ class Probe:
         return self.relative_to_float(changed, self.graph.outputs)
 
     def relative_to_float(self, changed: Mapping[str, Array], ends: Sequence[str]) -> float:
+        ends = [n for n in ends if self.graph.type(n).is_float] or ends
         pairs = [(self.counted.get(n, ...), self.values[n], changed.get(n, self.values[n])) for n in ends]
         return float(np.mean([relative(wanted[where], got[where]) for where, wanted, got in pairs]))
 
@@ -170,14 +181,20 @@ class Probe:
         return np.asarray(result if form.centre is None else result + form.centre, np.float32)
 
     def integer(self, node: Node, choice: Choice) -> tuple[Graph, Form, dict[str, Array]]:
-        """The integer graph of ``node`` alone on inputs of 30 bits, its result and those inputs."""
+        """The integer graph of ``node`` alone on inputs of 30 bits, its result and those inputs.
+
+        The windows that a product reads, and the softmax that weighs its values, are part of it.
+        """
         builder = Builder("probe")
         forms = Forms(self.graph, builder, self.stats, self.calibrator)
         plan = Resolved(
             {n.output: choice for n in self.users[node.inputs[0]]} | {node.output: choice}, choice
         )
         feeds: dict[str, Array] = {}
-        for name in dict.fromkeys(node.inputs):
+        context = Context(forms, plan, self.users)
+        inner = [n for n in map(forms.nodes.get, node.inputs) if n is not None and _belongs(n, node)]
+        inside = {n.output for n in inner}
+        for name in dict.fromkeys(x for n in (*inner, node) for x in n.inputs if x not in inside):
             if name in self.graph.constants:
                 continue
             array, type_ = self.values[name], self.graph.type(name)
@@ -189,12 +206,20 @@ class Probe:
             builder.input(name, type_, scale)
             forms.base[name] = Form(name, np.asarray(scale))
             feeds[name] = array
-        context = Context(forms, plan, self.users)
+        for made in inner:
+            if isinstance(made.op, Softmax):
+                forms.base[made.output] = RULES[Softmax](context, made)
         form = RULES[type(node.op)](context, node)
         builder.output(form.name)
         for correction in context.corrections.values():  # what the bias behind a product would add
             form = replace(form, centre=correction)
         return builder.finish(), form, feeds
+
+
+def _belongs(made: Node, node: Node) -> bool:
+    """Whether ``made``, which ``node`` reads, is rounded as ``node`` needs it."""
+    weighs = isinstance(node.op, MatMul) and isinstance(made.op, Softmax) and node.inputs[0] == made.output
+    return weighs or isinstance(made.op, Im2col)
 
 
 def _hessian(probe: Probe, unit: Unit) -> float:
@@ -261,7 +286,7 @@ def measure_noises(
                     continue
                 try:
                     noise = probe.noise(units[u], units[u].choices[c], measure)
-                except QuantizationError:  # this choice has no proof of fit
+                except (QuantizationError, GraphError, KeyError):  # this choice has no proof of fit
                     noise = np.inf
                 table[u][c] = (first[u][c] * number + noise) / (number + 1)
                 done += 1

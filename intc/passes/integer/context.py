@@ -53,6 +53,12 @@ class Context:
                     out.append((node, taps.transpose(1, 0, 2).reshape(channels, -1)))  # type: ignore[arg-type]
         return out
 
+    def centre(self, value: str, form: Form) -> Array:
+        """What must be added to integer * scale of ``form`` of ``value``, for all channels or each."""
+        base = self.forms.base.get(value)
+        centres = (f.centre for f in (form, base) if f is not None and f.centre is not None)
+        return next(centres, np.zeros(1))
+
     def bias_room(self, product: Node, scale: Array) -> Array:
         """Weight scales [N] of ``product``, positive, at which a constant added to it fits 32 bits."""
         for user in self.users[product.output]:

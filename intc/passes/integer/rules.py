@@ -20,7 +20,14 @@ from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Concat, Gather
 from intc.ops.requantize import Clip
 from intc.ops.softmax import Softmax
-from intc.passes.integer import families, rules_attention, rules_elementwise, rules_quantised, rules_window
+from intc.passes.integer import (
+    families,
+    rules_attention,
+    rules_elementwise,
+    rules_quantised,
+    rules_wide,
+    rules_window,
+)
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
@@ -49,11 +56,13 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     """
     b = context.forms.builder
     bits = context.plan.weights(node)
-    limit = 2 ** (bits - 1) - 1
+    limit = 2 ** (min(bits, 8) - 1) - 1
     x = rules_quantised.codes(context.forms, node.inputs[0])
     if x is None:
         x = linear_input(context, node.inputs[0], context.plan.activations(node, weight.shape[0]))
     x = rules_quantised.fitting(context.forms, node.inputs[0], x, len(weight), limit)
+    if bits == 16:
+        return rules_wide.two_matrices(context, node, weight, x)
     stats = context.forms.stats.get(node.inputs[0])
     moments = stats.moments if stats is not None and stats.moments and stats.moments.rows else None
     covariance = _covariance(moments, x) if moments and context.rounding == "gptq" else None
@@ -66,10 +75,7 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     grid, free = (np.concatenate(scales) for scales in zip(*pairs, strict=True))
     scale = context.bias_room(node, np.where(grid > 0, grid, free))
     exact = (grid > 0) & (scale == grid) & (bits == 8)
-    centre = x.centre
-    if centre is None:
-        base = context.forms.base.get(node.inputs[0])
-        centre = base.centre if base is not None and base.centre is not None else np.zeros(1)
+    centre = context.centre(node.inputs[0], x)
     offset = np.broadcast_to(centre, len(weight))
     known = moments is not None and not _keeps_zeros(context, node)
     mean = (moments.mean - centre) / x.scale if moments is not None and known else np.zeros(len(weight))

@@ -30,11 +30,11 @@ def product(context: Context, node: Node) -> Form:
     leave them 31, any other in as many bits as its sums leave.
     """
     forms, b = context.forms, context.forms.builder
-    length = forms.source.type(node.inputs[0]).shape[-1]
-    count = length if isinstance(length, int) else SYMBOL_MAX
+    count = _count(forms, node)
     weights = forms.nodes.get(node.inputs[0])
     if weights is not None and isinstance(weights.op, Softmax):
-        a, c = _probabilities(forms, node.inputs[0]), forms.as_is(node.inputs[1], 8, 8)
+        bits = value_bits(context, node)
+        a, c = _probabilities(forms, node.inputs[0], bits), forms.as_is(node.inputs[1], bits, bits)
     elif (reader := softmax_of(forms.source, context.users, node.output)) is not None:
         a, c = _score_operands(context, node, count, *reader)
     else:
@@ -51,12 +51,26 @@ def product(context: Context, node: Node) -> Form:
     return Form(name, scale)
 
 
-def _probabilities(forms: Forms, value: str) -> Form:
-    """The softmax ``value`` as a product reads it: in 8 bits, of which none is a sign."""
+def _probabilities(forms: Forms, value: str, bits: int) -> Form:
+    """The softmax ``value`` as a product reads it: in 8 bits none is a sign."""
     form = forms.base[value]
-    if form.plain and forms.builder.graph.type(form.name).dtype == "int16":
+    if bits == 8 and form.plain and forms.builder.graph.type(form.name).dtype == "int16":
         return forms.quantised(value, 8, np.asarray(forms.range_of(value, 8) / 255), unsigned=True)
-    return forms.as_is(value, 8, 8)
+    return forms.as_is(value, bits, bits)
+
+
+def _count(forms: Forms, node: Node) -> int:
+    """The number of products in a sum of ``node``, at most."""
+    length = forms.source.type(node.inputs[0]).shape[-1]
+    return length if isinstance(length, int) else SYMBOL_MAX
+
+
+def value_bits(context: Context, node: Node) -> int:
+    """The bits of softmax weights and values, the operands of ``node``: 8, or where the plan says so as many
+    as leave their sums 31.
+    """
+    wanted = context.plan.values(node)
+    return wanted if wanted == 8 else min(wanted, _room(_count(context.forms, node), 2**31))
 
 
 def _fitting(forms: Forms, node: Node, operands: tuple[Form, Form], count: int) -> Iterator[Form]:
@@ -160,6 +174,8 @@ def softmax(context: Context, node: Node) -> Form:
     mask = tuple(context.forms.integer(m) for m in node.inputs[1:])
     family = families.FAMILIES[context.plan.family(node)]
     if family.weighs and _only_weighs(context, node.output):
+        if any(value_bits(context, n) > 8 for n in context.users[node.output]):
+            return families.shiftmax(context.forms, node, mask)
         return families.shift_weights(context.forms, node, mask)
     return family.softmax(context.forms, node, mask)
 

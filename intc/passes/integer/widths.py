@@ -13,7 +13,7 @@ from intc.ir.op import Array
 # The share of an activation's spread that its weights take over. Sixteen bits hold more of the spread
 # themselves, which leaves the weights more even (measured: docs/plan.md).
 NARROW: Final = 0.8
-WIDE: Final = {8: 0.5, 4: 0.3}  # by weight bits
+WIDE: Final = {16: 0.5, 8: 0.5, 4: 0.3}  # by weight bits
 ROOMY: Final = 12  # bits that can spare one
 SHORTEST: Final = 8
 OFF_GRID: Final = 1e-3  # of a step; dequantised floats are off by 1e-5 at most

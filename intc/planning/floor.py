@@ -1,0 +1,96 @@
+"""What a model loses with 8 bits, and more bits where that is too much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from intc.ir.graph import Graph, Node
+from intc.ir.op import Array
+from intc.passes.plan import Choice, Plan
+from intc.planning.planner import Goal, Planned, Planner
+from intc.planning.search import Table
+from intc.planning.sensitivity import Options, Unit, measure_noises, units_of
+from intc.planning.target import Target
+from intc.report.accuracy import bounded
+from intc.report.macs import node_macs
+
+FLOOR: Final = 20.0  # dB
+SPARE: Final = 2.0  # dB that calibration samples may flatter
+CLEAR: Final = 27.0  # dB of the first batch, after which no other is looked at
+SAMPLES: Final = 16  # in batches of BATCH
+BATCH: Final = 4
+MEASURED: Final = 2  # batches, of every choice alone
+STAGES: Final = (Options((), (8, 16)), Options((8, 16), (8, 16), values=(8, 16)))
+
+
+def lifted(planner: Planner, integer: Graph) -> Planned:
+    """8 bits where the outputs of ``integer``, which has them, keep ``FLOOR``; else a plan that does for the
+    least work, or the best that was found.
+
+    What is judged is the exact integer graph, on ``planner.samples``. Nothing is timed, so that the plan does
+    not depend on the target.
+    """
+    planner.tell("accuracy with 8 bits")
+    wanted = Target("sqnr", FLOOR + SPARE)
+    noises = []
+    for i in range(len(planner.samples)):
+        noises.append(10 ** (-wanted.value(*planner.outputs(integer, i)) / 10))
+        if i == 0 and noises[0] <= 10 ** (-CLEAR / 10):
+            return Planned(Plan())
+    noise = sum(noises) / len(noises)
+    if noise <= wanted.noise:
+        return Planned(Plan())
+    plans: list[Plan] = [Plan()]
+    judged: list[dict[str, Any]] = [{"plan": "8 bits", "sqnr": round(-10 * math.log10(noise), 6)}]
+    for options in STAGES:
+        units = [u for u in units_of(planner.graph, Plan(), planner.family, options) if len(u.choices) > 1]
+        table = _table(planner, units)
+        start = [0] * len(units)
+        known = table.total(table.noise, start) / noise  # the share of the noise that the units explain
+        if not known:
+            continue
+        goal = Goal(replace(wanted, threshold=wanted.threshold - 10 * math.log10(known)))
+        for picks in planner.candidates(table, start, goal):
+            plans.append(planner.plan_of(Plan(), units, picks))
+            if planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged):
+                return _chosen(plans[-1], judged[-1]["sqnr"], judged)
+    best = max(range(len(plans)), key=lambda i: judged[i]["sqnr"])
+    return _chosen(plans[best], judged[best]["sqnr"], judged)
+
+
+def _chosen(plan: Plan, sqnr: float, judged: list[dict[str, Any]]) -> Planned:
+    told = (
+        f"8 bits give {judged[0]['sqnr']:.1f} dB on calibration data, which may be below {FLOOR:g} on other: "
+        f"{len(plan.nodes)} nodes have more, which gives {sqnr:.1f} dB"
+    )
+    return Planned(plan, {"judged": judged, "told": told} if plan.nodes else {})
+
+
+def batches(graph: Graph, feeds: Iterable[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+    """At most SAMPLES samples of ``feeds``, in batches of BATCH where the batch size is free."""
+    return list(bounded(graph, feeds, SAMPLES, BATCH))
+
+
+def _table(planner: Planner, units: list[Unit]) -> Table:
+    """The programme's coefficients, with work for seconds."""
+    feeds = planner.samples[:MEASURED]
+    noises = measure_noises(planner.graph, planner.stats, planner.calibrator, feeds, units, tell=planner.tell)
+    sizes = planner.graph.bind(feeds[0])
+    work = [[sum(_work(planner.graph, n, c, sizes) for n in u.nodes) for c in u.choices] for u in units]
+    noise = [[0.0, *row[1:]] if np.isinf(row[0]) else row for row in noises.table]
+    return Table(noise, work, [[0.0] * len(row) for row in work], work)
+
+
+def _work(graph: Graph, node: Node, choice: Choice, sizes: dict[str, int]) -> float:
+    """Multiply-accumulates of ``node``, times the bytes of its operands; four times that where attention is
+    not one kernel any more.
+    """
+    left, right = choice.activations or 8, choice.weights or 8
+    if choice.values:
+        left = right = choice.values * 2 if choice.values > 8 else 8
+    return node_macs(graph, node, sizes) * left * right / 64

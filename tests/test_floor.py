@@ -1,0 +1,111 @@
+"""More than 8 bits where the outputs would lose too much, and the widths that this takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import intc
+from intc import api
+from intc.calibration import collect, open_feeds
+from intc.frontend import import_onnx
+from intc.passes import pipeline
+from intc.passes.plan import Choice, Plan
+from intc.planning import floor
+from intc.planning.sensitivity import Options, Probe, units_of
+from intc.report.reference import fidelity
+from tests.onnx_models import expected, model
+
+WIDTH, LENGTH = 32, 12
+
+
+def sharp(gain: float) -> onnx.ModelProto:
+    """Attention whose softmax is nearly a maximum: the error of a score is multiplied by ``gain``."""
+    rng = np.random.default_rng(0)
+    weights = {k: rng.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)).astype(np.float32) for k in ("a", "b", "c", "d")}
+    weights["gain"] = np.float32([gain])
+    return model(
+        "q = MatMul(x, a) k = MatMul(x, b) v = MatMul(x, c) kt = Transpose<perm=[0, 2, 1]>(k)"
+        " s = MatMul(q, kt) t = Mul(s, gain) p = Softmax<axis=-1>(t) w = MatMul(p, v) y = MatMul(w, d)",
+        f"float[batch, {LENGTH}, {WIDTH}] x",
+        "float[batch, length, width] y",
+        weights,
+    )
+
+
+def feeds(count: int, seed: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).normal(size=(count, LENGTH, WIDTH)).astype(np.float32)}
+
+
+def calibrated(proto: onnx.ModelProto, data: dict[str, np.ndarray]) -> tuple[Any, dict[str, Any]]:
+    """The canonical graph's pipeline, and what calibration saw of it."""
+    state = pipeline.canonicalise(import_onnx(proto))
+    state, batches = api.equalised(state, open_feeds(state.graph, data))
+    return state, collect(state.graph, batches, products=True)
+
+
+def reached(module: intc.Module, proto: onnx.ModelProto) -> float:
+    """The SQNR of the kernels on other data, where they give the graph's own integers."""
+    held = feeds(32, 2)
+    (found,) = module.session().run(None, held)
+    np.testing.assert_array_equal(found, module.graph.evaluate(held)[0])
+    return fidelity(found, expected(proto, held)[0])["sqnr_db"]
+
+
+def test_a_model_that_8_bits_lose_gets_more(tmp_path: Path) -> None:
+    """It keeps the floor on other data, the artifact tells how, and the plan gives the same graph again."""
+    proto = sharp(60.0)
+    onnx.save(proto, tmp_path / "model.onnx")
+    module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))
+    assert reached(module, proto) > floor.FLOOR
+    first, *_, last = module.provenance["planning"]["judged"]
+    assert first["plan"] == "8 bits" and first["sqnr"] < floor.FLOOR < last["sqnr"]
+    state, stats = calibrated(proto, feeds(64, 1))
+    assert str(pipeline.integerise(state, stats, plan=module.plan).graph) == str(module.graph)
+
+
+def test_other_models_keep_8_bits(tmp_path: Path) -> None:
+    onnx.save(sharp(0.2), tmp_path / "model.onnx")
+    module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))
+    assert not module.plan.nodes and "planning" not in module.provenance
+
+
+@pytest.mark.parametrize("choice", [Choice(16, 16), Choice(16, 16, values=16)], ids=["weights", "values"])
+def test_kernels_of_wide_weights_and_values(choice: Choice, tmp_path: Path) -> None:
+    """They equal the graph, and are nearer to float by what the bits are worth."""
+    proto = sharp(2.0)
+    onnx.save(proto, tmp_path / "model.onnx")
+    state, stats = calibrated(proto, feeds(64, 1))
+    held = feeds(32, 2)
+    (eight,) = pipeline.integerise(state, stats).graph.evaluate(held)
+    at_8 = fidelity(eight, expected(proto, held)[0])["sqnr_db"]
+    module = intc.compile(tmp_path / "model.onnx", feeds(64, 1), bits=Plan(default=choice))
+    assert reached(module, proto) > at_8 + (15 if choice.values else 8)
+
+
+def test_the_noise_of_windows_and_of_values_is_measured() -> None:
+    """Each choice alone: a product that reads windows, and one of softmax weights and values."""
+    rng = np.random.default_rng(0)
+    conv = "Conv<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>"
+    weights = {"w": rng.normal(size=(8, 3, 3, 3)), "u": rng.normal(size=(4, 8, 3, 3))}
+    proto = model(
+        f"h = {conv}(x, w) r = Relu(h) y = {conv}(r, u)",
+        "float[batch, 3, 8, 8] x",
+        "float[batch, c, h, w] y",
+        {name: array.astype(np.float32) for name, array in weights.items()},
+    )
+    image = {"x": rng.normal(size=(8, 3, 8, 8)).astype(np.float32)}
+    for network, data, count in ((proto, image, 2), (sharp(2.0), feeds(8, 1), 6)):
+        state, stats = calibrated(network, data)
+        probe = Probe(state.graph, stats, "mse", data)
+        units = units_of(state.graph, Plan(), "auto", Options((), (8, 16), values=(8, 16)))
+        products = [u for u in units if u.nodes[0].op.name == "matmul"]
+        assert sum(len(u.nodes) for u in products) == count
+        for unit in products:
+            noises = {c: probe.noise(unit, c, "output") for c in unit.choices}
+            narrow, wide = (next(c for c in noises if bits in (c.activations, c.values)) for bits in (8, 16))
+            assert 0 < noises[wide] < 0.8 * noises[narrow] < 0.1
