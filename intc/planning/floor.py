@@ -32,9 +32,11 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
     """8 bits where the outputs of ``integer``, which has them, keep ``FLOOR``; else a plan that does for the
     least work, or the best that was found.
 
-    What is judged is the exact integer graph, on ``planner.samples``. Nothing is timed, so that the plan does
-    not depend on the target.
+    What is judged is the exact integer graph, on ``planner.samples``, unless all outputs are classes. Nothing
+    is timed, so that the plan does not depend on the target.
     """
+    if not any(planner.graph.type(name).is_float for name in planner.graph.outputs):
+        return Planned(Plan())
     planner.tell("accuracy with 8 bits")
     wanted = Target("sqnr", FLOOR + SPARE)
     noises = []
