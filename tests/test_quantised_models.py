@@ -97,7 +97,7 @@ def test_onnxruntime_static(form: str, plain: Path) -> None:
     quantize_static(plain, path, Reader(calibration), **FORMS[form])
     got, quantised = compiled(path, calibration, feeds), run(path, feeds)
     assert decibels(quantised, got) > 34, "far nearer to the quantised model than that is to fp32"
-    assert decibels(run(plain, feeds), got) > decibels(run(plain, feeds), quantised) - 1
+    assert decibels(run(plain, feeds), got) > decibels(run(plain, feeds), quantised) - 2
 
 
 def test_a_model_whose_scales_say_all_needs_no_data(plain: Path) -> None:
