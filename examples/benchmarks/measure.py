@@ -18,12 +18,13 @@ import numpy as np
 from cases import OVERHEAD, batch_of, case_of
 from peers import ENGINES, OWN, Unavailable, one_by_one, rebuilt
 
+from intc.artifact.reader import open_artifact
 from intc.errors import IntcError
 from intc.frontend import import_onnx
 from intc.report.bench import interleave, native_call, summary
 from intc.report.macs import count_macs
 from intc.report.threads import settle, working_threads
-from intc.runtime import Session, load
+from intc.runtime import load
 
 
 class Failed(IntcError):
@@ -90,7 +91,7 @@ def prepare(name: str, engine: str, onnx: Path, fresh: bool) -> dict[str, Any]:
     if engine == OWN:
         graph = import_onnx(onnx)
         macs = count_macs(graph, graph.bind(batch_of(samples.held_out, 1)))
-        result |= {"macs": macs, "target": Session(path).manifest.target}
+        result |= {"macs": macs, "target": open_artifact(path).manifest.target}
     return result
 
 
@@ -131,7 +132,7 @@ def scale(
     name: str, onnx: Path, path: Path, threads: int, sizes: Sequence[tuple[int, int | None]], seconds: float
 ) -> list[dict[str, Any]]:
     """intc at every (batch, length) of `sizes`, interleaved; a size that the model refuses has a `reason`."""
-    graph, session, case = import_onnx(onnx), Session(path, threads=threads), case_of(name)
+    graph, session, case = import_onnx(onnx), load(path, threads=threads), case_of(name)
     rows: list[dict[str, Any]] = []
     runs, macs = {}, {}
     for index, (batch, length) in enumerate(sizes):

@@ -77,7 +77,7 @@ def _gather_range(call: Call, data: str, axis: int, index: Index) -> str:
         flat = [1 if i != a else d for i, d in enumerate(index.shape)]
         part = reshape_to(call, part, (*call.shape(data)[:axis], *flat, *call.shape(data)[axis + 1 :]), True)
         return part if call.shape(part) == shape else call.emit(Expand(shape), part)
-    source = next((n for n in call.ctx.builder.graph.nodes if n.output == data), None)
+    source = call.ctx.builder.producer(data)
     rest = call.shape(data)[1:]
     if axis == 0 and source is not None and isinstance(source.op, Reshape) and product(rest) == 1:
         base = source.inputs[0]

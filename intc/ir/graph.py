@@ -206,6 +206,10 @@ class Builder:
             name, n = f"{stem}.{n}", n + 1
         return name
 
+    def producer(self, name: str) -> Node | None:
+        """The node emitted so far that computes ``name``."""
+        return next((n for n in reversed(self.graph.nodes) if n.output == name), None)
+
     def input(self, name: str, type_: TensorType, scale: float | None = None) -> str:
         self._define(Value(name, type_, scale))
         self.graph.inputs.append(name)

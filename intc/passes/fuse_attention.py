@@ -70,7 +70,7 @@ class _Rows:
         shape = b.graph.type(x).shape
         if self.tokens:
             whole: Shape = (*shape[:2], self.heads * self.dim)
-            split = next((n for n in b.graph.nodes if n.output == x), None)
+            split = b.producer(x)
             merged = split is not None and isinstance(split.op, Reshape)
             if merged and b.graph.type(split.inputs[0]).shape == whole:  # type: ignore[union-attr]
                 x = split.inputs[0]  # type: ignore[union-attr]

@@ -27,8 +27,8 @@ class MergeClips:
             first = uses.only(node.inputs[0], Clip, Requantize) if isinstance(op, Clip) else None
             if first is None or not isinstance(op, Clip):
                 return None
-            made = next(n for n in reversed(b.graph.nodes) if n.output == names[first.output])
-            if not isinstance(made.op, Clip | Requantize):
+            made = b.producer(names[first.output])
+            if made is None or not isinstance(made.op, Clip | Requantize):
                 return None
             lo, hi = max(op.lo, made.op.lo), min(op.hi, made.op.hi)
             if lo > hi:

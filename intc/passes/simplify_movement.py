@@ -44,20 +44,16 @@ def _simplified(graph: Graph, b: Builder, node: Node, inputs: tuple[str, ...]) -
     return copy_node(graph, b, node, inputs)
 
 
-def _producer(b: Builder, name: str) -> Node | None:
-    return next((n for n in reversed(b.graph.nodes) if n.output == name), None)
-
-
 def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str:
     assert isinstance(node.op, Reshape)
-    inner = _producer(b, x)
+    inner = b.producer(x)
     if inner is not None and isinstance(inner.op, Reshape):
         x = inner.inputs[0]
     shape = tuple(node.op.shape)
     if b.graph.type(x).shape == shape:
         return x
-    inner = _producer(b, x)
-    split = _producer(b, inner.inputs[0]) if inner is not None and isinstance(inner.op, Transpose) else None
+    inner = b.producer(x)
+    split = b.producer(inner.inputs[0]) if inner is not None and isinstance(inner.op, Transpose) else None
     if (
         inner is not None
         and isinstance(inner.op, Transpose)
@@ -69,7 +65,7 @@ def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str:
             b.graph.type(base).shape, b.graph.type(split.output).shape, tuple(inner.op.perm), shape
         )
         if perm is not None:
-            before = _producer(b, base)
+            before = b.producer(base)
             if before is not None and isinstance(before.op, Transpose):
                 base, perm = before.inputs[0], tuple(before.op.perm[i] for i in perm)
             return b.emit(Transpose(perm), base, name=node.output, source=node.source, scale=scale)
@@ -83,14 +79,14 @@ def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str:
 def _transpose(b: Builder, node: Node, x: str, scale: Scale) -> str:
     assert isinstance(node.op, Transpose)
     perm = tuple(node.op.perm)
-    inner = _producer(b, x)
+    inner = b.producer(x)
     if inner is not None and isinstance(inner.op, Transpose):
         x, perm = inner.inputs[0], tuple(inner.op.perm[i] for i in perm)
-        inner = _producer(b, x)
+        inner = b.producer(x)
     if perm == tuple(range(len(perm))):
         return x
     if inner is not None and isinstance(inner.op, Reshape):
-        source = _producer(b, inner.inputs[0])
+        source = b.producer(inner.inputs[0])
         if source is not None and isinstance(source.op, Transpose):
             regrouped = through(
                 tuple(source.op.perm), b.graph.type(source.output).shape, b.graph.type(x).shape, perm

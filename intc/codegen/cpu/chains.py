@@ -8,8 +8,8 @@ such a form are joined on a native target.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -38,9 +38,7 @@ def inlined(program: Program) -> frozenset[str]:
     graph, native = program.graph, program.target.native
     operators = vector_ops.RULES if native else [name for name in FORMULAS if name not in SCALAR]
     users = graph.users()
-    found: dict[
-        str, tuple[Node, int, bool]
-    ] = {}  # the end of the chain, operators up to it, reshaped before it
+    found: dict[str, tuple[Node, int, bool]] = {}  # the chain's end, operators up to it, reshaped on the way
     for node in reversed(graph.nodes):
         readers, own = users[node.output], graph.type(node.output).shape
         convolved = depthwise.lanes(program, node) > 0
@@ -54,10 +52,7 @@ def inlined(program: Program) -> frozenset[str]:
             if reader.output not in found:
                 continue
             reshaped = True
-        elif (
-            reader.op.name not in operators
-            or graph.type(node.output).shape != graph.type(reader.output).shape
-        ):
+        elif reader.op.name not in operators or own != graph.type(reader.output).shape:
             continue
         if reader.inputs.count(node.output) > 1 or length == LONGEST:
             continue
@@ -70,7 +65,7 @@ def inlined(program: Program) -> frozenset[str]:
         if isinstance(node.op, Reshape) and node.inputs[0] not in found:
             found.pop(node.output, None)  # a reshape of data in memory is the same memory
         if isinstance(node.op, GroupedConv) and node.output in found:
-            chain = _Chain(replace(program, inlined=frozenset(found)), found[node.output][0])
+            chain = _Chain(program, found[node.output][0], found.keys())
             if not chain.follows(node):
                 del found[node.output]
     return frozenset(found)
@@ -91,7 +86,7 @@ def _placed(operand: Shape, own: Shape, root: Shape) -> View | None:
 
 def lower_chain(program: Program, node: Node) -> None:
     """The stage that computes the output of ``node`` and everything inlined into it."""
-    chain = _Chain(program, node)
+    chain = _Chain(program, node, program.inlined)
     program.generic(
         node.op.name,
         (chain.key(node.output), tuple(view for _, view in chain.leaves)),
@@ -105,8 +100,11 @@ def lower_chain(program: Program, node: Node) -> None:
 
 @dataclass(frozen=True)
 class _Chain:
+    """``root`` and all values of ``inside`` that lead to it."""
+
     program: Program
     root: Node
+    inside: Set[str]
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
@@ -115,7 +113,7 @@ class _Chain:
         while pending:
             node = producers[pending.pop()]
             found[node.output] = node
-            pending += [x for x in node.inputs if x in self.program.inlined]
+            pending += [x for x in node.inputs if x in self.inside]
         return found
 
     @cached_property
@@ -165,15 +163,16 @@ class _Chain:
         assert found is not None
         return found
 
+    def number(self, node: Node, operand: str) -> int:
+        """Which of the leaves ``node`` reads as ``operand``."""
+        return self.leaves.index((operand, self.view(node, operand)))
+
     def key(self, value: str) -> object:
         """What tells chains with different code apart."""
         node = self.nodes[value]
         if isinstance(node.op, GroupedConv):
             return node.op
-        operands = (
-            self.key(x) if x in self.nodes else self.leaves.index((x, self.view(node, x)))
-            for x in node.inputs
-        )
+        operands = (self.key(x) if x in self.nodes else self.number(node, x) for x in node.inputs)
         return node.op, self.program.type(value).dtype, vector_ops.form(self.program, node), *operands
 
     def body(self, frame: Frame) -> None:
@@ -211,16 +210,9 @@ class _Chain:
     def _vectors(self, frame: Frame, shape: Shape, views: Sequence[View]) -> bool:
         """The loop over vectors; False where they do not fill the rows, or elements are not side by side."""
         lanes = ISAS[self.program.target.level].epilogue
-        dtypes = [self.program.type(x).dtype for x in (*(x for x, _ in self.leaves), self.root.output)]
 
         def vector(at: list[Expr], dense: list[bool]) -> None:
-            read = []
-            for i, dtype in enumerate(dtypes[:-1]):
-                buffer = frame.buffers[f"x{i}"]
-                value = buffer[ramp(at[i], lanes)] if dense[i] else spread(buffer[at[i]], lanes)
-                read.append(Vec(value, lanes, dtype))
-            result = self.result(self.root.output, read, self._vector)
-            store_vector(frame.buffers["y"], at[-1], result, dtypes[-1])
+            self._store(frame, at, dense, lanes)
 
         return blocks(frame, shape, views, lanes, vector)
 
@@ -232,16 +224,27 @@ class _Chain:
         weights = (f"x{len(self.leaves)}", f"x{len(self.leaves) + 1}")
 
         def done(total: Vec, pixel: Expr, channel: Expr) -> None:
-            read = []
-            for i, ((x, _), (along, step)) in enumerate(zip(self.leaves, steps, strict=True)):
-                buffer, at = frame.buffers[f"x{i}"], pixel * along + channel * step
-                value = buffer[ramp(at, lanes)] if step else spread(buffer[at], lanes)
-                read.append(Vec(value, lanes, self.program.type(x).dtype))
-            result = self.result(self.root.output, read, self._vector, total)
-            dtype = self.program.type(self.root.output).dtype
-            store_vector(frame.buffers["y"], pixel * channels + channel, result, dtype)
+            at = [pixel * along + channel * step for along, step in (*steps, (channels, 1))]
+            self._store(frame, at, [step > 0 for _, step in steps], lanes, total)
 
         depthwise.sums(self.program, convolution, frame, *weights, done)
+
+    def _store(
+        self,
+        frame: Frame,
+        at: Sequence[Expr],
+        dense: Sequence[bool],
+        lanes: int,
+        total: Vec | None = None,
+    ) -> None:
+        """``lanes`` elements of the result, from those of every leaf, which lie side by side or are one."""
+        read = []
+        for i, (x, _) in enumerate(self.leaves):
+            buffer = frame.buffers[f"x{i}"]
+            value = buffer[ramp(at[i], lanes)] if dense[i] else spread(buffer[at[i]], lanes)
+            read.append(Vec(value, lanes, self.program.type(x).dtype))
+        result = self.result(self.root.output, read, self._vector, total)
+        store_vector(frame.buffers["y"], at[-1], result, self.program.type(self.root.output).dtype)
 
     def result(
         self,
@@ -257,9 +260,7 @@ class _Chain:
         if isinstance(node.op, GroupedConv):
             return total
         operands = [
-            self.result(x, read, compute, total)
-            if x in self.nodes
-            else read[self.leaves.index((x, self.view(node, x)))]
+            self.result(x, read, compute, total) if x in self.nodes else read[self.number(node, x)]
             for x in node.inputs
         ]
         return operands[0] if isinstance(node.op, Reshape) else compute(node, operands)
