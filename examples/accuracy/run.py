@@ -99,12 +99,25 @@ def markdown(report: dict[str, Any]) -> str:
     """The table: one line per model and measure, one column per engine."""
     engines = report["engines"]
     lines = [f"| model | measure | {' | '.join(engines)} |", "|" + " --- |" * (len(engines) + 2)]
-    for row in report["rows"]:
+    for row in report["rows"] + _mean(report["rows"]):
         for measure in row["cells"]["fp32"]:
             cells = [_cell(measure, row["cells"][engine]) for engine in engines]
             lines.append(f"| {row['model']} | {measure} | {' | '.join(cells)} |")
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return "\n".join([*lines, "", versions, ""])
+
+
+def _mean(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The classifiers of several seeds as one row: the accuracy of a single one moves by chance."""
+    rows = [row for row in rows if row["model"].split("-")[0] == "classifier"]
+    rows = [row for row in rows if not any("error" in cell for cell in row["cells"].values())]
+    if len(rows) < 2:
+        return []
+    cells = {
+        engine: {measure: sum(row["cells"][engine][measure] for row in rows) / len(rows) for measure in cell}
+        for engine, cell in rows[0]["cells"].items()
+    }
+    return [{"model": f"mean of {len(rows)} classifiers", "cells": cells}]
 
 
 def _cell(measure: str, cell: dict[str, Any]) -> str:

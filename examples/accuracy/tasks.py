@@ -58,12 +58,21 @@ def digits(cache: Path) -> Task:
     return Task(model, {"input": split.x_train[:128]}, {"input": split.x_test}, _accuracy(split.y_test))
 
 
-def classifier(cache: Path) -> Task:
-    """Which of eight packages three lines come from: all held-out snippets."""
-    train, test = texts.snippets(test=False), texts.snippets(test=True)
-    pick = texts.spread(len(train.labels), 128)
-    calibration = {name: array[pick] for name, array in train.feeds.items()}
-    return Task(HERE / "classifier.onnx", calibration, test.feeds, _accuracy(test.labels))
+def classifier(seed: int) -> Callable[[Path], Task]:
+    """Which of eight packages three lines come from: all held-out snippets. Seeds from 1 on are trained."""
+
+    def task(cache: Path) -> Task:
+        model = cache / f"classifier-{seed}.onnx" if seed else HERE / "classifier.onnx"
+        if not model.exists():
+            from train_classifier import export, train
+
+            export(train(texts.snippets(test=False), seed=seed), model)
+        data, test = texts.snippets(test=False), texts.snippets(test=True)
+        pick = texts.spread(len(data.labels), 128)
+        calibration = {name: array[pick] for name, array in data.feeds.items()}
+        return Task(model, calibration, test.feeds, _accuracy(test.labels))
+
+    return task
 
 
 def characters(cache: Path) -> Task:
@@ -102,7 +111,7 @@ def random_weights(name: str, count: int, injected: bool) -> Callable[[Path], Ta
 
 TASKS: dict[str, Callable[[Path], Task]] = {
     "digits": digits,
-    "classifier": classifier,
+    "classifier": classifier(0),
     "characters": characters,
     "minilm": minilm,
     "deit-tiny": random_weights("deit-tiny", 32, False),
@@ -111,8 +120,9 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "deit-small-outliers": random_weights("deit-small", 32, True),
     "bert-base": random_weights("bert-base", 16, False),
     "bert-base-outliers": random_weights("bert-base", 16, True),
+    **{f"classifier-{seed}": classifier(seed) for seed in range(1, 8)},
 }
-DEFAULT = tuple(name for name in TASKS if not name.startswith("deit-tiny"))
+DEFAULT = tuple(name for name in TASKS if not name.startswith(("deit-tiny", "classifier-")))
 
 
 def _path(example: str) -> None:

@@ -72,8 +72,9 @@ def accuracy(model: nn.Module, data: Snippets) -> float:
         return float((model(ids, mask).argmax(1) == labels).float().mean())
 
 
-def train(data: Snippets, epochs: int, seed: int) -> Classifier:
-    """One-cycle AdamW, batches of 64, every tenth token replaced by a random one."""
+def train(data: Snippets, epochs: int = 3, seed: int = 0) -> Classifier:
+    """One-cycle AdamW, batches of 64, every tenth token replaced by a random one. On one thread."""
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     ids, mask, labels = tensors(data)
     model = Classifier()
@@ -117,7 +118,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     model = train(snippets(test=False), options.epochs, options.seed)
     print(f"held-out accuracy {accuracy(model, snippets(test=True)):.4f}")
     export(model, options.output)
