@@ -36,7 +36,7 @@ def load(
         return runtime.load(path, threads, sha256, trusted_keys=trusted_keys, device=device, share=share)
     from intc.codegen.targets import cuda_target
     from intc.module import open_module
-    from intc.runtime.cuda_driver import Device
+    from intc.runtime.cuda.driver import Device
 
     target = "native" if device in (None, "cpu") else cuda_target(Device(device).architecture)
     module = open_module(path, target, sha256=sha256, trusted_keys=trusted_keys)

@@ -19,7 +19,7 @@ from intc.codegen.cuda.source import assemble, part
 from intc.codegen.lower import lower
 from intc.ir.graph import Graph
 from intc.module import Module
-from intc.runtime import cuda_driver
+from intc.runtime.cuda import driver as cuda_driver
 from tests.native import random_feed
 
 HERE = Path(__file__).parent / "cuda_emulator"

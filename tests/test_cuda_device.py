@@ -11,7 +11,7 @@ from intc.codegen.cuda import compiler
 from intc.codegen.lower import lower
 from intc.errors import UsageError
 from intc.module import Module
-from intc.runtime.cuda_driver import Device
+from intc.runtime.cuda.driver import Device
 from tests.emulated import check_graph
 from tests.native import check_op
 from tests.small import small_feeds, small_graph

@@ -26,8 +26,8 @@ from intc.module import Module, open_module
 from intc.ops.fused import Linear
 from intc.report.bench import Options, bench
 from intc.report.verify import verify_artifact
-from intc.runtime import cuda_driver
-from intc.runtime.gpu import KEPT_GRAPHS
+from intc.runtime.cuda import driver as cuda_driver
+from intc.runtime.cuda.entry import KEPT_GRAPHS
 from tests.emulated import driver, emulation
 from tests.small import small_feeds, small_graph, small_module
 
@@ -77,11 +77,12 @@ def intc_input_shape() -> tuple[int, ...]:
 
 def test_more_sizes_than_graphs_are_kept(artifact: Path) -> None:
     session = intc.load(artifact)
-    for batch in (*range(1, KEPT_GRAPHS + 4), 1, 2, KEPT_GRAPHS + 3):
+    batches = (*range(1, KEPT_GRAPHS + 4), 1, 2, KEPT_GRAPHS + 3)
+    for batch in sum(((b, b, b) for b in batches), ()):
         feeds = small_feeds(batch, batch)
         for got, exact in zip(session.run(None, feeds), small_graph().evaluate(feeds), strict=True):
             assert np.array_equal(got, exact)
-    assert len(session.entry._graphs) == KEPT_GRAPHS
+    assert len(session.gpu._graphs) == KEPT_GRAPHS
 
 
 def test_concurrent_runs_equal_single_ones(artifact: Path) -> None:
@@ -166,9 +167,9 @@ def test_tiles_are_chosen_by_what_the_device_has(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("EMULATOR_SHARED", shared)
         session = small.session()
         assert np.array_equal(session.run(None, feeds, raw=True)[0], expected)
-        entry: Any = session.entry
-        _, grid, _ = entry.graph(())._plan(session.manifest.program.launches[0])
-        assert grid[0] * grid[1] == tiles
+        entry: Any = session.gpu
+        (work,) = entry.graph(()).work
+        assert work.grid[0] * work.grid[1] == tiles
     monkeypatch.setenv("EMULATOR_SHARED", "1024")
     with pytest.raises(WrongTarget, match="bytes of shared memory, but emulator gives a block at most 1024"):
         small.session().run(None, feeds)
@@ -181,7 +182,7 @@ def test_more_rows_than_a_launch_has_blocks() -> None:
     m, e = b.constant("m", np.full(64, 2**30, np.int32)), b.constant("e", np.full(64, 36, np.int32))
     b.output(b.emit(Linear(-127, 127, "int8"), x, w, bias, m, e, name="y"))
     graph = b.finish()
-    entry: Any = Module(graph, graph, lower(graph, "cuda"), ("y",)).session().entry
+    entry: Any = Module(graph, graph, lower(graph, "cuda"), ("y",)).session().gpu
     with pytest.raises(FeedError, match="use smaller batches"):
         entry.graph((10_000_000,))
 
@@ -230,7 +231,7 @@ def test_running_needs_no_compiler(artifact: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('tvm', 'tvm_ffi', 'onnx', 'onnxruntime', 'torch'): sys.modules[name] = None\n"
-        "from intc.runtime import cuda_driver\n"
+        "from intc.runtime.cuda import driver as cuda_driver\n"
         f"cuda_driver.LIBRARIES = ({str(driver())!r},)\n"
         "import numpy as np, intc\n"
         f"session = intc.load({str(artifact)!r})\n"

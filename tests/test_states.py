@@ -14,12 +14,14 @@ from intc.artifact import schema
 from intc.errors import ArtifactCorrupt, FeedError, UsageError
 from intc.frontend import import_onnx
 from intc.ir.text import parse_graph, print_graph, side_tensors
+from intc.module import open_module
 from intc.ops import OPS
 from intc.report.nodes import check_nodes
 from intc.report.reading import read_graph
 from intc.report.verify import verify_artifact
 from intc.runtime import Session
-from intc.runtime.state import Past, held_by
+from intc.runtime.state import Past, State, held_by
+from tests.emulated import emulation
 from tests.native import random_feed
 from tests.onnx_models import model
 from tests.small import small_module
@@ -102,6 +104,45 @@ def test_copy_truncate_select(session: Session) -> None:
     np.testing.assert_array_equal(further(fork, text[[2, 0, 2, 1]], 8), expected[[2, 0, 2, 1], 8:])
     state.truncate(0)
     np.testing.assert_array_equal(further(state, text, 0), expected)
+
+
+def test_a_gpu_holds_states_of_its_own(artifact: Path, session: Session) -> None:
+    """Steps, cuts, selections and copies on an emulated device: always the integers of the CPU."""
+
+    def equal(one: State, other: State) -> None:
+        assert (one.length, one.batch, one.nbytes) == (other.length, other.batch, other.nbytes)
+        np.testing.assert_equal(one.arrays(), other.arrays())
+
+    with emulation():
+        gpu, text = open_module(artifact, "cuda").session(), ids(2, 16)
+        here, there = session.create_state(2), gpu.create_state(2)
+
+        def step(rows: Ids, on_device: bool = False) -> None:
+            (want,) = session.run(["logits"], {"input_ids": rows}, state=here, raw=True)
+            feeds = {"input_ids": rows}
+            got = (
+                gpu.run(["logits"], feeds, state=there, raw=True, on_device=True)[0].numpy()
+                if on_device
+                else gpu.run(["logits"], feeds, state=there, raw=True)[0]
+            )
+            np.testing.assert_array_equal(got, want)
+            equal(there, here)
+
+        for i, piece in enumerate(np.split(text, [5, 6, 7, 9], axis=1)):
+            step(piece, on_device=i % 2 == 1)
+        assert not gpu.gpu._graphs, "no length is captured"
+        old = here.copy(), there.copy()
+        for state in (here, there):
+            state.truncate(7)
+            state.select([1, 0, 0])
+        step(text[[1, 0, 0], 7:9])
+        equal(old[1], old[0])
+        for state in (here, there):
+            state.select([2])
+            state.truncate(0)
+        step(text[:1, :3])
+        with pytest.raises(FeedError, match="the state was made by a session on another device"):
+            gpu.run(None, {"input_ids": text}, state=here)
 
 
 def test_states_are_also_plain_inputs_and_outputs(session: Session) -> None:

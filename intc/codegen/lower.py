@@ -14,6 +14,7 @@ from intc.artifact.fields import Size
 from intc.artifact.schema import Interface, PortType
 from intc.artifact.schema import Launch as StoredLaunch
 from intc.codegen.cpu import chains
+from intc.codegen.cuda import boundary
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.cuda import elementwise as cuda_elementwise
 from intc.codegen.cuda.launches import place_launches
@@ -206,7 +207,8 @@ def build_gpu(
     program: Program, memory: Plan, roots: Mapping[str, str]
 ) -> tuple[bytes, tuple[StoredLaunch, ...]]:
     """The code of the kernels, and how they are launched."""
-    code = cuda_compiler.compile_kernels(program.kernels, program.target.architectures)
+    kernels = {**program.kernels, **boundary.KERNELS}
+    code = cuda_compiler.compile_kernels(kernels, program.target.architectures)
     return code, place_launches(program, memory, roots)
 
 

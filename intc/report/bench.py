@@ -92,8 +92,8 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
 
 def device_time(session: Session, symbols: Sequence[int]) -> dict[str, float]:
     """Milliseconds of the network on the GPU alone: replays of its graph between events of the device."""
-    entry: Any = session.entry  # of a GPU
-    graph = entry.graph(symbols)
+    assert session.gpu
+    graph = session.gpu.graph(symbols)
     repeats = max(1, min(1000, int(1e3 * ROUND_SECONDS / max(graph.milliseconds(3), 1e-3))))
     times = [graph.milliseconds(repeats) for _ in range(DEVICE_ROUNDS)]
     return {"median": statistics.median(times), "best": min(times), "replays": repeats * DEVICE_ROUNDS}

@@ -87,6 +87,15 @@ def shape_of(port: Port, env: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(size_value(s, env) for s in port.shape)
 
 
+def on_host(port: Port, feed: Any) -> Array:
+    """``feed`` as numpy's array, without a copy where it speaks DLPack; FeedError where it cannot be one."""
+    try:
+        return np.from_dlpack(feed) if hasattr(feed, "__dlpack__") else np.asarray(feed)
+    except Exception as error:  # of the other library
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise FeedError(f"input '{port.name}' cannot become an array of numpy: {cause}") from None
+
+
 def write(port: Port, array: Array, out: Array) -> None:
     """``array`` as the port's integers into ``out``.
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,13 +17,18 @@ from intc.artifact.fields import Size, size_value
 from intc.artifact.reader import open_artifact
 from intc.artifact.signature import Key
 from intc.errors import ArtifactCorrupt, FeedError, UsageError
+from intc.runtime import dlpack, native
 from intc.runtime import feeds as feeding
-from intc.runtime import native
 from intc.runtime.constants import Blob, private_folder
 from intc.runtime.feeds import Array
-from intc.runtime.state import Past, State, held_by
+from intc.runtime.state import HOST, Past, State, held_by
 from intc.runtime.workspace import Layout, Workspace, address, round_up
 
+if TYPE_CHECKING:
+    from intc.runtime.cuda.arrays import DeviceArray
+    from intc.runtime.cuda.entry import GpuEntry
+
+Feeds: TypeAlias = Mapping[str, ArrayLike | Any]  # numpy's arrays, and whatever has __dlpack__
 ONNX_TYPES: Final = {
     "float32": "tensor(float)",
     "bool": "tensor(bool)",
@@ -107,14 +112,15 @@ class Session:
         held = held_by(self.manifest)
         self._past = Past(self.manifest, held) if held else None
         self._constants = blob.shared(self._shared_file(share)) if share else blob.pack()
-        self.entry: Callable[..., Any]
+        self.gpu: GpuEntry | None = None
         code = container.member(self.manifest.kernels)
         if self.device is None:
-            self.entry = native.load_kernels(self.path, code, program.entry)
+            self.entry: Callable[..., Any] = native.load_kernels(self.path, code, program.entry)
         else:
-            from intc.runtime.gpu import GpuEntry
+            from intc.runtime.cuda.entry import GpuEntry
 
-            self.entry = GpuEntry(self.path, self.manifest, code, self._constants, self.device)
+            self.gpu = GpuEntry(self.path, self.manifest, code, self._constants, self.device)
+        self._home = self.gpu.home if self.gpu else HOST
         self._layouts: dict[tuple[tuple[tuple[int, ...], ...], tuple[int, int] | None], Layout] = {}
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
@@ -156,39 +162,102 @@ class Session:
             )
         if not isinstance(batch, int) or batch < 1:
             raise UsageError(f"batch={batch!r} is not a positive number of sequences")
-        return State(self._past.held, batch)
+        return State(self._past.held, batch, self._home)
+
+    @overload
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Feeds,
+        *,
+        raw: bool = ...,
+        state: State | None = ...,
+        on_device: Literal[False] = ...,
+    ) -> list[Array]: ...
+
+    @overload
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Feeds,
+        *,
+        raw: bool = ...,
+        state: State | None = ...,
+        on_device: Literal[True],
+    ) -> list[DeviceArray]: ...
 
     def run(
         self,
         output_names: Sequence[str] | None,
-        feeds: Mapping[str, ArrayLike],
+        feeds: Feeds,
         *,
         raw: bool = False,
         state: State | None = None,
-    ) -> list[Array]:
+        on_device: bool = False,
+    ) -> list[Array] | list[DeviceArray]:
         """The outputs named (all for ``None``) for ``feeds``; float in, float out, as in onnxruntime.
 
         An input that is given in its own integer type is not quantised; ``raw=True`` returns the outputs'
         integers. With both there is no floating-point operation. With a ``state``, the feeds hold what
-        follows its positions, and the inputs and outputs that are the state itself are left out. FeedError
-        names the input that does not fit.
+        follows its positions, and the inputs and outputs that are the state itself are left out.
+
+        Feeds are numpy's, or of any library that speaks DLPack: on the CPU, and where the session runs on a
+        GPU also on that (``__cuda_array_interface__`` will do there), which is then read without the host.
+        With ``on_device=True`` the results stay on the GPU as :class:`intc.runtime.cuda.arrays.DeviceArray`.
+        FeedError names the input that does not fit.
         """
+        if on_device and self.gpu is None:
+            raise UsageError(
+                f"{self.path}: on_device=True is for sessions on a GPU; this one runs on the CPU"
+            )
         past = self._past_of(state)
         held = past.outputs if past else set()
         every = [p.name for i, p in enumerate(self.manifest.outputs) if i not in held]
         wanted = [self._output(name) for name in (every if output_names is None else output_names)]
         if held.intersection(wanted):
             raise FeedError("an output that the state holds cannot be asked for; see State.arrays")
-        workspace = self.prepare(feeds, state)
-        if state is None or past is None:
+        given = self._given(feeds, past)
+        workspace = self._filled(given, past, state)
+        if self.gpu:
+            kept = self._run_gpu(self.gpu, workspace, given, wanted, raw, state, on_device)
+        elif state is None or past is None:
             native.call(self.entry, workspace.call, self.threads, workspace)
         else:
-            self._continue(past, workspace, state)
-        results = [self._result(i, workspace, raw) for i in wanted]
+            length = self._length_after(past, workspace, state)
+            arguments = past.arguments(workspace.call, state, length)
+            native.call(self.entry, arguments, self.threads, (workspace, *state.blocks()))
+            state.advance(length)
+        results = kept if on_device else [self._result(i, workspace, raw) for i in wanted]
         with self._lock:  # never after an exception: another thread may still be writing there
             if len(self._kept) < KEPT_WORKSPACES:
                 self._kept.append(workspace)
         return results
+
+    def _run_gpu(
+        self,
+        gpu: GpuEntry,
+        workspace: Workspace,
+        given: Mapping[int, Any],
+        wanted: Sequence[int],
+        raw: bool,
+        state: State | None,
+        on_device: bool,
+    ) -> list[DeviceArray]:
+        """One run; the results lie in the workspace, or are returned where they stay ``on_device``."""
+        symbols, elsewhere, found = list(workspace.layout.symbols), None, []
+        past, length = self._past_of(state), 0
+        if state is not None and past is not None:
+            length = self._length_after(past, workspace, state)
+            symbols[self.manifest.symbols.index(past.symbol)] = state.length
+            elsewhere = past.elsewhere(state, length)
+        feeds = {i: workspace.inputs[i] if isinstance(g, np.ndarray) else g for i, g in given.items()}
+        if on_device:
+            found = gpu.run_on_device(symbols, feeds, wanted, raw, elsewhere)
+        else:
+            gpu.run(symbols, feeds, {i: workspace.outputs[i] for i in wanted}, elsewhere)
+        if state is not None:
+            state.advance(length)
+        return found
 
     def _result(self, index: int, workspace: Workspace, raw: bool) -> Array:
         port, integers = self.manifest.outputs[index], workspace.outputs[index]
@@ -206,30 +275,50 @@ class Session:
             return None
         if self._past is None or state.held != self._past.held:
             raise FeedError(f"{self.path}: the state was made for another model")
+        if state.home is not self._home:
+            raise FeedError(f"{self.path}: the state was made by a session on another device")
         return self._past
 
-    def prepare(self, feeds: Mapping[str, ArrayLike], state: State | None = None) -> Workspace:
+    def prepare(self, feeds: Feeds, state: State | None = None) -> Workspace:
         """Memory for one run on ``feeds``, with the integers in it. FeedError as in :meth:`run`."""
         past = self._past_of(state)
+        return self._filled(self._given(feeds, past), past, state)
+
+    def _given(self, feeds: Feeds, past: Past | None) -> dict[int, Any]:
+        """The feeds by number of the input, each numpy's array or, on a GPU, ``dlpack.Given``."""
         held = past.inputs if past else set()
         ports = {i: p for i, p in enumerate(self.manifest.inputs) if i not in held}
         feeding.check_names(list(ports.values()), feeds)
-        arrays = {i: np.asarray(feeds[p.name]) for i, p in ports.items()}
-        shapes = tuple([a.shape for a in arrays.values()])
+        return {i: self._array(p, feeds[p.name]) for i, p in ports.items()}
+
+    def _array(self, port: schema.Port, feed: Any) -> Any:
+        if isinstance(feed, np.ndarray):
+            return feed
+        place = dlpack.place_of(feed)
+        if place[0] in (dlpack.CPU, dlpack.PINNED):
+            return feeding.on_host(port, feed)
+        if self.gpu is None:
+            raise FeedError(
+                f"input '{port.name}' lies on {dlpack.place_name(place)}, but the session runs on the CPU;"
+                " move it there, or compile for --target cuda"
+            )
+        return self.gpu.given(port, feed)
+
+    def _filled(self, given: Mapping[int, Any], past: Past | None, state: State | None) -> Workspace:
+        """Memory for one run, with the integers of feeds that lie on the host in it."""
+        shapes = tuple([a.shape for a in given.values()])
         workspace = self._workspace(shapes, past.size(state) if state and past else None)
-        for i, array in arrays.items():
-            feeding.write(ports[i], array, workspace.inputs[i])
+        for i, array in given.items():
+            if isinstance(array, np.ndarray):
+                feeding.write(self.manifest.inputs[i], array, workspace.inputs[i])
         return workspace
 
-    def _continue(self, past: Past, workspace: Workspace, state: State) -> None:
-        """One run from and to the memory of ``state``."""
+    def _length_after(self, past: Past, workspace: Workspace, state: State) -> int:
+        """The positions that ``state`` holds after a run; FeedError beyond what the model takes."""
         env = dict(zip(self.manifest.symbols, workspace.layout.symbols, strict=True))
         env[past.symbol] = state.length
         feeding.check_limits(self.manifest.limits, env)
-        length = size_value(past.after, env)
-        arguments = past.arguments(workspace.call, state, length)
-        native.call(self.entry, arguments, self.threads, (workspace, *state.blocks()))
-        state.advance(length)
+        return size_value(past.after, env)
 
     def _workspace(self, shapes: tuple[tuple[int, ...], ...], past: tuple[int, int] | None) -> Workspace:
         """For feeds of these ``shapes``, and a state of ``past`` = (sequences, positions)."""

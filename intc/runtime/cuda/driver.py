@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from functools import cache
 from typing import Any, Final
@@ -16,7 +18,9 @@ from intc.errors import FeedError, UsageError
 LIBRARIES: Final = ("libcuda.so.1", "libcuda.so", "nvcuda.dll")
 MULTIPROCESSORS, MAJOR, MINOR, SHARED_BYTES = 16, 75, 76, 97  # CUdevice_attribute
 DYNAMIC_SHARED = 8  # CUfunction_attribute
-NON_BLOCKING = 1
+ORDINAL = 9  # CUpointer_attribute
+NON_BLOCKING = 1  # CUstream_flags
+NO_TIMING = 2  # CUevent_flags
 RELAXED_CAPTURE = 2
 OUT_OF_MEMORY = 2
 
@@ -28,17 +32,24 @@ SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "cuDeviceGetName": (c_char_p, c_int, c_int),
     "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cuDevicePrimaryCtxRetain": (_OUT, c_int),
-    "cuCtxSetCurrent": (c_void_p,),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (_OUT,),
     "cuModuleLoadData": (_OUT, c_void_p),
     "cuModuleGetFunction": (_OUT, c_void_p, c_char_p),
     "cuOccupancyMaxActiveBlocksPerMultiprocessor": (POINTER(c_int), c_void_p, c_int, c_size_t),
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
     "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
     "cuMemFree_v2": (c_uint64,),
+    "cuMemHostAlloc": (_OUT, c_size_t, c_uint),
+    "cuMemFreeHost": (c_void_p,),
+    "cuPointerGetAttribute": (c_void_p, c_int, c_uint64),
     "cuMemsetD8Async": (c_uint64, c_ubyte, c_size_t, c_void_p),
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
+    "cuMemcpyDtoH_v2": (c_void_p, c_uint64, c_size_t),
+    "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
     "cuStreamCreate": (_OUT, c_uint),
+    "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
     "cuStreamSynchronize": (c_void_p,),
     "cuStreamBeginCapture_v2": (c_void_p, c_int),
     "cuStreamEndCapture": (c_void_p, _OUT),
@@ -105,19 +116,19 @@ def new(name: str, *arguments: Any) -> c_void_p:
 
 
 class Device:
-    """A GPU, current in every thread that calls :meth:`use`; ``name`` is ``cuda`` or ``cuda:N``."""
+    """A GPU; ``name`` is ``cuda`` or ``cuda:N``. What follows acts on it where it is :meth:`current`."""
 
     def __init__(self, name: str) -> None:
         kind, _, number = name.partition(":")
         if kind != "cuda" or not (number or "0").isdigit():
             raise UsageError(f"device '{name}' is not cuda or cuda:N")
-        count, handle = c_int(), c_int()
+        self.number, count, handle = int(number or 0), c_int(), c_int()
         call("cuDeviceGetCount", byref(count))
-        if int(number or 0) >= count.value:
+        if self.number >= count.value:
             raise UsageError(f"device '{name}' does not exist: this machine has {count.value} CUDA device(s)")
-        call("cuDeviceGet", byref(handle), int(number or 0))
+        call("cuDeviceGet", byref(handle), self.number)
         self._handle = handle.value
-        self._context = new("cuDevicePrimaryCtxRetain", self._handle)
+        self._context, self._library = new("cuDevicePrimaryCtxRetain", self._handle), library()
         self.multiprocessors, major, minor, self.shared_bytes = (
             self._attribute(a) for a in (MULTIPROCESSORS, MAJOR, MINOR, SHARED_BYTES)
         )
@@ -131,16 +142,60 @@ class Device:
         call("cuDeviceGetAttribute", byref(value), number, self._handle)
         return value.value
 
-    def use(self) -> None:
-        """Make the device current in this thread."""
-        call("cuCtxSetCurrent", self._context)
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """The device is current in this thread, and what was so before is again afterwards."""
+        call("cuCtxPushCurrent_v2", self._context)
+        try:
+            yield
+        finally:
+            new("cuCtxPopCurrent_v2")
+
+    def free_later(self, owner: object, function: str, handle: Any) -> None:
+        """Call ``function(handle)`` when ``owner`` is gone, in whatever thread that happens."""
+        weakref.finalize(owner, self._free, function, handle)
+
+    def _free(self, function: str, handle: Any) -> None:
+        self._library.cuCtxPushCurrent_v2(self._context)
+        getattr(self._library, function)(handle)
+        self._library.cuCtxPopCurrent_v2(byref(c_void_p()))
 
 
 class Memory:
-    """``nbytes`` (at least one) of a device's memory, freed with the object."""
+    """``nbytes`` (at least one) of a device's memory, freed with the object.
 
-    def __init__(self, nbytes: int) -> None:
+    The driver waits for all work of the device before it frees, whichever stream that is in.
+    """
+
+    def __init__(self, device: Device, nbytes: int) -> None:
         pointer = c_uint64()
         call("cuMemAlloc_v2", byref(pointer), max(nbytes, 1))
         self.address, self.nbytes = pointer.value, nbytes
-        weakref.finalize(self, library().cuMemFree_v2, self.address)
+        device.free_later(self, "cuMemFree_v2", self.address)
+
+
+class Pinned:
+    """``nbytes`` of the host's memory that the device copies to without waiting for the host."""
+
+    def __init__(self, device: Device, nbytes: int) -> None:
+        pointer = new("cuMemHostAlloc", nbytes, 0)
+        self.address = pointer.value or 0
+        self.bytes = memoryview((c_ubyte * nbytes).from_address(self.address))
+        device.free_later(self, "cuMemFreeHost", pointer)
+
+
+class Event:
+    """A point of a stream, namely where it is when this is made: streams and the host can wait for it."""
+
+    def __init__(self, device: Device, stream: c_void_p) -> None:
+        self._handle = new("cuEventCreate", NO_TIMING)
+        device.free_later(self, "cuEventDestroy_v2", self._handle)
+        call("cuEventRecord", self._handle, stream)
+
+    def before(self, stream: c_void_p) -> None:
+        """What ``stream`` is given from now on runs after this."""
+        call("cuStreamWaitEvent", stream, self._handle, 0)
+
+    def wait(self) -> None:
+        """Until the device has come so far."""
+        call("cuEventSynchronize", self._handle)

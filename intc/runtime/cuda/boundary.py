@@ -1,0 +1,153 @@
+"""Feeds and results that stay on the device: taken and given by two kernels that every artifact has.
+
+They quantise and convert real numbers by their bits, with the results of :mod:`intc.runtime.feeds`.
+"""
+
+from __future__ import annotations
+
+import math
+from ctypes import byref, c_int, c_void_p
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from intc.artifact.schema import RANGES, Port
+from intc.errors import FeedError, UsageError
+from intc.runtime import dlpack
+from intc.runtime.cuda import driver as cuda
+from intc.runtime.cuda.driver import Event, Memory, Pinned
+from intc.runtime.cuda.graph import launch
+from intc.runtime.dlpack import Given
+
+if TYPE_CHECKING:
+    from intc.runtime.cuda.entry import GpuEntry
+
+KINDS: Final = ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32")  # as in .cuh
+THREADS: Final = 256
+MOST_BLOCKS: Final = 4096
+WORDS: Final = 2  # of every input: an integer is outside its interval, a real number is none
+
+
+class Boundary:
+    """Of one artifact on one device."""
+
+    def __init__(self, entry: GpuEntry) -> None:
+        self.entry, manifest = entry, entry.manifest
+        self.inputs, self.outputs = manifest.inputs, manifest.outputs
+        nbytes = 4 * WORDS * len(self.inputs)
+        self._problems, self._seen = Memory(entry.device, nbytes), Pinned(entry.device, nbytes)
+        self._scales: dict[int, Memory] = {}
+
+    # ---------------------------------------------------------------- feeds
+
+    def read(self, port: Port, feed: Any) -> Given:
+        """An array on this device as a feed of ``port``; FeedError where it cannot be one."""
+        entry, place = self.entry, dlpack.place_of(feed)
+        with entry.device.current():
+            if place[1] >= 0:
+                self._check_place(port, place)
+                given = dlpack.read_dlpack(port.name, feed, entry.stream.value or 0)
+            else:
+                given, stream = dlpack.read_interface(port.name, feed)
+                self._check_place(port, (dlpack.CUDA, _ordinal(given.address)))
+                if stream is not None:
+                    Event(entry.device, c_void_p(stream)).before(entry.stream)
+        real, kind = "float" in given.dtype, given.dtype.replace("bool", "uint8")
+        expected = port.dtype
+        if port.scale is not None:
+            expected = f"float32, float16, bfloat16 (or {port.dtype} to pass integers)"
+        own = given.dtype == port.dtype or (port.scale is None and not real)
+        if kind not in KINDS or not (own or (real and port.scale is not None)):
+            raise FeedError(f"input '{port.name}' is {given.dtype} on the device, expected {expected}")
+        return given
+
+    def _check_place(self, port: Port, place: tuple[int, int]) -> None:
+        if place[0] not in (dlpack.CUDA, dlpack.MANAGED) or place[1] != self.entry.device.number:
+            raise FeedError(
+                f"input '{port.name}' lies on {dlpack.place_name(place)}, but the session runs on"
+                f" cuda:{self.entry.device.number}; move it there"
+            )
+
+    def begin(self) -> None:
+        """Before the feeds of a run are taken."""
+        cuda.call("cuMemsetD8Async", self._problems.address, 0, self._problems.nbytes, self.entry.stream)
+
+    def take(self, index: int, given: Given, at: int) -> None:
+        """Enqueue the copy of a feed to the input of that number, which lies at address ``at``."""
+        port, count = self.inputs[index], math.prod(given.shape)
+        low, high = RANGES[port.dtype]
+        if given.dtype == port.dtype and (port.lo, port.hi) == (low, high):
+            nbytes = count * np.dtype(port.dtype).itemsize
+            cuda.call("cuMemcpyDtoDAsync_v2", at, given.address, nbytes, self.entry.stream)
+            return
+        factor = np.float32(1.0 / port.scale) if isinstance(port.scale, float) else np.float32(1)
+        problems = self._problems.address + 4 * WORDS * index
+        kinds = _kind(given.dtype), _kind(port.dtype)
+        bits = int(factor.view(np.uint32))
+        self._launch(
+            "take_feed", count, 1, (given.address, at, count, *kinds, bits, port.lo, port.hi, problems)
+        )
+
+    def end(self) -> None:
+        """After the feeds of a run are taken; :meth:`check` may be called when the stream has come here."""
+        size, stream = self._problems.nbytes, self.entry.stream
+        cuda.call("cuMemcpyDtoHAsync_v2", self._seen.address, self._problems.address, size, stream)
+
+    def check(self) -> None:
+        """FeedError naming an input that does not fit, as on the host."""
+        words = np.frombuffer(self._seen.bytes, np.uint32).reshape(-1, WORDS)
+        for port, (outside, odd) in zip(self.inputs, words, strict=True):
+            if odd:
+                raise FeedError(f"input '{port.name}' holds NaN or infinite values")
+            if outside:
+                raise FeedError(f"input '{port.name}' holds integers outside [{port.lo}, {port.hi}]")
+
+    # ---------------------------------------------------------------- results
+
+    def give(self, index: int, at: int, shape: tuple[int, ...], raw: bool) -> tuple[Memory, np.dtype[Any]]:
+        """Enqueue the copy of the output of that number from address ``at`` into memory of its own: its
+        integers, or float32 where it has a scale.
+        """
+        port, count = self.outputs[index], math.prod(shape)
+        dtype = np.dtype(port.dtype if raw or port.scale is None else np.float32)
+        memory = Memory(self.entry.device, count * dtype.itemsize)
+        if raw or port.scale is None:
+            cuda.call("cuMemcpyDtoDAsync_v2", memory.address, at, memory.nbytes, self.entry.stream)
+            return memory, dtype
+        if index not in self._scales:
+            scales = np.atleast_1d(np.asarray(port.scale, np.float64))
+            self._scales[index] = Memory(self.entry.device, scales.nbytes)
+            self.entry.to_device(self._scales[index].address, scales)
+        columns = shape[-1] if isinstance(port.scale, tuple) else count
+        rows = count // max(columns, 1)
+        scales_at, stride = self._scales[index].address, int(isinstance(port.scale, tuple))
+        values = (at, memory.address, rows, columns, _kind(port.dtype), scales_at, stride)
+        self._launch("give_reals", columns, rows, values)
+        return memory, dtype
+
+    def _launch(self, name: str, columns: int, rows: int, values: tuple[int, ...]) -> None:
+        if not columns or not rows:
+            return
+        try:
+            function = self.entry.kernels.function(name, 0)
+        except UsageError:
+            raise UsageError(
+                f"{self.entry.path}: compiled by an intc whose code takes no arrays on the device; recompile"
+            ) from None
+        grid = (min(-(-columns // THREADS), MOST_BLOCKS), min(rows, MOST_BLOCKS), 1)
+        values = tuple(value & (2**64 - 1) for value in values)
+        launch(function, grid, THREADS, 0, self.entry.stream, values)
+
+
+def _kind(dtype: str) -> int:
+    return KINDS.index(dtype.replace("bool", "uint8"))
+
+
+def _ordinal(address: int) -> int:
+    """The number of the device that the memory at ``address`` is of; -1 where it is none's."""
+    number = c_int(-1)
+    try:
+        cuda.call("cuPointerGetAttribute", byref(number), cuda.ORDINAL, address)
+    except UsageError:
+        return -1
+    return number.value

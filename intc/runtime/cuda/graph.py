@@ -1,0 +1,170 @@
+"""A network at one combination of sizes, in memory: its launches one by one, or captured as a CUDA graph."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from ctypes import byref, c_float, c_uint64, c_void_p
+from typing import TYPE_CHECKING, Final
+
+from intc.runtime.cuda import driver as cuda
+from intc.runtime.cuda.driver import Memory
+from intc.runtime.cuda.plan import Plan, Work, areas
+
+if TYPE_CHECKING:
+    from intc.runtime.cuda.entry import GpuEntry
+
+ROOM: Final = 2  # memory is taken for this many times what needs it
+
+
+class Placed:
+    """A plan whose ports, slots and scratch memory begin at ``area``, and whose zeros are at ``zeros``.
+
+    The ports numbered in ``elsewhere``, outputs behind inputs, lie at the addresses given there. ``ports``
+    are (address, bytes).
+    """
+
+    def __init__(
+        self, entry: GpuEntry, plan: Plan, area: int, zeros: int, elsewhere: Mapping[int, int] | None = None
+    ) -> None:
+        self.entry, self.plan = entry, plan
+        elsewhere, places = elsewhere or {}, []
+        for nbytes in areas(plan, elsewhere):
+            places.append(area)
+            area += nbytes
+        for port, at in elsewhere.items():
+            places[port] = at
+        self.ports = list(zip(places, plan.ports, strict=False))
+        inputs, outputs = len(entry.manifest.inputs), len(plan.ports)
+        self._bases = {
+            "constants": [entry.constants.address],
+            "input": places[:inputs],
+            "output": places[inputs:outputs],
+            "slot": places[outputs:-1],
+            "scratch": places[-1:],
+            "zeros": [zeros],
+        }
+
+    def enqueue(self, work: Sequence[Work], stream: c_void_p) -> None:
+        """Launch kernels, or record them where the stream is captured."""
+        for each in work:
+            if math.prod(each.grid):
+                self._launch(each, stream)
+
+    def _launch(self, work: Work, stream: c_void_p) -> None:
+        choice, bases = work.choice, self._bases
+        # every parameter has at most 8 bytes, the lowest of which come first
+        values = [(bases[k][n] + offset if k in bases else n) & (2**64 - 1) for k, n, offset in work.args]
+        function = self.entry.kernels.function(choice.kernel, choice.shared)
+        launch(function, work.grid, choice.threads, choice.shared, stream, values)
+
+
+def launch(
+    function: c_void_p,
+    grid: Sequence[int],
+    threads: int,
+    shared: int,
+    stream: c_void_p,
+    values: Sequence[int],
+) -> None:
+    """Enqueue one kernel; ``values`` are its parameters, each in the lowest bytes of 8."""
+    memory = (c_uint64 * len(values))(*values)
+    start = ctypes.addressof(memory)
+    pointers = (c_void_p * len(values))(*range(start, start + 8 * len(values), 8))
+    cuda.call("cuLaunchKernel", function, *grid, threads, 1, 1, shared, stream, pointers, None)
+
+
+class Shared:
+    """Memory for one run after the other, of any sizes: as much as the largest took, with room to grow."""
+
+    def __init__(self, entry: GpuEntry) -> None:
+        self._entry = entry
+        self._area: Memory | None = None
+        self._zeros: Memory | None = None
+
+    def place(self, plan: Plan, elsewhere: Mapping[int, int] | None = None) -> Placed:
+        """``plan`` in this memory, until the next one is."""
+        area, zeros, entry = sum(areas(plan, elsewhere or ())), plan.zeros, self._entry
+        if self._area is None or self._area.nbytes < area:
+            self._area = None  # freed before there is more
+            self._area = Memory(entry.device, ROOM * area)
+        if self._zeros is None or self._zeros.nbytes < zeros:
+            self._zeros = Memory(entry.device, max(ROOM * zeros, 1))
+            cuda.call("cuMemsetD8Async", self._zeros.address, 0, self._zeros.nbytes, entry.stream)
+        return Placed(entry, plan, self._area.address, self._zeros.address, elsewhere)
+
+
+class Graph:
+    """A network in memory of its own, captured."""
+
+    def __init__(self, entry: GpuEntry, plan: Plan) -> None:
+        device = entry.device
+        self._memory, self._zeros = Memory(device, sum(areas(plan))), Memory(device, plan.zeros)
+        cuda.call("cuMemsetD8Async", self._zeros.address, 0, max(plan.zeros, 1), entry.stream)
+        self.placed = Placed(entry, plan, self._memory.address, self._zeros.address)
+        self._whole = Capture(self.placed, plan.work)
+
+    @property
+    def work(self) -> tuple[Work, ...]:
+        """The launches, as in the manifest; without blocks where these sizes leave nothing to do."""
+        return self.placed.plan.work
+
+    def replay(self) -> None:
+        """Enqueue the whole network."""
+        self._whole.replay()
+
+    def milliseconds(self, repeats: int) -> float:
+        """The time of one replay: ``repeats`` of them between two events of the device."""
+        return self._whole.milliseconds(repeats)
+
+    def profile(self, repeats: int = 20, rounds: int = 5) -> list[float]:
+        """Milliseconds of each of ``work`` alone: the best of ``rounds`` of ``repeats`` launches in a row."""
+        times = []
+        for work in self.work:
+            if not math.prod(work.grid):
+                times.append(0.0)
+                continue
+            with self.placed.entry.device.current():
+                capture = Capture(self.placed, [work] * repeats)
+            capture.milliseconds(1)
+            times.append(min(capture.milliseconds(1) for _ in range(rounds)) / repeats)
+        return times
+
+
+class Capture:
+    """Launches as one executable CUDA graph."""
+
+    def __init__(self, placed: Placed, work: Sequence[Work]) -> None:
+        self._entry, captured = placed.entry, c_void_p()
+        for each in work:
+            self._entry.kernels.function(each.choice.kernel, each.choice.shared)  # loaded before the capture
+        stream = self._entry.capture_stream
+        cuda.call("cuStreamBeginCapture_v2", stream, cuda.RELAXED_CAPTURE)
+        try:
+            placed.enqueue(work, stream)
+        finally:
+            cuda.call("cuStreamEndCapture", stream, byref(captured))
+        self._exec = cuda.new("cuGraphInstantiateWithFlags", captured, 0)
+        cuda.call("cuGraphDestroy", captured)
+        self._entry.device.free_later(self, "cuGraphExecDestroy", self._exec)
+
+    def replay(self) -> None:
+        """Enqueue the launches."""
+        cuda.call("cuGraphLaunch", self._exec, self._entry.stream)
+
+    def milliseconds(self, repeats: int) -> float:
+        """The time of one replay: ``repeats`` of them between two events of the device."""
+        entry = self._entry
+        with entry.device.current():
+            first, last = (cuda.new("cuEventCreate", 0) for _ in range(2))
+            cuda.call("cuEventRecord", first, entry.stream)
+            for _ in range(repeats):
+                self.replay()
+            cuda.call("cuEventRecord", last, entry.stream)
+            cuda.call("cuEventSynchronize", last)
+            elapsed = c_float()
+            cuda.call("cuEventElapsedTime", byref(elapsed), first, last)
+            for event in (first, last):
+                cuda.call("cuEventDestroy_v2", event)
+        return elapsed.value / repeats

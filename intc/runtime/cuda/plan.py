@@ -1,0 +1,155 @@
+"""What a network needs at one combination of sizes: kernels, their blocks, memory."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from ctypes import byref, c_int, c_void_p
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from intc.artifact.fields import Size, size_value
+from intc.artifact.schema import Choice, Launch, Manifest, Port
+from intc.errors import FeedError, WrongTarget
+from intc.runtime.cuda import driver as cuda
+from intc.runtime.cuda.driver import Device
+from intc.runtime.feeds import shape_of
+from intc.runtime.workspace import round_up
+
+COUNTERS: Final = 4096  # bytes in front of the partial sums
+OPERAND_COST: Final = 32  # of a row or column of a tile, in products, as measured on an H100
+MAX_BLOCKS_Y: Final = 65535
+DEFAULT_SHARED: Final = 48 << 10  # bytes a block may have without asking
+KEPT_WORK: Final = 4096
+
+
+class Kernels:
+    """The functions of an artifact's code, loaded into ``device``."""
+
+    def __init__(self, path: Path, device: Device, module: c_void_p) -> None:
+        self.path, self.device, self._module = path, device, module
+        self.function = lru_cache(None)(self._function)
+        self.resident = lru_cache(None)(self._resident)
+
+    def _function(self, name: str, shared: int) -> c_void_p:
+        """The kernel, allowed its shared memory."""
+        if shared > self.device.shared_bytes:
+            raise WrongTarget(
+                f"{self.path}: kernel {name} takes {shared} bytes of shared memory, but"
+                f" {self.device.name} gives a block at most {self.device.shared_bytes}"
+            )
+        function = cuda.new("cuModuleGetFunction", self._module, name.encode())
+        if shared > DEFAULT_SHARED:
+            cuda.call("cuFuncSetAttribute", function, cuda.DYNAMIC_SHARED, shared)
+        return function
+
+    def _resident(self, choice: Choice) -> int:
+        """How many blocks of the kernel a multiprocessor holds."""
+        count = c_int()
+        kernel = (self.function(choice.kernel, choice.shared), choice.threads, choice.shared)
+        cuda.call("cuOccupancyMaxActiveBlocksPerMultiprocessor", byref(count), *kernel)
+        return max(1, count.value)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A launch at one combination of sizes: the kernel chosen, its blocks along x, y and z, the bytes of
+    zeros that it takes, and its arguments with the numbers among them computed.
+    """
+
+    choice: Choice
+    grid: tuple[int, ...]
+    zeros: int
+    args: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``ports``, ``slots`` and ``scratch`` are bytes; ``work`` is one for each launch of the manifest."""
+
+    ports: tuple[int, ...]
+    slots: tuple[int, ...]
+    scratch: int
+    work: tuple[Work, ...]
+
+    @property
+    def zeros(self) -> int:
+        """Bytes that are zero before and after a run."""
+        return max((work.zeros for work in self.work), default=0)
+
+
+class Planner:
+    """Plans of an artifact on a device. What sizes that change do not touch is planned once."""
+
+    def __init__(self, manifest: Manifest, kernels: Kernels) -> None:
+        self.manifest, self.kernels = manifest, kernels
+        self._used = [_symbols_of(launch) for launch in manifest.program.launches]
+        self._planned = lru_cache(KEPT_WORK)(self._work)
+
+    def plan(self, sizes: Mapping[str, int]) -> Plan:
+        """For these values of the symbols."""
+        program = self.manifest.program
+        return Plan(
+            tuple(_nbytes(p, sizes) for p in (*self.manifest.inputs, *self.manifest.outputs)),
+            tuple(size_value(s, sizes) for s in program.slots),
+            max((size_value(s, sizes) for s in program.scratch), default=0),
+            tuple(
+                self._planned(i, tuple([(s, sizes[s]) for s in used])) for i, used in enumerate(self._used)
+            ),
+        )
+
+    def _work(self, index: int, used: tuple[tuple[str, int], ...]) -> Work:
+        launch, sizes, device = self.manifest.program.launches[index], dict(used), self.kernels.device
+        fitting = [c for c in launch.choices if c.shared <= device.shared_bytes] or launch.choices[-1:]
+        planned = [(c, grid) for c in fitting if (grid := self._split(c, sizes))[1] <= MAX_BLOCKS_Y]
+        if not planned:
+            raise FeedError(
+                f"{self.kernels.path}: a GPU has not enough blocks for such sizes; use smaller batches"
+            )
+        choice, grid = planned[0] if len(planned) == 1 else min(planned, key=lambda p: self._duration(*p))
+        zeros = COUNTERS + grid[0] * grid[1] * choice.zeros if grid[2] > 1 else 0
+        args = [(kind, size_value(which, sizes), offset) for kind, which, offset in launch.args]
+        return Work(choice, tuple(grid), zeros, tuple(args))
+
+    def _split(self, choice: Choice, sizes: Mapping[str, int]) -> list[int]:
+        """Its blocks along x, y and z, where blocks are few as many along z as keep the device busy."""
+        grid = [-(-size_value(size, sizes) // each) for size, each in choice.grid]
+        grid += [1] * (3 - len(grid))
+        blocks, enough = math.prod(grid), self.kernels.device.multiprocessors
+        if choice.splits > 1 and 0 < blocks < enough:
+            grid[2] = max(1, min(choice.splits, enough // blocks))
+        return grid
+
+    def _duration(self, choice: Choice, grid: Sequence[int]) -> float:
+        """About how long a kernel of tiles takes: as often as every multiprocessor is filled with the blocks
+        that it holds, a tile's products and, for each of its rows and columns, operands.
+        """
+        resident = self.kernels.resident(choice)
+        rounds = -(-math.prod(grid) // (self.kernels.device.multiprocessors * resident))
+        sides = [each for _, each in choice.grid]
+        return rounds * resident * (math.prod(sides) + OPERAND_COST * sum(sides)) / grid[2]
+
+
+def areas(plan: Plan, elsewhere: Collection[int] = ()) -> list[int]:
+    """The bytes of everything that a run writes, each to begin at a multiple of the alignment; the ports
+    numbered in ``elsewhere`` take none.
+    """
+    ports = (0 if i in elsewhere else nbytes for i, nbytes in enumerate(plan.ports))
+    return [round_up(nbytes) for nbytes in (*ports, *plan.slots, plan.scratch)]
+
+
+def _nbytes(port: Port, sizes: Mapping[str, int]) -> int:
+    return math.prod(shape_of(port, sizes)) * np.dtype(port.dtype).itemsize
+
+
+def _symbols_of(launch: Launch) -> tuple[str, ...]:
+    """The symbols that blocks or arguments depend on."""
+    sizes: list[Size] = [size for choice in launch.choices for size, _ in choice.grid]
+    sizes += [which for _, which, _ in launch.args]
+    names = {name for size in sizes if isinstance(size, str) for name in re.findall(r"[^\W\d]\w*", size)}
+    return tuple(sorted(names - {"floor"}))
