@@ -291,7 +291,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="also the time of every stage: GMAC/s, share of peak, bytes moved",
+        help="also the time of every stage (of every kernel on a GPU): GMAC/s, share of peak, bytes moved",
     )
     parser.add_argument("--no-peak", action="store_true", help="do not measure this core's peak")
 

@@ -24,7 +24,11 @@ from intc.ir.graph import Builder
 from intc.ir.types import TensorType
 from intc.module import Module, open_module
 from intc.ops.fused import Linear
+from intc.report import profile
 from intc.report.bench import Options, bench
+from intc.report.macs import count_macs
+from intc.report.reading import read_graph
+from intc.report.tables import bench_text
 from intc.report.verify import verify_artifact
 from intc.runtime.cuda import driver as cuda_driver
 from intc.runtime.cuda.entry import KEPT_GRAPHS
@@ -118,8 +122,25 @@ def test_loading_recompiles_for_the_device(artifact: Path, tmp_path: Path) -> No
 def test_bench_times_the_device(artifact: Path) -> None:
     result = bench(artifact, Options(seconds=0.1, device="cuda:0"))
     assert result["device_ms"]["median"] >= result["device_ms"]["best"] > 0
-    with pytest.raises(UsageError, match=r"stages are timed on CPUs only"):
-        bench(artifact, Options(seconds=0.1, profile=True))
+
+
+def test_bench_times_every_kernel(artifact: Path) -> None:
+    result = bench(artifact, Options(batch=3, seconds=0.1, profile=True))
+    manifest, graph = read_graph(artifact)
+    stages = result["profile"]
+    kernels = [{c.kernel for c in launch.choices} for launch in manifest.program.launches]
+    assert len(stages) == len(kernels) and all(s["kernel"] in k for s, k in zip(stages, kernels, strict=True))
+    assert {s["node"] for s in stages} >= {"fc/MatMul"} and min(s["seconds"] for s in stages) > 0
+    assert sum(s["macs"] for s in stages) == count_macs(graph, {"batch": 3})
+    assert "fc/MatMul" in bench_text(result)
+    renamed = replace(manifest.program.launches[0].choices[0], kernel="of_before")
+    session = intc.load(artifact)
+    launches = (replace(manifest.program.launches[0], choices=(renamed,)), *manifest.program.launches[1:])
+    changed = replace(manifest, program=replace(manifest.program, launches=launches))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile, "read_graph", lambda path: (changed, graph))
+        with pytest.raises(UsageError, match="compiled by another version of intc; recompile it"):
+            profile.gpu_profile(artifact, session, {"batch": 3})
 
 
 def test_the_device_must_exist(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

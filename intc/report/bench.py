@@ -55,8 +55,6 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
     if data is not None:
         sizes = graph.bind(feeds)
     session = Session(path, threads=options.threads, device=options.device)
-    if session.device and options.profile:
-        raise UsageError(f"{path}: stages are timed on CPUs only; Nsight Systems shows a GPU's")
     engines: dict[str, Engine] = {"intc": lambda: session.run(None, feeds)}
     engines |= _float_engines(options, feeds)
     peak = _peak(manifest.target) if options.peak and not session.device else None
@@ -81,9 +79,13 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
     if session.device:
         result["device_ms"] = device_time(session, [sizes[s] for s in manifest.symbols])
     if options.profile:
-        from intc.report.profile import profile
+        from intc.report.profile import gpu_profile, profile
 
-        stages = profile(path, feeds, options.threads, options.seconds / 2)
+        stages = (
+            gpu_profile(path, session, sizes)
+            if session.gpu
+            else profile(path, feeds, options.threads, options.seconds / 2)
+        )
         result["profile"] = [asdict(stage) for stage in stages]
     if data is not None and "onnxruntime" in engines:
         result["error"] = _errors(manifest, engines)

@@ -1,7 +1,7 @@
 """``intc bench --profile``: where an inference spends its time, stage by stage, against the core's peak.
 
-The artifact's graph is compiled once more with a cycle counter read after every stage; the kernels are the
-same.
+For a CPU the artifact's graph is compiled once more with a cycle counter read after every stage; the kernels
+are the same. On a GPU every kernel of the artifact is timed alone, between events of the device.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from intc.codegen.cpu.chains import inlined
-from intc.codegen.lower import Lowered, lower
+from intc.codegen.lower import lower, staged
 from intc.codegen.program import Program, nbytes
+from intc.codegen.targets import resolve
+from intc.errors import UsageError
 from intc.ir.dims import evaluate
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
@@ -72,17 +74,44 @@ def profile(path: str | Path, feeds: Feeds, threads: int, seconds: float) -> lis
         session.run(None, feeds)
         rounds.append(np.diff(session.ticks))
     rate = (time.perf_counter() - start) / (int(session.ticks[-1]) - first)
-    return _stages(graph, lowered, np.median(rounds, axis=0) * rate, graph.bind(feeds))
+    inside = inlined(Program(graph, lowered.target))
+    times = (np.median(rounds, axis=0) * rate).tolist()
+    return _stages(graph, inside, lowered.stages, times, graph.bind(feeds))
 
 
-def _stages(graph: Graph, lowered: Lowered, times: Array, sizes: Mapping[str, int]) -> list[StageTime]:
-    nodes, inside = graph.producers(), inlined(Program(graph, lowered.target))
-    found = []
-    for (kernel, source, output), seconds in zip(lowered.stages, times, strict=True):
+def gpu_profile(path: str | Path, session: Session, sizes: Mapping[str, int]) -> list[StageTime]:
+    """The kernels in order, on the inputs of the session's last run at these sizes. UsageError where this
+    version of intc would launch others than the artifact does.
+    """
+    manifest, graph = read_graph(path)
+    program, _ = staged(graph, resolve(manifest.target))
+    ours = [[choice.kernel for choice in stage.launches] for stage in program.stages]
+    if ours != [[choice.kernel for choice in launch.choices] for launch in manifest.program.launches]:
+        raise UsageError(f"{path}: compiled by another version of intc; recompile it to see its stages")
+    assert session.gpu
+    captured = session.gpu.graph([sizes[s] for s in manifest.symbols])
+    stages = [
+        (work.choice.kernel, stage.source, stage.writes[0])
+        for work, stage in zip(captured.work, program.stages, strict=True)
+    ]
+    times = [ms / 1e3 for ms in captured.profile()]
+    return _stages(graph, program.inlined, stages, times, sizes)
+
+
+def _stages(
+    graph: Graph,
+    inside: frozenset[str],
+    stages: Sequence[tuple[str, str, str]],
+    times: Sequence[float],
+    sizes: Mapping[str, int],
+) -> list[StageTime]:
+    """``stages`` are (kernel, source, output); the values ``inside`` are computed where they are read."""
+    nodes, found = graph.producers(), []
+    for (kernel, source, output), seconds in zip(stages, times, strict=True):
         node = nodes.get(output)  # None: a copy to a graph output
         macs = node_macs(graph, node, sizes) if node else 0
         moved = _moved(graph, [*_operands(nodes, node, inside), output], sizes) if node else 0
-        found.append(StageTime(kernel, source or output, output, float(seconds), macs, moved))
+        found.append(StageTime(kernel, source or output, output, seconds, macs, moved))
     return found
 
 
