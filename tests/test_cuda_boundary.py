@@ -213,6 +213,29 @@ def test_memory_lives_as_long_as_its_users(session: Session) -> None:
     assert len(dlpack._exported) == before
 
 
+def test_memory_is_used_again_behind_its_users(session: Session) -> None:
+    """What was used on a default stream serves the next result, which waits for that stream; what was used
+    elsewhere does not.
+    """
+    given = [small_feeds(7, seed) for seed in range(3)]
+    for stream, again in ((1, True), (2, True), (None, True), (new_stream().value, False), (-1, False)):
+        (first,) = session.run(["logits"], given[0], on_device=True)
+        want, at = first.numpy(), first._lease.memory.address
+        capsule, seen = first.__dlpack__(stream=stream), np.zeros_like(want)
+        with Device("cuda").current():  # a consumer's work, that nobody waits for
+            handle = ctypes.c_void_p(1 if stream in (None, -1) else stream)
+            cuda.call("cuMemcpyDtoHAsync_v2", seen.ctypes.data, at, seen.nbytes, handle)
+        del first, capsule
+        gc.collect()
+        (second,) = session.run(["logits"], given[1], on_device=True)
+        np.testing.assert_array_equal(second.numpy(), session.run(["logits"], given[1])[0])
+        if again:
+            assert second._lease.memory.address == at
+            np.testing.assert_array_equal(seen, want)
+    taken = [session.run(["logits"], g, on_device=True)[0] for g in given]
+    assert len({r._lease.memory.address for r in taken}) == 3
+
+
 def test_other_libraries_understand_the_capsule(session: Session) -> None:
     """``tvm_ffi`` reads the structure with its own code."""
     tvm_ffi = pytest.importorskip("tvm_ffi", reason="a dependency of TVM")

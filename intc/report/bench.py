@@ -66,6 +66,7 @@ def bench(path: str | Path, options: Options, data: Feeds | None = None) -> dict
         "artifact": str(path),
         "target": manifest.target,
         "threads": options.threads,
+        "device": session.device or "cpu",
         "sizes": dict(sizes),
         "gmac": macs / 1e9,
         "engines": {name: summary(t, macs) for name, t in times.items()},

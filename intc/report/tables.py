@@ -67,8 +67,10 @@ def bench_text(result: Mapping[str, Any]) -> str:
         quartiles = f"{times['quartile_low_ms']:.3f} .. {times['quartile_high_ms']:.3f}"
         faster = "" if ratio is None else f"{ratio:.2f}x as fast"
         rows.append([name, f"{times['median_ms']:.3f}", quartiles, f"{times['gmac_per_s']:.1f}", faster])
+    on_cpu = result["device"] == "cpu"
+    where = f"{result['threads']} thread(s)" if on_cpu else result["device"]
     lines = [
-        f"{result['artifact']} ({result['target']}), {result['threads']} thread(s), {sizes}",
+        f"{result['artifact']} ({result['target']}), {where}, {sizes}",
         table(rows),
     ]
     if "device_ms" in result:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from ctypes import c_void_p
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,42 @@ from intc.runtime import dlpack
 from intc.runtime.cuda import driver as cuda
 from intc.runtime.cuda.driver import Device, Event, Memory
 
-LEGACY = 1  # the default stream, as DLPack and the driver number it
+LEGACY, PER_THREAD = 1, 2  # the default streams, as DLPack and the driver number them
+KEPT: Final = 16  # of a pool, for each size
+
+
+class Lease:
+    """``memory`` until the lease is gone. ``streams`` are those that others use it on; None is unknown."""
+
+    def __init__(self, memory: Memory, streams: set[int | None]) -> None:
+        self.memory, self.streams = memory, streams
+
+
+class Pool:
+    """Memory of results for the results of later runs in ``stream``.
+
+    Freeing waits for the device, so what was used on default streams only, which exist for ever, is kept: its
+    next user waits for what they hold by then. Other streams may be gone; what they used is freed.
+    """
+
+    def __init__(self, device: Device, stream: c_void_p) -> None:
+        self._device, self._stream = device, stream
+        self._kept: dict[int, list[tuple[Memory, set[int | None]]]] = {}
+
+    def take(self, nbytes: int) -> Lease:
+        """Memory that the stream may write to."""
+        kept = self._kept.setdefault(nbytes, [])
+        memory, used = kept.pop(0) if kept else (Memory(self._device, nbytes), set())
+        for stream in used:
+            Event(self._device, c_void_p(stream)).before(self._stream)
+        lease = Lease(memory, set())
+        weakref.finalize(lease, self._back, memory, lease.streams)
+        return lease
+
+    def _back(self, memory: Memory, streams: set[int | None]) -> None:
+        kept = self._kept[memory.nbytes]
+        if streams <= {LEGACY, PER_THREAD} and len(kept) < KEPT:
+            kept.append((memory, streams))
 
 
 class DeviceArray:
@@ -20,7 +56,7 @@ class DeviceArray:
 
     ``torch.from_dlpack``, ``cupy.from_dlpack`` and whatever takes ``__cuda_array_interface__`` share the
     memory, and their streams wait for the run that fills it; ``numpy()`` and ``numpy.asarray`` wait and copy.
-    The memory is freed when the array and all that share it are gone; the driver then waits for the device.
+    The memory is given back when the array and all that share it are gone.
     """
 
     def __init__(
@@ -28,17 +64,17 @@ class DeviceArray:
         device: Device,
         stream: c_void_p,
         filled: Event,
-        memory: Memory,
+        lease: Lease,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
     ) -> None:
         self.shape, self.dtype, self.device = shape, dtype, f"cuda:{device.number}"
-        self._device, self._stream, self._filled, self._memory = device, stream, filled, memory
+        self._device, self._stream, self._filled, self._lease = device, stream, filled, lease
 
     @property
     def nbytes(self) -> int:
         """Bytes of its elements."""
-        return self._memory.nbytes
+        return self._lease.memory.nbytes
 
     def numpy(self) -> NDArray[Any]:
         """A copy in the host's memory."""
@@ -46,7 +82,7 @@ class DeviceArray:
         with self._device.current():
             self._filled.wait()
             if out.nbytes:
-                cuda.call("cuMemcpyDtoH_v2", out.ctypes.data, self._memory.address, out.nbytes)
+                cuda.call("cuMemcpyDtoH_v2", out.ctypes.data, self._lease.memory.address, out.nbytes)
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -74,19 +110,21 @@ class DeviceArray:
         """A capsule for work on ``stream``: None and 1 are CUDA's default stream, -1 means not to wait."""
         if copy or dl_device not in (None, self.__dlpack_device__()):
             raise BufferError("the array is shared where it lies; copy what was made of it")
-        if stream != -1:
+        used = LEGACY if stream is None else stream
+        self._lease.streams.add(used if used != -1 else None)
+        if used != -1:
             with self._device.current():
-                self._filled.before(c_void_p(LEGACY if stream is None else stream))
-        return dlpack.capsule_of(
-            self._memory.address, self.shape, self.dtype, self._device.number, self._memory
-        )
+                self._filled.before(c_void_p(used))
+        address, number = self._lease.memory.address, self._device.number
+        return dlpack.capsule_of(address, self.shape, self.dtype, number, self._lease)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        self._lease.streams.add(None)
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
-            "data": (self._memory.address if self.nbytes else 0, False),
+            "data": (self._lease.memory.address if self.nbytes else 0, False),
             "strides": None,
             "stream": self._stream.value,
             "version": 3,

@@ -15,6 +15,7 @@ from intc.artifact.schema import RANGES, Port
 from intc.errors import FeedError, UsageError
 from intc.runtime import dlpack
 from intc.runtime.cuda import driver as cuda
+from intc.runtime.cuda.arrays import Lease, Pool
 from intc.runtime.cuda.driver import Event, Memory, Pinned
 from intc.runtime.cuda.graph import launch
 from intc.runtime.dlpack import Given
@@ -37,6 +38,7 @@ class Boundary:
         nbytes = 4 * WORDS * len(self.inputs)
         self._problems, self._seen = Memory(entry.device, nbytes), Pinned(entry.device, nbytes)
         self._scales: dict[int, Memory] = {}
+        self._pool = Pool(entry.device, entry.stream)
 
     # ---------------------------------------------------------------- feeds
 
@@ -78,7 +80,8 @@ class Boundary:
         low, high = RANGES[port.dtype]
         if given.dtype == port.dtype and (port.lo, port.hi) == (low, high):
             nbytes = count * np.dtype(port.dtype).itemsize
-            cuda.call("cuMemcpyDtoDAsync_v2", at, given.address, nbytes, self.entry.stream)
+            if nbytes:
+                cuda.call("cuMemcpyDtoDAsync_v2", at, given.address, nbytes, self.entry.stream)
             return
         factor = np.float32(1.0 / port.scale) if isinstance(port.scale, float) else np.float32(1)
         problems = self._problems.address + 4 * WORDS * index
@@ -104,16 +107,18 @@ class Boundary:
 
     # ---------------------------------------------------------------- results
 
-    def give(self, index: int, at: int, shape: tuple[int, ...], raw: bool) -> tuple[Memory, np.dtype[Any]]:
+    def give(self, index: int, at: int, shape: tuple[int, ...], raw: bool) -> tuple[Lease, np.dtype[Any]]:
         """Enqueue the copy of the output of that number from address ``at`` into memory of its own: its
         integers, or float32 where it has a scale.
         """
         port, count = self.outputs[index], math.prod(shape)
         dtype = np.dtype(port.dtype if raw or port.scale is None else np.float32)
-        memory = Memory(self.entry.device, count * dtype.itemsize)
+        lease = self._pool.take(count * dtype.itemsize)
+        memory = lease.memory
         if raw or port.scale is None:
-            cuda.call("cuMemcpyDtoDAsync_v2", memory.address, at, memory.nbytes, self.entry.stream)
-            return memory, dtype
+            if count:
+                cuda.call("cuMemcpyDtoDAsync_v2", memory.address, at, memory.nbytes, self.entry.stream)
+            return lease, dtype
         if index not in self._scales:
             scales = np.atleast_1d(np.asarray(port.scale, np.float64))
             self._scales[index] = Memory(self.entry.device, scales.nbytes)
@@ -123,7 +128,7 @@ class Boundary:
         scales_at, stride = self._scales[index].address, int(isinstance(port.scale, tuple))
         values = (at, memory.address, rows, columns, _kind(port.dtype), scales_at, stride)
         self._launch("give_reals", columns, rows, values)
-        return memory, dtype
+        return lease, dtype
 
     def _launch(self, name: str, columns: int, rows: int, values: tuple[int, ...]) -> None:
         if not columns or not rows:

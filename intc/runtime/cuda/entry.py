@@ -119,7 +119,7 @@ class GpuEntry:
             read.wait()
             if taken:
                 self._boundary.check()
-        return [DeviceArray(self.device, self.stream, filled, memory, s, d) for s, memory, d in found]
+        return [DeviceArray(self.device, self.stream, filled, lease, s, d) for s, lease, d in found]
 
     def graph(self, symbols: Sequence[int]) -> Graph:
         """The captured network at these sizes."""
