@@ -256,6 +256,7 @@ def test_what_no_run_takes(session: Session) -> None:
         for on in (False, True):
             with pytest.raises(FeedError, match=match):
                 session.run(None, {**given, **feeds}, on_device=on)
+            session.run(None, on_device(given), on_device=on)
 
     for odd in (np.nan, np.inf, np.float32(3e38)):
         refused("'x' holds NaN or infinite values", x=Tensor(np.where(x == x[1, 3], np.float32(odd), x)))
