@@ -23,6 +23,7 @@ from intc.errors import FeedError, UsageError
 from intc.module import Module
 from intc.runtime import Session, dlpack, feeds
 from intc.runtime.cuda import driver as cuda
+from intc.runtime.cuda.arrays import KEPT
 from intc.runtime.cuda.driver import Device, Event, Memory
 from tests.emulated import build, emulation, host_source
 from tests.small import FEATURES, ROWS, small_feeds, small_graph, small_module
@@ -232,6 +233,9 @@ def test_memory_is_used_again_behind_its_users(session: Session) -> None:
         if again:
             assert second._lease.memory.address == at
             np.testing.assert_array_equal(seen, want)
+    kept = [[session.run(["logits"], small_feeds(b), on_device=True) for b in range(1, 40)]]
+    del kept
+    assert len(session.gpu._boundary._pool._kept) == KEPT  # type: ignore[union-attr]
     taken = [session.run(["logits"], g, on_device=True)[0] for g in given]
     assert len({r._lease.memory.address for r in taken}) == 3
 
@@ -311,6 +315,8 @@ def test_sessions_on_the_cpu(tmp_path: Path) -> None:
     assert all(map(np.array_equal, got, session.run(None, given)))
     with pytest.raises(FeedError, match=r"'x' cannot become an array of numpy: .*use tensor\.detach\(\)"):
         session.run(None, {**given, "x": torch.zeros(3, FEATURES, requires_grad=True)})
+    with pytest.raises(FeedError, match=r"'x' cannot be taken through DLPack: .* meta"):
+        session.run(None, {**given, "x": torch.zeros(3, FEATURES, device="meta")})
 
 
 def test_artifacts_of_before(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,8 +326,10 @@ def test_artifacts_of_before(session: Session, monkeypatch: pytest.MonkeyPatch) 
         raise UsageError("not found")
 
     assert session.gpu
-    monkeypatch.setattr(session.gpu.kernels, "function", unknown)
-    with pytest.raises(UsageError, match="compiled by an intc whose code takes no arrays on the device"):
+    monkeypatch.setattr(session.gpu.loaded, "function", unknown)
+    with pytest.raises(
+        UsageError, match="the code is of an intc that takes no arrays on the device; recompile"
+    ):
         session.gpu._boundary._launch("take_feed", 1, 1, ())
 
 

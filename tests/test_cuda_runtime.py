@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -87,6 +89,24 @@ def test_more_sizes_than_graphs_are_kept(artifact: Path) -> None:
         for got, exact in zip(session.run(None, feeds), small_graph().evaluate(feeds), strict=True):
             assert np.array_equal(got, exact)
     assert len(session.gpu._graphs) == KEPT_GRAPHS
+
+
+def test_a_session_that_is_gone_holds_no_memory(artifact: Path) -> None:
+    """At once, not when cycles are collected: a device has less memory than a host."""
+    session = intc.load(artifact)
+    for _ in range(2):
+        (result, _) = session.run(None, small_feeds(2), on_device=True)
+    gpu: Any = session.gpu
+    held = [weakref.ref(memory) for memory in (gpu.loaded.constants, gpu._graphs[(2,)]._memory)]
+    del gpu
+    gc.collect()
+    gc.disable()
+    try:
+        del session
+        assert [memory() for memory in held] == [None, None]
+    finally:
+        gc.enable()
+    assert np.array_equal(result.numpy(), small_graph().evaluate(small_feeds(2))[0])
 
 
 def test_concurrent_runs_equal_single_ones(artifact: Path) -> None:

@@ -78,15 +78,24 @@ class Given:
     holder: object
 
 
-def place_of(feed: Any) -> tuple[int, int]:
+def place_of(name: str, feed: Any) -> tuple[int, int]:
     """DLPack's type and number of the device where ``feed`` lies; the CPU for what does not say so.
 
-    The number is -1 where only ``__cuda_array_interface__`` tells.
+    The number is -1 where only ``__cuda_array_interface__`` tells. FeedError for input ``name`` where DLPack
+    does not know the device.
     """
     if hasattr(feed, "__dlpack_device__"):
-        kind, number = feed.__dlpack_device__()
+        try:
+            kind, number = feed.__dlpack_device__()
+        except Exception as error:  # of the other library
+            raise _refusal(name, error) from None
         return int(kind), int(number)
     return (CUDA, -1) if hasattr(feed, "__cuda_array_interface__") else (CPU, 0)
+
+
+def _refusal(name: str, error: Exception) -> FeedError:
+    cause = (str(error) or type(error).__name__).splitlines()[0]
+    return FeedError(f"input '{name}' cannot be taken through DLPack: {cause}")
 
 
 def place_name(place: tuple[int, int]) -> str:
@@ -101,8 +110,7 @@ def read_dlpack(name: str, feed: Any, stream: int) -> Given:
         capsule = feed.__dlpack__(stream=stream)
         at = _get_pointer(capsule, NAME)
     except Exception as error:  # of the other library
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise FeedError(f"input '{name}' cannot be taken through DLPack: {cause}") from None
+        raise _refusal(name, error) from None
     tensor = DLManagedTensor.from_address(at).tensor
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     if tensor.strides:

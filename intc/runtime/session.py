@@ -201,10 +201,10 @@ class Session:
         integers. With both there is no floating-point operation. With a ``state``, the feeds hold what
         follows its positions, and the inputs and outputs that are the state itself are left out.
 
-        Feeds are numpy's, or of any library that speaks DLPack: on the CPU, and where the session runs on a
-        GPU also on that (``__cuda_array_interface__`` will do there), which is then read without the host.
-        With ``on_device=True`` the results stay on the GPU as :class:`intc.runtime.cuda.arrays.DeviceArray`.
-        FeedError names the input that does not fit.
+        Feeds are numpy's, or of any library that speaks DLPack, and are read where they lie: on the CPU, or
+        on the GPU that the session runs on (there ``__cuda_array_interface__`` will do as well). With
+        ``on_device=True`` the results stay on the GPU, each a
+        :class:`~intc.runtime.cuda.arrays.DeviceArray`. FeedError names the input that does not fit.
         """
         if on_device and self.gpu is None:
             raise UsageError(
@@ -294,7 +294,7 @@ class Session:
     def _array(self, port: schema.Port, feed: Any) -> Any:
         if isinstance(feed, np.ndarray):
             return feed
-        place = dlpack.place_of(feed)
+        place = dlpack.place_of(port.name, feed)
         if place[0] in (dlpack.CPU, dlpack.PINNED):
             return feeding.on_host(port, feed)
         if self.gpu is None:

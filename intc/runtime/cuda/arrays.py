@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from ctypes import c_void_p
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from intc.runtime.cuda import driver as cuda
 from intc.runtime.cuda.driver import Device, Event, Memory
 
 LEGACY, PER_THREAD = 1, 2  # the default streams, as DLPack and the driver number them
-KEPT: Final = 16  # of a pool, for each size
+KEPT: Final = 16  # of a pool
 
 
 class Lease:
@@ -33,22 +34,29 @@ class Pool:
 
     def __init__(self, device: Device, stream: c_void_p) -> None:
         self._device, self._stream = device, stream
-        self._kept: dict[int, list[tuple[Memory, set[int | None]]]] = {}
+        self._kept: deque[tuple[Memory, set[int | None]]] = deque(maxlen=KEPT)
 
     def take(self, nbytes: int) -> Lease:
         """Memory that the stream may write to."""
-        kept = self._kept.setdefault(nbytes, [])
-        memory, used = kept.pop(0) if kept else (Memory(self._device, nbytes), set())
+        memory, used = self._find(nbytes) or (Memory(self._device, nbytes), set())
         for stream in used:
             Event(self._device, c_void_p(stream)).before(self._stream)
         lease = Lease(memory, set())
         weakref.finalize(lease, self._back, memory, lease.streams)
         return lease
 
+    def _find(self, nbytes: int) -> tuple[Memory, set[int | None]] | None:
+        for _ in range(len(self._kept)):
+            memory, streams = self._kept.popleft()
+            if memory.nbytes == nbytes:
+                return memory, streams
+            self._kept.append((memory, streams))
+        return None
+
     def _back(self, memory: Memory, streams: set[int | None]) -> None:
-        kept = self._kept[memory.nbytes]
-        if streams <= {LEGACY, PER_THREAD} and len(kept) < KEPT:
-            kept.append((memory, streams))
+        """Called in any thread at any time; what is more than the pool keeps is freed."""
+        if streams <= {LEGACY, PER_THREAD}:
+            self._kept.append((memory, streams))
 
 
 class DeviceArray:

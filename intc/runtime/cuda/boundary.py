@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from ctypes import byref, c_int, c_void_p
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from intc.runtime.cuda import driver as cuda
 from intc.runtime.cuda.arrays import Lease, Pool
 from intc.runtime.cuda.driver import Event, Memory, Pinned
 from intc.runtime.cuda.graph import launch
+from intc.runtime.cuda.loaded import Loaded
 from intc.runtime.dlpack import Given
-
-if TYPE_CHECKING:
-    from intc.runtime.cuda.entry import GpuEntry
 
 KINDS: Final = ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32")  # as in .cuh
 THREADS: Final = 256
@@ -32,28 +30,28 @@ WORDS: Final = 2  # of every input: an integer is outside its interval, a real n
 class Boundary:
     """Of one artifact on one device."""
 
-    def __init__(self, entry: GpuEntry) -> None:
-        self.entry, manifest = entry, entry.manifest
-        self.inputs, self.outputs = manifest.inputs, manifest.outputs
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded, self._device, self._stream = loaded, loaded.device, loaded.stream
+        self.inputs, self.outputs = loaded.manifest.inputs, loaded.manifest.outputs
         nbytes = 4 * WORDS * len(self.inputs)
-        self._problems, self._seen = Memory(entry.device, nbytes), Pinned(entry.device, nbytes)
+        self._problems, self._seen = Memory(self._device, nbytes), Pinned(self._device, nbytes)
         self._scales: dict[int, Memory] = {}
-        self._pool = Pool(entry.device, entry.stream)
+        self._pool = Pool(self._device, self._stream)
 
     # ---------------------------------------------------------------- feeds
 
     def read(self, port: Port, feed: Any) -> Given:
         """An array on this device as a feed of ``port``; FeedError where it cannot be one."""
-        entry, place = self.entry, dlpack.place_of(feed)
-        with entry.device.current():
+        place = dlpack.place_of(port.name, feed)
+        with self._device.current():
             if place[1] >= 0:
                 self._check_place(port, place)
-                given = dlpack.read_dlpack(port.name, feed, entry.stream.value or 0)
+                given = dlpack.read_dlpack(port.name, feed, self._stream.value or 0)
             else:
                 given, stream = dlpack.read_interface(port.name, feed)
                 self._check_place(port, (dlpack.CUDA, _ordinal(given.address)))
                 if stream is not None:
-                    Event(entry.device, c_void_p(stream)).before(entry.stream)
+                    Event(self._device, c_void_p(stream)).before(self._stream)
         real, kind = "float" in given.dtype, given.dtype.replace("bool", "uint8")
         expected = port.dtype
         if port.scale is not None:
@@ -64,36 +62,34 @@ class Boundary:
         return given
 
     def _check_place(self, port: Port, place: tuple[int, int]) -> None:
-        if place[0] not in (dlpack.CUDA, dlpack.MANAGED) or place[1] != self.entry.device.number:
+        if place[0] not in (dlpack.CUDA, dlpack.MANAGED) or place[1] != self._device.number:
             raise FeedError(
                 f"input '{port.name}' lies on {dlpack.place_name(place)}, but the session runs on"
-                f" cuda:{self.entry.device.number}; move it there"
+                f" cuda:{self._device.number}; move it there"
             )
 
     def begin(self) -> None:
         """Before the feeds of a run are taken."""
-        cuda.call("cuMemsetD8Async", self._problems.address, 0, self._problems.nbytes, self.entry.stream)
+        cuda.call("cuMemsetD8Async", self._problems.address, 0, self._problems.nbytes, self._stream)
 
     def take(self, index: int, given: Given, at: int) -> None:
         """Enqueue the copy of a feed to the input of that number, which lies at address ``at``."""
         port, count = self.inputs[index], math.prod(given.shape)
-        low, high = RANGES[port.dtype]
-        if given.dtype == port.dtype and (port.lo, port.hi) == (low, high):
+        anything = port.dtype != "bool" and (port.lo, port.hi) == RANGES[port.dtype]
+        if anything and given.dtype == port.dtype:
             nbytes = count * np.dtype(port.dtype).itemsize
             if nbytes:
-                cuda.call("cuMemcpyDtoDAsync_v2", at, given.address, nbytes, self.entry.stream)
+                cuda.call("cuMemcpyDtoDAsync_v2", at, given.address, nbytes, self._stream)
             return
         factor = np.float32(1.0 / port.scale) if isinstance(port.scale, float) else np.float32(1)
         problems = self._problems.address + 4 * WORDS * index
         kinds = _kind(given.dtype), _kind(port.dtype)
-        bits = int(factor.view(np.uint32))
-        self._launch(
-            "take_feed", count, 1, (given.address, at, count, *kinds, bits, port.lo, port.hi, problems)
-        )
+        edges = int(factor.view(np.uint32)), port.lo, port.hi
+        self._launch("take_feed", count, 1, (given.address, at, count, *kinds, *edges, problems))
 
     def end(self) -> None:
         """After the feeds of a run are taken; :meth:`check` may be called when the stream has come here."""
-        size, stream = self._problems.nbytes, self.entry.stream
+        size, stream = self._problems.nbytes, self._stream
         cuda.call("cuMemcpyDtoHAsync_v2", self._seen.address, self._problems.address, size, stream)
 
     def check(self) -> None:
@@ -117,12 +113,12 @@ class Boundary:
         memory = lease.memory
         if raw or port.scale is None:
             if count:
-                cuda.call("cuMemcpyDtoDAsync_v2", memory.address, at, memory.nbytes, self.entry.stream)
+                cuda.call("cuMemcpyDtoDAsync_v2", memory.address, at, memory.nbytes, self._stream)
             return lease, dtype
         if index not in self._scales:
             scales = np.atleast_1d(np.asarray(port.scale, np.float64))
-            self._scales[index] = Memory(self.entry.device, scales.nbytes)
-            self.entry.to_device(self._scales[index].address, scales)
+            self._scales[index] = Memory(self._device, scales.nbytes)
+            self._loaded.to_device(self._scales[index].address, scales)
         columns = shape[-1] if isinstance(port.scale, tuple) else count
         rows = count // max(columns, 1)
         scales_at, stride = self._scales[index].address, int(isinstance(port.scale, tuple))
@@ -134,14 +130,14 @@ class Boundary:
         if not columns or not rows:
             return
         try:
-            function = self.entry.kernels.function(name, 0)
+            function = self._loaded.function(name, 0)
         except UsageError:
             raise UsageError(
-                f"{self.entry.path}: compiled by an intc whose code takes no arrays on the device; recompile"
+                f"{self._loaded.path}: the code is of an intc that takes no arrays on the device; recompile"
             ) from None
         grid = (min(-(-columns // THREADS), MOST_BLOCKS), min(rows, MOST_BLOCKS), 1)
         values = tuple(value & (2**64 - 1) for value in values)
-        launch(function, grid, THREADS, 0, self.entry.stream, values)
+        launch(function, grid, THREADS, 0, self._stream, values)
 
 
 def _kind(dtype: str) -> int:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from intc.artifact.schema import Manifest, Port
-from intc.errors import ArtifactCorrupt, IntcError, WrongTarget
 from intc.runtime.cuda import driver as cuda
 from intc.runtime.cuda.arrays import DeviceArray
 from intc.runtime.cuda.boundary import Boundary
-from intc.runtime.cuda.driver import Device, Event, Memory
+from intc.runtime.cuda.driver import Device, Event
 from intc.runtime.cuda.graph import Graph, Placed, Shared
-from intc.runtime.cuda.plan import Kernels, Planner
+from intc.runtime.cuda.loaded import Loaded
+from intc.runtime.cuda.plan import Planner
 from intc.runtime.cuda.state import DeviceHome
 from intc.runtime.dlpack import Given
 from intc.runtime.feeds import Array, shape_of
@@ -38,30 +38,13 @@ class GpuEntry:
     def __init__(
         self, path: Path, manifest: Manifest, code: memoryview, constants: Array, device: str
     ) -> None:
-        self.path, self.manifest, self.device = path, manifest, Device(device)
-        needed = int(manifest.features[0].removeprefix("sm_"))
-        if self.device.architecture < needed:
-            raise WrongTarget(
-                f"{path}: compiled for sm_{needed} and later, but {self.device.name} is"
-                f" sm_{self.device.architecture}; recompile with --target cuda:sm_{self.device.architecture}"
-            )
+        self.manifest, self.device = manifest, Device(device)
         with self.device.current():
-            # a stream of its own for captures: others may wait for the first one at any time
-            self.stream, self.capture_stream = (cuda.new("cuStreamCreate", cuda.NON_BLOCKING) for _ in "ab")
-            try:
-                module = cuda.new("cuModuleLoadData", bytes(code))
-            except IntcError as error:
-                raise ArtifactCorrupt(
-                    f"{path}: {self.device.name} cannot load the kernels ({error})"
-                ) from None
-            self.constants = Memory(self.device, constants.nbytes)
-            self.to_device(self.constants.address, constants)
-            cuda.call("cuStreamSynchronize", self.stream)
-            self.kernels = Kernels(path, self.device, module)
-            self._boundary = Boundary(self)
-        self.home = DeviceHome(self)
-        self._planner = Planner(manifest, self.kernels)
-        self._shared = Shared(self)
+            self.loaded = Loaded(path, manifest, code, constants, self.device)
+            self._boundary = Boundary(self.loaded)
+        self.stream, self.home = self.loaded.stream, DeviceHome(self.loaded)
+        self._planner = Planner(self.loaded)
+        self._shared = Shared(self.loaded)
         self._graphs: OrderedDict[tuple[int, ...], Graph] = OrderedDict()
         self._once: OrderedDict[tuple[int, ...], None] = OrderedDict()
         self._lock = threading.Lock()
@@ -128,7 +111,7 @@ class GpuEntry:
             while len(self._graphs) >= KEPT_GRAPHS:
                 self._graphs.popitem(last=False)
             with self.device.current():
-                self._graphs[key] = Graph(self, self._planner.plan(self._sizes(key)))
+                self._graphs[key] = Graph(self.loaded, self._planner.plan(self._sizes(key)))
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
@@ -157,15 +140,10 @@ class GpuEntry:
             if isinstance(feed, Given):
                 self._boundary.take(index, feed, at)
             else:
-                self.to_device(at, feed)
+                self.loaded.to_device(at, feed)
         if on_device:
             self._boundary.end()
         return bool(on_device)
-
-    def to_device(self, at: int, host: Array) -> None:
-        """Enqueue the copy of an array that is contiguous; the host may overwrite it afterwards."""
-        if host.nbytes:
-            cuda.call("cuMemcpyHtoDAsync_v2", at, address(host), host.nbytes, self.stream)
 
     def _sizes(self, symbols: Sequence[int]) -> dict[str, int]:
         return dict(zip(self.manifest.symbols, symbols, strict=True))

@@ -6,14 +6,12 @@ import ctypes
 import math
 from collections.abc import Mapping, Sequence
 from ctypes import byref, c_float, c_uint64, c_void_p
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from intc.runtime.cuda import driver as cuda
 from intc.runtime.cuda.driver import Memory
+from intc.runtime.cuda.loaded import Loaded
 from intc.runtime.cuda.plan import Plan, Work, areas
-
-if TYPE_CHECKING:
-    from intc.runtime.cuda.entry import GpuEntry
 
 ROOM: Final = 2  # memory is taken for this many times what needs it
 
@@ -26,9 +24,9 @@ class Placed:
     """
 
     def __init__(
-        self, entry: GpuEntry, plan: Plan, area: int, zeros: int, elsewhere: Mapping[int, int] | None = None
+        self, loaded: Loaded, plan: Plan, area: int, zeros: int, elsewhere: Mapping[int, int] | None = None
     ) -> None:
-        self.entry, self.plan = entry, plan
+        self.loaded, self.plan = loaded, plan
         elsewhere, places = elsewhere or {}, []
         for nbytes in areas(plan, elsewhere):
             places.append(area)
@@ -36,9 +34,9 @@ class Placed:
         for port, at in elsewhere.items():
             places[port] = at
         self.ports = list(zip(places, plan.ports, strict=False))
-        inputs, outputs = len(entry.manifest.inputs), len(plan.ports)
+        inputs, outputs = len(loaded.manifest.inputs), len(plan.ports)
         self._bases = {
-            "constants": [entry.constants.address],
+            "constants": [loaded.constants.address],
             "input": places[:inputs],
             "output": places[inputs:outputs],
             "slot": places[outputs:-1],
@@ -56,7 +54,7 @@ class Placed:
         choice, bases = work.choice, self._bases
         # every parameter has at most 8 bytes, the lowest of which come first
         values = [(bases[k][n] + offset if k in bases else n) & (2**64 - 1) for k, n, offset in work.args]
-        function = self.entry.kernels.function(choice.kernel, choice.shared)
+        function = self.loaded.function(choice.kernel, choice.shared)
         launch(function, work.grid, choice.threads, choice.shared, stream, values)
 
 
@@ -78,31 +76,31 @@ def launch(
 class Shared:
     """Memory for one run after the other, of any sizes: as much as the largest took, with room to grow."""
 
-    def __init__(self, entry: GpuEntry) -> None:
-        self._entry = entry
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
         self._area: Memory | None = None
         self._zeros: Memory | None = None
 
     def place(self, plan: Plan, elsewhere: Mapping[int, int] | None = None) -> Placed:
         """``plan`` in this memory, until the next one is."""
-        area, zeros, entry = sum(areas(plan, elsewhere or ())), plan.zeros, self._entry
+        area, zeros, loaded = sum(areas(plan, elsewhere or ())), plan.zeros, self._loaded
         if self._area is None or self._area.nbytes < area:
             self._area = None  # freed before there is more
-            self._area = Memory(entry.device, ROOM * area)
+            self._area = Memory(loaded.device, ROOM * area)
         if self._zeros is None or self._zeros.nbytes < zeros:
-            self._zeros = Memory(entry.device, max(ROOM * zeros, 1))
-            cuda.call("cuMemsetD8Async", self._zeros.address, 0, self._zeros.nbytes, entry.stream)
-        return Placed(entry, plan, self._area.address, self._zeros.address, elsewhere)
+            self._zeros = Memory(loaded.device, max(ROOM * zeros, 1))
+            cuda.call("cuMemsetD8Async", self._zeros.address, 0, self._zeros.nbytes, loaded.stream)
+        return Placed(loaded, plan, self._area.address, self._zeros.address, elsewhere)
 
 
 class Graph:
     """A network in memory of its own, captured."""
 
-    def __init__(self, entry: GpuEntry, plan: Plan) -> None:
-        device = entry.device
+    def __init__(self, loaded: Loaded, plan: Plan) -> None:
+        device = loaded.device
         self._memory, self._zeros = Memory(device, sum(areas(plan))), Memory(device, plan.zeros)
-        cuda.call("cuMemsetD8Async", self._zeros.address, 0, max(plan.zeros, 1), entry.stream)
-        self.placed = Placed(entry, plan, self._memory.address, self._zeros.address)
+        cuda.call("cuMemsetD8Async", self._zeros.address, 0, max(plan.zeros, 1), loaded.stream)
+        self.placed = Placed(loaded, plan, self._memory.address, self._zeros.address)
         self._whole = Capture(self.placed, plan.work)
 
     @property
@@ -125,7 +123,7 @@ class Graph:
             if not math.prod(work.grid):
                 times.append(0.0)
                 continue
-            with self.placed.entry.device.current():
+            with self.placed.loaded.device.current():
                 capture = Capture(self.placed, [work] * repeats)
             capture.milliseconds(1)
             times.append(min(capture.milliseconds(1) for _ in range(rounds)) / repeats)
@@ -136,10 +134,10 @@ class Capture:
     """Launches as one executable CUDA graph."""
 
     def __init__(self, placed: Placed, work: Sequence[Work]) -> None:
-        self._entry, captured = placed.entry, c_void_p()
+        self._loaded, captured = placed.loaded, c_void_p()
         for each in work:
-            self._entry.kernels.function(each.choice.kernel, each.choice.shared)  # loaded before the capture
-        stream = self._entry.capture_stream
+            self._loaded.function(each.choice.kernel, each.choice.shared)  # loaded before the capture
+        stream = placed.loaded.capture_stream
         cuda.call("cuStreamBeginCapture_v2", stream, cuda.RELAXED_CAPTURE)
         try:
             placed.enqueue(work, stream)
@@ -147,21 +145,21 @@ class Capture:
             cuda.call("cuStreamEndCapture", stream, byref(captured))
         self._exec = cuda.new("cuGraphInstantiateWithFlags", captured, 0)
         cuda.call("cuGraphDestroy", captured)
-        self._entry.device.free_later(self, "cuGraphExecDestroy", self._exec)
+        self._loaded.device.free_later(self, "cuGraphExecDestroy", self._exec)
 
     def replay(self) -> None:
         """Enqueue the launches."""
-        cuda.call("cuGraphLaunch", self._exec, self._entry.stream)
+        cuda.call("cuGraphLaunch", self._exec, self._loaded.stream)
 
     def milliseconds(self, repeats: int) -> float:
         """The time of one replay: ``repeats`` of them between two events of the device."""
-        entry = self._entry
-        with entry.device.current():
+        loaded = self._loaded
+        with loaded.device.current():
             first, last = (cuda.new("cuEventCreate", 0) for _ in range(2))
-            cuda.call("cuEventRecord", first, entry.stream)
+            cuda.call("cuEventRecord", first, loaded.stream)
             for _ in range(repeats):
                 self.replay()
-            cuda.call("cuEventRecord", last, entry.stream)
+            cuda.call("cuEventRecord", last, loaded.stream)
             cuda.call("cuEventSynchronize", last)
             elapsed = c_float()
             cuda.call("cuEventElapsedTime", byref(elapsed), first, last)

@@ -5,55 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from ctypes import byref, c_int, c_void_p
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
 
 from intc.artifact.fields import Size, size_value
-from intc.artifact.schema import Choice, Launch, Manifest, Port
-from intc.errors import FeedError, WrongTarget
-from intc.runtime.cuda import driver as cuda
-from intc.runtime.cuda.driver import Device
+from intc.artifact.schema import Choice, Launch, Port
+from intc.errors import FeedError
+from intc.runtime.cuda.loaded import Loaded
 from intc.runtime.feeds import shape_of
 from intc.runtime.workspace import round_up
 
 COUNTERS: Final = 4096  # bytes in front of the partial sums
 OPERAND_COST: Final = 32  # of a row or column of a tile, in products, as measured on an H100
 MAX_BLOCKS_Y: Final = 65535
-DEFAULT_SHARED: Final = 48 << 10  # bytes a block may have without asking
 KEPT_WORK: Final = 4096
-
-
-class Kernels:
-    """The functions of an artifact's code, loaded into ``device``."""
-
-    def __init__(self, path: Path, device: Device, module: c_void_p) -> None:
-        self.path, self.device, self._module = path, device, module
-        self.function = lru_cache(None)(self._function)
-        self.resident = lru_cache(None)(self._resident)
-
-    def _function(self, name: str, shared: int) -> c_void_p:
-        """The kernel, allowed its shared memory."""
-        if shared > self.device.shared_bytes:
-            raise WrongTarget(
-                f"{self.path}: kernel {name} takes {shared} bytes of shared memory, but"
-                f" {self.device.name} gives a block at most {self.device.shared_bytes}"
-            )
-        function = cuda.new("cuModuleGetFunction", self._module, name.encode())
-        if shared > DEFAULT_SHARED:
-            cuda.call("cuFuncSetAttribute", function, cuda.DYNAMIC_SHARED, shared)
-        return function
-
-    def _resident(self, choice: Choice) -> int:
-        """How many blocks of the kernel a multiprocessor holds."""
-        count = c_int()
-        kernel = (self.function(choice.kernel, choice.shared), choice.threads, choice.shared)
-        cuda.call("cuOccupancyMaxActiveBlocksPerMultiprocessor", byref(count), *kernel)
-        return max(1, count.value)
 
 
 @dataclass(frozen=True)
@@ -86,53 +54,53 @@ class Plan:
 class Planner:
     """Plans of an artifact on a device. What sizes that change do not touch is planned once."""
 
-    def __init__(self, manifest: Manifest, kernels: Kernels) -> None:
-        self.manifest, self.kernels = manifest, kernels
-        self._used = [_symbols_of(launch) for launch in manifest.program.launches]
-        self._planned = lru_cache(KEPT_WORK)(self._work)
+    def __init__(self, loaded: Loaded) -> None:
+        self._manifest = loaded.manifest
+        self._used = [_symbols_of(launch) for launch in loaded.manifest.program.launches]
+        self._work = lru_cache(KEPT_WORK)(partial(plan_work, loaded))
 
     def plan(self, sizes: Mapping[str, int]) -> Plan:
         """For these values of the symbols."""
-        program = self.manifest.program
+        program = self._manifest.program
         return Plan(
-            tuple(_nbytes(p, sizes) for p in (*self.manifest.inputs, *self.manifest.outputs)),
+            tuple(_nbytes(p, sizes) for p in (*self._manifest.inputs, *self._manifest.outputs)),
             tuple(size_value(s, sizes) for s in program.slots),
             max((size_value(s, sizes) for s in program.scratch), default=0),
-            tuple(
-                self._planned(i, tuple([(s, sizes[s]) for s in used])) for i, used in enumerate(self._used)
-            ),
+            tuple(self._work(i, tuple([(s, sizes[s]) for s in used])) for i, used in enumerate(self._used)),
         )
 
-    def _work(self, index: int, used: tuple[tuple[str, int], ...]) -> Work:
-        launch, sizes, device = self.manifest.program.launches[index], dict(used), self.kernels.device
-        fitting = [c for c in launch.choices if c.shared <= device.shared_bytes] or launch.choices[-1:]
-        planned = [(c, grid) for c in fitting if (grid := self._split(c, sizes))[1] <= MAX_BLOCKS_Y]
-        if not planned:
-            raise FeedError(
-                f"{self.kernels.path}: a GPU has not enough blocks for such sizes; use smaller batches"
-            )
-        choice, grid = planned[0] if len(planned) == 1 else min(planned, key=lambda p: self._duration(*p))
-        zeros = COUNTERS + grid[0] * grid[1] * choice.zeros if grid[2] > 1 else 0
-        args = [(kind, size_value(which, sizes), offset) for kind, which, offset in launch.args]
-        return Work(choice, tuple(grid), zeros, tuple(args))
 
-    def _split(self, choice: Choice, sizes: Mapping[str, int]) -> list[int]:
-        """Its blocks along x, y and z, where blocks are few as many along z as keep the device busy."""
-        grid = [-(-size_value(size, sizes) // each) for size, each in choice.grid]
-        grid += [1] * (3 - len(grid))
-        blocks, enough = math.prod(grid), self.kernels.device.multiprocessors
-        if choice.splits > 1 and 0 < blocks < enough:
-            grid[2] = max(1, min(choice.splits, enough // blocks))
-        return grid
+def plan_work(loaded: Loaded, index: int, used: tuple[tuple[str, int], ...]) -> Work:
+    """The launch of that number at these values of the symbols that it depends on."""
+    launch, sizes, shared = loaded.manifest.program.launches[index], dict(used), loaded.device.shared_bytes
+    fitting = [c for c in launch.choices if c.shared <= shared] or launch.choices[-1:]
+    planned = [(c, grid) for c in fitting if (grid := _split(loaded, c, sizes))[1] <= MAX_BLOCKS_Y]
+    if not planned:
+        raise FeedError(f"{loaded.path}: a GPU has not enough blocks for such sizes; use smaller batches")
+    choice, grid = planned[0] if len(planned) == 1 else min(planned, key=lambda p: _duration(loaded, *p))
+    zeros = COUNTERS + grid[0] * grid[1] * choice.zeros if grid[2] > 1 else 0
+    args = [(kind, size_value(which, sizes), offset) for kind, which, offset in launch.args]
+    return Work(choice, tuple(grid), zeros, tuple(args))
 
-    def _duration(self, choice: Choice, grid: Sequence[int]) -> float:
-        """About how long a kernel of tiles takes: as often as every multiprocessor is filled with the blocks
-        that it holds, a tile's products and, for each of its rows and columns, operands.
-        """
-        resident = self.kernels.resident(choice)
-        rounds = -(-math.prod(grid) // (self.kernels.device.multiprocessors * resident))
-        sides = [each for _, each in choice.grid]
-        return rounds * resident * (math.prod(sides) + OPERAND_COST * sum(sides)) / grid[2]
+
+def _split(loaded: Loaded, choice: Choice, sizes: Mapping[str, int]) -> list[int]:
+    """Its blocks along x, y and z, where blocks are few as many along z as keep the device busy."""
+    grid = [-(-size_value(size, sizes) // each) for size, each in choice.grid]
+    grid += [1] * (3 - len(grid))
+    blocks, enough = math.prod(grid), loaded.device.multiprocessors
+    if choice.splits > 1 and 0 < blocks < enough:
+        grid[2] = max(1, min(choice.splits, enough // blocks))
+    return grid
+
+
+def _duration(loaded: Loaded, choice: Choice, grid: Sequence[int]) -> float:
+    """About how long a kernel of tiles takes: as often as every multiprocessor is filled with the blocks that
+    it holds, a tile's products and, for each of its rows and columns, operands.
+    """
+    resident = loaded.resident(choice)
+    rounds = -(-math.prod(grid) // (loaded.device.multiprocessors * resident))
+    sides = [each for _, each in choice.grid]
+    return rounds * resident * (math.prod(sides) + OPERAND_COST * sum(sides)) / grid[2]
 
 
 def areas(plan: Plan, elsewhere: Collection[int] = ()) -> list[int]:

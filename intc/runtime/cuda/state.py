@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from intc.runtime.cuda import driver as cuda
 from intc.runtime.cuda.driver import Memory
+from intc.runtime.cuda.loaded import Loaded
 from intc.runtime.feeds import Array
 from intc.runtime.workspace import address
-
-if TYPE_CHECKING:
-    from intc.runtime.cuda.entry import GpuEntry
 
 
 class DeviceHome:
     """As :class:`intc.runtime.state.HostHome`; copies are enqueued behind the session's runs."""
 
-    def __init__(self, entry: GpuEntry) -> None:
-        self._device, self._stream = entry.device, entry.stream
+    def __init__(self, loaded: Loaded) -> None:
+        self._device, self._stream = loaded.device, loaded.stream
 
     def allocate(self, nbytes: int) -> Memory:
         """Memory with anything in it."""
