@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from intc.artifact.tensors import INT4, pack_nibbles
-from intc.codegen.cuda.print_tir import THREADS, print_kernel
+from intc.codegen.cuda.printer import THREADS, print_kernel
 from intc.codegen.kernel import Frame, PrimFunc, Sharing, define, storage
 from intc.codegen.targets import Target
 from intc.ir.dims import Dim, factor, factors, product

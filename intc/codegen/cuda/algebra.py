@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.codegen.cuda.print_tir import literal
+from intc.codegen.cuda.printer import literal
 
 Operand: TypeAlias = Union["Term", int]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from intc.codegen.cpu.fused import score_strides
 from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow, method
-from intc.codegen.cuda.print_tir import TYPES
+from intc.codegen.cuda.printer import TYPES
 from intc.codegen.program import Arg, IntArg, Launch, Program, SizeArg, ValueArg
 from intc.errors import CodegenError
 from intc.ir.dims import Dim

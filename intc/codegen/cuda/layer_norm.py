@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from intc.codegen.cuda.print_tir import TYPES
+from intc.codegen.cuda.printer import TYPES
 from intc.codegen.program import Arg, IntArg, Launch, Program, SizeArg, ValueArg
 from intc.errors import CodegenError
 from intc.ir.dims import product

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow, method
-from intc.codegen.cuda.print_tir import TYPES
+from intc.codegen.cuda.printer import TYPES
 from intc.codegen.program import Arg, Launch, Layout, Program, SizeArg, ValueArg, ZerosArg
 from intc.errors import CodegenError
 from intc.ir.dims import Dim, product
