@@ -220,12 +220,16 @@ def table(body: dict[str, Any]) -> list[str]:
 def measured(
     session: Session, graph: Graph, name: str, batch: int, expected: list[Array], profile: bool
 ) -> dict[str, Any]:
-    """How many output elements differ from the reference, and milliseconds on the device for the batch."""
-    got = session.run(None, samples(name, batch), raw=True)
-    wrong = sum(int(np.count_nonzero(g != repeated(e, batch))) for g, e in zip(got, expected, strict=True))
-    session.run(None, samples(name, batch), raw=True)  # the second run captures the graph, on real inputs
-    symbols = list(session.prepare(samples(name, batch)).layout.symbols)
-    found: dict[str, Any] = {"differences": wrong, **device_time(session, symbols)}
+    """How many output elements differ from the reference, launched one by one, captured, and from and to
+    torch's tensors; and milliseconds on the device for the batch.
+    """
+    feeds, want = samples(name, batch), [repeated(e, batch) for e in expected]
+    runs = [session.run(None, feeds, raw=True) for _ in range(2)]
+    if torch := torch_on_device():
+        runs.append(through_torch(torch, session, feeds))
+    wrong = sum(int(np.count_nonzero(g != e)) for got in runs for g, e in zip(got, want, strict=True))
+    symbols = list(session.prepare(feeds).layout.symbols)
+    found: dict[str, Any] = {"differences": wrong, "runs": len(runs), **device_time(session, symbols)}
     sizes = dict(zip(session.manifest.symbols, symbols, strict=True))
     found["tops"] = 2e-9 * count_macs(graph, sizes) / found["median"]
     if profile:
@@ -233,6 +237,22 @@ def measured(
         times = zip(captured.work, captured.profile(), strict=True)
         found["kernels"] = [[w.choice.kernel, list(w.grid), round(1e3 * ms, 2)] for w, ms in times]
     return found
+
+
+def torch_on_device() -> Any:
+    """The module, where it is installed and built for GPUs; else None."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch if torch.cuda.is_available() else None
+
+
+def through_torch(torch: Any, session: Session, feeds: dict[str, Array]) -> list[Array]:
+    """The integers of a run whose feeds and results are tensors on the device."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).cuda() for name, array in feeds.items()}
+    results = session.run(None, tensors, raw=True, on_device=True)
+    return [torch.from_dlpack(result).cpu().numpy() for result in results]
 
 
 def torch_time(name: str, batch: int, way: str) -> dict[str, float]:
