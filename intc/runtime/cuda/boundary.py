@@ -19,6 +19,7 @@ from intc.runtime.cuda.arrays import Lease, Pool
 from intc.runtime.cuda.driver import Event, Memory, Pinned
 from intc.runtime.cuda.graph import launch
 from intc.runtime.cuda.loaded import Loaded
+from intc.runtime.cuda.plan import Parameters
 from intc.runtime.dlpack import Given
 
 KINDS: Final = ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32")  # as in .cuh
@@ -136,8 +137,7 @@ class Boundary:
                 f"{self._loaded.path}: the code is of an intc that takes no arrays on the device; recompile"
             ) from None
         grid = (min(-(-columns // THREADS), MOST_BLOCKS), min(rows, MOST_BLOCKS), 1)
-        values = tuple(value & (2**64 - 1) for value in values)
-        launch(function, grid, THREADS, 0, self._stream, values)
+        launch(function, grid, THREADS, 0, self._stream, Parameters([("int64", v, 0) for v in values]))
 
 
 def _kind(dtype: str) -> int:

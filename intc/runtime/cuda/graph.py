@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Mapping, Sequence
-from ctypes import byref, c_float, c_uint64, c_void_p
+from ctypes import byref, c_float, c_void_p
 from typing import Final
 
 from intc.runtime.cuda import driver as cuda
 from intc.runtime.cuda.driver import Memory
 from intc.runtime.cuda.loaded import Loaded
-from intc.runtime.cuda.plan import Plan, Work, areas
+from intc.runtime.cuda.plan import Parameters, Plan, Work, areas
 
 ROOM: Final = 2  # memory is taken for this many times what needs it
 
@@ -51,11 +50,11 @@ class Placed:
                 self._launch(each, stream)
 
     def _launch(self, work: Work, stream: c_void_p) -> None:
-        choice, bases = work.choice, self._bases
-        # every parameter has at most 8 bytes, the lowest of which come first
-        values = [(bases[k][n] + offset if k in bases else n) & (2**64 - 1) for k, n, offset in work.args]
+        choice, bases, parameters = work.choice, self._bases, work.parameters
+        for number, kind, which, offset in parameters.addresses:
+            parameters.memory[number] = bases[kind][which] + offset
         function = self.loaded.function(choice.kernel, choice.shared)
-        launch(function, work.grid, choice.threads, choice.shared, stream, values)
+        launch(function, work.grid, choice.threads, choice.shared, stream, parameters)
 
 
 def launch(
@@ -64,13 +63,12 @@ def launch(
     threads: int,
     shared: int,
     stream: c_void_p,
-    values: Sequence[int],
+    parameters: Parameters,
 ) -> None:
-    """Enqueue one kernel; ``values`` are its parameters, each in the lowest bytes of 8."""
-    memory = (c_uint64 * len(values))(*values)
-    start = ctypes.addressof(memory)
-    pointers = (c_void_p * len(values))(*range(start, start + 8 * len(values), 8))
-    cuda.call("cuLaunchKernel", function, *grid, threads, 1, 1, shared, stream, pointers, None)
+    """Enqueue one kernel; its parameters may be overwritten afterwards."""
+    x, y, z = grid
+    pointers = parameters.pointers
+    cuda.call("cuLaunchKernel", function, x, y, z, threads, 1, 1, shared, stream, pointers, None)
 
 
 class Shared:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from ctypes import c_uint64, c_void_p
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -18,10 +20,24 @@ from intc.runtime.cuda.loaded import Loaded
 from intc.runtime.feeds import shape_of
 from intc.runtime.workspace import round_up
 
+ADDRESSES: Final = ("constants", "slot", "input", "output", "scratch", "zeros")  # kinds of arguments
 COUNTERS: Final = 4096  # bytes in front of the partial sums
 OPERAND_COST: Final = 32  # of a row or column of a tile, in products, as measured on an H100
 MAX_BLOCKS_Y: Final = 65535
-KEPT_WORK: Final = 4096
+KEPT: Final = 256  # of the launches that depend on the same symbols, at as many values of these
+
+
+class Parameters:
+    """Of one kernel, each in the lowest bytes of 8; ``addresses`` are (number of the parameter, kind, which,
+    offset) of those that every launch fills in.
+    """
+
+    def __init__(self, args: Sequence[tuple[str, int, int]]) -> None:
+        numbers = [0 if kind in ADDRESSES else which & (2**64 - 1) for kind, which, _ in args]
+        self.memory = (c_uint64 * len(args))(*numbers)
+        start = ctypes.addressof(self.memory)
+        self.pointers = (c_void_p * len(args))(*range(start, start + 8 * len(args), 8))
+        self.addresses = [(i, *arg) for i, arg in enumerate(args) if arg[0] in ADDRESSES]
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,11 @@ class Work:
     grid: tuple[int, ...]
     zeros: int
     args: tuple[tuple[str, int, int], ...]
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """Its arguments as the driver takes them."""
+        return Parameters(self.args)
 
 
 @dataclass(frozen=True)
@@ -56,23 +77,41 @@ class Planner:
 
     def __init__(self, loaded: Loaded) -> None:
         self._manifest = loaded.manifest
-        self._used = [_symbols_of(launch) for launch in loaded.manifest.program.launches]
-        self._work = lru_cache(KEPT_WORK)(partial(plan_work, loaded))
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for number, launch in enumerate(loaded.manifest.program.launches):
+            alike.setdefault(_symbols_of(launch), []).append(number)
+        self._groups = list(alike.items())
+        self._planned = lru_cache(KEPT)(partial(_plan_group, loaded, self._groups))
 
     def plan(self, sizes: Mapping[str, int]) -> Plan:
         """For these values of the symbols."""
         program = self._manifest.program
+        work: dict[int, Work] = {}
+        for number, (used, launches) in enumerate(self._groups):
+            values = tuple([sizes[s] for s in used])
+            work.update(zip(launches, self._planned(number, values), strict=True))
         return Plan(
             tuple(_nbytes(p, sizes) for p in (*self._manifest.inputs, *self._manifest.outputs)),
             tuple(size_value(s, sizes) for s in program.slots),
             max((size_value(s, sizes) for s in program.scratch), default=0),
-            tuple(self._work(i, tuple([(s, sizes[s]) for s in used])) for i, used in enumerate(self._used)),
+            tuple([work[number] for number in range(len(work))]),
         )
 
 
-def plan_work(loaded: Loaded, index: int, used: tuple[tuple[str, int], ...]) -> Work:
-    """The launch of that number at these values of the symbols that it depends on."""
-    launch, sizes, shared = loaded.manifest.program.launches[index], dict(used), loaded.device.shared_bytes
+def _plan_group(
+    loaded: Loaded,
+    groups: Sequence[tuple[tuple[str, ...], list[int]]],
+    number: int,
+    values: tuple[int, ...],
+) -> list[Work]:
+    """The launches of a group at these values of the symbols that it depends on."""
+    used, launches = groups[number]
+    sizes = dict(zip(used, values, strict=True))
+    return [_plan_work(loaded, loaded.manifest.program.launches[i], sizes) for i in launches]
+
+
+def _plan_work(loaded: Loaded, launch: Launch, sizes: Mapping[str, int]) -> Work:
+    shared = loaded.device.shared_bytes
     fitting = [c for c in launch.choices if c.shared <= shared] or launch.choices[-1:]
     planned = [(c, grid) for c in fitting if (grid := _split(loaded, c, sizes))[1] <= MAX_BLOCKS_Y]
     if not planned:
