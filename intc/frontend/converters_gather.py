@@ -8,6 +8,7 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
+from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of
 from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import (
     Imported,
@@ -17,7 +18,7 @@ from intc.frontend.symbolic import (
     gather_axes,
     is_symbolic,
 )
-from intc.ir.dims import Dim, product
+from intc.ir.dims import Dim, Shape, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Less, Max, Min, Mul, Where
 from intc.ops.movement import Expand, Gather, GatherElements, Reshape, Slice, Transpose
@@ -29,6 +30,8 @@ def _gather(call: Call) -> list[Imported]:
     size = call.shape(data)[axis]
     if isinstance(indices, Index):
         return [_gather_range(call, data, axis, indices)]
+    if isinstance(indices, Part):
+        return [_taken(call, data, axis, Parts((indices,), False), indices.shape)]
     if isinstance(indices, np.ndarray):
         if indices.ndim == 0 and np.issubdtype(np.asarray(indices).dtype, np.integer):
             at: Dim = int(indices) if int(indices) >= 0 else size + int(indices)
@@ -46,6 +49,18 @@ def _gather(call: Call) -> list[Imported]:
             )
             return [call.emit(Gather(axis), data, known)]
     return [call.emit(Gather(axis), data, call.x(1))]
+
+
+def _taken(call: Call, data: str, axis: int, parts: Parts, shape: Shape) -> str:
+    """Rows of ``data`` at the coordinates of a condition's true entries; ``shape`` is that of the entries."""
+    entries, count = parts.parts[0].entries, len(parts.parts)
+    have = call.shape(data)
+    check(parts.coordinates, entries, have[axis : axis + count], False)
+    rows = call.emit(Taken(entries.count, axis, parts.coordinates), data, entries.mask, last=False)
+    whole = (*have[:axis], *shape, *have[axis + count :])
+    flat = (*have[:axis], *(1 if d != entries.count else d for d in shape), *have[axis + count :])
+    rows = reshape_to(call, rows, flat, True)
+    return rows if flat == whole else call.emit(Expand(whole), rows)
 
 
 def _constant_range(call: Call, data: str, axis: int, indices: Array) -> str | None:
@@ -107,6 +122,9 @@ def _gather_nd(call: Call) -> list[Imported]:
     index = call.inputs[1]
     data = call.x(0)
     call.refuse(call.attributes.get("batch_dims"), "batch_dims is not supported")
+    if (chosen := coordinates_of(index)) is not None:
+        rows = _taken(call, data, 0, chosen, (chosen.parts[0].entries.count,))
+        return [reshape_to(call, rows, (-1, *call.shape(data)[len(chosen.parts) + len(chosen.tail) :]), True)]
     if call.ctx.shape_of(index)[-1] == 1:
         return [_gather_first(call, index)]
     if isinstance(index, str):

@@ -14,6 +14,7 @@ import numpy as np
 from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
+from intc.frontend.chosen import Part, Parts, Placed, check, coordinates_of
 from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index
 from intc.ir.dims import Dim, product
@@ -29,8 +30,11 @@ Ranges = dict[int, tuple[Dim, Dim]]  # the positions from .. to along each axis 
 
 def _scatter_nd(call: Call) -> list[Imported]:
     """``data`` with ``updates`` at coordinates of the first axes."""
-    call.refuse(call.attributes.get("reduction", "none") != "none", "only plain writes are supported")
+    reduction = call.attributes.get("reduction", "none")
     index = call.inputs[1]
+    if reduction in ("none", "add") and (chosen := coordinates_of(index)) is not None:
+        return [_placed(call, 0, chosen, reduction == "add")]
+    call.refuse(reduction != "none", "only plain writes are supported")
     count = call.ctx.shape_of(index)[-1]
     data, updates = call.x(0), call.x(2)
     parts = _parts(index)
@@ -52,6 +56,16 @@ def _scatter_nd(call: Call) -> list[Imported]:
     positions = reshape_to(call, live, (product(call.shape(live)),), True)
     rows = reshape_to(call, updates, (*call.shape(positions), *call.shape(data)[1:]), True)
     return [_at_computed(call, data, rows, positions, 0)]
+
+
+def _placed(call: Call, axis: int, parts: Parts, added: bool) -> str:
+    """Rows written, or added, at the coordinates of a condition's true entries."""
+    data, entries, count = call.x(0), parts.parts[0].entries, len(parts.parts)
+    shape = call.shape(data)
+    check(parts.coordinates, entries, shape[axis : axis + count], True)
+    rows = (*shape[:axis], entries.count, *shape[axis + count :])
+    updates = reshape_to(call, call.x(2), rows, True)
+    return call.emit(Placed(entries.count, axis, parts.coordinates, added), data, entries.mask, updates)
 
 
 def _one_a_row(call: Call, data: str) -> str | None:
@@ -177,6 +191,8 @@ def _scatter_elements(call: Call) -> list[Imported]:
     data, updates, index = call.x(0), call.x(2), call.inputs[1]
     axis, shape = call.axis(data), call.shape(data)
     where = call.ctx.shape_of(index)
+    if isinstance(index, Part) and index.axis == axis and index.shape == call.shape(updates):
+        return [_placed(call, axis, Parts((index,), False), reduction == "add")]
     for a, (d, e) in enumerate(zip(shape, where, strict=True)):
         if a != axis:
             require_equal(d, e)

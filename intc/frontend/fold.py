@@ -27,7 +27,6 @@ UNFOLDED: Final = frozenset(
         "DequantizeLinear",
         "Dropout",
         "EyeLike",
-        "OneHot",
         "Pad",
         "QuantizeLinear",
         "Resize",

@@ -16,12 +16,14 @@ import onnx
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
 from intc.frontend.agreement import AtMost, EqualSizes, substitute
+from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
 from intc.frontend.symbolic import Imported, Index, IndexTuple, NanTest, Splat, is_symbolic
 from intc.frontend.tabulated import Tabulated, emit
-from intc.ir.dims import PAST, Dim, is_symbol, symbol, terms_of
+from intc.frontend.whole import SeveralRows, whole_rows
+from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols, terms_of
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
@@ -84,6 +86,7 @@ class Importer:
         self.constants: dict[int, str] = {}
         self.opsets = self.proto.opset_import
         self.computed: dict[object, str] = {}  # masks and positions, each emitted once
+        self.numbers, self.entries = Numbers(), dict[int, Entries]()  # of conditions whose entries are chosen
         self.room = FOLD_TOTAL + FOLD_SHARE * sum(array.nbytes for array in self.arrays.values())
 
     def run(self) -> Graph:
@@ -138,7 +141,8 @@ class Importer:
             self.builder.output(value)
             names[value] = output.name
         self._hold_states()
-        built = _renamed(self.builder.finish(), names)
+        built = self._whole(self.builder.finish(), names)
+        built = _renamed(built, dict(zip(built.outputs, names.values(), strict=True)))
         for name, largest in self.largest.items():
             if name not in self.sizes and not _bounded(built, name, largest):
                 raise ImportFailure(
@@ -146,6 +150,22 @@ class Importer:
                     f" operator refuses a larger {name}"
                 )
         return built
+
+    def _whole(self, graph: Graph, names: Mapping[str, str]) -> Graph:
+        """``graph``, whose outputs are called ``names``, without sizes that depend on values."""
+        counts = {str(entries.count) for entries in self.entries.values()}
+        for value, name in names.items():
+            if counts & {*symbols(graph.type(value).shape)}:
+                raise ImportFailure(
+                    f"{self.source}: the size of output '{name}' depends on the values of the inputs"
+                )
+        try:
+            return whole_rows(graph, tuple(self.entries.values()))
+        except SeveralRows as found:
+            node = found.node
+            raise UnsupportedModel(
+                self.source, [(node.source or node.output, node.op.name, found.reason)]
+            ) from None
 
     def _hold_states(self) -> None:
         """Find the inputs that an output, which is also read inside, continues along one axis: the keys and
@@ -231,6 +251,11 @@ class Importer:
             for name, result in zip(node.output, results, strict=False):
                 if name:
                     self.env[name] = result
+        except EqualSizes as found:
+            counts = {str(entries.count) for entries in self.entries.values()}
+            if not counts & {found.symbol, *symbols(found.sizes)}:
+                raise
+            self._refuse(node, label, "it needs to know how many entries of a condition are true")
         except IntcError as error:
             self._refuse(node, label, str(error))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -289,6 +314,8 @@ class Importer:
         if isinstance(value, Tabulated):
             return self.once(value, lambda: emit(self.builder, value, stem))
         if not isinstance(value, np.ndarray):
+            if isinstance(value, Part | Parts):
+                raise GraphError("which entries of a condition are true is used as data")
             raise GraphError("a coordinate or NaN test is used as data")
         if is_symbolic(value):
             raise GraphError("a symbolic size is used as data")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from intc.errors import GraphError
+from intc.frontend.chosen import Part, Parts, counted, fold_chosen, non_zero
 from intc.frontend.fold import UNFOLDED, compute, small
 from intc.frontend.symbolic import (
     Imported,
@@ -38,6 +39,7 @@ FOLDED = (
     "ConstantOfShape",
     "Range",
     "If",
+    "NonZero",
 )  # computed while importing, never converted
 COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # two positions compare as they are
 
@@ -59,6 +61,14 @@ def fold(
         return [_filled(inputs[0], attributes)]
     if op == "Range":
         return [_range(inputs)]
+    if op == "NonZero" and (entries := non_zero(ctx, inputs[0])) is not None:
+        return entries
+    if any(isinstance(x, Part | Parts) for x in inputs):
+        return fold_chosen(ctx, node, inputs, attributes)
+    if op == "Concat":
+        inputs = (
+            [counted(ctx, x) for x in inputs] if any(isinstance(x, np.ndarray) for x in inputs) else inputs
+        )
     if not inputs or node.domain not in ("", "ai.onnx") or any(isinstance(x, str | NanTest) for x in inputs):
         return None
     return _fold_known(ctx, node, inputs, attributes)

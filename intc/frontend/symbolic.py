@@ -165,6 +165,10 @@ def fold_symbolic(
         return x.reshape([int(d) for d in np.asarray(inputs[1]).ravel()])
     if op == "Slice":
         return _slice(x, inputs, attributes)
+    if op == "ScatterElements" and x.ndim == 1:
+        changed = x.copy()
+        changed[np.asarray(inputs[1], np.int64)] = args[2]
+        return changed
     if op == "ReduceProd":
         out: Any = 1
         for item in x.ravel():

@@ -11,7 +11,7 @@ import numpy as np
 from intc.ir.dims import Shape, product
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, And, Cast, Equal, Less, Max, Mul, Not, Sub, Where
+from intc.ops.elementwise import Add, And, Cast, Equal, Less, Max, Min, Mul, Not, Sub, Where
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
 from intc.passes.rewrite import constant_of, scalar_of
 
@@ -137,7 +137,7 @@ class Masks:
         if isinstance(node.op, Concat):
             joined = [self.additive(x, sign) for x in node.inputs]
             return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
-        if isinstance(node.op, Add):
+        if isinstance(node.op, (Add, Min if sign > 0 else Max)):
             parts = [self.additive(x, sign) for x in node.inputs]
             return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
         if isinstance(node.op, Mul):
