@@ -52,6 +52,14 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
         " y = AveragePool<kernel_shape=[2,1], count_include_pad=1, pads=[1,0,0,0]>(p)",
         IMAGE, {}, ((2, 3, 8, 9), (1, 3, 7, 4)), (1, 3, 7, 1),
     ),
+    "means of what is inside": (
+        "y = AveragePool<kernel_shape=[3,2], strides=[2,1], pads=[1,0,1,1]>(x)",
+        IMAGE, {}, ((2, 3, 8, 9), (1, 3, 3, 2)), None,
+    ),
+    "means of what is inside a sequence": (
+        'y = AveragePool<kernel_shape=[3], strides=[1], auto_pad="SAME_UPPER">(x)',
+        SEQUENCE, {}, ((2, 6, 9), (1, 6, 2)), None,
+    ),
     "vocoder": (
         "y = ConvTranspose<strides=[4], pads=[2,2]>(x, w, b)",
         SEQUENCE, {"w": floats(6, 4, 8) / 4, "b": floats(4)}, ((2, 6, 5), (1, 6, 1)), None,
@@ -76,6 +84,11 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
     "half as large": (
         'y = Resize<mode="linear", coordinate_transformation_mode="half_pixel">(x, , scales)',
         IMAGE, {"scales": np.array([1, 1, 0.5, 1], np.float32)}, ((2, 3, 4, 5), (1, 3, 7, 2)), None,
+    ),
+    "half as large again": (
+        'y = Resize<mode="linear", coordinate_transformation_mode="half_pixel">(x, , scales)',
+        IMAGE, {"scales": np.array([1, 1, 1.5, 0.75], np.float32)}, ((2, 3, 4, 8), (1, 3, 2, 4)),
+        (1, 3, 3, 4),
     ),
     "mirrored": (
         'y = Pad<mode="reflect">(x, pads)',
@@ -131,7 +144,10 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
         "float[batch, 2, 4, 5, 6] x", {}, ((2, 2, 4, 5, 6),), None,
     ),
 }  # fmt: skip
-COMPILED = ("audio stem", "windows", "vocoder", "bilinear", "up and down again")
+COMPILED = (
+    "audio stem", "windows", "means of what is inside", "vocoder", "bilinear", "half as large again",
+    "up and down again",
+)  # fmt: skip
 
 
 def proto_of(name: str) -> onnx.ModelProto:
@@ -170,7 +186,7 @@ def test_kernels_give_the_bits_of_the_reference(name: str, tmp_path: Path) -> No
         assert np.linalg.norm(found - want) < 0.06 * np.linalg.norm(want)
     if refused is not None:
         with pytest.raises(
-            FeedError, match=r"the inputs are too small|expected \[batch, 3, 2\*n_by_2, 2\*m_by_2\]"
+            FeedError, match=r"the inputs are too small|expected \[batch, 3, 2\*n_by_2, [24]\*m_by_[24]\]"
         ):
             session.run(None, {"x": floats(*refused)})
 

@@ -20,7 +20,10 @@ from intc.ir.op import Array
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
 
-FACTORS = (2, 3, 4, 8, 16, 32)  # tried where the new size follows from an image that must be a multiple
+# tried where the new size follows from an image that must be a multiple
+FACTORS = tuple(
+    map(Fraction, ("2", "3", "4", "8", "16", "32", "3/2", "2/3", "4/3", "3/4", "5/2", "5/3", "5/4"))
+)
 SAMPLE = 12  # entries of the axis from which an interpolation at any size is read
 
 
@@ -89,24 +92,27 @@ def _back(call: Call, x: str, axis: int) -> str:
 
 def _factor(size: Dim, target: Dim) -> Fraction:
     """``target / size`` where one is always a multiple of the other."""
-    for a, b, factor in ((target, size, 1), (size, target, -1)):
+    for a, b, power in ((target, size, 1), (size, target, -1)):
         try:
             quotient = exact_div(a, b)
         except GraphError:
             continue
         if isinstance(quotient, int):
-            return Fraction(quotient) ** factor
+            return Fraction(quotient) ** power
     for factor in FACTORS:
-        require_zero(factor * size - target)
+        if factor.numerator * size == factor.denominator * target:
+            return factor
+        require_zero(factor.numerator * size - factor.denominator * target)
     raise GraphError(f"a symbolic size {size} cannot be resized to {target}, which is no multiple of it")
 
 
 def _by_factor(call: Call, x: str, axis: int, factor: Fraction) -> str:
     """Resized at any size: each output is a sum of some neighbours, the same for every whole step."""
     up, down = factor.numerator, factor.denominator
-    call.refuse(
-        min(up, down) > 1 or max(up, down) > SAMPLE // 2, f"a symbolic size times {factor} is not supported"
-    )
+    size = call.shape(x)[axis]
+    call.refuse(max(up, down) > SAMPLE // 2, f"a symbolic size times {factor} is not supported")
+    if min(up, down) > 1:
+        require_zero(floor_div(size, down) * down - size)
     matrix = _interpolation(call, SAMPLE * down, {"scales": [1.0, float(factor)]})
     middle = SAMPLE // 2
     taps = matrix[:, middle * up : (middle + 1) * up]

@@ -13,14 +13,14 @@ from intc.frontend.agreement import divide
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_image import fixed
 from intc.frontend.converters_movement import reshape_to
-from intc.frontend.symbolic import Imported
+from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
 from intc.ops.conv import Conv
 from intc.ops.im2col import Im2col
 from intc.ops.movement import Slice, Transpose
-from intc.ops.reduce import ReduceMax, ReduceMean
+from intc.ops.reduce import ReduceMax, ReduceMean, ReduceSum
 from intc.ops.window import MaxPool
 
 
@@ -148,19 +148,39 @@ def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
     patches = reshape_to(call, patches, (batch, size[0] * size[1], taps, channels), True)
     y = call.emit(ReduceMean((2,), False), patches, last=False)
     y = reshape_to(call, y, (batch, *size, channels), True)
-    counts = _counts(call, height, rows)[:, None] * _counts(call, width, columns)
-    if (counts != taps).any():
-        y = call.emit(ew.Mul(), y, call.constant((taps / counts)[..., None]), last=False)
+    along = ((height, size[0], rows), (width, size[1], columns))
+    if all(isinstance(length, int) or not any(window.uncounted) for length, _, window in along):
+        counts = _counts(height, rows)[:, None] * _counts(width, columns)
+        if (counts != taps).any():
+            y = call.emit(ew.Mul(), y, call.constant((taps / counts)[..., None]), last=False)
+    else:
+        number = call.emit(
+            ew.Mul(), *(_computed_counts(call, *axis, i) for i, axis in enumerate(along)), last=False
+        )
+        y = call.emit(ew.Mul(), y, call.constant(float(taps)), last=False)
+        y = call.emit(ew.Div(), y, call.emit(ew.Cast("float32"), number, last=False), last=False)
     return call.emit(Transpose((0, 3, 1, 2)), y, last=False)
 
 
-def _counts(call: Call, size: Dim, window: Window) -> Array:
+def _computed_counts(call: Call, size: Dim, outputs: Dim, window: Window, axis: int) -> str:
+    """:func:`_counts` along an axis of any size, [outputs, 1, 1] or [outputs, 1] for the second axis."""
+    ahead, behind = (p - u for p, u in zip(window.pads, window.uncounted, strict=True))
+    steps = (window.stride, window.dilation)
+    at = call.ctx.live(Index((outputs, window.kernel), steps, -window.pads[0]), "positions")
+    first, end = (call.ctx.live(Index((1,), (0,), d), "positions") for d in (-ahead, size + behind))
+    inside = (call.emit(ew.LessOrEqual(), first, at, last=False), call.emit(ew.Less(), at, end, last=False))
+    counted = call.emit(ew.Cast("int32"), call.emit(ew.And(), *inside, last=False), last=False)
+    number = call.emit(ReduceSum((1,), False), counted, last=False)
+    return reshape_to(call, number, (outputs, *(1,) * (2 - axis)), True)
+
+
+def _counts(size: Dim, window: Window) -> Array:
     """How many entries count in each window along an axis; one number where it is the same for all."""
     if not any(window.uncounted):
         return np.array([window.kernel])
-    (fixed_size,) = fixed(call, [size], "an axis whose padding no mean counts")
+    assert isinstance(size, int)
     counted = [p - u for p, u in zip(window.pads, window.uncounted, strict=True)]
-    ones = np.pad(np.ones(fixed_size + sum(counted), np.int64), window.uncounted)
+    ones = np.pad(np.ones(size + sum(counted), np.int64), window.uncounted)
     span = window.dilation * (window.kernel - 1) + 1
     every = np.lib.stride_tricks.sliding_window_view(ones, span)
     return np.asarray(every[:: window.stride, :: window.dilation].sum(axis=1))

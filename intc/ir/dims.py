@@ -100,7 +100,11 @@ Shape: TypeAlias = tuple[Dim, ...]
 
 def terms_of(dim: Dim) -> dict[Monomial, int]:
     """The monomials of ``dim`` with their coefficients; the empty monomial is the constant."""
-    return dim.terms if isinstance(dim, Poly) else ({(): int(dim)} if dim else {})
+    if isinstance(dim, Poly):
+        return dim.terms
+    if int(dim) != dim:
+        raise GraphError(f"a size times or plus {dim} is no whole number")
+    return {(): int(dim)} if dim else {}
 
 
 def _normal(terms: Mapping[Monomial, int]) -> Dim:

@@ -26,6 +26,7 @@ from intc.passes.fuse_pointwise import FusePointwise
 from intc.passes.integer.families import FAMILIES
 from intc.passes.integer.rounding import ROUNDINGS, Rounding
 from intc.passes.integerise import Integerise
+from intc.passes.keep_whole import KeepWhole
 from intc.passes.lower_conv import LowerConv
 from intc.passes.merge_clips import MergeClips
 from intc.passes.merge_linears import MergeLinears
@@ -44,6 +45,7 @@ CANONICALISE: tuple[Pass, ...] = (
     RecoverLayerNorm(),
     RecoverGelu(),
     RecoverSoftmaxMask(),
+    KeepWhole(),
     FusePointwise(),
     FoldInputNormalisation(),
     FoldChannelScale(),
