@@ -38,6 +38,10 @@ MASKS = {
         "c = Equal(u, zero) a = Where(c, far, s) t = Transpose<perm=[0, 2, 1]>(a) q = Softmax<axis=1>(t)"
         " p = Transpose<perm=[0, 2, 1]>(q)"
     ),
+    "the smaller of two": (
+        "r = Sub(one, u) b = Mul(r, big) c = Equal(u, zero) e = Where(c, far, zero) d = Min(b, e)"
+        " a = Add(s, d) p = Softmax(a)"
+    ),
     "with numbers for infinity": (
         "c = Equal(u, zero) a = Where(c, far, s) q = Softmax(a) n = IsNaN(q) f = Where(n, zero, q)"
         " i = IsInf(f) g = Less(zero, f) j = And(i, g) p = Where(j, high, f)"
@@ -130,6 +134,23 @@ def test_whole_numbers_of_floats(body: str, error: float, tmp_path: Path) -> Non
     assert compiled(proto, {"x": x}, tmp_path) < error
 
 
+def test_places_that_are_counted_in_floats(tmp_path: Path) -> None:
+    """Every token's row goes to the place of its number among those of its kind; the fourth is dropped."""
+    body = (
+        "h = OneHot<axis=-1>(k, three, off_on) n = CumSum(h, ax) p = Sub(n, one) q = Mul(p, h)"
+        " l = Less(q, room) f = Cast<to=1>(l) g = Mul(h, f) s = ReduceSum<keepdims=0>(q, two)"
+        " i = Cast<to=7>(s) d = OneHot<axis=-1>(i, four, off_on) e = Unsqueeze(d, two) u = Unsqueeze(g, last)"
+        ' a = Mul(e, u) y = Einsum<equation="bskc,bsd->bkcd">(a, x)'
+    )
+    weights: Feeds = {
+        "three": np.int64(3), "four": np.int64(4), "off_on": np.array([0, 1], np.float32), "ax": np.int64(1),
+        "one": np.float32(1), "room": np.float32(3), "two": np.array([2]), "last": np.array([3]),
+    }  # fmt: skip
+    proto = model(body, "int64[batch, n] k, float[batch, n, 4] x", "float[b, 3, 4, 4] y", weights)
+    feeds: Feeds = {"k": np.random.default_rng(2).integers(0, 3, (16, 12)), "x": floats(16, 12, 4)}
+    assert compiled(proto, feeds, tmp_path) < 0.01
+
+
 @pytest.mark.parametrize(
     "body", ["Div(x, c)", "Mod(x, c)", "Mod<fmod=1>(x, c)", "ReduceMin<keepdims=1>(x, ax)"]
 )
@@ -199,6 +220,7 @@ def test_a_sum_over_nothing_is_an_elementwise_product() -> None:
 MASKED = {
     "chosen": "m = Unsqueeze(keep, two) z = Where(m, x, low)",
     "infinite": "m = Unsqueeze(keep, two) z = Where(m, x, inf)",
+    "the smallest": "m = Unsqueeze(keep, two) z = Where(m, x, plus)",
     "added": "m = Unsqueeze(keep, two) f = Cast<to=1>(m) g = Sub(one, f) h = Mul(g, low) z = Add(x, h)",
 }
 
@@ -207,7 +229,9 @@ MASKED = {
 def test_maxima_over_what_a_mask_keeps(form: str, tmp_path: Path) -> None:
     weights: Feeds = {"two": np.array([2]), "w": floats(3, 4)}
     weights |= {"one": np.float32(1), "low": np.float32(-1e9), "inf": np.float32(-np.inf)}
-    body = MASKED[form] + " p = ReduceMax<keepdims=0, axes=[1]>(z) y = MatMul(p, w)"
+    weights["plus"] = np.float32(np.inf)
+    reduce = "ReduceMin" if form == "the smallest" else "ReduceMax"
+    body = MASKED[form] + f" p = {reduce}<keepdims=0, axes=[1]>(z) y = MatMul(p, w)"
     proto = model(body, "float[batch, n, 3] x, bool[batch, n] keep", "float[b, 4] y", weights)
     lengths = np.random.default_rng(1).integers(1, 6, 40)
     feeds: Feeds = {"x": floats(40, 5, 3), "keep": np.arange(5)[None] < lengths[:, None]}

@@ -18,7 +18,7 @@ import onnx
 from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.possible import possible
-from intc.frontend.symbolic import Imported, Index, Splat, axes_of, dims_of
+from intc.frontend.symbolic import Imported, Splat, axes_of, dims_of
 from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, product, symbol
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
@@ -123,7 +123,7 @@ def digits(steps: Sequence[Dim], shape: Shape) -> tuple[list[int], Dim]:
     while left:
         fastest = next((a for a, s in left.items() if s == span), None)
         if fastest is None:
-            raise GraphError("the positions of a condition's entries are computed from")
+            raise GraphError("places that are computed from those of a condition's entries are not supported")
         order.insert(0, fastest)
         span = span * shape[fastest]
         del left[fastest]
@@ -146,12 +146,8 @@ def check(coordinates: Coordinates, entries: Entries, sizes: Shape, write: bool)
         raise GraphError("two coordinates follow the same axis of a condition")
 
 
-def non_zero(ctx: Importer, x: Imported) -> list[Imported] | None:
-    """The coordinates of what is not 0 in ``x``, or None where it is a constant."""
-    if isinstance(x, Splat) and x.value and len(x.shape) == 1:
-        return [Index((1, *x.shape), (0, 1))]
-    if not isinstance(x, str):
-        return None
+def non_zero(ctx: Importer, x: str) -> Parts:
+    """The coordinates of what is not 0 in ``x``."""
     graph = ctx.builder.graph
     if graph.type(x).dtype != "bool":
         x = ctx.builder.emit(Cast("bool"), x, name=f"{x}.mask")
@@ -160,7 +156,7 @@ def non_zero(ctx: Importer, x: Imported) -> list[Imported] | None:
     number = ctx.numbers.of(graph, mask)
     found = ctx.entries.setdefault(number, Entries(mask, shape, symbol(f"chosen_{len(ctx.entries)}")))
     steps = ((tuple(int(a == k) for a in range(len(shape)))) for k in range(len(shape)))
-    return [Parts(tuple(Part(found, s, 0, (found.count,)) for s in steps), True, tail)]
+    return Parts(tuple(Part(found, s, 0, (found.count,)) for s in steps), True, tail)
 
 
 def _repeated(builder: Builder, mask: str) -> tuple[str, Shape]:

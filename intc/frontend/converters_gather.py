@@ -8,12 +8,13 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of
+from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of, non_zero
 from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import (
     Imported,
     Index,
     IndexTuple,
+    Splat,
     as_index,
     gather_axes,
     is_symbolic,
@@ -199,7 +200,15 @@ def _gather_flat(call: Call, data: str, index: str) -> str:
     return call.emit(Gather(0), rows, at)
 
 
+def _non_zero(call: Call) -> list[Imported]:
+    x = call.inputs[0]
+    if isinstance(x, Splat) and x.value and len(x.shape) == 1:
+        return [Index((1, *x.shape), (0, 1))]
+    return [non_zero(call.ctx, call.x())]
+
+
 CONVERTERS: dict[str, Converter] = {
+    "NonZero": _non_zero,
     "Gather": _gather,
     "GatherND": _gather_nd,
     "GatherElements": _gather_elements,

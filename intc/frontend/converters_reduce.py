@@ -85,6 +85,14 @@ def _lp_normalization(call: Call) -> list[Imported]:
 def _negated(call: Call, x: str, last: bool = False) -> str:
     if call.dtype(x) == "bool":
         return call.emit(ew.Not(), x, last=last)
+    graph, node = call.ctx.builder.graph, call.ctx.builder.producer(x)
+    chosen = node is not None and isinstance(node.op, ew.Where) and call.dtype(x) == "float32"
+    if node is not None and chosen and set(node.inputs[1:]) & graph.constants.keys():
+        choices = [  # so that infinity stays the constant of a mask
+            call.constant(-graph.constants[v]) if v in graph.constants else _negated(call, v)
+            for v in node.inputs[1:]
+        ]
+        return call.emit(ew.Where(), node.inputs[0], *choices, last=last)
     minus = call.ctx.builder.constant(f"{call.node.output[0]}.c", np.full(1, -1, call.dtype(x)))
     return call.emit(ew.Mul(), x, minus, last=last)
 

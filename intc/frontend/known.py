@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from intc.errors import GraphError
-from intc.frontend.chosen import Part, Parts, counted, fold_chosen, non_zero
+from intc.frontend.chosen import Part, Parts, counted, fold_chosen
 from intc.frontend.fold import UNFOLDED, compute, small
 from intc.frontend.symbolic import (
     Imported,
@@ -39,7 +39,6 @@ FOLDED = (
     "ConstantOfShape",
     "Range",
     "If",
-    "NonZero",
 )  # computed while importing, never converted
 COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # two positions compare as they are
 
@@ -61,8 +60,6 @@ def fold(
         return [_filled(inputs[0], attributes)]
     if op == "Range":
         return [_range(inputs)]
-    if op == "NonZero" and (entries := non_zero(ctx, inputs[0])) is not None:
-        return entries
     if any(isinstance(x, Part | Parts) for x in inputs):
         return fold_chosen(ctx, node, inputs, attributes)
     if op == "Concat":
