@@ -5,6 +5,11 @@ from __future__ import annotations
 import transformers as hf
 from family import GPT2, GQA, MASKED_TEXT, VOCABULARY, Family, decoder, text_feeds
 
+# "eager" gathers the tokens of each expert, "batched_mm" the weights of each token's experts;
+# transformers' default has no ONNX form
+EXPERTS = {"experts_implementation": "eager", "num_experts_per_tok": 2}
+MOE = {"num_experts": 4, "moe_intermediate_size": 48}
+
 FAMILIES: dict[str, Family] = {
     "gpt2": decoder("GPT2", **GPT2),
     "gpt2-masked": decoder("GPT2", masked=True, **GPT2),
@@ -55,6 +60,31 @@ FAMILIES: dict[str, Family] = {
     "cohere": decoder("Cohere", masked=True, **GQA),
     "granite": decoder("Granite", masked=True, **GQA),
     "gpt-neox-japanese": decoder("GPTNeoXJapanese", masked=True, intermediate_multiple_size=2),
+    "mixtral": decoder("Mixtral", masked=True, **GQA, **EXPERTS, num_local_experts=4),
+    "qwen2-moe": decoder(
+        "Qwen2Moe",
+        masked=True,
+        **{**EXPERTS, **GQA, **MOE, "experts_implementation": "batched_mm"},
+        shared_expert_intermediate_size=64,
+    ),
+    "qwen3-moe": decoder("Qwen3Moe", masked=True, **GQA, **EXPERTS, **MOE, head_dim=16),
+    "deepseek-v3-moe": decoder(
+        "DeepseekV3",
+        masked=True,
+        **EXPERTS,
+        num_key_value_heads=4,
+        q_lora_rank=32,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=16,
+        v_head_dim=16,
+        first_k_dense_replace=1,
+        n_routed_experts=4,
+        n_shared_experts=1,
+        n_group=1,
+        topk_group=1,
+        moe_intermediate_size=48,
+    ),
     "deepseek-v3": decoder(
         "DeepseekV3",
         masked=True,

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 from family import IMAGE, SEQUENCE, TEXT, VOCABULARY, Family, Feeds, id_feeds, image_feeds
 from networks_attention import FORMS, Decoder, EinsumAttention, Encoder, SetTransformer
-from networks_mixing import CHOICES, ChannelAttention, Experts, LinearVision, Retention
+from networks_mixing import (
+    CHOICES,
+    ChannelAttention,
+    Experts,
+    GatheredExperts,
+    ImageTokens,
+    LinearVision,
+    Retention,
+)
 
 _TOKENS = {"x": TEXT}
 _PIXELS = {"pixel_values": IMAGE}
@@ -24,6 +32,13 @@ def _padded(count: int, rng: np.random.Generator) -> Feeds:
     return {**_tokens(count, rng), "mask": np.arange(SEQUENCE)[None] >= lengths[:, None]}
 
 
+def _with_image(count: int, rng: np.random.Generator) -> Feeds:
+    """Six tokens of every text stand for an image."""
+    feeds = id_feeds(count, rng)
+    feeds["input_ids"][:, 3:9] = 1
+    return {**feeds, "features": rng.normal(size=(count, 6, 32)).astype(np.float32)}
+
+
 FAMILIES: dict[str, Family] = {
     "transformer-encoder": Family(lambda: Encoder(first=True), _tokens, _TOKENS),
     "transformer-encoder-mask": Family(lambda: Encoder(first=True), _padded, {**_TOKENS, "mask": TEXT}),
@@ -39,6 +54,13 @@ FAMILIES: dict[str, Family] = {
         f"experts-{form}": Family(lambda f=form: Experts(f, VOCABULARY), id_feeds, {"input_ids": TEXT})
         for form in CHOICES
     },
+    **{
+        f"experts-{form}": Family(lambda k=k: GatheredExperts(k, VOCABULARY), id_feeds, {"input_ids": TEXT})
+        for form, k in (("gathered", 2), ("written", 1))
+    },
+    "image-tokens": Family(
+        lambda: ImageTokens(VOCABULARY, 1), _with_image, {"input_ids": TEXT, "features": IMAGE}
+    ),
     "xcit": Family(lambda: ChannelAttention(), image_feeds(32), _PIXELS),
     "efficientvit-mit": Family(lambda: LinearVision(), image_feeds(32), _PIXELS),
     "retnet": Family(lambda: Retention(), _tokens, _TOKENS),

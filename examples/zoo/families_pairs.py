@@ -70,6 +70,13 @@ FAMILIES: dict[str, Family] = {
         pair_feeds,
         SEQ2SEQ,
     ),
+    "switch-encoder": Family(
+        lambda: hf.SwitchTransformersEncoderModel(
+            hf.SwitchTransformersConfig(**T5, num_experts=4, num_sparse_encoder_layers=1, expert_capacity=10)
+        ),
+        text_feeds,
+        MASKED_TEXT,
+    ),
     "t5-encoder": Family(lambda: hf.T5EncoderModel(hf.T5Config(**T5)), text_feeds, MASKED_TEXT),
     "bart": Family(lambda: hf.BartForConditionalGeneration(hf.BartConfig(**BART)), pair_feeds, SEQ2SEQ),
     "marian": Family(

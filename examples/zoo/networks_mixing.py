@@ -40,6 +40,58 @@ class Experts(nn.Module):
         return scores.masked_fill(scores < best[..., -1:], float("-inf")).softmax(-1)
 
 
+class GatheredExperts(nn.Module):
+    """Each expert computes only the tokens that chose it: of Mixtral's two best, whose results are added
+    (Jiang et al. 2024), or of Switch's one, which is written (Fedus et al. 2022).
+    """
+
+    def __init__(self, best: int, vocabulary: int, width: int = 64) -> None:
+        super().__init__()
+        self.best, self.embedding, self.norm = best, nn.Embedding(vocabulary, width), nn.LayerNorm(width)
+        self.gate, self.head = nn.Linear(width, 4, bias=False), nn.Linear(width, vocabulary)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, width)) for _ in range(4)
+        )
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embedding(input_ids)
+        h = self.norm(x)
+        weights = self.gate(h).softmax(-1)
+        mixed = self.written(h, weights) if self.best == 1 else self.added(h, weights)
+        return self.head(x + mixed)  # type: ignore[no-any-return]
+
+    def written(self, h: Tensor, weights: Tensor) -> Tensor:
+        best, which = weights.max(-1)
+        out = torch.zeros_like(h)
+        for i, expert in enumerate(self.experts):
+            mine = which == i
+            out[mine] = expert(h[mine]) * best[mine].unsqueeze(-1)
+        return out
+
+    def added(self, h: Tensor, weights: Tensor) -> Tensor:
+        rows = h.flatten(0, 1)
+        best, which = weights.flatten(0, 1).topk(self.best, dim=-1)
+        out = torch.zeros_like(rows)
+        for i, expert in enumerate(self.experts):
+            token, choice = torch.where(which == i)
+            out.index_add_(0, token, expert(rows[token]) * best[token, choice, None])
+        return out.view_as(h)
+
+
+class ImageTokens(nn.Module):
+    """A language model's input: the tokens that stand for an image are replaced by its features, in order."""
+
+    def __init__(self, vocabulary: int, image: int, width: int = 64) -> None:
+        super().__init__()
+        self.image, self.embedding, self.norm = image, nn.Embedding(vocabulary, width), nn.LayerNorm(width)
+        self.project, self.head = nn.Linear(32, width), nn.Linear(width, vocabulary)
+
+    def forward(self, input_ids: Tensor, features: Tensor) -> Tensor:
+        x = self.embedding(input_ids)
+        here = (input_ids == self.image)[..., None].expand_as(x)
+        return self.head(self.norm(x.masked_scatter(here, self.project(features))))  # type: ignore[no-any-return]
+
+
 class ChannelAttention(nn.Module):
     """XCiT: attention between channels, of unit length along the tokens, and depthwise convolutions between
     tokens (El-Nouby et al. 2021).
