@@ -56,13 +56,16 @@ def mixture(add: bool) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("add", [True, False])
-def test_experts_that_gather_their_tokens_are_computed_for_all(add: bool, tmp_path: Path) -> None:
-    proto = mixture(add)
-    graph = canonical(proto, {"t": floats(11, WIDTH)})
+def test_experts_that_gather_their_tokens_are_computed_for_all(add: bool) -> None:
+    graph = canonical(mixture(add), {"t": floats(11, WIDTH)})
     assert operators(graph)["matmul"] == 1 + EXPERTS  # once per token, not once per choice
     assert [str(graph.type(n.output).shape[0]) for n in graph.nodes if n.op.name == "matmul"] == [
         "tokens"
     ] * 4
+
+
+def test_kernels_give_the_bits_of_the_reference(tmp_path: Path) -> None:
+    proto = mixture(True)
     onnx.save(proto, tmp_path / "m.onnx")
     module = intc.compile(tmp_path / "m.onnx", {"t": floats(64, WIDTH)}, rounding="nearest")
     for count in (1, 33):
@@ -146,6 +149,35 @@ def test_features_in_the_order_of_the_places_that_take_them() -> None:
     proto = model(body, inputs, f"float[batch, n, {WIDTH}] y", weights)
     ids = np.array([[2, 4, 5, 2, 1], [0, 2, 2, 1, 3]])
     canonical(proto, {"ids": ids, "image": floats(2, 2, WIDTH)})
+
+
+ALONE = {
+    "heads": "b = Reshape(a, heads) c = MatMul(b, half) d = Softmax(c) u = Reshape(d, wide)",
+    "rows of heads": "b = Reshape(a, narrow) c = MatMul(b, half) d = Add(c, a4) u = Reshape(d, wide)",
+    "columns": "b = Transpose<perm=[1, 0]>(a) c = Softmax<axis=0>(b) u = Transpose<perm=[1, 0]>(c)",
+    "parts": "b, c = Split<axis=1>(a, fours) d = Mul(b, c) u = Concat<axis=1>(d, c)",
+    "choices": "b = ArgMax<axis=1, keepdims=0>(a) c = Gather(w0, b) u = Mul(a, c)",
+    "sums": "b = CumSum(a, e1) c = ReduceMax<axes=[1], keepdims=1>(b) u = Div(b, c)",
+    "images": "b = Reshape(a, image) c = Conv<pads=[1, 1, 1, 1]>(b, kernel) u = Reshape(c, wide)",
+    "another mask": "b = Less(zero, a) c = Where(b, a, two_) u = LayerNormalization(c, gamma)",
+    "the best": "b, c = TopK(a, two) d = ReduceSum(b, second) u = Mul(a, d)",
+}
+
+
+@pytest.mark.parametrize("form", ALONE)
+def test_operators_that_treat_every_row_alone(form: str) -> None:
+    body = (
+        " x = Relu(t) c0 = ReduceMax<axes=[1], keepdims=0>(x) l = Less(zero, c0) n = NonZero(l)"
+        f" i = Transpose<perm=[1, 0]>(n) a = GatherND(x, i) {ALONE[form]} y = ScatterND(x, i, u)"
+    )
+    weights: Feeds = {
+        **WEIGHTS, "heads": np.array([-1, 2, 4]), "wide": np.array([-1, WIDTH]), "narrow": np.array([-1, 4]),
+        "half": floats(4, 4), "a4": floats(4), "fours": np.array([4, 4]), "image": np.array([-1, 1, 2, 4]),
+        "kernel": floats(1, 1, 3, 3), "two_": np.float32(2), "gamma": floats(WIDTH),
+    }  # fmt: skip
+    feeds: Feeds = {"t": floats(9, WIDTH)}
+    feeds["t"][2:5] = -1
+    canonical(model(body, f"float[n, {WIDTH}] t", f"float[n, {WIDTH}] y", weights), feeds)
 
 
 def unrolled(taken: int) -> onnx.ModelProto:

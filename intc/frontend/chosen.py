@@ -277,7 +277,7 @@ def _every(ctx: Importer, x: Parts, sizes: Sequence[int]) -> list[Imported] | No
     (size, *more), entries = x.parts[0].entries.shape, x.parts[0].entries
     if more or x.first or not isinstance(size, int):
         return None
-    known = np.asarray(possible(ctx.builder, entries.mask, size), np.int64)
+    known = np.asarray(possible(ctx.builder.graph, entries.mask, size), np.int64)
     if len(known) != sum(sizes):
         raise GraphError(
             f"the file is right only for inputs that make {sum(sizes)} of {len(known)} entries of a condition"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from intc.ir.graph import Builder, Node
+from intc.ir.graph import Graph, Node
 from intc.ir.types import TensorType
 from intc.ops import elementwise as ew
 from intc.ops.movement import Expand, Reshape, Transpose
@@ -16,39 +16,48 @@ POINTWISE = (ew.Cast, ew.Not, ew.Where, ew.Mul, ew.Or, ew.And, ew.Equal, ew.Less
 DEPTH = 64  # operators that a question passes through
 
 
-def possible(builder: Builder, mask: str, size: int) -> list[int]:
+def possible(graph: Graph, mask: str, size: int) -> list[int]:
     """The positions of the condition ``mask`` [size] where some input may make it true."""
-    return [i for i in range(size) if _ends(builder, mask, 0, i, DEPTH)[1] != 0]
+    values = _Values(graph)
+    return [i for i in range(size) if values.ends(mask, 0, i)[1] != 0]
 
 
-def _ends(builder: Builder, value: str, axis: int, at: int, depth: int) -> Ends:
-    """The smallest and the largest integer that ``value`` takes at position ``at`` of ``axis``."""
-    type_ = builder.graph.type(value)
-    if value in builder.graph.constants:
-        part = builder.graph.constants[value].take(at, axis)
-        return (int(part.min()), int(part.max())) if not type_.is_float else type_.interval
-    node = builder.producer(value)
-    found = _through(builder, node, type_, axis, at, depth) if node is not None and depth else None
-    return type_.interval if found is None else found
+class _Values:
+    """What the integers and bools of a graph can be at one position of an axis."""
 
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.producers = graph, graph.producers()
+        self.found: dict[tuple[str, int, int], Ends] = {}
 
-def _through(builder: Builder, node: Node, type_: TensorType, axis: int, at: int, depth: int) -> Ends | None:
-    op, types = node.op, [builder.graph.type(x) for x in node.inputs]
-    if any(t.is_float for t in types):
-        return None
-    if isinstance(op, Positions):
-        shape = (*op.shape[:axis], 1, *op.shape[axis + 1 :])
-        one = replace(op, shape=shape, offset=op.offset + op.steps[axis] * at)
-        return one.infer().interval
-    inside = _axis_of(node, types, type_, axis)
-    if inside is None:
-        return None
+    def ends(self, value: str, axis: int, at: int, depth: int = DEPTH) -> Ends:
+        """The smallest and the largest that ``value`` takes at position ``at`` of ``axis``."""
+        key = (value, axis, at)
+        if key not in self.found:
+            self.found[key] = self._ends(value, axis, at, depth)
+        return self.found[key]
 
-    def operand(i: int) -> Ends:
-        along = inside[i]
-        return types[i].interval if along is None else _ends(builder, node.inputs[i], along, at, depth - 1)
+    def _ends(self, value: str, axis: int, at: int, depth: int) -> Ends:
+        type_, node = self.graph.type(value), self.producers.get(value)
+        if value in self.graph.constants and not type_.is_float:
+            part = self.graph.constants[value].take(at, axis)
+            return int(part.min()), int(part.max())
+        found = self._through(node, type_, axis, at, depth) if node is not None and depth else None
+        return type_.interval if found is None else found
 
-    return _result(op, [operand(i) for i in range(len(types))])
+    def _through(self, node: Node, type_: TensorType, axis: int, at: int, depth: int) -> Ends | None:
+        op, types = node.op, [self.graph.type(x) for x in node.inputs]
+        if isinstance(op, Positions):
+            shape = (*op.shape[:axis], 1, *op.shape[axis + 1 :])
+            one = replace(op, shape=shape, offset=op.offset + op.steps[axis] * at)
+            return one.infer().interval
+        inside = None if any(t.is_float for t in types) else _axis_of(node, types, type_, axis)
+        if inside is None:
+            return None
+        operands = [
+            t.interval if along is None else self.ends(x, along, at, depth - 1)
+            for x, t, along in zip(node.inputs, types, inside, strict=True)
+        ]
+        return _result(op, operands)
 
 
 def _axis_of(node: Node, types: list[TensorType], type_: TensorType, axis: int) -> list[int | None] | None:

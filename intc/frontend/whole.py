@@ -14,22 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from intc.frontend.call import BROADCASTING
 from intc.frontend.chosen import Entries, Placed, Taken, digits
+from intc.frontend.row_wise import POINTWISE, row_wise
 from intc.ir.dims import Dim, Poly, product, substitute, symbols, terms_of
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ir.op import Op
 from intc.ops import elementwise as ew
-from intc.ops.fake_quantize import FakeQuantize
-from intc.ops.gelu import Gelu
-from intc.ops.layer_norm import LayerNorm
-from intc.ops.matmul import MatMul
-from intc.ops.movement import Concat, Expand, Gather, Reshape, Slice, Transpose
+from intc.ops.movement import Expand, Gather, Reshape, Slice, Transpose
 from intc.ops.positions import Positions
-from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceMean, ReduceSum
-from intc.ops.softmax import Softmax
+from intc.ops.reduce import CumSum, ReduceSum
 
-POINTWISE = (*BROADCASTING, ew.FloatUnary, ew.Not, ew.Cast, FakeQuantize, Gelu)
 FEW = 16  # entries of a condition that may write the same row, the last of which counts
 
 
@@ -123,25 +117,24 @@ class _Whole:
         assert out is not None
         if isinstance(op, Slice) and along == [None] and (op.start, op.step) == (0, 1):
             return self._one_after_another(op, inputs[0])
-        whole = shape[out] == self.count
         reason = f"it does not treat every row alone, of those that a condition chooses ({op.name})"
+        each = shape[out] // self.count  # how many entries of the axis belong to one row, next to one another
         held = {x: self.rows[x] for x in node.inputs if x in self.rows}
         axes = tuple(sorted({a for part in held.values() for a in part}))
+        inner = each * product(shape[out + 1 :])
         if isinstance(op, Reshape):
-            inner = self.inner[node.inputs[0]] if held else product(shape[out + 1 :])
-            self._refuse(whole and inner != product(shape[out + 1 :]), reason)
-        elif isinstance(op, POINTWISE):
-            last = {len(t.shape) - a for t, a in zip(types, along, strict=True) if a is not None}
-            mixed = not whole and any(
-                t.shape != shape for t, a in zip(types, along, strict=True) if a is not None
-            )
-            self._refuse(last != {len(shape) - out} or mixed, reason)
-            inner = product(shape[out + 1 :]) if whole else self.inner[next(iter(held))]
+            inner = self.inner.get(node.inputs[0], inner)
         else:
-            sizes = [t.shape[a] for t, a in zip(types, along, strict=True) if a is not None]
-            alone = whole and all(d == self.count for d in sizes)
-            self._refuse(not alone or not _row_wise(op, along, [t.rank for t in types]), reason)
-            inner = product(shape[out + 1 :])
+            rows = [
+                (x, t.shape, a) for x, t, a in zip(node.inputs, types, along, strict=True) if a is not None
+            ]
+            apart = any(s[a] != shape[out] for _, s, a in rows) or any(
+                self.inner[x] != each * product(s[a + 1 :]) for x, s, a in rows
+            )
+            pointwise = isinstance(op, POINTWISE)
+            aligned = {len(s) - a for _, s, a in rows} == {len(shape) - out}
+            alone = aligned if pointwise else row_wise(op, along, [t.rank for t in types])
+            self._refuse(apart or not alone, reason)
         operands = [
             self._widened(x, value, axis, axes, isinstance(op, POINTWISE))
             for x, value, axis in zip(inputs, node.inputs, along, strict=True)
@@ -172,12 +165,11 @@ class _Whole:
         have = self.rows.get(old, axes)
         if axis is None or have == axes or (broadcasts and not have):
             return x
-        self._refuse(self.graph.type(old).shape[axis] != self.count, "rows of different conditions meet")
-        shape = self.b.graph.type(x).shape
-        before, after = shape[:axis], shape[axis + 1 :]
+        shape, each = self.b.graph.type(x).shape, self.graph.type(old).shape[axis] // self.count
+        before, after = shape[:axis], (each, *shape[axis + 1 :])
         apart = self._reshape(x, (*before, *(self.shape[a] if a in have else 1 for a in axes), *after))
         wide = self._emit(Expand((*before, *(self.shape[a] for a in axes), *after)), apart)
-        return self._reshape(wide, (*before, self._size(axes), *after))
+        return self._reshape(wide, (*before, self._size(axes) * each, *shape[axis + 1 :]))
 
     def _taken(self, op: Taken, data: str, mask: str) -> str:
         """All rows, in the order of the condition's axes that they follow."""
@@ -296,7 +288,9 @@ class _Writer:
     def _apart(self, value: str, axes: Sequence[int]) -> str:
         """``value`` with an axis for each of ``axes`` of the condition."""
         w, have = self.w, self.w.rows[value]
-        x = w.names[value]
+        x, old = w.names[value], w.graph.type(value).shape
+        alone = old[self.axis] == w.count and w.inner[value] == product(old[self.axis + 1 :])
+        w._refuse(not alone, "the rows that are written are no rows of what a condition chooses")
         shape = w.b.graph.type(x).shape
         sizes = (w.shape[a] if a in have else 1 for a in axes)
         return w._reshape(x, (*shape[: self.axis], *sizes, *shape[self.axis + 1 :]))
@@ -362,29 +356,6 @@ class _Writer:
         for other in others:
             found = self.w._emit(ew.Or(), found, other)
         return self._arranged(found)
-
-
-def _row_wise(op: Op, along: Sequence[int | None], ranks: Sequence[int]) -> bool:
-    """Whether ``op`` treats alone what stands at each position of the axes ``along`` of its inputs."""
-    axis = along[0] if along else None
-    if isinstance(op, Transpose | Expand):
-        return True
-    if isinstance(op, Positions):
-        return False
-    if isinstance(op, MatMul):
-        left = axis is not None and axis != ranks[0] - 1
-        return left and (along[1] is None or (axis < ranks[0] - 2 and along[1] - ranks[1] == axis - ranks[0]))  # type: ignore[operator]
-    if isinstance(op, Gather):
-        return (axis is None) != (along[1] is None) and axis != op.axis
-    if isinstance(op, Concat):
-        return len(set(along)) == 1 and axis != op.axis
-    if isinstance(op, ReduceMax | ReduceMean | ReduceSum):
-        return axis not in {a % ranks[0] for a in op.axes}
-    if isinstance(op, LayerNorm | Softmax):
-        return along[1:] == [None] * len(along[1:]) and axis != op.axis % ranks[0]
-    if isinstance(op, Slice | ArgMax):
-        return axis != op.axis
-    return False
 
 
 def _dims(field: Any) -> list[Dim]:
