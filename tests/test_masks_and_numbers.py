@@ -151,6 +151,21 @@ def test_places_that_are_counted_in_floats(tmp_path: Path) -> None:
     assert compiled(proto, feeds, tmp_path) < 0.01
 
 
+@pytest.mark.parametrize("test", ["Less(a, tiny)", "LessOrEqual(a, half)", "Less(half, a)", "Less(minus, d)"])
+def test_whole_numbers_compared_with_others(test: str) -> None:
+    """Flags that are tested for 1 with a tolerance."""
+    body = f"f = Cast<to=1>(k) d = Sub(f, one) a = Abs(d) l = {test} y = Where(l, f, d)"
+    weights: Feeds = {
+        n: np.float32(v) for n, v in (("one", 1), ("tiny", 1e-7), ("half", 2.5), ("minus", -0.5))
+    }
+    feeds: Feeds = {"k": np.arange(-3, 5)}
+    proto = model(body, "int64[n] k", "float[n] y", weights)
+    graph = canonicalise(import_onnx(proto)).graph
+    assert np.array_equal(graph.evaluate(feeds)[0], expected(proto, feeds)[0])
+    (comparison,) = (n for n in graph.nodes if n.op.name in ("less", "less_or_equal"))
+    assert not any(graph.type(x).is_float for x in comparison.inputs)
+
+
 @pytest.mark.parametrize(
     "body", ["Div(x, c)", "Mod(x, c)", "Mod<fmod=1>(x, c)", "ReduceMin<keepdims=1>(x, ax)"]
 )

@@ -11,7 +11,9 @@ from typing import Final
 import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node
+from intc.ir.op import Op
 from intc.ops.elementwise import (
+    Abs,
     Add,
     Cast,
     Equal,
@@ -28,15 +30,17 @@ from intc.ops.elementwise import (
 )
 from intc.ops.movement import MOVEMENT
 from intc.ops.reduce import CumSum, ReduceMax, ReduceSum
+from intc.ops.requantize import Clip
 from intc.passes.rewrite import rewrite
 
-EXACT: Final = 2**24  # floats hold all whole numbers below
+EXACT: Final = 2**24  # floats hold all whole numbers below; integers that become floats saturate there
+LARGEST: Final = 2**30
 ALIKE: Final = (*MOVEMENT, Add, Sub, Mul, Max, Min, ReduceSum, ReduceMax, CumSum)  # the same on integers
 
 
 @dataclass(frozen=True)
 class KeepWhole:
-    """Only what is whole whatever the input, and stays in the range that floats hold exactly."""
+    """Only what is whole whatever the input, and provably small."""
 
     name: str = "keep_whole"
 
@@ -51,12 +55,27 @@ class KeepWhole:
                 return None
             if not graph.type(node.inputs[0]).is_float or all(x in graph.constants for x in node.inputs):
                 return None
-            operands = [_whole(graph, producers, b, names, x, found) for x in node.inputs]
+            operands = [
+                _bound(graph, b, op, x, i) or _whole(graph, producers, b, names, x, found)
+                for i, x in enumerate(node.inputs)
+            ]
             if None in operands:
                 return None
             return b.emit(op, *map(str, operands), name=node.output, source=node.source)
 
         return rewrite(graph, rule)
+
+
+def _bound(graph: Graph, b: Builder, op: Op, value: str, place: int) -> str | None:
+    """The constant ``value`` on the left (``place`` 0) or right of the comparison ``op`` as the whole number
+    that whole numbers compare with alike; None where it is no constant, or whole.
+    """
+    array = graph.constants.get(value)
+    if array is None or not isinstance(op, (Less, LessOrEqual)) or not bool(np.all(np.abs(array) < EXACT)):
+        return None
+    up = isinstance(op, Less) == bool(place)  # x < 2.5 is x < 3, and x <= 2.5 is x <= 2
+    whole = (np.ceil if up else np.floor)(array)
+    return b.constant(f"{value}.whole", whole.astype(np.int64)) if np.any(whole != array) else None
 
 
 def _whole(
@@ -70,7 +89,7 @@ def _whole(
     """``value`` as int64 in the new graph, or None where it may be no whole number."""
     if value not in found:
         made = _made(graph, producers, b, names, value, found)
-        fits = made is not None and max(map(abs, b.graph.type(made).interval)) <= EXACT
+        fits = made is not None and max(map(abs, b.graph.type(made).interval)) <= LARGEST
         found[value] = made if fits else None
     return found[value]
 
@@ -95,9 +114,12 @@ def _made(
     op, inputs = node.op, node.inputs
     if isinstance(op, Cast):
         if not graph.type(inputs[0]).is_float:
-            return b.emit(Cast("int64"), names[inputs[0]], name=f"{value}.whole", source=node.source)
+            integer = names[inputs[0]]
+            if max(map(abs, b.graph.type(integer).interval)) > EXACT:
+                integer = b.emit(Clip(-EXACT, EXACT, "int32"), integer, name=f"{value}.whole")
+            return b.emit(Cast("int64"), integer, name=f"{value}.whole", source=node.source)
         return _whole(graph, producers, b, names, inputs[0], found)
-    if not isinstance(op, (*ALIKE, Where, Relu, Floor, Round)):
+    if not isinstance(op, (*ALIKE, Where, Abs, Relu, Floor, Round)):
         return None
     data = inputs[1:] if isinstance(op, Where) else inputs
     operands = [
@@ -109,6 +131,9 @@ def _made(
         return operands[0]
     if isinstance(op, Where):
         operands.insert(0, names[inputs[0]])
-    if isinstance(op, Relu):
-        op, operands = Max(), [*operands, b.constant(f"{value}.zero", np.zeros(1, np.int64))]
+    if isinstance(op, Relu | Abs):
+        other = b.constant(f"{value}.zero", np.zeros(1, np.int64))
+        if isinstance(op, Abs):
+            other = b.emit(Sub(), other, str(operands[0]), name=f"{value}.whole", source=node.source)
+        op, operands = Max(), [*operands, other]
     return b.emit(op, *map(str, operands), name=f"{value}.whole", source=node.source)
