@@ -180,6 +180,23 @@ def test_operators_that_treat_every_row_alone(form: str) -> None:
     canonical(model(body, f"float[n, {WIDTH}] t", f"float[n, {WIDTH}] y", weights), feeds)
 
 
+@pytest.mark.parametrize("batch", ["batch", "2"])
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_first_or_last_of_every_samples_true_entries(place: int, batch: str) -> None:
+    """``x[ids == end].view(batch, -1, width)[:, place]``, which classifiers on the end of a text read."""
+    body = (
+        " e = Gather(table, ids) r = MatMul(e, w0) l = Equal(ids, e2) n = NonZero(l)"
+        " i = Transpose<perm=[1, 0]>(n) a = GatherND(r, i) f = Relu(a) s = Shape(ids) b = Gather(s, first)"
+        " k = Concat<axis=0>(b, flat, width) v = Reshape(f, k) y = Gather<axis=1>(v, place)"
+    )
+    inputs, output = f"int64[{batch}, n] ids", f"float[{batch}, {WIDTH}] y"
+    weights: Feeds = {**WEIGHTS, "table": floats(9, WIDTH), "place": np.int64(place)}
+    ids = np.array([[2, 4, 5, 2, 1], [0, 2, 2, 1, 3]])
+    canonical(model(body, inputs, output, weights), {"ids": ids})
+    with pytest.raises(UnsupportedModel, match="only the first or the last row of every sample"):
+        import_onnx(model(body, inputs, output, {**weights, "place": np.int64(1)}))
+
+
 def unrolled(taken: int) -> onnx.ModelProto:
     """A loop over the experts that were hit in the exporter's example, of four where the last never is."""
     body = (

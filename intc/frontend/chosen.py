@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 
 from intc.errors import GraphError
-from intc.frontend.agreement import require_equal
+from intc.frontend.agreement import require_equal, substitute
 from intc.frontend.possible import possible
 from intc.frontend.symbolic import Imported, Splat, axes_of, dims_of
-from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, product, symbol
+from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, product, symbol, symbols
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ir.types import TensorType
@@ -40,6 +40,11 @@ class Entries:
     mask: str
     shape: Shape
     count: Dim
+
+    @property
+    def symbol(self) -> str:
+        """The name of the symbol that ``count`` is, or is the size of the first axis times."""
+        return next(s for s in symbols((self.count,)) if s not in symbols(self.shape))
 
 
 @dataclass(frozen=True)
@@ -153,8 +158,11 @@ def non_zero(ctx: Importer, x: str) -> Parts:
         x = ctx.builder.emit(Cast("bool"), x, name=f"{x}.mask")
     mask, tail = _repeated(ctx.builder, x)
     shape = graph.type(mask).shape
+    if not shape:
+        raise GraphError("the entries of a single number are not supported")
     number = ctx.numbers.of(graph, mask)
-    found = ctx.entries.setdefault(number, Entries(mask, shape, symbol(f"chosen_{len(ctx.entries)}")))
+    count = substitute(symbol(f"chosen_{len(ctx.entries)}"), ctx.sizes)
+    found = ctx.entries.setdefault(number, Entries(mask, shape, count))
     steps = ((tuple(int(a == k) for a in range(len(shape)))) for k in range(len(shape)))
     return Parts(tuple(Part(found, s, 0, (found.count,)) for s in steps), True, tail)
 

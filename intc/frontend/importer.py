@@ -15,7 +15,7 @@ import onnx
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
-from intc.frontend.agreement import AtMost, EqualSizes, substitute
+from intc.frontend.agreement import AtMost, EqualSizes, part_of, substitute
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
@@ -151,9 +151,25 @@ class Importer:
                 )
         return built
 
+    def _counts(self) -> set[str]:
+        """The symbols that count the true entries of conditions."""
+        return {entries.symbol for entries in self.entries.values()}
+
+    def _each_sample(self, entries: Entries, found: EqualSizes) -> None:
+        """Start over with as many true entries for every sample, where ``found`` divides them so."""
+        first, (size, *_) = entries.shape[0], found.sizes
+        if size == entries.count and found.symbol == str(first):
+            raise EqualSizes(entries.symbol, first * symbol(f"{entries.symbol}_each")) from None
+        if (
+            found.symbol == entries.symbol
+            and isinstance(first, int)
+            and size == first * part_of(found.symbol, first)
+        ):
+            raise found
+
     def _whole(self, graph: Graph, names: Mapping[str, str]) -> Graph:
         """``graph``, whose outputs are called ``names``, without sizes that depend on values."""
-        counts = {str(entries.count) for entries in self.entries.values()}
+        counts = self._counts()
         for value, name in names.items():
             if counts & {*symbols(graph.type(value).shape)}:
                 raise ImportFailure(
@@ -252,8 +268,9 @@ class Importer:
                 if name:
                     self.env[name] = result
         except EqualSizes as found:
-            counts = {str(entries.count) for entries in self.entries.values()}
-            if not counts & {found.symbol, *symbols(found.sizes)}:
+            for entries in self.entries.values():
+                self._each_sample(entries, found)
+            if not self._counts() & {found.symbol, *symbols(found.sizes)}:
                 raise
             self._refuse(node, label, "it needs to know how many entries of a condition are true")
         except IntcError as error:
