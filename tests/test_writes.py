@@ -123,3 +123,22 @@ def test_one_place_of_every_row() -> None:
     weights = {"first": np.array(0), "one": np.array(1), "last": np.array([1])}
     proto = model(body, "float[batch, 8] x, int64[batch] n, float[batch] u", "float[a, b2] y", weights)
     canonical(proto, {"x": floats(5, 8), "n": np.array([3, 0, 7, -1, 2]), "u": floats(5)})
+
+
+@pytest.mark.parametrize(("far", "count"), [(2**62, None), (-1, -1)])
+def test_everything_moved_by_one(far: int, count: int | None) -> None:
+    """``y[:, 1:] = x[:, :-1]``, where the positions are cut from a range of all."""
+    body = (
+        "r = Relu(x) d = Shape(r) b = Gather(d, zero) s = Gather(d, one) ib = Range(zero, b, one)"
+        " is = Range(zero, s, one) cut = Slice(is, a1, far, a0) u = Slice(x, a0, last, a1) k = Shape(u)"
+        " v = Slice(u, a0, end, a1) h = Shape(v) tb = Reshape(ib, to_b) eb = Expand(tb, h)"
+        " es = Expand(cut, h) ub = Unsqueeze(eb, last) us = Unsqueeze(es, last) i = Concat<axis=-1>(ub, us)"
+        " y = ScatterND(r, i, v)"
+    )
+    weights: Feeds = {
+        "zero": np.int64(0), "one": np.int64(1), "a0": np.array([0]), "a1": np.array([1]),
+        "far": np.array([far]), "last": np.array([-1]), "to_b": np.array([-1, 1]),
+        "end": np.array([count or 2**62]),
+    }  # fmt: skip
+    x = np.random.default_rng(3).standard_normal((3, 7)).astype(np.float32)
+    canonical(model(body, "float[batch, n] x", "float[batch, n] y", weights), {"x": x})

@@ -62,6 +62,9 @@ def _translator(kind: str, head: str, **extra: Any) -> Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "bart-classifier": Family(
+        lambda: hf.BartForSequenceClassification(hf.BartConfig(**BART, num_labels=3)), text_feeds, MASKED_TEXT
+    ),
     "t5": Family(lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)), pair_feeds, SEQ2SEQ),
     "flan-t5": Family(
         lambda: hf.T5ForConditionalGeneration(
