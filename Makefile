@@ -41,8 +41,7 @@ format: $(STAMP)  ## rewrite the sources in the project's format
 notebooks: $(STAMP)  ## execute examples/notebooks in place; qat_to_artifact needs `pip install -e ".[examples]"`
 	$(BIN)/jupyter-execute --inplace examples/notebooks/*.ipynb
 
-docs:  ## build the documentation into build/site, strictly and for reading offline; needs `pip install -e ".[docs]"`
-	@test -x $(BIN)/mkdocs || { echo "no mkdocs: run make setup, then $(BIN)/pip install -e '.[docs]'" >&2; exit 2; }
+docs: $(STAMP)  ## build the documentation into build/site, strictly and for reading offline
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/tools/offline.py build/site
 	@echo "open build/site/index.html; to search as well: python3 -m http.server -d build/site"

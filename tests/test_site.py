@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,7 +47,6 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """By the command of `make docs`: strict, and not quiet, which would silence what strict counts."""
-    pytest.importorskip("mkdocs", reason="the site's tools are the extra [docs]")
     (recipe,) = re.findall(r"mkdocs (build.*)", (ROOT / "Makefile").read_text())
     command = [sys.executable, "-m", "mkdocs", *recipe.split(), "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -76,8 +74,6 @@ def test_what_is_drawn_keeps_the_largest_error() -> None:
 
 
 def test_links_out_of_the_pages_become_text() -> None:
-    pytest.importorskip("mkdocs", reason="the site's tools are the extra [docs]")
-    pytest.importorskip("nbconvert", reason="the site's tools are the extra [docs]")
     site = tool("site")
     relinked = site.relinked(
         "[a](../examples/c/main.c) [b](../README.md#install) [n](../examples/notebooks/quickstart.ipynb)",
