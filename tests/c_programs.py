@@ -61,7 +61,7 @@ class Board:
         return [f"-mcpu={self.cpu}", "-mthumb", f"-mfloat-abi={self.floats}"]
 
     def _compile(self, folder: Path, *rest: str) -> str:
-        kind = ["--target=thumbv8.1m.main-none-eabi"] if self.compiler == "clang" else []
+        kind = ["--target=arm-none-eabi", "-munaligned-access"] if self.compiler == "clang" else []
         command = [self.compiler, *kind, *self.options, *STRICT, "-O2", "-ffunction-sections", *rest]
         done = subprocess.run(
             [*command, str(folder / "digits_vit.c")], capture_output=True, text=True, check=False
@@ -99,6 +99,8 @@ class Board:
 BOARDS = {
     "cortex-m0": Board("microbit", "cortex-m0", "0", "0x20000000", "16K"),
     "cortex-m3": Board("mps2-an385", "cortex-m3", "0", "0x20000000", "64K"),
+    "cortex-m4": Board("mps2-an386", "cortex-m4", "0", "0x20000000", "512K"),
+    "cortex-m4 by clang": Board("mps2-an386", "cortex-m4", "0", "0x20000000", "512K", compiler="clang"),
     "cortex-m33": Board("mps2-an505", "cortex-m33", "0x10000000", "0x38000000", "64K"),
     "Helium by gcc": Board("mps3-an547", "cortex-m55", "0", "0x20000000", "512K", "softfp"),
     "Helium by clang": Board("mps3-an547", "cortex-m55", "0", "0x20000000", "512K", "softfp", "clang"),

@@ -33,10 +33,12 @@ BOARD = ("-nostdlib", "-ffreestanding", "-Wl,--gc-sections", "-T", str(HERE / "b
 HELIUM = ("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=softfp")
 SCALAR = ("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=soft")
 M55 = ("mps3-an547", "0", "0x20000000", "64K")
+M4 = ("mps2-an386", "0", "0x20000000", "64K")
 M33 = ("mps2-an505", "0x10000000", "0x38000000", "64K")
 PROCESSORS = (  # name, compiler, options, and the board: its machine, flash, RAM and size of RAM
     ("AArch64", "aarch64-linux-gnu-gcc", ("-march=armv8-a",), None),
     ("AArch64 with dot products", "aarch64-linux-gnu-gcc", ("-march=armv8.2-a+dotprod",), None),
+    ("Cortex-M4", "arm-none-eabi-gcc", ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=soft"), M4),
     ("Cortex-M33", "arm-none-eabi-gcc", ("-mcpu=cortex-m33", "-mthumb", "-mfloat-abi=soft"), M33),
     ("Cortex-M55 without Helium", "arm-none-eabi-gcc", SCALAR, M55),
     ("Cortex-M55", "arm-none-eabi-gcc", HELIUM, M55),

@@ -15,6 +15,10 @@ HEADERS: Final = """#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 #elif defined(__ARM_FEATURE_MVE)
 #include <arm_mve.h>
+#elif defined(__ARM_FEATURE_SIMD32) && defined(__ARM_FEATURE_UNALIGNED) && !defined(__ARM_BIG_ENDIAN) \\
+    && defined(__GNUC__)
+#define PAIRS /* two products of 16-bit integers an instruction */
+#include <arm_acle.h>
 #endif
 
 /* Lengths are constants where this is in place; one copy is smaller. */
@@ -22,6 +26,28 @@ HEADERS: Final = """#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #define DOTS static inline __attribute__((__always_inline__))
 #else
 #define DOTS static
+#endif
+
+#if defined(PAIRS)
+struct word { int32_t bits; } __attribute__((__packed__, __may_alias__));
+#define WORD(at) (((const struct word *)(const void *)(at))->bits)
+#define PAIR static inline __attribute__((__always_inline__, __unused__)) int32_t
+
+/* bytes 1 and 3, as __sxtb16 and __uxtb16 take bytes 0 and 2 */
+PAIR odd_i8(int32_t a) { __asm__("sxtb16 %0, %1, ror #8" : "=r"(a) : "r"(a)); return a; }
+PAIR odd_u8(int32_t a) { __asm__("uxtb16 %0, %1, ror #8" : "=r"(a) : "r"(a)); return a; }
+
+/* the lower halves of a and b, and the upper ones */
+PAIR lower(int32_t a, int32_t b)
+{
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(a) : "r"(a), "r"(b));
+    return a;
+}
+PAIR upper(int32_t a, int32_t b)
+{
+    __asm__("pkhtb %0, %2, %1, asr #16" : "=r"(a) : "r"(a), "r"(b));
+    return a;
+}
 #endif"""
 """What the functions need: vector types of integers, each header only where its instructions exist."""
 
@@ -31,7 +57,8 @@ class Kind:
     """Element types of the rows and of what they share, and the instructions for them.
 
     ``neon`` is a 16-byte dot product and the compiler's macro that promises it. ``helium`` loads a vector of
-    ``lanes`` rows' elements and of the shared ones, to be multiplied and added by ``vmladava``.
+    ``lanes`` rows' elements and of the shared ones, to be multiplied and added by ``vmladava``. The DSP
+    extension needs no more than the types.
     """
 
     x: str
@@ -114,10 +141,35 @@ def _vectors(kind: Kind, rows: int) -> Sequence[str]:
         *(f"        s{r} = vmladavaq_p_s{size}(s{r}, {x.format(f'{_row(r)} + i')}, b, p);" for r in numbers),
         "    }",
     ]
+    rest = ["defined(__ARM_FEATURE_MVE)", *helium, "#elif defined(PAIRS)", *_pairs(kind, rows), "#endif"]
     if not dot:
-        return ["#if defined(__ARM_FEATURE_MVE)", *helium, "#endif"]
-    head = f"#if defined(__aarch64__) && defined({macro})"
-    return [head, *neon, "#elif defined(__ARM_FEATURE_MVE)", *helium, "#endif"]
+        return [f"#if {rest[0]}", *rest[1:]]
+    return [f"#if defined(__aarch64__) && defined({macro})", *neon, f"#elif {rest[0]}", *rest[1:]]
+
+
+def _pairs(kind: Kind, rows: int) -> Sequence[str]:
+    """The loop over four elements, whose products are added two at a time.
+
+    Bytes are widened to the pairs (0, 2) and (1, 3), 16-bit elements lie in memory as (0, 1) and (2, 3);
+    where the two meet, the shared operand is brought into the order of the rows.
+    """
+
+    def declared(name: str, row: str, dtype: str) -> str:
+        if dtype == "i16":
+            return f"        const int32_t {name}0 = WORD({row} + i), {name}1 = WORD({row} + i + 2);"
+        even = {"i8": "__sxtb16", "u8": "__uxtb16"}[dtype]
+        first, second = f"{even}({name})", f"odd_{dtype}({name})"
+        return f"        const int32_t {name} = WORD({row} + i), {name}0 = {first}, {name}1 = {second};"
+
+    mixed = (kind.x == "i16") is not (kind.w == "i16")
+    lines = ["    for (; i < count - 3; i += 4) {", declared("b", "w", kind.w)]
+    if mixed:
+        lines += ["        const int32_t c0 = lower(b0, b1), c1 = upper(b0, b1);"]
+    c = "c" if mixed else "b"
+    for r in range(rows):
+        sum_ = f"__smlad(a{r}1, {c}1, __smlad(a{r}0, {c}0, s{r}))"
+        lines += [declared(f"a{r}", _row(r), kind.x), f"        s{r} = {sum_};"]
+    return [*lines, "    }"]
 
 
 DOTS: Final = {kind.name(rows): _text(kind, rows) for kind in KINDS for rows in range(1, MOST + 1)}
