@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -24,7 +26,6 @@ PASSES = (
     RecoverSoftmaxMask(),
     FoldInputNormalisation(),
 )
-RNG = np.random.default_rng(5)
 
 
 def model(
@@ -62,8 +63,14 @@ def operators(graph: Graph) -> dict[str, int]:
     return counts
 
 
-def floats(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
+def floats(*shape: int, seed: int = 0) -> np.ndarray:
+    """Normal numbers by shape and seed alone: weights of one shape in one model need different seeds."""
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def several(names: Iterable[str], *shape: int) -> Feeds:
+    """Different :func:`floats` of one shape under each name."""
+    return {name: floats(*shape, seed=seed) for seed, name in enumerate(names)}
 
 
 def canonical(proto: onnx.ModelProto, feeds: Feeds, tolerance: float = 2e-5) -> Graph:

@@ -13,26 +13,17 @@ import pytest
 import intc
 from intc.frontend import import_onnx
 from intc.passes.pipeline import canonicalise
+from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, expected, floats, model, operators
 
 RNG = np.random.default_rng(31)
 
 
-def compiled(path: Path, proto: onnx.ModelProto, feeds: Feeds, error: float = 0.06) -> intc.Module:
+def close(folder: Path, proto: onnx.ModelProto, feeds: Feeds) -> intc.Module:
     """``proto`` compiled on ``feeds``; its kernels equal the reference and are close to fp32."""
-    onnx.save(proto, path)
-    module = intc.compile(path, feeds, rounding="nearest")
-    some = {name: array[:2] for name, array in feeds.items()}
-    for given in (feeds, some):
-        for found, exact, want in zip(
-            module.session().run(None, given),
-            module.graph.evaluate(given),
-            expected(proto, given),
-            strict=True,
-        ):
-            assert np.array_equal(found, exact)
-            assert found.shape == want.shape
-            assert np.linalg.norm(found - want) < error * np.linalg.norm(want)
+    module = compiled(proto, feeds, folder, rounding="nearest")
+    for given in (feeds, {name: array[:2] for name, array in feeds.items()}):
+        assert distance(module, proto, given) < 0.06
     return module
 
 
@@ -89,7 +80,7 @@ def test_forms_of_attention(name: str, tmp_path: Path) -> None:
     body, weights = FORMS[name]
     shape = "float[batch, 12, 16]"
     proto = model(HEAD + body + TAIL, f"{shape} x", f"{shape} y", {**WEIGHTS, **weights})
-    module = compiled(tmp_path / "model.onnx", proto, {"x": RNG.normal(size=(24, 12, 16)).astype(np.float32)})
+    module = close(tmp_path, proto, {"x": RNG.normal(size=(24, 12, 16)).astype(np.float32)})
     assert operators(module.prepared).get("attention") == 1
 
 

@@ -17,7 +17,7 @@ import intc
 from intc.errors import UnsupportedModel
 from intc.frontend import import_onnx
 from intc.passes.pipeline import canonicalise
-from tests.onnx_models import Feeds, canonical, expected, floats, operators
+from tests.onnx_models import Feeds, canonical, expected, floats, operators, several
 
 RNG = np.random.default_rng(41)
 HEADS, DIM, WIDTH = 4, 16, 64
@@ -89,8 +89,8 @@ def test_grouped_queries(packed: bool, past: int, extra: dict[str, Any]) -> None
                    kv_num_heads=groups, **extra)  # fmt: skip
     feeds: Feeds = {"fq": floats(batch, seq, WIDTH + 2 * kv if packed else WIDTH)}
     if not packed:
-        feeds |= {"fk": floats(batch, seq, kv), "fv": floats(batch, seq, kv)}
-    feeds |= {"fpk": floats(batch, groups, past, DIM), "fpv": floats(batch, groups, past, DIM)}
+        feeds |= {"fk": floats(batch, seq, kv), "fv": floats(batch, seq, kv, seed=1)}
+    feeds |= {"fpk": floats(batch, groups, past, DIM), "fpv": floats(batch, groups, past, DIM, seed=1)}
     feeds |= {"il": np.full(batch, past + seq - 1, np.int32), "it": np.array([past + seq], np.int32)}
     agrees(proto, feeds)
 
@@ -106,8 +106,8 @@ def test_grouped_queries_of_samples_that_are_not_equally_long(extra: dict[str, A
     proto = single("GroupQueryAttention", inputs | dict.fromkeys(constants), ["y", "k", "v"], constants,
                    num_heads=HEADS, kv_num_heads=groups, **extra)  # fmt: skip
     lengths = np.array([past, 3, 1])
-    feeds: Feeds = {"fq": floats(3, seq, WIDTH), "fk": floats(3, seq, kv), "fv": floats(3, seq, kv)}
-    feeds |= {"fpk": floats(3, groups, past, DIM), "fpv": floats(3, groups, past, DIM)}
+    feeds: Feeds = {"fq": floats(3, seq, WIDTH), "fk": floats(3, seq, kv), "fv": floats(3, seq, kv, seed=1)}
+    feeds |= {"fpk": floats(3, groups, past, DIM), "fpv": floats(3, groups, past, DIM, seed=1)}
     feeds |= {"il": (lengths + seq - 1).astype(np.int32), "it": np.array([past + seq], np.int32)}
     found = canonicalise(import_onnx(proto)).graph.evaluate(feeds)
     want = expected(proto, feeds)
@@ -130,7 +130,7 @@ def test_multi_head_attention(mask: str, past: bool) -> None:
         inputs |= {"fpk": CACHE, "fpv": CACHE}
     proto = single("MultiHeadAttention", inputs, ["y", "k", "v"] if past else ["y"],
                    {"fb": floats(3 * WIDTH)}, num_heads=HEADS)  # fmt: skip
-    feeds: Feeds = {n: floats(batch, seq, WIDTH) for n in ("fq", "fk", "fv")}
+    feeds: Feeds = several(("fq", "fk", "fv"), batch, seq, WIDTH)
     feeds["fa"] = floats(1, HEADS, seq, total)
     masks = {"keys": np.array([[1] * total, [1] * (total - 2) + [0] * 2], np.int32),
              "lengths": np.array([total, total - 2], np.int32),
@@ -138,7 +138,7 @@ def test_multi_head_attention(mask: str, past: bool) -> None:
     if mask in masks:
         feeds["im"] = masks[mask]
     if past:
-        feeds |= {"fpk": floats(batch, HEADS, length, DIM), "fpv": floats(batch, HEADS, length, DIM)}
+        feeds |= {"fpk": floats(batch, HEADS, length, DIM), "fpv": floats(batch, HEADS, length, DIM, seed=1)}
     agrees(proto, feeds)
 
 
@@ -193,7 +193,7 @@ def test_sums_before_norms() -> None:
     gamma = {"fg": floats(WIDTH)}
     skip: dict[str, Any] = {"fx": TOKENS, "fs": TOKENS, "fg": None}
     proto = single("SkipSimplifiedLayerNormalization", skip, ["y", "", "", "sum"], gamma, epsilon=1e-6)
-    agrees(proto, {"fx": floats(2, 3, WIDTH), "fs": floats(2, 3, WIDTH)})
+    agrees(proto, {"fx": floats(2, 3, WIDTH), "fs": floats(2, 3, WIDTH, seed=1)})
 
 
 def test_weights_of_four_bits_in_blocks() -> None:
@@ -227,13 +227,13 @@ def test_attention_of_onnx_with_its_keys_of_before(causal: int, form: str) -> No
             "fpk": CACHE,
             "fpv": CACHE,
         }
-        feeds: Feeds = {n: floats(batch, HEADS, seq, DIM) for n in ("fq", "fk", "fv")}
-        feeds |= {n: floats(batch, HEADS, length, DIM) for n in ("fpk", "fpv")}
+        feeds: Feeds = several(("fq", "fk", "fv"), batch, HEADS, seq, DIM)
+        feeds |= several(("fpk", "fpv"), batch, HEADS, length, DIM)
         outputs = ["y", "k", "v"]
     else:
         inputs = {"fq": heads, "fk": keys, "fv": keys, "fm": None, "fa": None, "fb": None, "uc": ["batch"]}
         feeds = {"fq": floats(batch, HEADS, seq, DIM), "uc": np.array([5, 4])}
-        feeds |= {n: floats(batch, HEADS, seq + length, DIM) for n in ("fk", "fv")}
+        feeds |= several(("fk", "fv"), batch, HEADS, seq + length, DIM)
         outputs = ["y"]
     proto = single("Attention", inputs, outputs, None, "", 24, is_causal=causal)
     want = onnx.reference.ReferenceEvaluator(proto).run(None, feeds)
@@ -264,8 +264,9 @@ def built(batch: int | str = "batch") -> onnx.ModelProto:
     shapes = {"fx": [batch, *TOKENS[1:]], "um": [batch, "total"], "fpk": cache, "fpv": cache}
     infos = [helper.make_tensor_value_info(n, KINDS[n[0]], s) for n, s in shapes.items()]
     graph = helper.make_graph(nodes, "built", infos, results(("y", "present_k", "present_v")))
-    weights = {f"w{n}": floats(WIDTH, groups * DIM if n in "kv" else WIDTH) / 4 for n in "qkvo"}
-    for name, array in {**weights, "one": np.array([1]), "at": np.int64(1), **TABLES}.items():
+    weights = several(("wq", "wo"), WIDTH, WIDTH) | several(("wk", "wv"), WIDTH, groups * DIM)
+    quarters = {name: array / 4 for name, array in weights.items()}
+    for name, array in {**quarters, "one": np.array([1]), "at": np.int64(1), **TABLES}.items():
         graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -300,7 +301,7 @@ def test_batches_of_unequal_lengths_decode_exactly(tmp_path: Path) -> None:
     lengths = np.tile([past, 3, 1, 4], 4)
     mask = (np.arange(past + 1) <= lengths[:, None]).astype(np.int64)
     feeds: Feeds = {"fx": floats(16, 1, WIDTH), "um": mask}
-    feeds |= {"fpk": floats(16, 2, past, DIM), "fpv": floats(16, 2, past, DIM)}
+    feeds |= {"fpk": floats(16, 2, past, DIM), "fpv": floats(16, 2, past, DIM, seed=1)}
     module = intc.compile(tmp_path / "built.onnx", feeds, rounding="nearest")
     assert operators(module.prepared)["attention"] == 1
     (want, *_), exact = expected(proto, feeds), module.graph.evaluate(feeds)

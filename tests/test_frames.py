@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import intc
+from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, canonical, expected, floats, model
 
 RNG = np.random.default_rng(59)
@@ -35,12 +36,7 @@ def test_a_video_compiles(tmp_path: Path) -> None:
     body = "c = Conv<strides=[2,4,4]>(x, w, b) f = Reshape(c, flat) y = Transpose<perm=[0, 2, 1]>(f)"
     proto = model(body, "float[batch, 3, 4, 8, 8] x", "float[b2, n, 8] y", weights)
     feeds: Feeds = {"x": floats(32, 3, 4, 8, 8)}
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds)
-    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
-    assert np.array_equal(found, exact)
-    want = expected(proto, feeds)[0]
-    assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.03
 
 
 def test_a_join_of_parts_in_16_and_32_bits(tmp_path: Path) -> None:
@@ -59,12 +55,7 @@ def test_a_join_of_parts_in_16_and_32_bits(tmp_path: Path) -> None:
     )
     proto = model(body, "float[batch, 3, 8, 8] x", "float[b2, 5, 6] y", weights)
     feeds: Feeds = {"x": floats(32, 3, 8, 8)}
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds)
-    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
-    assert np.array_equal(found, exact)
-    want = expected(proto, feeds)[0]
-    assert np.linalg.norm(found - want) < 0.06 * np.linalg.norm(want)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.06
 
 
 def test_scores_with_a_scale_per_head_and_a_bias(tmp_path: Path) -> None:
@@ -83,12 +74,7 @@ def test_scores_with_a_scale_per_head_and_a_bias(tmp_path: Path) -> None:
         {k: v for k, v in weights.items() if k in body},
     )
     feeds: Feeds = {"x": floats(32, 2, 5, 8)}
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds)
-    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
-    assert np.array_equal(found, exact)
-    want = expected(proto, feeds)[0]
-    assert np.linalg.norm(found - want) < 0.05 * np.linalg.norm(want)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.05
 
 
 def test_sums_of_a_mask(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import intc
 from intc.errors import UnsupportedModel
 from intc.frontend import import_onnx
 from intc.passes.pipeline import canonicalise
+from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
 RNG = np.random.default_rng(41)
@@ -49,15 +50,12 @@ MASKS = {
 }
 
 
-def compiled(proto: onnx.ModelProto, feeds: Feeds, folder: Path) -> float:
-    """Relative distance of the kernels' result from fp32; they give the exact reference's bits."""
-    onnx.save(proto, folder / "m.onnx")
-    module = intc.compile(folder / "m.onnx", feeds, rounding="nearest")
-    for given in (feeds, {name: array[:1, :7] for name, array in feeds.items()}):
-        (found,), (exact,) = module.session().run(None, given), module.graph.evaluate(given)
-        assert np.array_equal(found, exact)
-    (found,), (want,) = module.session().run(None, feeds), expected(proto, feeds)
-    return float(np.linalg.norm(found - want) / np.linalg.norm(want))
+def error(proto: onnx.ModelProto, feeds: Feeds, folder: Path) -> float:
+    """The compiled model's distance from fp32; its kernels equal the reference at another size, too."""
+    module = compiled(proto, feeds, folder, rounding="nearest")
+    some = {name: array[:1, :7] for name, array in feeds.items()}
+    assert np.array_equal(module.session().run(None, some)[0], module.graph.evaluate(some)[0])
+    return distance(module, proto, feeds)
 
 
 @pytest.mark.parametrize("form", MASKS)
@@ -69,7 +67,7 @@ def test_spellings_of_masks(form: str, tmp_path: Path) -> None:
     (softmax,) = (node for node in graph.nodes if node.op.name == "softmax")
     assert len(softmax.inputs) == 2
     assert graph.type(softmax.inputs[1]).dtype == "bool"
-    assert compiled(proto, feeds, tmp_path) < 0.04
+    assert error(proto, feeds, tmp_path) < 0.04
 
 
 def test_weighted_edges_are_kept_wherever_they_are_not_zero() -> None:
@@ -103,11 +101,7 @@ def test_a_bias_that_holds_the_mask_and_is_repeated_for_groups_of_heads(tmp_path
     canonical(proto, feeds)
     graph = canonicalise(import_onnx(proto)).graph
     assert [len(n.inputs) for n in graph.nodes if n.op.name == "softmax"] == [2]
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds, rounding="nearest")
-    (found,), (want,) = module.session().run(None, feeds), expected(proto, feeds)
-    assert np.array_equal(found, module.graph.evaluate(feeds)[0])
-    assert np.linalg.norm(found - want) < 0.04 * np.linalg.norm(want)
+    assert distance(compiled(proto, feeds, tmp_path, rounding="nearest"), proto, feeds) < 0.04
 
 
 @pytest.mark.parametrize("function", ["Identity", "Sqrt", "Log"])
@@ -119,19 +113,19 @@ def test_a_length_as_a_number(function: str, tmp_path: Path) -> None:
     proto = model(body, "float[batch, seq, 8] x", "float[a, b, c] y", weights)
     feeds = {"x": floats(16, 12, 8)}
     canonical(proto, feeds)
-    assert compiled(proto, feeds, tmp_path) < 0.03
+    assert error(proto, feeds, tmp_path) < 0.03
 
 
 @pytest.mark.parametrize(
-    ("body", "error"),
+    ("body", "most"),
     [("Round(x)", 0.001), ("Floor(x)", 0.001), ("Ceil(x)", 0.001), ("Mod<fmod=1>(x, c)", 0.15)],
 )
-def test_whole_numbers_of_floats(body: str, error: float, tmp_path: Path) -> None:
+def test_whole_numbers_of_floats(body: str, most: float, tmp_path: Path) -> None:
     """Not at a jump, to which 8 bits may bring a number that is near."""
     x = RNG.integers(-12, 12, (15, 17)).astype(np.float32) + np.float32(0.3)
     proto = model(f"y = {body}", "float[batch, seq] x", "float[a, b] y", {"c": np.float32(2)}, opset=18)
     canonical(proto, {"x": x})
-    assert compiled(proto, {"x": x}, tmp_path) < error
+    assert error(proto, {"x": x}, tmp_path) < most
 
 
 def test_places_that_are_counted_in_floats(tmp_path: Path) -> None:
@@ -148,7 +142,7 @@ def test_places_that_are_counted_in_floats(tmp_path: Path) -> None:
     }  # fmt: skip
     proto = model(body, "int64[batch, n] k, float[batch, n, 4] x", "float[b, 3, 4, 4] y", weights)
     feeds: Feeds = {"k": np.random.default_rng(2).integers(0, 3, (16, 12)), "x": floats(16, 12, 4)}
-    assert compiled(proto, feeds, tmp_path) < 0.01
+    assert error(proto, feeds, tmp_path) < 0.01
 
 
 @pytest.mark.parametrize("test", ["Less(a, tiny)", "LessOrEqual(a, half)", "Less(half, a)", "Less(minus, d)"])
@@ -191,11 +185,7 @@ def test_sampled_images(padding: str, corners: int, tmp_path: Path) -> None:
     feeds = {"x": floats(24, 3, 9, 7), "g": grid}
     graph = canonical(proto, feeds, 1e-4)
     assert operators(graph)["gather_elements"] == 4
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds)
-    (found,), (want,) = module.session().run(None, feeds), expected(proto, feeds)
-    assert np.array_equal(found, module.graph.evaluate(feeds)[0])
-    assert np.linalg.norm(found - want) < 0.1 * np.linalg.norm(want)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.1
 
 
 def test_places_that_jump_are_refused() -> None:
@@ -250,12 +240,7 @@ def test_maxima_over_what_a_mask_keeps(form: str, tmp_path: Path) -> None:
     proto = model(body, "float[batch, n, 3] x, bool[batch, n] keep", "float[b, 4] y", weights)
     lengths = np.random.default_rng(1).integers(1, 6, 40)
     feeds: Feeds = {"x": floats(40, 5, 3), "keep": np.arange(5)[None] < lengths[:, None]}
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds)
-    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
-    assert np.array_equal(found, exact)
-    want = expected(proto, feeds)[0]
-    assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.03
 
 
 def test_probabilities_that_are_averaged_are_finer_than_eight_bits(tmp_path: Path) -> None:
@@ -292,9 +277,4 @@ def test_softmax_of_negated_roots(tmp_path: Path) -> None:
     body = "q = Mul(x, x) s = Sqrt(q) n = Neg(s) p = Softmax<axis=-1>(n) y = MatMul(p, z)"
     proto = model(body, "float[batch, n, 8] x, float[batch, 8, 4] z", "float[b, m, 4] y")
     feeds: Feeds = {"x": floats(32, 6, 8), "z": floats(32, 8, 4)}
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds)
-    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
-    assert np.array_equal(found, exact)
-    want = expected(proto, feeds)[0]
-    assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.03

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
-import intc
 from intc.errors import FeedError, UnsupportedModel
 from intc.frontend import import_onnx
-from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
+from tests.compiled_models import compiled, distance
+from tests.onnx_models import Feeds, canonical, floats, model, operators
 
 
 def test_log_probabilities(tmp_path: Path) -> None:
@@ -20,12 +19,7 @@ def test_log_probabilities(tmp_path: Path) -> None:
         "m = MatMul(x, w) y = LogSoftmax(m)", "float[batch, seq, 8] x", "float[b2, s2, 6] y", weights
     )
     feeds: Feeds = {"x": floats(32, 5, 8)}
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds)
-    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
-    assert np.array_equal(found, exact)
-    want = expected(proto, feeds)[0]
-    assert np.linalg.norm(found - want) < 0.02 * np.linalg.norm(want)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.02
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
@@ -82,12 +76,8 @@ def test_columns_of_one_input_that_choose_from_tables_of_different_sizes(tmp_pat
     proto = model(body, "int64[batch, 2] ids", "float[batch, 6] y", weights)
     rng = np.random.default_rng(0)
     feeds = {"ids": np.stack([rng.integers(0, 3, 32), rng.integers(0, 9, 32)], axis=1)}
-    onnx.save(proto, tmp_path / "m.onnx")
-    module = intc.compile(tmp_path / "m.onnx", feeds)
-    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
-    assert np.array_equal(found, exact)
-    want = expected(proto, feeds)[0]
-    assert np.linalg.norm(found - want) < 0.02 * np.linalg.norm(want)
+    module = compiled(proto, feeds, tmp_path)
+    assert distance(module, proto, feeds) < 0.02
     with pytest.raises(FeedError, match=r"outside \[0, 8\]"):
         module.session().run(None, {"ids": np.array([[0, 9]])})
 

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-import intc
 from intc.errors import UnsupportedModel
 from intc.frontend import import_onnx
-from tests.onnx_models import Feeds, canonical, expected, floats, model
+from tests.compiled_models import compiled, distance
+from tests.onnx_models import Feeds, canonical, floats, model
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 H, WIDTH = 4, 3
@@ -70,16 +70,8 @@ def test_steps_written_out_give_what_the_layer_gives(name: str) -> None:
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_kernels_give_the_bits_of_the_reference(kind: str, tmp_path: Path) -> None:
     proto = layer(kind, "linear_before_reset=1" if kind == "GRU" else "", steps=3)
-    onnx.save(proto, tmp_path / "m.onnx")
-    data = {"x": floats(3, 32, WIDTH)}
-    module = intc.compile(tmp_path / "m.onnx", [data], rounding="nearest")
-    feeds = feeds_of(proto, 3)
-    wants = expected(proto, feeds)
-    for found, exact, want in zip(
-        module.session().run(None, feeds), module.graph.evaluate(feeds), wants, strict=True
-    ):
-        assert np.array_equal(found, exact)
-        assert np.linalg.norm(found - want) < 0.05 * np.linalg.norm(want)
+    module = compiled(proto, [{"x": floats(3, 32, WIDTH)}], tmp_path, rounding="nearest")
+    assert distance(module, proto, feeds_of(proto, 3)) < 0.05
 
 
 @pytest.mark.parametrize(

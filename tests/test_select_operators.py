@@ -7,27 +7,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
-import intc
 from intc.errors import UnsupportedModel
 from intc.frontend import import_onnx
-from tests.onnx_models import Feeds, canonical, expected, floats, model
+from tests.compiled_models import compiled, distance
+from tests.onnx_models import Feeds, canonical, floats, model
 
 W: Feeds = {"w": floats(6, 6) / 2}
 K: Feeds = {"k": np.array([2])}
 EXPERTS = "g = MatMul(x, w) p = Softmax(g) v, i = TopK(p, k) "
-
-
-def compiled(proto: onnx.ModelProto, feeds: Feeds, folder: Path) -> float:
-    """Relative distance of the kernels' result from fp32; they give the exact reference's bits."""
-    onnx.save(proto, folder / "m.onnx")
-    module = intc.compile(folder / "m.onnx", feeds, rounding="nearest")
-    (found,), (exact,) = module.session().run(None, feeds), module.graph.evaluate(feeds)
-    assert np.array_equal(found, exact)
-    (want,) = expected(proto, feeds)
-    return float(np.linalg.norm(found - want) / np.linalg.norm(want))
 
 
 @pytest.mark.parametrize("largest", [0, 1])
@@ -60,7 +49,7 @@ def test_experts_that_a_row_chooses(form: str, tmp_path: Path) -> None:
     proto = model(EXPERTS + MIXTURES[form], "float[batch, seq, 6] x", "float[a, b, c] y", weights)
     feeds = {"x": decided(floats(400, 6))[:80].reshape(16, 5, 6)}
     canonical(proto, feeds)
-    assert compiled(proto, feeds, tmp_path) < 0.05
+    assert distance(compiled(proto, feeds, tmp_path, rounding="nearest"), proto, feeds) < 0.05
 
 
 def decided(rows: np.ndarray) -> np.ndarray:
@@ -85,7 +74,8 @@ def test_fourier_transforms(onesided: int, tmp_path: Path) -> None:
     proto = model(body, "float[batch, 5, 6] x", "float[a, b, c] y", {"last": np.array([-1])}, opset=18)
     graph = canonical(proto, {"x": floats(8, 5, 6)})
     assert {node.op.name for node in graph.nodes} <= {"matmul", "reshape", "transpose", "add", "reduce_sum"}
-    assert compiled(proto, {"x": floats(16, 5, 6)}, tmp_path) < 0.02
+    feeds: Feeds = {"x": floats(16, 5, 6)}
+    assert distance(compiled(proto, feeds, tmp_path, rounding="nearest"), proto, feeds) < 0.02
     free = model("u = Unsqueeze(x, last) y = DFT<axis=1>(u)", "float[batch, seq] x", "float[a, b, c] y",
                  {"last": np.array([-1])}, opset=18)  # fmt: skip
     with pytest.raises(UnsupportedModel, match="the signal must have a fixed size"):

@@ -13,20 +13,17 @@ import pytest
 import intc
 from intc.errors import UnsupportedModel
 from intc.frontend import import_onnx
+from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
 RNG = np.random.default_rng(53)
 
 
-def compiled(path: Path, proto: onnx.ModelProto, feeds: Feeds, others: Feeds | None = None) -> intc.Module:
+def close(folder: Path, proto: onnx.ModelProto, feeds: Feeds, others: Feeds | None = None) -> intc.Module:
     """``proto`` compiled on ``feeds``: the exact reference's bits, close to fp32, on ``others`` as well."""
-    onnx.save(proto, path)
-    module = intc.compile(path, [feeds], rounding="nearest")
+    module = compiled(proto, [feeds], folder, rounding="nearest")
     for given in (feeds, others or feeds):
-        (found,), (exact,) = module.session().run(None, given), module.graph.evaluate(given)
-        assert np.array_equal(found, exact)
-        want = expected(proto, given)[0]
-        assert np.linalg.norm(found - want) < 0.03 * np.linalg.norm(want)
+        assert distance(module, proto, given) < 0.03
     return module
 
 
@@ -39,7 +36,7 @@ def test_a_box_of_a_fixed_tensor_is_cut_and_joined(tmp_path: Path) -> None:
     inputs = "float[4, 6, 5] x, float[4, 3, 2] u"
     weights = {"i": grid(range(4), range(1, 4), range(3, 5))}
     feeds: Feeds = {"x": floats(4, 6, 5), "u": floats(4, 3, 2)}
-    module = compiled(tmp_path / "m.onnx", model(body, inputs, "float[4, 6, 5] y", weights), feeds)
+    module = close(tmp_path, model(body, inputs, "float[4, 6, 5] y", weights), feeds)
     assert {"slice", "concat"} <= operators(module.graph).keys() and "gather" not in operators(module.graph)
 
 
@@ -71,7 +68,7 @@ def test_known_rows_out_of_order(tmp_path: Path) -> None:
     weights = {"i": np.array([[3, 1], [-4, 0], [2, 2]])}
     inputs = "float[4, 3, 5] x, float[3, 5] u"
     feeds: Feeds = {"x": floats(4, 3, 5), "u": floats(3, 5)}
-    compiled(tmp_path / "m.onnx", model(body, inputs, "float[4, 3, 5] y", weights), feeds)
+    close(tmp_path, model(body, inputs, "float[4, 3, 5] y", weights), feeds)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -85,7 +82,7 @@ def test_a_cache_of_fixed_length(rows: int, tmp_path: Path) -> None:
     proto = model(body, inputs, "float[b2, 2, 8, 4] y", {"last": np.array([-1])})
     feeds: Feeds = {"cache": floats(4, 2, 8, 4), "new": floats(4, 2, rows, 4), "at": np.arange(rows) + 2}
     others: Feeds = {**feeds, "at": np.array([-1, 0, 4])[:rows]}
-    compiled(tmp_path / "m.onnx", proto, feeds, others)
+    close(tmp_path, proto, feeds, others)
 
 
 def test_elements_along_one_axis_at_positions_that_are_repeated() -> None:
