@@ -16,8 +16,8 @@ from intc.ir.types import TensorType
 from intc.ops.fused import Linear
 from tests.c_programs import BOARDS, available, compile_network, link, run_program
 from tests.native import random_feed
+from tests.product_cases import attention_cases, linear_case, linear_cases
 from tests.test_c_kernels import side_by_side
-from tests.test_kernels_generic import attention_cases, linear_case, linear_cases
 
 GNU = "aarch64-linux-gnu-gcc"
 PAIRS = ("smlad", "sxtb16", "uxtb16", "pkhbt", "pkhtb")

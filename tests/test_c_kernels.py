@@ -23,9 +23,10 @@ from intc.ops.matmul import MatMul
 from intc.ops.requantize import Clip
 from intc.ops.row_softmax import NormaliseRows
 from tests.c_programs import UNDEFINED, compile_network, link, run_program
+from tests.kernel_cases import Case
 from tests.native import emit_side_by_side, random_feed
 from tests.op_cases import CASES, FLOAT_ONLY, sample
-from tests.test_kernels_generic import GROUPS, Case
+from tests.test_kernels_generic import GROUPS
 
 CONSTANT = {"linear": range(1, 9), "attention": range(3, 5)}  # inputs that a kernel wants as constants
 

@@ -19,9 +19,9 @@ from intc.ops.poly import PolyGelu
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.shift import ShiftGelu
 from intc.ops.window import GroupedConv
+from tests.kernel_cases import ints
 from tests.native import check_graph
 from tests.test_c_kernels import check as check_c
-from tests.test_kernels_generic import ints
 
 B = symbol("batch")
 NATIVE = [t for t in TARGETS if t.native and host_features().issuperset(t.features)]

@@ -20,7 +20,7 @@ from intc.ops.fused import Linear
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
 from intc.ops.requantize import Clip, Requantize
 from tests.emulated import check_graph, emulation
-from tests.test_kernels_generic import ints
+from tests.kernel_cases import ints
 
 B = symbol("batch")
 WIDE = Requantize(-(2**30) + 1, 2**30 - 1, "int32")

@@ -18,8 +18,9 @@ from intc.ir.types import TensorType
 from intc.ops.division import Divide
 from intc.ops.fused import Linear
 from intc.ops.shift import ShiftLayerNorm, Shiftmax
+from tests.kernel_cases import Case, ints
+from tests.product_cases import linear_case
 from tests.test_cuda_kernels import attention_case, t, wide_attention_case
-from tests.test_kernels_generic import Case, ints, linear_case
 
 NVCC = compiler.nvcc()
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")

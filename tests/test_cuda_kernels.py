@@ -19,8 +19,10 @@ from intc.ops.fused import Attention, Linear
 from intc.ops.im2col import Im2col
 from intc.ops.shift import ShiftLayerNorm
 from tests.emulated import build, check_graph, emulation, host_source
+from tests.kernel_cases import Case, ints
 from tests.native import check_op
-from tests.test_kernels_generic import GROUPS, Case, ints, linear_case
+from tests.product_cases import linear_case
+from tests.test_kernels_generic import GROUPS
 
 ORDERS = ("forward", "backward", "shuffled")
 BYTES = Linear(-127, 127, "int8")

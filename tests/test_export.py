@@ -23,8 +23,9 @@ from intc.ops.im2col import Im2col
 from intc.ops.movement import Reshape
 from intc.report.probe import probe_feeds
 from intc.report.reading import read_graph
+from tests.kernel_cases import Case
 from tests.native import random_feed
-from tests.test_kernels_generic import GROUPS, Case
+from tests.test_kernels_generic import GROUPS
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 
 EXAMPLES = Path(intc.__file__).parents[1] / "examples"

@@ -31,10 +31,11 @@ from intc.passes.plan import read_plan
 from intc.report.verify import verify_artifact
 from tests.emulated import check_graph as check_emulated
 from tests.emulated import emulation
+from tests.kernel_cases import Case
 from tests.native import check_graph, check_op
 from tests.test_c_kernels import check as check_c
 from tests.test_c_kernels import consistent, side_by_side
-from tests.test_kernels_generic import Case, all_cases
+from tests.test_kernels_generic import all_cases
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 
 FORMULAS = sorted(name for name, op in OPS.items() if issubclass(op, FormulaOp))

@@ -12,8 +12,8 @@ from intc.ops.elementwise import Add
 from intc.ops.movement import Expand, Reshape
 from intc.ops.requantize import Clip, Requantize
 from intc.passes.fold_repeated import FoldRepeated
+from tests.kernel_cases import ints
 from tests.native import check_graph
-from tests.test_kernels_generic import ints
 
 B = symbol("batch")
 

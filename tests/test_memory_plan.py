@@ -13,7 +13,8 @@ from intc.errors import CodegenError, UsageError
 from intc.ir.dims import Dim, evaluate, symbol
 from intc.ir.graph import Builder
 from intc.ir.types import TensorType
-from intc.ops.elementwise import Add, Not
+from intc.ops.elementwise import Add
+from intc.ops.logic import Not
 from intc.ops.movement import Reshape, Transpose
 from intc.ops.requantize import Clip
 from tests.native import check_graph

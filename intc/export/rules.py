@@ -17,6 +17,7 @@ from intc.ir.graph import Graph, Node
 from intc.ir.op import Array, FormulaOp
 from intc.ir.types import LIMITS, TensorType
 from intc.ops import elementwise as el
+from intc.ops import logic
 from intc.ops import movement as mv
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
@@ -325,12 +326,12 @@ RULES: Final[Mapping[type, Rule]] = {
     el.Mul: _plain("Mul", np.multiply),
     el.Max: _plain("Max", np.maximum),
     el.Min: _plain("Min", np.minimum),
-    el.Equal: _plain("Equal", np.equal),
-    el.Less: _plain("Less", np.less),
-    el.LessOrEqual: _plain("LessOrEqual", np.less_equal),
-    el.And: _logical("And", np.logical_and),
-    el.Or: _logical("Or", np.logical_or),
-    el.Not: _logical("Not", np.logical_not),
+    logic.Equal: _plain("Equal", np.equal),
+    logic.Less: _plain("Less", np.less),
+    logic.LessOrEqual: _plain("LessOrEqual", np.less_equal),
+    logic.And: _logical("And", np.logical_and),
+    logic.Or: _logical("Or", np.logical_or),
+    logic.Not: _logical("Not", np.logical_not),
     el.Where: _where,
     el.Cast: _cast,
     mv.Reshape: lambda ex, node, x: ex.reshape(x[0], node.op.shape),  # type: ignore[attr-defined]

@@ -15,7 +15,8 @@ from intc.frontend.symbolic import Imported, Index, as_index, is_symbolic
 from intc.ir.dims import Dim, Shape
 from intc.ir.op import Array, Op
 from intc.ir.types import DType
-from intc.ops.elementwise import Add, And, Div, Equal, Less, LessOrEqual, Max, Min, Mul, Or, Pow, Sub, Where
+from intc.ops.elementwise import Add, Div, Max, Min, Mul, Pow, Sub, Where
+from intc.ops.logic import And, Equal, Less, LessOrEqual, Or
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat
 

@@ -28,6 +28,7 @@ from intc.frontend.converters_rotary import (
 from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
 from intc.ops.softmax import Softmax
@@ -89,7 +90,7 @@ def _key_mask(call: Call, i: int, keys: Dim) -> str | None:
             "masks of more than one number for a sample are not supported",
         )
         position = call.ctx.live(Index((1, 1, 1, keys), (0, 0, 0, 1)), "positions")
-        return call.emit(ew.Less(), position, _column(call, mask), last=False)
+        return call.emit(logic.Less(), position, _column(call, mask), last=False)
     call.refuse(len(shape) > 4, f"a mask of rank {len(shape)} is not supported")
     if call.ctx.builder.graph.type(mask).dtype != "bool":
         mask = call.emit(ew.Cast("bool"), mask, last=False)
@@ -106,7 +107,7 @@ def _column(call: Call, numbers: str) -> str:
 def _both(call: Call, *masks: str | None) -> str | None:
     """What every one of ``masks`` keeps."""
     given = [m for m in masks if m is not None]
-    return functools.reduce(lambda a, b: call.emit(ew.And(), a, b, last=False), given) if given else None
+    return functools.reduce(lambda a, b: call.emit(logic.And(), a, b, last=False), given) if given else None
 
 
 def _joined(call: Call, past: int, new: str) -> str:
@@ -164,7 +165,7 @@ def _counted(call: Call, count: str, queries: Dim, keys: Dim, causal: bool) -> s
     offset, step = (queries, -1) if causal else (1, 0)
     rows = queries if causal else 1
     position = call.ctx.live(Index((1, 1, rows, keys), (0, 0, step, 1), offset), "positions")
-    return call.emit(ew.LessOrEqual(), position, _column(call, count), last=False)
+    return call.emit(logic.LessOrEqual(), position, _column(call, count), last=False)
 
 
 def _ms_attention(call: Call) -> list[Imported]:
@@ -293,7 +294,7 @@ def _grouped_query_attention(call: Call) -> list[Imported]:
     else:
         mask = _up_to(call, starts, length, keys)
         near = (
-            call.emit(ew.Not(), _up_to(call, starts, length, keys, window), last=False)
+            call.emit(logic.Not(), _up_to(call, starts, length, keys, window), last=False)
             if window > 0
             else None
         )
@@ -333,7 +334,7 @@ def _own_rows(call: Call, x: str, starts: str, past: Dim) -> str:
     row, start = positions((1, 1, total), (0, 0, 1)), _beside(call, starts, 3)
     moved = call.emit(ew.Sub(), positions((1, 1, total), (0, 0, 1), past), start, last=False)
     moved = call.emit(ew.Min(), moved, positions((1,), (0,), total - 1), last=False)
-    row = call.emit(ew.Where(), call.emit(ew.Less(), row, start, last=False), row, moved, last=False)
+    row = call.emit(ew.Where(), call.emit(logic.Less(), row, start, last=False), row, moved, last=False)
     return call.emit(ew.Add(), row, positions((batch, groups, 1), (groups * total, total, 0)), last=False)
 
 
@@ -347,7 +348,7 @@ def _rows_at(call: Call, x: str, at: str) -> str:
 def _up_to(call: Call, starts: str, queries: Dim, keys: Dim, before: int = 0) -> str:
     """bool [B, 1, S, T]: the keys up to row ``starts`` [B] + s - ``before``."""
     position = call.ctx.live(Index((1, 1, queries, keys), (0, 0, -1, 1), before), "positions")
-    return call.emit(ew.LessOrEqual(), position, _beside(call, starts, 4), last=False)
+    return call.emit(logic.LessOrEqual(), position, _beside(call, starts, 4), last=False)
 
 
 CONVERTERS: dict[str, Converter] = {"Attention": _attention}

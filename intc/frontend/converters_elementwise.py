@@ -14,7 +14,7 @@ from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.dims import Shape, broadcast
 from intc.ir.op import Op
 from intc.ir.types import DType
-from intc.ops import circular
+from intc.ops import circular, logic
 from intc.ops import elementwise as ew
 from intc.ops.movement import Reshape
 from intc.ops.softmax import Softmax
@@ -152,7 +152,7 @@ def _softsign(call: Call, x: str) -> str:
 def _sign(call: Call, x: str) -> str:
     """``(0 < x) - (x < 0)``."""
     zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(x)))
-    above, below = (call.emit(ew.Less(), *pair, last=False) for pair in ((zero, x), (x, zero)))
+    above, below = (call.emit(logic.Less(), *pair, last=False) for pair in ((zero, x), (x, zero)))
     parts = (call.emit(ew.Cast(call.dtype(x)), part, last=False) for part in (above, below))
     return call.emit(ew.Sub(), *parts)
 
@@ -164,23 +164,23 @@ def _mean(call: Call) -> list[Imported]:
 
 def _thresholded(call: Call, x: str) -> str:
     """x where it is above ``alpha``, else 0."""
-    above = call.emit(ew.Less(), call.constant([float(call.attributes.get("alpha", 1.0))]), x, last=False)
+    above = call.emit(logic.Less(), call.constant([float(call.attributes.get("alpha", 1.0))]), x, last=False)
     return call.emit(ew.Where(), above, x, call.constant([0.0]))
 
 
 def _shrink(call: Call, x: str) -> str:
     """``x + bias`` below -``lambd``, ``x - bias`` above ``lambd``, else 0."""
     bias, edge = (float(call.attributes.get(k, d)) for k, d in (("bias", 0.0), ("lambd", 0.5)))
-    below = call.emit(ew.Less(), x, call.constant([-edge]), last=False)
-    above = call.emit(ew.Less(), call.constant([edge]), x, last=False)
+    below = call.emit(logic.Less(), x, call.constant([-edge]), last=False)
+    above = call.emit(logic.Less(), call.constant([edge]), x, last=False)
     up, down = (call.emit(ew.Add(), x, call.constant([b]), last=False) for b in (bias, -bias))
     outer = call.emit(ew.Where(), above, down, call.constant([0.0]), last=False)
     return call.emit(ew.Where(), below, up, outer)
 
 
 def _xor(call: Call) -> list[Imported]:
-    same = call.emit(ew.Equal(), call.x(0), call.x(1), last=False)
-    return [_scalars(call, call.emit(ew.Not(), same))]
+    same = call.emit(logic.Equal(), call.x(0), call.x(1), last=False)
+    return [_scalars(call, call.emit(logic.Not(), same))]
 
 
 def _tan(call: Call, x: str) -> str:
@@ -240,7 +240,7 @@ def _and(call: Call) -> list[Imported]:
             return [other]
         if known is False:
             return [Splat(_whole(call), np.bool_(False))]
-    return [call.emit(ew.And(), call.x(0), call.x(1))]
+    return [call.emit(logic.And(), call.x(0), call.x(1))]
 
 
 def _swapped(op: Op) -> Converter:
@@ -299,7 +299,7 @@ def _equal(call: Call) -> list[Imported]:
         if infinite and isinstance(value, str):
             call.refuse(_infinite(call, value), "tests for infinity of masked values are not supported")
             return [Splat(call.shape(value), np.bool_(False))]
-    return elementwise(ew.Equal())(call)
+    return elementwise(logic.Equal())(call)
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -346,13 +346,13 @@ CONVERTERS: dict[str, Converter] = {
     "Swish": _silu,
     "Relu": elementwise(ew.Relu()),
     "Equal": _equal,
-    "Less": elementwise(ew.Less()),
-    "LessOrEqual": elementwise(ew.LessOrEqual()),
-    "Greater": _swapped(ew.Less()),
-    "GreaterOrEqual": _swapped(ew.LessOrEqual()),
+    "Less": elementwise(logic.Less()),
+    "LessOrEqual": elementwise(logic.LessOrEqual()),
+    "Greater": _swapped(logic.Less()),
+    "GreaterOrEqual": _swapped(logic.LessOrEqual()),
     "And": _and,
-    "Or": elementwise(ew.Or()),
-    "Not": elementwise(ew.Not()),
+    "Or": elementwise(logic.Or()),
+    "Not": elementwise(logic.Not()),
     "Where": _where,
     "IsNaN": _is_nan,
     "IsInf": _is_inf,

@@ -21,7 +21,8 @@ from intc.frontend.symbolic import (
 )
 from intc.ir.dims import Dim, Shape, product
 from intc.ir.op import Array
-from intc.ops.elementwise import Add, Less, Max, Min, Mul, Where
+from intc.ops.elementwise import Add, Max, Min, Mul, Where
+from intc.ops.logic import Less
 from intc.ops.movement import Expand, Gather, GatherElements, Reshape, Slice, Transpose
 
 

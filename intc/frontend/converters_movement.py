@@ -13,7 +13,8 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import NUMBERS, Imported, Index, dims_of
 from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
 from intc.ir.op import Array
-from intc.ops.elementwise import And, Cast, Equal, LessOrEqual, Or, Where
+from intc.ops.elementwise import Cast, Where
+from intc.ops.logic import And, Equal, LessOrEqual, Or
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
 
 

@@ -14,6 +14,7 @@ from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported, Splat
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.elementwise import FloatUnary
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Concat, Slice, Transpose
@@ -189,7 +190,7 @@ def _inside(call: Call, t: int) -> str | None:
         return None
     lengths = call.x(4)
     at = call.ctx.builder.constant(f"{call.node.output[0]}.step", np.full(1, t, call.dtype(lengths)))
-    inside = call.emit(ew.Less(), at, lengths, last=False)
+    inside = call.emit(logic.Less(), at, lengths, last=False)
     return reshape_to(call, inside, (*call.shape(lengths), 1), True)
 
 

@@ -13,6 +13,7 @@ from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Transpose
 from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceSum
@@ -84,7 +85,7 @@ def _lp_normalization(call: Call) -> list[Imported]:
 
 def _negated(call: Call, x: str, last: bool = False) -> str:
     if call.dtype(x) == "bool":
-        return call.emit(ew.Not(), x, last=last)
+        return call.emit(logic.Not(), x, last=last)
     graph, node = call.ctx.builder.graph, call.ctx.builder.producer(x)
     chosen = node is not None and isinstance(node.op, ew.Where) and call.dtype(x) == "float32"
     if node is not None and chosen and set(node.inputs[1:]) & graph.constants.keys():

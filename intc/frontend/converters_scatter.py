@@ -19,7 +19,8 @@ from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index
 from intc.ir.dims import Dim, product
 from intc.ir.op import Array
-from intc.ops.elementwise import Add, Equal, Less, LessOrEqual, Or, Where
+from intc.ops.elementwise import Add, Where
+from intc.ops.logic import Equal, Less, LessOrEqual, Or
 from intc.ops.movement import Concat, Expand, Gather, Slice
 from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceMax

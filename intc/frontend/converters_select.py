@@ -7,6 +7,7 @@ from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Shape
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.movement import GatherElements, Slice, Transpose
 from intc.ops.reduce import ArgMax, ReduceMax, ReduceSum
 
@@ -35,14 +36,16 @@ def _top_k(call: Call) -> list[Imported]:
     each = reshape_to(call, rows, (*lead, size, 1), True)
     other = reshape_to(call, rows, (*lead, 1, size), True)
     pair = (each, other) if call.attributes.get("largest", 1) else (other, each)
-    above = call.emit(ew.Less(), *pair, last=False)
-    level = call.emit(ew.Equal(), each, other, last=False)
-    first = call.emit(ew.Less(), _positions(call, (1, size), 1), _positions(call, (size, 1), 0), last=False)
-    before = call.emit(ew.Or(), above, call.emit(ew.And(), level, first, last=False), last=False)
+    above = call.emit(logic.Less(), *pair, last=False)
+    level = call.emit(logic.Equal(), each, other, last=False)
+    first = call.emit(
+        logic.Less(), _positions(call, (1, size), 1), _positions(call, (size, 1), 0), last=False
+    )
+    before = call.emit(logic.Or(), above, call.emit(logic.And(), level, first, last=False), last=False)
     place = call.emit(ReduceSum((rank,), False), call.emit(ew.Cast("int32"), before, last=False), last=False)
     place = reshape_to(call, call.emit(ew.Cast("int64"), place, last=False), (*lead, 1, size), True)
     asked = call.emit(Slice(0, 0, k), _positions(call, (size, 1), 0), last=False)  # refuses k > size
-    here = call.emit(ew.Equal(), place, asked, last=False)
+    here = call.emit(logic.Equal(), place, asked, last=False)
     zero = call.ctx.live(Index((1,), (0,)), "zero")
     at = call.emit(ew.Where(), here, _positions(call, (1, size), 1), zero, last=False)
     at = call.emit(ReduceMax((rank,), False), at, last=False)
@@ -58,7 +61,7 @@ def _hardmax(call: Call) -> list[Imported]:
     axis = call.axis(x, -1)
     largest = call.emit(ArgMax(axis, True), x, last=False)
     shape = tuple(d if a == axis else 1 for a, d in enumerate(call.shape(x)))
-    here = call.emit(ew.Equal(), largest, _positions(call, shape, axis), last=False)
+    here = call.emit(logic.Equal(), largest, _positions(call, shape, axis), last=False)
     return [call.emit(ew.Cast("float32"), here)]
 
 

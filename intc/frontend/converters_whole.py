@@ -9,6 +9,7 @@ from intc.frontend.converters_elementwise import elementwise
 from intc.frontend.symbolic import Imported
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.division import Divide
 from intc.ops.fused import WIDE
 from intc.ops.requantize import Clip
@@ -58,7 +59,7 @@ def _remainder(call: Call) -> list[Imported]:
     a, b = (call.emit(ew.Abs(), call.x(i), last=False) for i in (0, 1))
     whole = call.emit(ew.Floor(), call.emit(ew.Div(), a, b, last=False), last=False)
     rest = call.emit(ew.Sub(), a, call.emit(ew.Mul(), whole, b, last=False), last=False)
-    below = call.emit(ew.Less(), call.x(0), call.constant([0.0]), last=False)
+    below = call.emit(logic.Less(), call.x(0), call.constant([0.0]), last=False)
     return [call.emit(ew.Where(), below, call.emit(ew.Mul(), rest, call.constant([-1.0]), last=False), rest)]
 
 

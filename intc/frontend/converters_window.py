@@ -17,6 +17,7 @@ from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.conv import Conv
 from intc.ops.im2col import Im2col
 from intc.ops.movement import Slice, Transpose
@@ -168,8 +169,11 @@ def _computed_counts(call: Call, size: Dim, outputs: Dim, window: Window, axis: 
     steps = (window.stride, window.dilation)
     at = call.ctx.live(Index((outputs, window.kernel), steps, -window.pads[0]), "positions")
     first, end = (call.ctx.live(Index((1,), (0,), d), "positions") for d in (-ahead, size + behind))
-    inside = (call.emit(ew.LessOrEqual(), first, at, last=False), call.emit(ew.Less(), at, end, last=False))
-    counted = call.emit(ew.Cast("int32"), call.emit(ew.And(), *inside, last=False), last=False)
+    inside = (
+        call.emit(logic.LessOrEqual(), first, at, last=False),
+        call.emit(logic.Less(), at, end, last=False),
+    )
+    counted = call.emit(ew.Cast("int32"), call.emit(logic.And(), *inside, last=False), last=False)
     number = call.emit(ReduceSum((1,), False), counted, last=False)
     return reshape_to(call, number, (outputs, *(1,) * (2 - axis)), True)
 

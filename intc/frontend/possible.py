@@ -7,12 +7,23 @@ from dataclasses import replace
 from intc.ir.graph import Graph, Node
 from intc.ir.types import TensorType
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.movement import Expand, Reshape, Transpose
 from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceMax, ReduceSum
 
 Ends = tuple[int, int]
-POINTWISE = (ew.Cast, ew.Not, ew.Where, ew.Mul, ew.Or, ew.And, ew.Equal, ew.Less, ew.LessOrEqual)
+POINTWISE = (
+    ew.Cast,
+    logic.Not,
+    ew.Where,
+    ew.Mul,
+    logic.Or,
+    logic.And,
+    logic.Equal,
+    logic.Less,
+    logic.LessOrEqual,
+)
 DEPTH = 64  # operators that a question passes through
 
 
@@ -91,7 +102,7 @@ def _result(op: object, x: list[Ends]) -> Ends | None:
     if isinstance(op, ew.Cast):
         away = low > 0 or high < 0
         return (int(away), int((low, high) != (0, 0))) if op.dtype == "bool" else (low, high)
-    if isinstance(op, ew.Not):
+    if isinstance(op, logic.Not):
         return 1 - high, 1 - low
     if isinstance(op, ew.Where):
         yes, no = others
@@ -100,12 +111,12 @@ def _result(op: object, x: list[Ends]) -> Ends | None:
     if isinstance(op, ew.Mul):
         ends = [a * b for a in (low, high) for b in (least, most)]
         return min(ends), max(ends)
-    if isinstance(op, ew.And):
+    if isinstance(op, logic.And):
         return min(low, least), min(high, most)
-    if isinstance(op, ew.Or):
+    if isinstance(op, logic.Or):
         return max(low, least), max(high, most)
-    if isinstance(op, ew.Equal):
+    if isinstance(op, logic.Equal):
         return int(low == high == least == most), int(low <= most and least <= high)
-    if isinstance(op, ew.Less):
+    if isinstance(op, logic.Less):
         return int(high < least), int(low < most)
     return int(high <= least), int(low <= most)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from intc.frontend.call import BROADCASTING
 from intc.ir.op import Op
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.conv import Conv
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.gelu import Gelu
@@ -17,7 +18,7 @@ from intc.ops.positions import Positions
 from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.softmax import Softmax
 
-POINTWISE = (*BROADCASTING, ew.FloatUnary, ew.Not, ew.Cast, FakeQuantize, Gelu)
+POINTWISE = (*BROADCASTING, ew.FloatUnary, logic.Not, ew.Cast, FakeQuantize, Gelu)
 
 
 def row_wise(op: Op, along: Sequence[int | None], ranks: Sequence[int]) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from intc.frontend.chosen import Placed, digits
 from intc.ir.dims import product
 from intc.ops import elementwise as ew
+from intc.ops import logic
 from intc.ops.movement import Slice
 from intc.ops.reduce import ReduceSum
 
@@ -126,5 +127,5 @@ class Writer:
         again = tuple(self.axis + axes.index(a) for a in self.again)
         found, *others = self._each(mask, again) if again else [mask]
         for other in others:
-            found = self.w.emit(ew.Or(), found, other)
+            found = self.w.emit(logic.Or(), found, other)
         return self._arranged(found)

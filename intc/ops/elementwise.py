@@ -1,5 +1,5 @@
-"""Element-by-element operators with broadcasting: float arithmetic, integer sums and products, comparisons
-and masks.
+"""Element-by-element operators with broadcasting: float arithmetic, integer sums and products, casts
+and choices by a mask.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from intc.ir.types import LIMITS, DType, TensorType
 from intc.ops.movement import joined
 
 
-def _pair(op: Op, types: tuple[TensorType, ...]) -> tuple[TensorType, TensorType]:
+def pair(op: Op, types: tuple[TensorType, ...]) -> tuple[TensorType, TensorType]:
+    """The types of two operands that are both float or both integer."""
     a, b = types
     if a.is_float != b.is_float:
         raise GraphError(f"{op.name} mixes float and integer operands: {a} and {b}")
@@ -42,7 +43,7 @@ class _Binary(Op):
     arity: ClassVar[tuple[int, ...]] = (2,)
 
     def infer(self, *types: TensorType) -> TensorType:
-        a, b = _pair(self, types)
+        a, b = pair(self, types)
         shape = broadcast(a.shape, b.shape)
         if a.is_float:
             return TensorType(shape, "float32")
@@ -286,88 +287,6 @@ class Relu(FloatUnary):
 
 
 @dataclass(frozen=True)
-class _Compare(Op):
-    """A comparison of two operands of one kind, as bool."""
-
-    arity: ClassVar[tuple[int, ...]] = (2,)
-
-    def infer(self, *types: TensorType) -> TensorType:
-        a, b = _pair(self, types)
-        return TensorType(broadcast(a.shape, b.shape), "bool")
-
-    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.asarray(self.apply(arrays[0], arrays[1]), np.bool_)
-
-    def apply(self, a: Any, b: Any) -> Any:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Equal(_Compare):
-    """``a == b``."""
-
-    name: ClassVar[str] = "equal"
-
-    def apply(self, a: Any, b: Any) -> Any:
-        return a == b
-
-
-@dataclass(frozen=True)
-class Less(_Compare):
-    """``a < b``."""
-
-    name: ClassVar[str] = "less"
-
-    def apply(self, a: Any, b: Any) -> Any:
-        return a < b
-
-
-@dataclass(frozen=True)
-class LessOrEqual(_Compare):
-    """``a <= b``."""
-
-    name: ClassVar[str] = "less_or_equal"
-
-    def apply(self, a: Any, b: Any) -> Any:
-        return a <= b
-
-
-@dataclass(frozen=True)
-class And(_Compare):
-    """Logical and of two bools."""
-
-    name: ClassVar[str] = "and"
-
-    def apply(self, a: Any, b: Any) -> Any:
-        return a & b
-
-
-@dataclass(frozen=True)
-class Or(_Compare):
-    """Logical or of two bools."""
-
-    name: ClassVar[str] = "or"
-
-    def apply(self, a: Any, b: Any) -> Any:
-        return a | b
-
-
-@dataclass(frozen=True)
-class Not(Op):
-    """Logical not of a bool."""
-
-    name: ClassVar[str] = "not"
-
-    def infer(self, *types: TensorType) -> TensorType:
-        if types[0].dtype != "bool":
-            raise GraphError(f"not takes a bool operand, not {types[0]}")
-        return TensorType(types[0].shape, "bool")
-
-    def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        return np.logical_not(arrays[0])
-
-
-@dataclass(frozen=True)
 class Cast(Op):
     """Another element type; numbers to bool are ``x != 0``. Integers must fit the new type."""
 
@@ -423,12 +342,6 @@ OPS = (
     Tanh,
     Sigmoid,
     Relu,
-    Equal,
-    Less,
-    LessOrEqual,
-    And,
-    Or,
-    Not,
     Cast,
     Where,
 )

@@ -12,22 +12,8 @@ import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import (
-    Abs,
-    Add,
-    Cast,
-    Equal,
-    Floor,
-    Less,
-    LessOrEqual,
-    Max,
-    Min,
-    Mul,
-    Relu,
-    Round,
-    Sub,
-    Where,
-)
+from intc.ops.elementwise import Abs, Add, Cast, Floor, Max, Min, Mul, Relu, Round, Sub, Where
+from intc.ops.logic import Equal, Less, LessOrEqual
 from intc.ops.movement import MOVEMENT
 from intc.ops.reduce import CumSum, ReduceMax, ReduceSum
 from intc.ops.requantize import Clip

@@ -11,7 +11,8 @@ import numpy as np
 from intc.ir.dims import Shape, product
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, And, Cast, Equal, Less, Max, Min, Mul, Not, Sub, Where
+from intc.ops.elementwise import Add, Cast, Max, Min, Mul, Sub, Where
+from intc.ops.logic import And, Equal, Less, Not
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
 from intc.passes.rewrite import constant_of, scalar_of
 

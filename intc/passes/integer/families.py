@@ -20,11 +20,12 @@ from intc.ir.graph import Node
 from intc.ir.op import Array, FormulaOp
 from intc.ops import OPS
 from intc.ops.dyadic import dyadic
-from intc.ops.elementwise import Cast, Not, Or, Where
+from intc.ops.elementwise import Cast, Where
 from intc.ops.gelu import Gelu
 from intc.ops.ibert import IbertGelu, IbertLayerNorm, IbertSoftmax
 from intc.ops.ivit import IvitLayerNorm, IvitShiftGelu, IvitShiftmax
 from intc.ops.layer_norm import LayerNorm
+from intc.ops.logic import Not, Or
 from intc.ops.lut import LutSoftmax
 from intc.ops.poly import PolyGelu
 from intc.ops.reduce import ReduceSum
