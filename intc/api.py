@@ -26,7 +26,7 @@ from intc.calibration.readers import Feeds
 from intc.codegen.c.source import require_fixed
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.targets import resolve
-from intc.errors import CalibrationError, UsageError
+from intc.errors import CalibrationError, ImportFailure, UsageError
 from intc.frontend import import_onnx
 from intc.integrations.calibration import ParquetFeeds
 from intc.ir.bound import bound
@@ -98,6 +98,8 @@ def compile(
     path = Path(model)
     tell("import")
     source = import_onnx(path, inputs)
+    if not source.inputs:
+        raise ImportFailure(f"{path}: the model has no inputs: its outputs are constants")
     fixed = bound(source, sizes or {})
     if not processor.native:
         require_fixed(fixed)

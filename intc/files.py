@@ -73,7 +73,7 @@ def read_npz(path: str | os.PathLike[str], refusal: type[IntcError] = UsageError
 
     if not Path(path).exists():
         raise refusal(f"{path}: no such file")
-    if not zipfile.is_zipfile(path):
+    if not Path(path).is_file() or not zipfile.is_zipfile(path):
         raise refusal(f"{path}: not an .npz file")
     try:
         with np.load(path, allow_pickle=False) as data:

@@ -189,3 +189,14 @@ def test_batches_are_counted_where_they_can_be(graph: Graph) -> None:
     feeds = tiny_feeds(17, 6)
     assert count_batches(graph, feeds) == len(list(open_feeds(graph, feeds))) == 3
     assert count_batches(graph, iter([feeds])) is None
+
+
+def test_what_the_data_holds_is_said() -> None:
+    graph = import_onnx(model("y = Relu(x)", "float[batch, 4] x", "float[batch, 4] y"))
+    for data, reason in (
+        ({"z": np.zeros((2, 4))}, "input 'x' is missing; it holds z"),
+        ({"x": np.float32(3)}, "input 'x' is one number, not samples along axis 0"),
+        ({"x": np.full((2, 4), 1e300)}, "input 'x' holds NaN or infinite values"),  # as float32
+    ):
+        with pytest.raises(CalibrationError, match=reason):
+            list(open_feeds(graph, data))

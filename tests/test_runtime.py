@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import os
+import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -325,3 +329,50 @@ def test_sessions_share_weights_in_a_private_folder(artifact: Path, tmp_path: Pa
     folder.chmod(0o777)
     with pytest.raises(UsageError, match="not a folder in which only this user can write"):
         intc.load(artifact, share=folder)
+
+
+def test_feeds_that_are_no_dict_of_arrays(session: Session) -> None:
+    feed = small_feeds(2)
+    for wrong, reason in (
+        (None, "the feeds are a NoneType, not a dict"),
+        ([feed["x"]], "the feeds are a list, not a dict"),
+        ({**feed, "x": [[1.0, 2.0], [3.0]]}, "input 'x' cannot become an array of numpy"),
+    ):
+        with pytest.raises(FeedError, match=reason):
+            session.run(None, wrong)  # type: ignore[arg-type]
+    with pytest.raises(FeedError, match="are a list"):
+        session.run("logits", feed)  # type: ignore[arg-type]
+
+
+def test_finite_reals_beyond_the_range_saturate(session: Session) -> None:
+    """Also where their quotient by the scale is no float32."""
+    feed = small_feeds(3)
+    far, end = ({**feed, "x": np.full_like(feed["x"], value)} for value in (3e38, 1e3))
+    for ours, theirs in zip(session.run(None, far), session.run(None, end), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_session_is_neither_pickled_nor_copied(session: Session) -> None:
+    for send in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(UsageError, match="cannot be pickled or copied"):
+            send(session)
+
+
+def test_a_forked_process_goes_on(session: Session) -> None:
+    """It has none of the threads of the pool that has run before."""
+    given, exact = small_feeds(5), small_graph().evaluate(small_feeds(5))
+    check(session, given)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # instead of waiting for threads that are not there
+        found = session.run(None, given)
+        os._exit(not all(map(np.array_equal, found, exact)))
+    assert os.waitpid(child, 0)[1] == 0
+    check(session, given)
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "pipe.intc")
+    with pytest.raises(UsageError, match="not a regular file"):
+        intc.load(tmp_path / "pipe.intc")

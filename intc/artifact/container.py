@@ -13,6 +13,7 @@ import hashlib
 import mmap
 import os
 import re
+import stat
 import struct
 import zlib
 from collections.abc import Collection, Mapping
@@ -195,9 +196,16 @@ class Container:
             end = entry.start + entry.size
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Opened without waiting for what a pipe may bring."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _map(path: Path) -> mmap.mmap:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"{path}: not a regular file")
             size = os.fstat(file.fileno()).st_size
             if not 0 < size <= MAX_FILE:
                 raise ArtifactCorrupt(f"{path}: {size} bytes cannot be an intc artifact")

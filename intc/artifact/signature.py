@@ -29,7 +29,7 @@ Key: TypeAlias = str | os.PathLike[str] | bytes
 
 def check(container: Container, trusted: Sequence[Key]) -> None:
     """ArtifactUntrusted unless one of the ``trusted`` keys (PEM files, or 32 bytes) signed the manifest."""
-    keys = [public_key(key) for key in trusted]
+    keys = [public_key(key) for key in ([trusted] if isinstance(trusted, str | bytes) else trusted)]
     if not keys:
         raise UsageError("trusted_keys is empty, so no artifact can be trusted")
     where = container.path

@@ -69,8 +69,15 @@ def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterato
 
 
 def _stacked(graph: Graph, data: Mapping[str, Array], batch: int, what: str) -> Iterator[dict[str, Array]]:
+    missing = [name for name in graph.inputs if name not in data and name not in graph.states]
+    if missing:
+        found = ", ".join(sorted(data)) or "nothing"
+        raise CalibrationError(f"{what}: input '{missing[0]}' is missing; it holds {found}")
     arrays = {name: np.asarray(data[name]) for name in graph.inputs if name in data}
-    lengths = {name: len(a) if a.ndim else 0 for name, a in arrays.items()}
+    for name, array in arrays.items():
+        if not array.ndim:
+            raise CalibrationError(f"{what}: input '{name}' is one number, not samples along axis 0")
+    lengths = {name: len(a) for name, a in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise CalibrationError(f"{what}: inputs hold different numbers of samples: {lengths}")
     total = next(iter(lengths.values()), 0)
@@ -91,7 +98,8 @@ def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Ar
     for name in graph.inputs:
         type_ = graph.type(name)
         if name not in feed:
-            raise CalibrationError(f"{what}: input '{name}' is missing; it holds {sorted(feed) or 'nothing'}")
+            found = ", ".join(sorted(feed)) or "nothing"
+            raise CalibrationError(f"{what}: input '{name}' is missing; it holds {found}")
         array = np.asarray(feed[name])
         fits = array.ndim == type_.rank and all(
             isinstance(d, Poly) or d == n for d, n in zip(type_.shape, array.shape, strict=True)
@@ -103,11 +111,13 @@ def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Ar
             raise CalibrationError(f"{what}: input '{name}' is empty")
         if array.dtype.kind not in "fiub" or (array.dtype.kind == "f") > type_.is_float:
             raise CalibrationError(f"{what}: input '{name}' has type {array.dtype}, expected {type_.dtype}")
+        with np.errstate(over="ignore"):
+            array = array.astype(type_.dtype, copy=False)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise CalibrationError(
                 f"{what}: input '{name}' holds NaN or infinite values; remove those samples"
             )
-        out[name] = array.astype(type_.dtype, copy=False)
+        out[name] = array
     return out
 
 

@@ -133,9 +133,12 @@ class Importer:
             real = self.builder.graph.type(value).is_float
             if real and ELEMENT.get(output.type.tensor_type.elem_type, "float32") != "float32":
                 raise ImportFailure(
-                    f"{self.source}: output '{output.name}' is a quantised tensor; end the model with its"
-                    " DequantizeLinear"
+                    f"{self.source}: output '{output.name}' is declared as"
+                    f" {element_name(output.type.tensor_type.elem_type)}, but computed as real numbers; end a"
+                    " quantised tensor with its DequantizeLinear"
                 )
+            if output.name in names.values():
+                raise ImportFailure(f"{self.source}: output '{output.name}' is listed twice")
             if value in (*names, *self.builder.graph.inputs, *self.builder.graph.constants):
                 value = self.builder.emit(Reshape(self.shape_of(value)), value, name=output.name)
             self.builder.output(value)

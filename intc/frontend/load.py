@@ -5,12 +5,14 @@ line.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+import networkx
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from onnx.inliner import inline_local_functions
 
 from intc.errors import ImportFailure
 from intc.ir.op import Array
@@ -18,6 +20,7 @@ from intc.ir.types import MAX_RANK
 
 FINITE_ABOVE = 16  # elements: smaller arrays may hold -inf, as mask constants do
 SIZE_LIMIT = 2**36  # bytes of one weight
+NODE_LIMIT = 10**6  # nodes of local functions, each written out where it is called
 
 
 def first_line(error: BaseException) -> str:
@@ -33,15 +36,23 @@ def element_name(number: int) -> str:
 
 def read_model(path: Path) -> onnx.ModelProto:
     """The model in ``path``; external weights are left where they are, for :func:`take_initializers`."""
-    if not path.is_file():
+    if not path.exists():
         raise ImportFailure(f"{path}: no such file")
+    if not path.is_file():
+        raise ImportFailure(f"{path}: not a regular file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImportFailure(f"{path}: cannot be read ({error.strerror})") from None
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto.ParseFromString(data)
     except Exception as error:  # protobuf's own error class depends on its build
         raise ImportFailure(f"{path}: not an ONNX model, or a truncated one ({first_line(error)})") from None
     if not proto.graph.node and not proto.graph.output:
         raise ImportFailure(f"{path}: not an ONNX model, or an empty one")
+    if not proto.graph.output:
+        raise ImportFailure(f"{path}: the model has no outputs")
     return proto
 
 
@@ -93,15 +104,47 @@ def _external(tensor: onnx.TensorProto, path: Path) -> Array:
 
 def checked_model(proto: onnx.ModelProto, source: str) -> onnx.ModelProto:
     """``proto`` with its local functions inlined, after onnx's structural check (weights excluded)."""
+    _check_functions(proto, source)
+    for info in proto.graph.input:
+        if info.type.HasField("tensor_type") and not info.type.tensor_type.HasField("shape"):
+            raise ImportFailure(f"{source}: input '{info.name}' has no shape; export the model with one")
     try:
         if proto.functions:
-            proto = onnx.inliner.inline_local_functions(proto)
+            proto = inline_local_functions(proto)
         onnx.checker.check_model(_without_weights(proto))
     except Exception as error:
         if "No Op registered" in str(error):  # listed by name, with all its like, further on
             return proto
         raise ImportFailure(f"{source}: not a valid ONNX model ({_cause(error)})") from None
     return proto
+
+
+def _check_functions(proto: onnx.ModelProto, source: str) -> None:
+    """Refuse local functions that call themselves, or that are too many nodes once written out."""
+    bodies = {(f.domain, f.name, f.overload): f.node for f in proto.functions}
+    calls = networkx.DiGraph()
+    for name, body in bodies.items():
+        calls.add_node(name)
+        calls.add_edges_from((name, callee) for callee in _called(body) if callee in bodies)
+    try:
+        order = list(networkx.topological_sort(calls))
+    except networkx.NetworkXUnfeasible:
+        raise ImportFailure(f"{source}: local functions call each other without end") from None
+    sizes: dict[tuple[str, str, str], int] = {}
+    for name in reversed(order):
+        sizes[name] = sum(sizes.get(callee, 1) for callee in _called(bodies[name]))
+    size = sum(sizes.get(callee, 1) for callee in _called(proto.graph.node))
+    if sizes and size > NODE_LIMIT:
+        raise ImportFailure(f"{source}: local functions become {size} nodes, more than {NODE_LIMIT}")
+
+
+def _called(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str, str]]:
+    """The operators of ``nodes`` and of the graphs in them."""
+    for node in nodes:
+        yield node.domain, node.op_type, node.overload
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _called(graph.node)
 
 
 def _cause(error: BaseException) -> str:

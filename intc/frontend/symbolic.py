@@ -25,6 +25,7 @@ from intc.ir.dims import (
     broadcast,
     floor_div,
     is_symbol,
+    terms_of,
 )
 from intc.ir.op import Array
 from intc.ir.types import DType
@@ -124,6 +125,17 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Div": _quotient,
     "Equal": lambda a, b: a == b,
 }
+TERMS, FACTORS = 256, 16  # of a size that is computed from others, and of each term
+
+
+def _moderate(size: Any) -> Any:
+    """``size``, unless no shape could hold it: repeated squares would fill the memory."""
+    for factors, coefficient in terms_of(as_dim(size)).items():
+        if not -(2**63) <= coefficient < 2**63:
+            raise GraphError("a computed size leaves 64 bits")
+        if len(factors) > FACTORS or len(terms_of(size)) > TERMS:
+            raise GraphError(f"a computed size has more than {TERMS} terms or {FACTORS} factors")
+    return size
 
 
 def fold_symbolic(
@@ -135,7 +147,8 @@ def fold_symbolic(
     args = [np.asarray(x, object) if x is not None else None for x in inputs]
     x = args[0]
     if op in _ELEMENTWISE and len(args) == 2:
-        return np.asarray(np.frompyfunc(_ELEMENTWISE[op], 2, 1)(args[0], args[1]), object)
+        found = np.frompyfunc(_ELEMENTWISE[op], 2, 1)(args[0], args[1])
+        return np.asarray(found if op == "Equal" else np.frompyfunc(_moderate, 1, 1)(found), object)
     if op in ("Max", "Min") and len(args) == 2:
         decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest), 2, 1)
         return np.asarray(decide(args[0], args[1]), object)

@@ -17,7 +17,7 @@ from intc.ops.pointwise import BINARY, CURVED, FUNCTIONS, Pointwise
 from intc.passes.rewrite import rewrite, scalar_of
 
 BENT = (Relu, Sigmoid, Tanh, *CURVED)
-DEPTH = 32
+LONGEST = 64  # operators of one formula
 OWN_POWERS = (2.0, 0.5)
 
 
@@ -76,16 +76,19 @@ class _Regions:
         return scalar_of(self.graph, self.producers, value)
 
     def _inside(self, value: str, x: str) -> list[Node]:
-        """The nodes between ``x`` and ``value``."""
-        if value == x or value not in self.producers or self._number(value) is not None:
-            return []
-        node = self.producers[value]
-        return [node, *(n for i in dict.fromkeys(node.inputs) for n in self._inside(i, x))][: 2 * DEPTH]
+        """The nodes between ``x`` and ``value``, as often as the formula has them, or the first too many."""
+        nodes, pending = list[Node](), [value]
+        while pending and len(nodes) <= LONGEST:
+            at = pending.pop()
+            if at != x and at in self.producers and self._number(at) is None:
+                nodes.append(self.producers[at])
+                pending += nodes[-1].inputs
+        return nodes
 
     def worthwhile(self, value: str, x: str) -> bool:
         """Whether the region needs a curve, or combines a bent function of x with x again."""
         nodes = self._inside(value, x)
-        if len(nodes) > DEPTH:
+        if len(nodes) > LONGEST:
             return False
         curved = any(isinstance(n.op, CURVED) or self._odd_power(n) for n in nodes)
         bent = any(isinstance(n.op, BENT) for n in nodes)

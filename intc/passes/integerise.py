@@ -183,17 +183,18 @@ def _index_ranges(graph: Graph) -> dict[str, int]:
     return out
 
 
-def _rows_read(
-    graph: Graph, users: Mapping[str, list[Node]], value: str, part: bool = False
-) -> Iterator[tuple[int, bool]]:
+def _rows_read(graph: Graph, users: Mapping[str, list[Node]], value: str) -> Iterator[tuple[int, bool]]:
     """For each reader of ``value`` (through data movement) the rows of the constant table that it indexes, 0
     where it does something else, and whether it reads only a ``part``.
     """
-    for node in users[value]:
+    pending = [(node, False) for node in users[value]]
+    while pending:
+        node, part = pending.pop()
         if isinstance(node.op, Gather) and node.inputs[0] in graph.constants:
             yield graph.constants[node.inputs[0]].shape[node.op.axis], part
         elif len(node.inputs) == 1:
-            yield from _rows_read(graph, users, node.output, part or isinstance(node.op, Slice))
+            part = part or isinstance(node.op, Slice)
+            pending += [(reader, part) for reader in users[node.output]]
         else:
             yield 0, part
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import wraps
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from intc.passes.rewrite import constant_of, scalar_of
 
 # A mask as an expression: True keeps everything; the rest is emitted on demand, once per expression.
 Keep: TypeAlias = bool | tuple[object, ...]
+Question = TypeVar("Question", bound=Callable[..., Any])
 MOVES = (Reshape, Expand, Transpose, Slice)
+LONGEST = 256  # values that one mask is spelt with; what is longer is no mask
 
 
 def _both(a: Keep, b: Keep) -> Keep:
@@ -39,6 +42,24 @@ def _counts(keep: Keep) -> bool:
     return isinstance(keep, tuple) and (keep[0] == "nonzero" or any(_counts(k) for k in keep[1:]))  # type: ignore[arg-type]
 
 
+def _limited(question: Question) -> Question:
+    """``question`` about a value, answered with None where it leads through more than ``LONGEST`` values."""
+
+    @wraps(question)
+    def asked(masks: Masks, value: str, *rest: int) -> Any:
+        if len(masks.asked) > LONGEST:
+            return None
+        outermost = not masks.asked
+        masks.asked.append(value)
+        try:
+            return question(masks, value, *rest)
+        finally:
+            if outermost:
+                masks.asked.clear()
+
+    return cast(Question, asked)
+
+
 @dataclass(frozen=True)
 class Masks:
     """Questions about the masks in ``graph``, where at most ``-big`` counts as minus infinity."""
@@ -48,6 +69,7 @@ class Masks:
     big: float
     emitted: dict[Keep, str] = field(default_factory=dict)
     lowest: list[float] = field(default_factory=list)  # what stood for minus infinity in the last mask
+    asked: list[str] = field(default_factory=list)  # values looked at for the present question
 
     def unmoved(self, value: str) -> tuple[Node | None, tuple[Op, ...]]:
         """The node behind the data movement that makes ``value``, and that movement in order."""
@@ -61,6 +83,10 @@ class Masks:
         """(scores, keep, moves) with ``value = where(keep, moved scores, -big)``; keep is False where nothing
         was understood.
         """
+        return self._split(value) or (value, False, ())
+
+    @_limited
+    def _split(self, value: str) -> tuple[str, Keep, tuple[Reshape | Transpose, ...]] | None:
         node = self.producers.get(value)
         if node is not None and isinstance(node.op, Max):  # the lowest number again, as a floor
             live = [x for x in node.inputs if not self.minus_infinity(x)]
@@ -122,6 +148,7 @@ class Masks:
                 shape = move.shape
         return shape == wanted
 
+    @_limited
     def additive(self, value: str, sign: int = 1) -> Keep | None:
         """keep with ``sign * value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
         constant = constant_of(self.graph, self.producers, value)
@@ -163,6 +190,7 @@ class Masks:
                 return self._not(masked)
         return None
 
+    @_limited
     def truth(self, value: str) -> Keep | None:
         """The condition ``value != 0`` of a bool, an integer, or a float that only takes the values 0 and 1;
         a float input of the model counts as one of those, at least where it meets -big.

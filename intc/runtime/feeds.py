@@ -20,6 +20,9 @@ MAX_SIZE = 2**31 - 1  # sizes are passed to the kernels as int32
 def check_names(ports: Sequence[Port], feeds: Mapping[str, Any]) -> None:
     """FeedError for an input that is missing or not known."""
     names = [p.name for p in ports]
+    if not isinstance(feeds, Mapping):
+        kind, wanted = type(feeds).__name__, ", ".join(names)
+        raise FeedError(f"the feeds are a {kind}, not a dict of arrays by name ({wanted})")
     for name in names:
         if name not in feeds:
             raise FeedError(f"input '{name}' is missing; the model takes {', '.join(names)}")
@@ -121,13 +124,13 @@ def write(port: Port, array: Array, out: Array) -> None:
 
 def _quantise(port: Port, array: Array, out: Array) -> None:
     assert isinstance(port.scale, float)
-    if array.dtype != np.float32:
-        array = array.astype(np.float32)
-    scaled = array * np.float32(1.0 / port.scale)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+        scaled = array * np.float32(1.0 / port.scale)
     if not array.size:
         return
     low, high = float(scaled.min()), float(scaled.max())  # NaN where any element is
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not (math.isfinite(low) and math.isfinite(high)) and not np.isfinite(array).all():
         raise FeedError(f"input '{port.name}' holds NaN or infinite values")
     np.rint(scaled, out=scaled)
     if low < port.lo or high > port.hi:

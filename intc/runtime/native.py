@@ -128,17 +128,19 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], threads: int, memo
 
     TVM gives every calling thread a pool of its own and keeps it to the end of the process. The main thread
     calls directly; all other threads share a fixed crew of callers, so that short-lived threads leave
-    nothing behind.
+    nothing behind. A forked process has a copy of that pool but none of its workers: there the crew, which is
+    a new one, makes every call.
     """
     if threads == 1:
         function(*args)
-    elif threading.current_thread() is threading.main_thread():
+    elif threading.current_thread() is threading.main_thread() and not _lost:
         _call_with_pool(function, args, threads)
     else:
         _crew().submit(_call_with_pool, function, args, threads, memory).result()
 
 
 _local = threading.local()
+_lost: list[int] = []  # processes whose pools this one had when it was forked
 
 
 def _call_with_pool(
@@ -154,3 +156,11 @@ def _call_with_pool(
 @cache
 def _crew() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="intc")
+
+
+def _forked() -> None:
+    _lost.append(os.getppid())
+    _crew.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -125,6 +125,11 @@ class Session:
         self._kept: list[Workspace] = []
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"{self.path}: a session cannot be pickled or copied; load the file where it is needed"
+        )
+
     def _shared_file(self, share: str | Path | bool) -> Path:
         folder = private_folder(None if isinstance(share, bool) else Path(share))
         return folder / f"{self.digest}-{schema.VERSION}.constants"
@@ -212,6 +217,8 @@ class Session:
             )
         past = self._past_of(state)
         held = past.outputs if past else set()
+        if isinstance(output_names, str):
+            raise FeedError(f"the names of outputs are a list, as in ['{output_names}']")
         every = [p.name for i, p in enumerate(self.manifest.outputs) if i not in held]
         wanted = [self._output(name) for name in (every if output_names is None else output_names)]
         if held.intersection(wanted):

@@ -44,6 +44,14 @@ def compensated(weight: Array, scale: Array, limit: int, covariance: Array) -> A
     ``covariance`` [K, K] is that of the input (damped here). Deterministic for one BLAS.
     """
     metric = damped(covariance)
+    try:
+        return _compensated(weight, scale, limit, metric)
+    except np.linalg.LinAlgError:  # squares below 1e-38 vanish from the statistics, which are float32
+        least, size = float(np.linalg.eigvalsh(metric)[0]), float(np.abs(np.diag(metric)).mean())
+        return _compensated(weight, scale, limit, metric + np.eye(len(metric)) * (DAMPING * size - least))
+
+
+def _compensated(weight: Array, scale: Array, limit: int, metric: Array) -> Array:
     plain = nearest(weight, scale, limit)
     order = np.argsort(-np.diag(metric), kind="stable")
     integers = np.empty_like(plain)
