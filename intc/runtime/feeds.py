@@ -17,8 +17,8 @@ Array = NDArray[Any]
 MAX_SIZE = 2**31 - 1  # sizes are passed to the kernels as int32
 
 
-def check_names(ports: Sequence[Port], feeds: Mapping[str, Any]) -> None:
-    """FeedError for an input that is missing or not known."""
+def check_names(ports: Sequence[Port], feeds: Any) -> None:
+    """FeedError unless ``feeds`` is a mapping that has every input and nothing else."""
     names = [p.name for p in ports]
     if not isinstance(feeds, Mapping):
         kind, wanted = type(feeds).__name__, ", ".join(names)
