@@ -209,7 +209,7 @@ def test_an_interrupted_compilation(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, said = process.communicate()
     assert (out, said) == ("", "intc: error: interrupted\n")
-    # Python ends by the signal itself where that came while it ran a string, as dataclasses do: 130 in a shell
+    # Python ends by the signal itself where that came while it ran a string, as dataclasses do
     assert process.returncode in (130, -signal.SIGINT)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"model.intc": b"before"}
 
