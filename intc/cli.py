@@ -250,6 +250,8 @@ def inspect_command(args: argparse.Namespace) -> int:
 
     artifact = args.file.suffix == ".intc"
     if args.html is None:
+        if args.diff and args.after is None:
+            raise UsageError("--diff shows what one pass changed; name it with --after PASS")
         before, after = graph_of(args.file, args.after, args.calibration)
         text = inspect_text(before, after, args.diff)
         return _print(args, {"text": text, "nodes": len(after.nodes)}, text.rstrip("\n"))

@@ -254,3 +254,8 @@ def test_odd_numbers_of_seconds(seconds: str, artifact: Path, capsys: pytest.Cap
         main(["bench", str(artifact), "--seconds", seconds])
     assert caught.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_diff_of_no_pass_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(MODEL), "--diff"]) == 2
+    assert "name it with --after PASS" in capsys.readouterr().err

@@ -13,22 +13,23 @@ from intc.report.verify import Verification
 HEADINGS = (
     "value",
     "operator",
-    "ONNX node",
-    "type",
-    "interval",
-    "seen",
-    "at an end",
     "kernel differs in",
     "by at most",
     "SQNR to float, dB",
     "cosine",
+    "at an end",
+    "type",
+    "seen",
+    "interval",
+    "ONNX node",
 )
+NAMES = ("value", "operator", "ONNX node")  # the columns of text
 
 
 def verification_html(path: Path, result: Verification) -> str:
     """A page: what ``intc verify`` prints, then every node in order of computation."""
     rows = "".join(_row(node) for node in result.nodes)
-    heads = "".join(f"<th>{escape(h)}</th>" for h in HEADINGS)
+    heads = "".join(f"<th{_kind(h)}>{escape(h)}</th>" for h in HEADINGS)
     verdict = f"<pre>{escape(verification_text(path, result))}</pre>"
     table = f"<table class='grid'><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     body = f"<h1>{escape(str(path))}</h1><section class='card wider'>{verdict}</section>"
@@ -41,14 +42,19 @@ def _row(node: NodeCheck) -> str:
     cells = (
         node.name,
         node.op,
-        node.source,
-        node.dtype,
-        f"{node.interval[0]} .. {node.interval[1]}",
-        f"{node.seen[0]} .. {node.seen[1]}",
-        f"{node.saturated:.2%}",
         str(node.differences),
         str(node.largest),
         *floats,
+        f"{node.saturated:.2%}",
+        node.dtype,
+        f"{node.seen[0]} .. {node.seen[1]}",
+        f"{node.interval[0]} .. {node.interval[1]}",
+        node.source,
     )
     mark = " class='warn'" if node.differences else ""
-    return f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    line = (f"<td{_kind(h)}>{escape(cell)}</td>" for h, cell in zip(HEADINGS, cells, strict=True))
+    return f"<tr{mark}>{''.join(line)}</tr>"
+
+
+def _kind(heading: str) -> str:
+    return " class='name'" if heading in NAMES else ""
