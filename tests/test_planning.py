@@ -58,13 +58,16 @@ def test_units_are_readers_of_one_value(planner: Planner) -> None:
 
 def test_noise_of_a_choice(planner: Planner) -> None:
     probe = Probe(planner.graph, planner.stats, "minmax", planner.samples[0])
+    wide = narrow = 0.0
     for unit in units_of(planner.graph, Plan(), "auto", EVERYTHING):
         noise = {c: probe.noise(unit, c, "output") for c in unit.choices}
         assert all(0 < n < 0.5 for n in noise.values())
         if Choice(4, 8) in noise:
-            assert noise[Choice(8, 16)] < noise[Choice(8, 8)] < noise[Choice(4, 8)]
+            assert noise[Choice(8, 8)] < noise[Choice(4, 8)]
+            wide, narrow = wide + noise[Choice(8, 16)], narrow + noise[Choice(8, 8)]
         if Choice() in noise:
             assert noise[Choice(activations=16)] < 0.1 * noise[Choice(activations=8)]
+    assert wide < 0.4 * narrow  # of one alone either may be the smaller by chance
 
 
 def test_alternative_measures_weigh_the_noise_of_the_unit_itself(planner: Planner) -> None:
