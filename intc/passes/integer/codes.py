@@ -36,9 +36,9 @@ def one_sided(context: Context, value: str, scales: Array | None = None) -> Form
     signed = forms.scale_for(value, 8) if scales is None else scales
     if forms.never_negative(value):
         return forms.quantised(value, 8, forms.on_grid(value, signed * UNSIGNED_STEP), unsigned=True)
-    stats = forms.stats[value]
-    room, limit = 1.0 if scales is None else stats.unseen, LIMIT[8]
+    stats, limit = forms.stats[value], LIMIT[8]
     lows, highs = (stats.low, stats.high) if scales is not None else (stats.low.min(), stats.high.max())
+    room = 1.0 if scales is None else stats.unseen
     low, high = (min(float((x / signed).max(initial=0.0)) * room, limit) for x in (-lows, highs))
     step = (low + high) / (2 * limit)
     if step > WORTHWHILE or step <= 0:

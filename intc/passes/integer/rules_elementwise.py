@@ -147,7 +147,8 @@ def _spacing(exact: Array, seen: Array) -> int:
     them to keep the shape of the function where values were seen.
     """
     power, points = float(seen @ exact**2), np.arange(exact.size)
-    for spacing in (2**i for i in range(FINEST.bit_length() - 1, 0, -1)):
+    for halvings in range(FINEST.bit_length() - 1):
+        spacing = FINEST >> halvings
         lines = np.interp(points, points[::spacing], exact[::spacing])
         if float(seen @ (lines - exact) ** 2) <= BENT * power:
             return spacing
