@@ -9,8 +9,12 @@ import onnx
 import pytest
 
 import intc
+from intc import api
+from intc.calibration import collect, open_feeds
+from intc.frontend import import_onnx
 from intc.ir.graph import Graph
 from intc.ops.im2col import Im2col
+from intc.passes import pipeline
 from intc.passes.integer import codes
 from intc.report.reference import fidelity
 from tests.onnx_models import expected, model
@@ -37,58 +41,73 @@ def images(count: int, seed: int) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(seed).normal(size=(count, 3, SIZE, SIZE)).astype(np.float32)}
 
 
-def compiled(proto: onnx.ModelProto, folder: Path) -> intc.Module:
-    onnx.save(proto, folder / "m.onnx")
-    return intc.compile(folder / "m.onnx", images(32, 1))
+def integer(proto: onnx.ModelProto, data: dict[str, np.ndarray]) -> Graph:
+    """The integer graph, calibrated on ``data``."""
+    state = pipeline.canonicalise(import_onnx(proto))
+    state, batches = api.equalised(state, open_feeds(state.graph, data))
+    return pipeline.integerise(state, collect(state.graph, batches, products=True)).graph
 
 
-def windows(graph: Graph) -> tuple[int, str]:
+def windows(function: str) -> tuple[int, str]:
     """What surrounds the images of the second convolution, and the type of its windows."""
+    graph = integer(image_net(function), images(32, 1))
     node = [n for n in graph.nodes if isinstance(n.op, Im2col)][-1]
     assert isinstance(node.op, Im2col)
     return node.op.fill, graph.type(node.output).dtype
 
 
-def distance(proto: onnx.ModelProto, folder: Path) -> float:
-    """dB from float on other data, where the kernels give the graph's own integers."""
-    module, held = compiled(proto, folder), images(16, 2)
-    (found,) = module.session().run(None, held)
-    np.testing.assert_array_equal(found, module.graph.evaluate(held)[0])
+def distance(proto: onnx.ModelProto) -> float:
+    """dB from float on other data."""
+    held = images(16, 2)
+    (found,) = integer(proto, images(32, 1)).evaluate(held)
     return fidelity(found, expected(proto, held)[0])["sqnr_db"]
 
 
 @pytest.mark.parametrize("function", [SWISH, LEAKY])
-def test_codes_of_one_sided_ranges_are_finer(
-    function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_codes_of_one_sided_ranges_are_finer(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     proto = image_net(function)
-    finer = distance(proto, tmp_path)
+    finer = distance(proto)
     monkeypatch.setattr(codes, "WORTHWHILE", 0.0)
-    assert finer > distance(proto, tmp_path) + 1.0
+    assert finer > distance(proto) + 1.0
 
 
 def test_what_surrounds_an_image_is_zero(tmp_path: Path) -> None:
-    """Nothing in gives the same at the border as within, which is next to nothing."""
-    module = compiled(image_net(SWISH), tmp_path)
-    fill, dtype = windows(module.graph)
+    """Nothing in gives the same at the border as within, which is next to nothing; kernels agree."""
+    fill, dtype = windows(SWISH)
     assert dtype == "int8" and -127 <= fill < -40
-    (found,) = module.session().run(None, {"x": np.zeros((2, 3, SIZE, SIZE), np.float32)})
+    onnx.save(image_net(SWISH), tmp_path / "m.onnx")
+    module = intc.compile(tmp_path / "m.onnx", images(32, 1))
+    session, held = module.session(), images(4, 2)
+    np.testing.assert_array_equal(session.run(None, held)[0], module.graph.evaluate(held)[0])
+    (found,) = session.run(None, {"x": np.zeros((2, 3, SIZE, SIZE), np.float32)})
     assert (found == found[0, :, :1, :1]).all()
     assert np.abs(found).max() < 0.02
 
 
-def test_values_that_are_never_negative_are_unsigned_behind_moves(tmp_path: Path) -> None:
-    moved = "b = Relu(h) a = Transpose<perm=[0, 1, 3, 2]>(b)"
-    assert windows(compiled(image_net(moved), tmp_path).graph) == (0, "uint8")
+def test_values_that_are_never_negative_are_unsigned_behind_moves() -> None:
+    assert windows("b = Relu(h) a = Transpose<perm=[0, 1, 3, 2]>(b)") == (0, "uint8")
 
 
-def test_even_ranges_stay_signed(tmp_path: Path) -> None:
-    assert windows(compiled(image_net("a = Tanh(h)"), tmp_path).graph) == (0, "int8")
+def test_even_ranges_stay_signed() -> None:
+    assert windows("a = Tanh(h)") == (0, "int8")
 
 
-def test_the_parts_of_a_joined_value_count_alike(tmp_path: Path) -> None:
+def test_the_parts_of_a_joined_value_count_alike() -> None:
     """A branch that is never negative beside one that is at times."""
-    proto = image_net("p = Relu(h) n = Mul(h, tenth) a = Concat<axis=1>(p, n)", 2 * CHANNELS)
-    fill, dtype = windows(compiled(proto, tmp_path).graph)
-    assert dtype == "int8" and fill < -40
-    assert distance(proto, tmp_path) > 30
+    joined = "p = Relu(h) n = Mul(h, tenth) a = Concat<axis=1>(p, n)"
+    graph = integer(image_net(joined, 2 * CHANNELS), images(32, 1))
+    fills = [n.op.fill for n in graph.nodes if isinstance(n.op, Im2col)]
+    assert fills[-1] < -40
+    assert distance(image_net(joined, 2 * CHANNELS)) > 30
+
+
+@pytest.mark.parametrize(
+    ("samples", "low", "dtype"), [(32, 0.0, "uint8"), (2, 0.0, "int8"), (32, -0.1, "int8")]
+)
+def test_images_that_are_never_negative_are_unsigned(samples: int, low: float, dtype: str) -> None:
+    """Where there were enough of their numbers to tell."""
+    data = {"x": np.random.default_rng(0).uniform(low, 1, (samples, 3, SIZE, SIZE)).astype(np.float32)}
+    proto = image_net("a = Relu(h)")
+    graph = integer(proto, data)
+    assert graph.type("x").dtype == dtype
+    assert fidelity(graph.evaluate(data)[0], expected(proto, data)[0])["sqnr_db"] > 28
