@@ -111,3 +111,22 @@ def test_images_that_are_never_negative_are_unsigned(samples: int, low: float, d
     graph = integer(proto, data)
     assert graph.type("x").dtype == dtype
     assert fidelity(graph.evaluate(data)[0], expected(proto, data)[0])["sqnr_db"] > 28
+
+
+def test_a_model_s_own_zero_point_takes_one_byte_in_padded_windows() -> None:
+    weights = {
+        "s": np.float32(0.02),
+        "z": np.uint8(90),
+        "w": np.random.default_rng(0).normal(size=(4, 3, 3, 3)),
+    }
+    proto = model(
+        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Conv<pads=[1, 1, 1, 1]>(d, w)",
+        f"float[batch, 3, {SIZE}, {SIZE}] x",
+        f"float[batch, 4, {SIZE}, {SIZE}] y",
+        {**weights, "w": weights["w"].astype(np.float32)},
+    )
+    graph, held = integer(proto, images(32, 1)), images(16, 2)
+    (node,) = (n for n in graph.nodes if isinstance(n.op, Im2col))
+    assert isinstance(node.op, Im2col)
+    assert (node.op.fill, graph.type(node.output).dtype) == (90 - 128, "int8")
+    assert fidelity(graph.evaluate(held)[0], expected(proto, held)[0])["sqnr_db"] > 35
