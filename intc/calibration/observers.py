@@ -1,5 +1,5 @@
-"""What calibration keeps of a value: ranges, histograms where the calibrator asks, second moments where a
-constant matrix multiplies it; never the activations.
+"""What calibration keeps of a value: ranges, histograms where the calibrator asks, second moments and the
+magnitudes of the largest samples where a constant matrix multiplies it; never the activations.
 
 Memory bound, whatever the number of samples, for a value of C channels: ``16*C`` bytes; with a calibrator
 other than minmax ``8*BINS`` more, and ``8*CHANNEL_BINS*C`` for the input of a product; with moments
