@@ -11,6 +11,7 @@ from intc.calibration import Observer, collect, collect_cached, count_batches, o
 from intc.calibration.histogram import LEVELS, PERCENTILE, Histogram, divergence
 from intc.calibration.moments import Moments
 from intc.calibration.observers import Statistics
+from intc.calibration.peaks import Peaks
 from intc.errors import CalibrationError
 from intc.frontend import import_onnx
 from intc.ir.graph import Graph
@@ -87,6 +88,43 @@ def test_few_rows_leave_room() -> None:
         room.append(float((stats.channel_ranges("mse") / stats.channel.magnitudes("mse")).min()))  # type: ignore[union-attr]
     assert room[0] == pytest.approx(1.58, abs=0.01) and room[1] == pytest.approx(1.29, abs=0.01)
     assert room[2] == room[3] == 1.0
+
+
+@pytest.mark.parametrize("exponent", [0.05, 0.3, 0.6])
+def test_the_tail_of_samples_is_found(exponent: float) -> None:
+    """On average, of samples whose largest magnitudes have a tail of that exponent, in parts or not."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(200):
+        samples = rng.normal(size=(256, 3)).clip(-1, 1)
+        samples[:, 1] = -(rng.uniform(size=256) ** -exponent)
+        peaks, rest = Peaks(), Peaks()
+        peaks.update(samples[:100])
+        rest.update(samples[100:])
+        peaks.merge(rest)
+        whole = Peaks()
+        whole.update(samples)
+        assert peaks.exponent == whole.exponent
+        found.append(peaks.exponent)
+    assert np.mean(found) == pytest.approx(exponent, rel=0.15)
+
+
+def test_few_or_equal_samples_have_no_tail() -> None:
+    for samples in (np.arange(15.0)[:, None], np.ones((64, 2)), np.zeros((64, 2))):
+        peaks = Peaks()
+        peaks.update(samples)
+        assert peaks.exponent == 0.0
+
+
+def test_few_rows_of_heavy_tails_leave_more_room() -> None:
+    rng, room = np.random.default_rng(0), []
+    for count in (64, 1024):
+        rows = (rng.uniform(size=(count, 1)) ** -0.5 * rng.choice([-1.0, 1.0], (count, 8))).astype(np.float32)
+        stats = Statistics(channel=Histogram(BINS), peaks=Peaks())
+        assert stats.channel is not None and stats.peaks is not None
+        stats.update(rows)
+        stats.peaks.update(rows)
+        room.append(float((stats.channel_ranges("mse") / stats.channel.magnitudes("mse")).min()))
+    assert room[0] > 2 and room[1] == 1.0
 
 
 def test_entropy_is_the_least_divergence() -> None:

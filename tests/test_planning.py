@@ -58,13 +58,16 @@ def test_units_are_readers_of_one_value(planner: Planner) -> None:
 
 def test_noise_of_a_choice(planner: Planner) -> None:
     probe = Probe(planner.graph, planner.stats, "minmax", planner.samples[0])
+    wide = narrow = 0.0
     for unit in units_of(planner.graph, Plan(), "auto", EVERYTHING):
         noise = {c: probe.noise(unit, c, "output") for c in unit.choices}
         assert all(0 < n < 0.5 for n in noise.values())
         if Choice(4, 8) in noise:
-            assert noise[Choice(8, 16)] < noise[Choice(8, 8)] < noise[Choice(4, 8)]
+            assert noise[Choice(8, 8)] < noise[Choice(4, 8)]
+            wide, narrow = wide + noise[Choice(8, 16)], narrow + noise[Choice(8, 8)]
         if Choice() in noise:
             assert noise[Choice(activations=16)] < 0.1 * noise[Choice(activations=8)]
+    assert wide < 0.4 * narrow  # of one alone either may be the smaller by chance
 
 
 def test_alternative_measures_weigh_the_noise_of_the_unit_itself(planner: Planner) -> None:
@@ -167,10 +170,10 @@ def test_targets_widen_only_what_they_need(planner: Planner) -> None:
     eight = Plan(default=Choice(activations=8))
     planner.judge(eight, "start", parse_target("sqnr>=0"), tried)
     at_start = tried[0]["sqnr"]  # depends on the machine in its digits: rounding weights is float work
-    near = planner.search(eight, Search(), parse_target(f"sqnr>={at_start + 0.3:.3f}"))
+    near = planner.search(eight, Search(), parse_target(f"sqnr>={at_start + 2:.3f}"))
     assert wide_share(planner.graph, near.plan) > 0
     *narrower, last = [row["sqnr"] for row in near.report["judged"]]
-    assert last >= at_start + 0.299 > max(narrower), "the first plan that is wide enough is taken"
+    assert last >= at_start + 1.999 > max(narrower), "the first plan that is wide enough is taken"
     assert planner.search(eight, Search(), parse_target(f"sqnr>={at_start - 1:.3f}")).plan == eight
 
 

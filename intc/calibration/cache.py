@@ -20,16 +20,18 @@ import numpy as np
 from intc.calibration.histogram import Histogram
 from intc.calibration.moments import Moments
 from intc.calibration.observers import Observer, Statistics
+from intc.calibration.peaks import Peaks
 from intc.errors import CalibrationError
 from intc.files import replacing
 from intc.ir.op import Array
 
-VERSION = 1
+VERSION = 2
 INTERVAL = 30.0  # seconds between two saves of partial progress
-PARTS: dict[str, type[Histogram] | type[Moments]] = {
+PARTS: dict[str, type[Histogram] | type[Moments] | type[Peaks]] = {
     "tensor": Histogram,
     "channel": Histogram,
     "moments": Moments,
+    "peaks": Peaks,
 }
 
 

@@ -1,5 +1,5 @@
-"""What calibration keeps of a value: ranges, histograms where the calibrator asks, second moments where a
-constant matrix multiplies it; never the activations.
+"""What calibration keeps of a value: ranges, histograms where the calibrator asks, second moments and the
+magnitudes of the largest samples where a constant matrix multiplies it; never the activations.
 
 Memory bound, whatever the number of samples, for a value of C channels: ``16*C`` bytes; with a calibrator
 other than minmax ``8*BINS`` more, and ``8*CHANNEL_BINS*C`` for the input of a product; with moments
@@ -16,6 +16,7 @@ import numpy as np
 
 from intc.calibration.histogram import CALIBRATORS, Calibrator, Histogram
 from intc.calibration.moments import Moments
+from intc.calibration.peaks import Peaks
 from intc.errors import CalibrationError, UsageError
 from intc.ir.graph import Graph, Value, prune
 from intc.ir.op import Array
@@ -40,6 +41,7 @@ class Statistics:
     tensor: Histogram | None = None
     channel: Histogram | None = None
     moments: Moments | None = None
+    peaks: Peaks | None = None
     looseness: float = 1.0
     reach: float = 0.0
 
@@ -88,6 +90,7 @@ class Statistics:
             (self.tensor, other.tensor),
             (self.channel, other.channel),
             (self.moments, other.moments),
+            (self.peaks, other.peaks),
         ):
             if own is not None and their is not None:
                 own.merge(their)  # type: ignore[arg-type]
@@ -113,13 +116,15 @@ class Statistics:
 
     @property
     def unseen(self) -> float:
-        """By how much the largest of SETTLED normal numbers exceeds that of as many as there were rows: what
-        few samples have not shown of a channel.
+        """What few samples have not shown of a channel: by how much the largest of SETTLED numbers exceeds
+        that of as many as there were rows, and as much again as the samples' peaks tell of a tail.
         """
         if self.channel is None or not self.channel.counts.size:
             return 1.0
         rows = max(float(self.channel.counts.sum(axis=1).max()), 2.0)
-        return max(1.0, math.sqrt(math.log(SETTLED) / math.log(rows)))
+        exponent = self.peaks.exponent if self.peaks is not None else 0.0
+        normal = math.sqrt(math.log(SETTLED) / math.log(rows))
+        return normal * (SETTLED / rows) ** exponent if rows < SETTLED else 1.0
 
 
 def collect(
@@ -164,6 +169,7 @@ class Observer:
             tensor=Histogram(BINS) if counted else None,
             channel=Histogram(CHANNEL_BINS) if counted and product else None,
             moments=Moments(self.wide) if product else None,
+            peaks=Peaks() if counted and product else None,
         )
 
     def observe(self, batch: Mapping[str, Array]) -> None:
@@ -185,6 +191,9 @@ class Observer:
                 return
             rows = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
             self.stats[value.name].update(rows)
+            peaks = self.stats[value.name].peaks
+            if peaks is not None and array.ndim > 1:
+                peaks.update(array)
 
         self.graph.run(batch, see)
         self.done += 1

@@ -274,7 +274,7 @@ def _im2col(ex: Exporter, node: Node, x: list[Tensor]) -> Tensor:
     image = x[0] if op.channels_last else ex.transpose(x[0], 0, 2, 3, 1)
     if not op.channels_last:
         shape = (shape[0], *shape[2:], shape[1])
-    image, shape = _surrounded(ex, image, shape, op.pads, 0)
+    image, shape = _surrounded(ex, image, shape, op.pads, op.fill)
     parts = ex.windows(image, shape, op.kernel, op.strides, op.dilations)
     parts = parts if op.channels_last else ex.transpose(parts, 0, 1, 3, 2)
     return ex.reshape(parts, ex.type(node.output).shape)

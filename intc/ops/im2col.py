@@ -17,7 +17,8 @@ from intc.ops.window import at_least_one, output_size
 
 @dataclass(frozen=True)
 class Im2col(Op):
-    """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) zeros.
+    """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) elements,
+    each ``fill``: the integer that stands for zero.
 
     ``channels_last``: NHWC images to rows [B, OH*OW, KH*KW*C].
     """
@@ -27,6 +28,7 @@ class Im2col(Op):
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
     channels_last: bool = False
+    fill: int = 0
     name: ClassVar[str] = "im2col"
 
     def output_size(self, x: TensorType) -> tuple[Dim, Dim]:
@@ -47,13 +49,13 @@ class Im2col(Op):
         channels = x.shape[3 if self.channels_last else 1]
         shape = (x.shape[0], oh * ow, channels * self.kernel[0] * self.kernel[1])
         padded = any(self.pads) and not x.is_float
-        zero = TensorType(shape, x.dtype, 0, 0) if padded else x.with_shape(shape)
-        return joined(shape, x.dtype, (x, zero))
+        around = TensorType(shape, x.dtype, self.fill, self.fill) if padded else x.with_shape(shape)
+        return joined(shape, x.dtype, (x, around))
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         top, left, bottom, right = self.pads
         x = arrays[0].transpose(0, 3, 1, 2) if self.channels_last else arrays[0]
-        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=self.fill)
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
         windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(2, 3))  # B C Y X KH KW
         sh, sw = self.strides

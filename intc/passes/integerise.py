@@ -18,6 +18,7 @@ from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.movement import Concat, Gather, GatherElements, Reshape, Slice, Transpose
 from intc.ops.requantize import Clip
 from intc.passes.integer import rules_elementwise, rules_quantised
+from intc.passes.integer.codes import UNSIGNED_STEP
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
 from intc.passes.integer.rounding import Rounding
@@ -28,6 +29,7 @@ OUTPUT_BITS = 16
 STATE_BITS = 8
 ROOM = 4  # times the calibrated range, for sums that several readers share
 LISTED = 8  # values whose range is unknown, in the error
+SEEN = 1024  # numbers of an input, before none of them being negative says something
 COMPARED_BITS = 24  # of the larger operand of a comparison
 
 
@@ -212,6 +214,11 @@ def _input(context: Context, name: str, indexed: dict[str, int]) -> None:
         held = name in forms.source.states
         bits = STATE_BITS if held else _reader_bits(context, name)
         scale = forms.scale_for(forms.source.outputs[forms.source.states[name]] if held else name, bits)
+        if bits == 8 and not held and _never_negative(forms, name):
+            scale = np.asarray(scale * UNSIGNED_STEP)
+            forms.builder.input(name, TensorType(type_.shape, "uint8", 0, 255), float(scale))
+            forms.base[name] = Form(name, scale)
+            return
         wanted = TensorType(type_.shape, DTYPE[bits], -LIMIT[bits], LIMIT[bits])
         forms.builder.input(name, wanted, float(scale))
         forms.base[name] = Form(name, scale)
@@ -220,6 +227,14 @@ def _input(context: Context, name: str, indexed: dict[str, int]) -> None:
         type_ = TensorType(type_.shape, type_.dtype, 0, indexed[name] - 1)
     forms.builder.input(name, type_)
     forms.base[name] = Form(name, np.asarray(1.0))
+
+
+def _never_negative(forms: Forms, name: str) -> bool:
+    """Whether none of SEEN numbers or more of the input ``name`` was negative."""
+    stats = forms.stats.get(name)
+    if stats is None or stats.tensor is None or stats.tensor.counts.sum() < SEEN:
+        return False
+    return float(stats.low.min()) >= 0
 
 
 def _grid(context: Context, value: str) -> FakeQuantize | None:

@@ -209,8 +209,10 @@ def _check_average(graph: Graph, node: Node) -> None:
 
 
 def _joined(op: Any, x: list[Bounds]) -> Bounds:
-    """One of the operands' elements, or the zero that an operator pads with."""
+    """One of the operands' elements, or what an operator pads with."""
     parts = x[1:] if isinstance(op, Where) else x
-    zero = [(0, 0)] if isinstance(op, Pad) or (isinstance(op, Im2col) and any(op.pads)) else []
-    ends = [*(part.ends for part in parts), *zero]
+    around = [(0, 0)] if isinstance(op, Pad) else []
+    if isinstance(op, Im2col) and any(op.pads):
+        around = [(op.fill, op.fill)]
+    ends = [*(part.ends for part in parts), *around]
     return _ends(min(a for a, _ in ends), max(b for _, b in ends))

@@ -194,7 +194,7 @@ def lower_im2col(program: Program, node: Node) -> None:
                             T.And(iy >= 0, iy < frame.dim(height)),
                             T.And(ix + step >= 0, ix + step < frame.dim(width)),
                         )
-                        value = T.if_then_else(inside, value, T.IntImm(x.dtype, 0))
+                        value = T.if_then_else(inside, value, T.IntImm(x.dtype, op.fill))
                     store(y, value, to + kx)
 
     program.generic("im2col", op, node.inputs, node.output, body, source=node.source)
@@ -220,6 +220,6 @@ def _im2col_channels_last(program: Program, node: Node, op: Im2col) -> None:
                 base = T.bind(T.Select(inside, (image + iy * frame.dim(width) + ix) * lanes, 0))
                 to = T.bind(((pixel * kh + ky) * kw + kx) * lanes)
                 with T.serial(0, lanes) as c:
-                    store(y, T.Select(inside, x[base + c], T.IntImm(x.dtype, 0)), to + c)
+                    store(y, T.Select(inside, x[base + c], T.IntImm(x.dtype, op.fill)), to + c)
 
     program.generic("im2col", op, node.inputs, node.output, body, source=node.source)

@@ -8,7 +8,7 @@ integers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -255,6 +255,7 @@ class Forms:
 
     def move(self, node: Node, form: Form, bits: int = 0) -> Form:
         """``form`` of the operand of ``node`` moved as ``node`` does."""
+        node = _around(node, form)
         rest = [self.integer(x) for x in node.inputs[1:]]
         if isinstance(node.op, Gather | GatherElements):
             rest = [self.index(node.inputs[1], self.source.type(node.inputs[0]).shape[node.op.axis])]
@@ -265,7 +266,9 @@ class Forms:
         assert isinstance(node.op, Im2col)
         taps = node.op.kernel[0] * node.op.kernel[1]
         scale = form.scale if form.per_tensor else np.tile(form.scale, taps)
-        return Form(self._emit(node, form.name, bits=bits, scale=scale), scale)
+        centre = form.centre if form.centre is None or form.per_tensor else np.tile(form.centre, taps)
+        name = self._emit(_around(node, form), form.name, bits=bits, scale=scale)
+        return Form(name, scale, centre=centre)
 
     def integer(self, value: str) -> str:
         """The copy of an integer or bool value of the source graph."""
@@ -296,6 +299,14 @@ class Forms:
     def _emit(self, node: Node, *inputs: str, bits: int, scale: Array) -> str:
         name = f"{node.output}.q{bits}" if bits else node.output
         return self.builder.emit(node.op, *inputs, name=name, source=node.source, scale=as_scale(scale))
+
+
+def _around(node: Node, form: Form) -> Node:
+    """``node`` with what stands for zero in ``form`` around the images that it takes windows of."""
+    if not isinstance(node.op, Im2col) or form.centre is None:
+        return node
+    zero = -float((form.centre / form.scale).ravel()[0])
+    return replace(node, op=replace(node.op, fill=round(zero)))
 
 
 def _interval(bits: int, unsigned: bool) -> tuple[int, int, DType]:

@@ -17,10 +17,11 @@ from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
-from intc.ops.movement import MOVEMENT, Concat, Gather
+from intc.ops.movement import MOVEMENT, Gather
 from intc.ops.requantize import Clip
 from intc.ops.softmax import Softmax
 from intc.passes.integer import (
+    codes,
     families,
     rules_attention,
     rules_elementwise,
@@ -36,7 +37,6 @@ from intc.passes.match import biased_product
 from intc.passes.split_outliers import offsets
 
 WEIGHT_LIMIT = 127
-UNSIGNED_STEP = 127 / 255  # of a signed one over the same range
 BLOCK_ELEMENTS = 2**21
 SMALL_TABLE = 2**20  # elements that may take two bytes
 
@@ -162,12 +162,11 @@ def linear_input(context: Context, value: str, bits: int) -> Form:
         if centre is not None:  # the same highest number with about half the step
             low, high = _codes(context, value)
             scales = np.maximum(high - centre, centre - low) / 127
-        elif forms.never_negative(value):
-            return forms.quantised(value, 8, forms.on_grid(value, scales * UNSIGNED_STEP), unsigned=True)
+        elif (found := codes.one_sided(context, value, scales)) is not None:
+            return found
         return forms.quantised(value, 8, forms.on_grid(value, scales))
-    if bits == 8 and node is not None and isinstance(node.op, Concat) and forms.never_negative(value):
-        return forms.quantised(value, 8, forms.scale_for(value, 8) * UNSIGNED_STEP, unsigned=True)
-    return forms.as_is(value, bits, bits)
+    found = codes.one_sided(context, value) if bits == 8 else None
+    return found or forms.as_is(value, bits, bits)
 
 
 def add(context: Context, node: Node) -> Form:

@@ -11,6 +11,7 @@ import numpy as np
 from intc.errors import QuantizationError
 from intc.ir.dims import product
 from intc.ir.graph import Node
+from intc.ir.op import Array
 from intc.ops.curve import KNOTS, Curve
 from intc.ops.division import Divide, Root
 from intc.ops.elementwise import (
@@ -40,7 +41,9 @@ from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
 MEAN_BITS = 10  # fraction bits of a mean
-CURVE_BITS = 10  # its pieces are as fine as that
+CURVE_BITS = 10  # its pieces are at least as fine as that
+FINEST = 16  # times as many pieces, where the function bends between two knots
+BENT = 1e-6  # of its power: the squared error that lines may have
 STEP_BITS = 10  # fraction bits of a number that is rounded to a whole one, at most
 MANY_TURNS: float = 4 * math.pi  # an angle that reaches further is brought into one turn
 MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
@@ -116,16 +119,40 @@ def curve(context: Context, node: Node) -> Form:
     turns = circles(context, node)
     x = _phase(forms, node) if turns else forms.quantised(node.inputs[0], 16, np.asarray(reach / 32767))
     scale = MARGIN * forms.scale_for(node.output, 16)
-    knots = np.linspace(-32768, 32768, KNOTS) * float(x.scale)
-    entries = np.rint(op.function(knots) / scale)
-    if np.isnan(entries).any():  # outside the domain: the nearest value inside
-        known = np.flatnonzero(~np.isnan(entries))
-        if not known.size:
-            raise QuantizationError(f"node '{node.source}' ({op.formula}): it is defined nowhere")
-        entries = np.interp(np.arange(KNOTS), known, entries[known])
-    table = np.clip(entries, -32767, 32767).astype(np.int16)
+    at = np.linspace(-32768, 32768, FINEST * (KNOTS - 1) + 1) * float(x.scale)
+    exact = op.function(at) / scale
+    known = np.flatnonzero(~np.isnan(exact))
+    if not known.size:
+        raise QuantizationError(f"node '{node.source}' ({op.formula}): it is defined nowhere")
+    exact = np.interp(np.arange(at.size), known, exact[known])  # outside the domain: the nearest value inside
+    exact = np.clip(exact, -32767, 32767)
+    entries = exact[:: _spacing(exact, _seen(forms, node.inputs[0], at))]
+    table = np.rint(entries).astype(np.int16)
     name = forms.builder.constant(f"{node.output}.curve", table)
     return emitted(context.forms, node, Curve(), (x.name, name), scale)
+
+
+def _seen(forms: Forms, value: str, at: Array) -> Array:
+    """How often calibration saw ``value`` near each of the points ``at``, which are even, as weights."""
+    stats = forms.stats.get(value)
+    if stats is None or stats.tensor is None or not stats.tensor.limit.size:
+        return np.asarray(np.abs(at) <= forms.range_of(value), np.float64)
+    counts, limit = stats.tensor.counts[0], float(stats.tensor.limit[0]) or 1.0
+    edges = np.linspace(-limit, limit, counts.size + 1)
+    return np.diff(np.interp(at, edges, np.concatenate([[0], np.cumsum(counts)])), prepend=0.0)
+
+
+def _spacing(exact: Array, seen: Array) -> int:
+    """How many points of ``exact``, FINEST at most, may lie between two entries of a table for lines between
+    them to keep the shape of the function where values were seen.
+    """
+    power, points = float(seen @ exact**2), np.arange(exact.size)
+    for halvings in range(FINEST.bit_length() - 1):
+        spacing = FINEST >> halvings
+        lines = np.interp(points, points[::spacing], exact[::spacing])
+        if float(seen @ (lines - exact) ** 2) <= BENT * power:
+            return spacing
+    return 1
 
 
 def circles(context: Context, node: Node) -> bool:

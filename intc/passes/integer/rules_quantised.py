@@ -13,15 +13,13 @@ from intc.ir.types import DType
 from intc.ops.elementwise import Add
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.fused import WIDE
-from intc.ops.im2col import Im2col
-from intc.ops.movement import Expand, Reshape, Slice, Transpose
 from intc.ops.requantize import Clip, Requantize
+from intc.passes.integer.codes import MOVES
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
 from intc.passes.plan import proven_bits
 
 NINE_BITS: Final = 255  # what a zero point makes of 8
-MOVES: Final = (Reshape, Transpose, Slice, Expand, Im2col)  # of one operand, and nothing added
 HOLDERS: Final[dict[DType, tuple[int, int]]] = {
     "int8": (-128, 127),
     "uint8": (0, 255),
@@ -70,11 +68,7 @@ def codes(forms: Forms, value: str) -> Form | None:
         if not _beyond_int8(forms, base):
             return None
         forms.cache[key] = _codes(forms, value, base)
-    elif (
-        node is not None
-        and isinstance(node.op, MOVES)
-        and not (isinstance(node.op, Im2col) and any(node.op.pads))
-    ):
+    elif node is not None and isinstance(node.op, MOVES):
         inner = codes(forms, node.inputs[0])
         if inner is None:
             return None
