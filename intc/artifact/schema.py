@@ -30,7 +30,7 @@ from intc.artifact.tensors import INT4, MAX_RANK
 from intc.errors import ArtifactCorrupt, ArtifactVersion
 
 FORMAT: Final = "intc"
-VERSION: Final = 3
+VERSION: Final = 4
 MANIFEST: Final = "manifest.json"
 GRAPH: Final = "graph.intc.txt"
 WEIGHTS: Final = "weights.safetensors"
