@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, TypeAlias, TypeVar, cast
@@ -166,14 +166,22 @@ class Masks:
             joined = [self.additive(x, sign) for x in node.inputs]
             return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
         if isinstance(node.op, (Add, Min if sign > 0 else Max)):
-            parts = [self.additive(x, sign) for x in node.inputs]
-            return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+            return self._joined(node, [self.additive(x, sign) for x in node.inputs])
         if isinstance(node.op, Mul):
             for factor, other in (node.inputs, node.inputs[::-1]):
                 if self.minus_infinity(other, sign):
                     return self._not(self.truth(factor))
             return None
         return self._chosen(node, sign) if isinstance(node.op, Where) else None
+
+    def _joined(self, node: Node, parts: Sequence[Keep | None]) -> Keep | None:
+        """Both conditions; the shape of one that holds everywhere is kept."""
+        if parts[0] is None or parts[1] is None:
+            return None
+        keep, shape = _both(parts[0], parts[1]), self.graph.type(node.output).shape
+        left = [x for x, part in zip(node.inputs, parts, strict=True) if part is not True]
+        narrow = len(left) == 1 and self.graph.type(left[0]).shape != shape
+        return ("move", Expand(shape), keep) if narrow else keep
 
     def _chosen(self, node: Node, sign: int) -> Keep | None:
         """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is
@@ -214,8 +222,7 @@ class Masks:
         if node is not None and isinstance(node.op, Not):
             return self._not(self.truth(node.inputs[0]))
         if node is not None and isinstance(node.op, (And, Mul)):
-            parts = [self.truth(x) for x in node.inputs]
-            return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+            return self._joined(node, [self.truth(x) for x in node.inputs])
         if node is not None and isinstance(node.op, Sub):
             one = scalar_of(self.graph, self.producers, node.inputs[0]) == 1
             return self._not(self.truth(node.inputs[1])) if one else None
