@@ -20,7 +20,7 @@ from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
-from intc.frontend.symbolic import Imported, Index, IndexTuple, NanTest, Splat, is_symbolic
+from intc.frontend.symbolic import Imported, Index, IndexTuple, Items, NanTest, Splat, is_symbolic
 from intc.frontend.tabulated import Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows
 from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols, terms_of
@@ -263,9 +263,7 @@ class Importer:
         try:
             attributes = {a.name: self._attribute(a) for a in node.attribute}
             inputs = [self.env[x] if x else None for x in node.input]
-            results = fold(self, node, inputs, attributes)
-            if results is None:
-                results = converters.convert(self, node, inputs, attributes, label)
+            results = self.results(node, inputs, attributes, label)
             self._hold(results)
             for name, result in zip(node.output, results, strict=False):
                 if name:
@@ -280,6 +278,13 @@ class Importer:
             self._refuse(node, label, str(error))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             self._refuse(node, label, f"malformed or outside the supported conditions ({first_line(error)})")
+
+    def results(
+        self, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any], label: str
+    ) -> list[Imported]:
+        """What ``node`` gives on ``inputs``: known where it can be, else converted."""
+        known = fold(self, node, inputs, attributes)
+        return converters.convert(self, node, inputs, attributes, label) if known is None else known
 
     def _hold(self, results: Sequence[Imported]) -> None:
         """Count the memory that constants take which no weight of the file accounts for."""
@@ -336,7 +341,8 @@ class Importer:
         if not isinstance(value, np.ndarray):
             if isinstance(value, Part | Parts):
                 raise GraphError("which entries of a condition are true is used as data")
-            raise GraphError("a coordinate or NaN test is used as data")
+            kind = "sequence of tensors" if isinstance(value, Items) else "coordinate or NaN test"
+            raise GraphError(f"a {kind} is used as data")
         if is_symbolic(value):
             raise GraphError("a symbolic size is used as data")
         key = id(value)

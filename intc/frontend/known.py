@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 
 from intc.errors import GraphError
+from intc.frontend import converters_sequence
 from intc.frontend.chosen import Part, Parts, counted, fold_chosen
 from intc.frontend.fold import UNFOLDED, compute, small
 from intc.frontend.symbolic import (
     Imported,
     Index,
     IndexTuple,
+    Items,
     NanTest,
     Splat,
     as_index,
@@ -28,6 +30,7 @@ from intc.frontend.symbolic import (
 from intc.frontend.tabulated import ELEMENTWISE, Tabulated, tabulate
 from intc.ir.dims import Shape, as_dim, broadcast, evaluate_shape, product
 from intc.ir.op import Array
+from intc.ir.types import DType
 
 if TYPE_CHECKING:
     from intc.frontend.importer import Importer
@@ -40,6 +43,7 @@ FOLDED = (
     "Range",
     "If",
 )  # computed while importing, never converted
+SEQUENCES = frozenset(converters_sequence.CONVERTERS)
 COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # two positions compare as they are
 
 
@@ -60,13 +64,17 @@ def fold(
         return [_filled(inputs[0], attributes)]
     if op == "Range":
         return [_range(inputs)]
+    if op in SEQUENCES:
+        return None
     if any(isinstance(x, Part | Parts) for x in inputs):
         return fold_chosen(ctx, node, inputs, attributes)
     if op == "Concat":
         inputs = (
             [counted(ctx, x) for x in inputs] if any(isinstance(x, np.ndarray) for x in inputs) else inputs
         )
-    if not inputs or node.domain not in ("", "ai.onnx") or any(isinstance(x, str | NanTest) for x in inputs):
+    if not inputs or node.domain not in ("", "ai.onnx"):
+        return None
+    if any(isinstance(x, str | NanTest | Items) for x in inputs):
         return None
     return _fold_known(ctx, node, inputs, attributes)
 
@@ -168,7 +176,9 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
         return positions.astype(np.float32) if positions.dtype.kind == "f" else positions
     if is_symbolic(np.asarray(step, object)) or step not in (1, -1):
         raise GraphError("a range with a symbolic bound must have step 1 or -1")
-    return Index((as_dim(stop - start) * int(step),), (int(step),), as_dim(start))
+    real = any(np.asarray(x).dtype.kind == "f" for x in inputs)
+    dtype: DType = "float32" if real else "int64"
+    return Index((as_dim(stop - start) * int(step),), (int(step),), as_dim(start), dtype)
 
 
 def _fold_splat(

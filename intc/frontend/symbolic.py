@@ -71,7 +71,14 @@ class NanTest:
     value: str
 
 
-Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | NanTest | Tabulated
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A sequence of tensors."""
+
+    values: tuple[Any, ...]
+
+
+Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | NanTest | Items | Tabulated
 
 
 def is_symbolic(array: Array) -> bool:
