@@ -52,24 +52,37 @@ def require_equal(a: Dim, b: Dim) -> None:
     more, less = ([k for k, v in terms.items() if v == 1 and len(k) == 1] for terms in (left, right))
     if len(left) == 2 and len(more) == len(less) == 1 and not quotient(less[0][0]):  # n + s and n + t
         raise EqualSizes(less[0][0], factor(more[0][0]))
+    _require_root(a - b)
     require_zero(a - b)
 
 
 def require_product(have: Shape, wanted: Shape) -> None:
     """Raise :class:`EqualSizes` where a reshape works only if two sizes agree: those that differ at the same
-    axis, or a symbol and the number that the quotient of both products leaves it.
+    axis, or a symbol and the number that both products leave it.
     """
     for a, b in zip(have, wanted, strict=False):
         if isinstance(a, Poly) and isinstance(b, Poly):
             require_equal(a, b)
     require_zero(product(have) - product(wanted))
-    left, right = terms_of(product(have)), terms_of(product(wanted))
-    if len(left) == len(right) == 1:
-        ((more, a),), ((less, b),) = left.items(), right.items()
-        rest, missing = (Counter(more) - Counter(less)), (Counter(less) - Counter(more))
-        name = next(iter(rest), "")
-        if not missing and rest.total() == 1 and b % a == 0 and b >= a and not quotient(name):
-            raise EqualSizes(name, b // a)
+    _require_root(product(have) - product(wanted))
+
+
+def _require_root(difference: Dim) -> None:
+    """Raise :class:`EqualSizes` where a size is ``a*n - b``, but for factors that all its terms have: it is
+    0 where the symbol n is b / a.
+    """
+    terms = terms_of(difference)
+    if len(terms) != 2:
+        return
+    common = Counter(next(iter(terms)))
+    for names in terms:
+        common &= Counter(names)
+    rest = {tuple((Counter(names) - common).elements()): coef for names, coef in terms.items()}
+    constant = rest.pop((), 0)
+    ((names, slope),) = rest.items() if constant else (((), 1),)
+    root, off = divmod(-constant, slope)
+    if len(names) == 1 and not quotient(names[0]) and not off and root >= 1:
+        raise EqualSizes(names[0], root)
 
 
 def require_broadcast(*shapes: Shape) -> None:

@@ -13,7 +13,7 @@ from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.dims import Shape, broadcast
 from intc.ir.op import Op
-from intc.ir.types import DType
+from intc.ir.types import LIMITS, DType
 from intc.ops import circular, logic
 from intc.ops import elementwise as ew
 from intc.ops.movement import Reshape
@@ -28,6 +28,9 @@ CASTS: dict[int, DType] = {
     onnx.TensorProto.BOOL: "bool",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT16: "int16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT8: "uint8",
 }
 
 
@@ -211,7 +214,13 @@ def _cast(call: Call) -> list[Imported]:
     x = call.x()
     if to not in CASTS:
         raise GraphError(f"cast to {element_name(to)} is not supported")
-    same = call.ctx.builder.graph.type(x).dtype == CASTS[to]
+    type_, (low, high) = call.ctx.builder.graph.type(x), LIMITS.get(CASTS[to], (0, 0))
+    if CASTS[to] in ("int16", "int8", "uint8") and not type_.is_float:
+        call.refuse(
+            type_.interval[0] < low or type_.interval[1] > high,
+            f"a cast to {element_name(to)} of numbers that may not fit",
+        )
+    same = type_.dtype == CASTS[to]
     return [x if same else call.emit(ew.Cast(CASTS[to]), x)]
 
 

@@ -212,6 +212,14 @@ def product(dims: Iterable[Dim]) -> Dim:
     return out
 
 
+def total(dims: Iterable[Dim]) -> Dim:
+    """The sum of ``dims`` (0 for none)."""
+    out: Dim = 0
+    for dim in dims:
+        out = out + dim
+    return out
+
+
 def factors(dims: Iterable[Dim]) -> list[str]:
     """The symbols and quotients that the terms of ``dims`` consist of, in order of first appearance."""
     return list(dict.fromkeys(name for dim in dims for mono in terms_of(dim) for name in mono))
