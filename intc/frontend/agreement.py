@@ -60,16 +60,16 @@ def require_product(have: Shape, wanted: Shape) -> None:
     """Raise :class:`EqualSizes` where a reshape works only if two sizes agree: those that differ at the same
     axis, or a symbol and the number that both products leave it.
     """
+    _require_root(product(have) - product(wanted))
     for a, b in zip(have, wanted, strict=False):
         if isinstance(a, Poly) and isinstance(b, Poly):
             require_equal(a, b)
     require_zero(product(have) - product(wanted))
-    _require_root(product(have) - product(wanted))
 
 
 def _require_root(difference: Dim) -> None:
-    """Raise :class:`EqualSizes` where a size is ``a*n - b``, but for factors that all its terms have: it is
-    0 where the symbol n is b / a.
+    """Raise :class:`EqualSizes` where a size is, but for factors that all its terms have, ``a*n - b`` or
+    ``a*n - b*m``: it is 0 where the symbol n is b / a, or that times m.
     """
     terms = terms_of(difference)
     if len(terms) != 2:
@@ -77,12 +77,11 @@ def _require_root(difference: Dim) -> None:
     common = Counter(next(iter(terms)))
     for names in terms:
         common &= Counter(names)
-    rest = {tuple((Counter(names) - common).elements()): coef for names, coef in terms.items()}
-    constant = rest.pop((), 0)
-    ((names, slope),) = rest.items() if constant else (((), 1),)
-    root, off = divmod(-constant, slope)
-    if len(names) == 1 and not quotient(names[0]) and not off and root >= 1:
-        raise EqualSizes(names[0], root)
+    rest = [(tuple((Counter(names) - common).elements()), coef) for names, coef in terms.items()]
+    for (names, slope), (others, constant) in (rest, rest[::-1]):
+        root, off = divmod(-constant, slope)
+        if len(names) == 1 and len(others) < 2 and not quotient(names[0]) and not off and root >= 1:
+            raise EqualSizes(names[0], root * product(map(factor, others)))
 
 
 def require_broadcast(*shapes: Shape) -> None:
