@@ -90,3 +90,34 @@ def test_known_coordinates_of_the_first_axes() -> None:
     canonical(proto, {"x": floats(3, 4, 4)})
     with pytest.raises(UnsupportedModel, match="an index lies outside the 4x4 entries"):
         import_onnx(model(body, "float[batch, 4, 4] x", "float[b, 6] y", {"pairs": pairs + 2}))
+
+
+@pytest.mark.parametrize("equation", ["bii->bi", "bii,bid->bd", "bii->b"])
+def test_diagonals(equation: str) -> None:
+    second = ", x" if "," in equation else ""
+    shape = {"bi": "batch, n", "bd": "batch, n", "b": "batch"}[equation.partition("->")[2]]
+    body = f'r = Relu(x) y = Einsum<equation="{equation}">(r{second})'
+    proto = model(body, "float[batch, n, n] x", f"float[{shape}] y")
+    canonical(proto, {"x": floats(2, 5, 5)})
+
+
+def test_a_reversed_axis_of_any_length() -> None:
+    """What ``flip`` is exported as."""
+    body = "r = Relu(x) y = Slice(r, ends, starts, axes, steps)"
+    weights = {
+        "ends": np.array([-1, -1]), "starts": np.array([-(2**63) + 1, -(2**63) + 1]),
+        "axes": np.array([1, 2]), "steps": np.array([-1, -1]),
+    }  # fmt: skip
+    proto = model(body, "float[batch, n, 4] x", "float[batch, n, 4] y", weights)
+    graph = canonical(proto, {"x": floats(2, 5, 4)})
+    assert operators(graph) == {"relu": 1, "slice": 2}
+
+
+def test_a_padding_mask_of_int32_numbers() -> None:
+    """``1 - mask``, which nothing keeps within 32 bits, is computed in 64 and wraps."""
+    body = "m = Sub(one, mask) k = Cast<to=9>(m) u = Unsqueeze(k, axis) s = Where(u, inf, x) y = Softmax(s)"
+    weights = {"one": np.int32(1), "axis": np.array([1]), "inf": np.float32(-np.inf)}
+    proto = model(body, "float[batch, n, n] x, int32[batch, n] mask", "float[batch, n, n] y", weights)
+    feeds = {"x": floats(2, 5, 5), "mask": np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]], np.int32)}
+    graph = canonical(proto, feeds)
+    assert operators(graph).keys() == {"cast", "reshape", "softmax"}

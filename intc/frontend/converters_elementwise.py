@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from intc.errors import GraphError
+from intc.errors import GraphError, QuantizationError
 from intc.frontend.call import Call, Converter
 from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
@@ -43,6 +43,24 @@ def _scalars(call: Call, value: str) -> str:
 
 def elementwise(op: Op) -> Converter:
     return lambda call: [_scalars(call, call.emit(op, *(call.x(i) for i in range(len(call.inputs)))))]
+
+
+def _arithmetic(op: Op) -> Converter:
+    """``op``, in 64 bits where 32 may not hold what it gives on int32 inputs, and wrapped like ONNX's."""
+
+    def run(call: Call) -> list[Imported]:
+        pair = [call.x(i) for i in range(2)]
+        types = [call.ctx.builder.graph.type(x) for x in pair]
+        try:
+            op.infer(*types)
+        except QuantizationError:
+            pair = [
+                x if call.dtype(x) == "int64" else call.emit(ew.Cast("int64"), x, last=False) for x in pair
+            ]
+            return [_scalars(call, call.emit(ew.Cast("int32"), call.emit(op, *pair, last=False)))]
+        return [_scalars(call, call.emit(op, *pair))]
+
+    return run
 
 
 def _pow(call: Call) -> list[Imported]:
@@ -316,9 +334,9 @@ CONVERTERS: dict[str, Converter] = {
     "Dropout": _dropout,
     "Cast": _cast,
     "CastLike": _cast_like,
-    "Add": elementwise(ew.Add()),
-    "Sub": elementwise(ew.Sub()),
-    "Mul": elementwise(ew.Mul()),
+    "Add": _arithmetic(ew.Add()),
+    "Sub": _arithmetic(ew.Sub()),
+    "Mul": _arithmetic(ew.Mul()),
     "Pow": _pow,
     "Sum": _many(ew.Add()),
     "Max": _many(ew.Max()),

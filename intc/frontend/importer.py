@@ -23,7 +23,7 @@ from intc.frontend.load import checked_model, decode, element_name, first_line, 
 from intc.frontend.symbolic import Imported, Index, IndexTuple, Items, NanTest, Splat, is_symbolic
 from intc.frontend.tabulated import Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows
-from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols, terms_of
+from intc.ir.dims import PAST, Dim, bounds, is_symbol, symbol, symbols, terms_of
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
@@ -87,6 +87,7 @@ class Importer:
         self.opsets = self.proto.opset_import
         self.computed: dict[object, str] = {}  # masks and positions, each emitted once
         self.numbers, self.entries = Numbers(), dict[int, Entries]()  # of conditions whose entries are chosen
+        self.least: dict[Dim, int] = {}  # sizes taken to be no smaller
         self.room = FOLD_TOTAL + FOLD_SHARE * sum(array.nbytes for array in self.arrays.values())
 
     def run(self) -> Graph:
@@ -151,6 +152,12 @@ class Importer:
                 raise ImportFailure(
                     f"{self.source}: which of {name} and {largest} is smaller depends on the input, and no"
                     f" operator refuses a larger {name}"
+                )
+        for size, least in self.least.items():
+            if not _bounded_below(built, size, least):
+                raise ImportFailure(
+                    f"{self.source}: positions are cut as if {size} were at least {least}, and no operator"
+                    f" refuses a smaller one"
                 )
         return built
 
@@ -376,6 +383,14 @@ def _bounded(graph: Graph, name: str, largest: int) -> bool:
         if slope > 0 and isinstance(rest, int) and most - rest < slope * (largest + 1):
             return True
     return False
+
+
+def _bounded_below(graph: Graph, size: Dim, least: int) -> bool:
+    """Whether the limits of ``graph`` keep ``size`` at ``least`` or above."""
+    if bounds(size)[0] >= least:
+        return True
+    excesses = ((limited + size, most) for limited, most in graph.limits().items())
+    return any(isinstance(rest, int) and rest - most >= least for rest, most in excesses)
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
