@@ -121,3 +121,19 @@ def test_a_padding_mask_of_int32_numbers() -> None:
     feeds = {"x": floats(2, 5, 5), "mask": np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]], np.int32)}
     graph = canonical(proto, feeds)
     assert operators(graph).keys() == {"cast", "reshape", "softmax"}
+
+
+def test_every_second_entry_of_an_axis_that_must_be_even() -> None:
+    body = "a = Slice(x, zero, last, one, two) b = Slice(x, one, last, one, two) y = Add(a, b)"
+    weights = {
+        "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "last": np.array([2**63 - 1])
+    }  # fmt: skip
+    proto = model(body, "float[batch, n, 3] x", "float[batch, half, 3] y", weights)
+    assert str(import_onnx(proto).type("x").shape[1]) == "2*n_by_2"
+
+
+def test_running_sums_of_constants_along_an_axis_of_one_element() -> None:
+    """What legacy exports of `diagonal` write."""
+    body = "c = CumSum(w, axis) f = Cast<to=1>(c) y = Mul(x, f)"
+    weights = {"w": np.arange(4), "axis": np.array([0])}
+    canonical(model(body, "float[batch, 4] x", "float[batch, 4] y", weights), {"x": floats(2, 4)})

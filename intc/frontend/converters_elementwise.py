@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.dims import Shape, broadcast
 from intc.ir.op import Op
-from intc.ir.types import LIMITS, DType
+from intc.ir.types import LIMITS, DType, TensorType
 from intc.ops import circular, logic
 from intc.ops import elementwise as ew
 from intc.ops.movement import Reshape
@@ -49,18 +49,21 @@ def _arithmetic(op: Op) -> Converter:
     """``op``, in 64 bits where 32 may not hold what it gives on int32 inputs, and wrapped like ONNX's."""
 
     def run(call: Call) -> list[Imported]:
-        pair = [call.x(i) for i in range(2)]
-        types = [call.ctx.builder.graph.type(x) for x in pair]
-        try:
-            op.infer(*types)
-        except QuantizationError:
-            pair = [
-                x if call.dtype(x) == "int64" else call.emit(ew.Cast("int64"), x, last=False) for x in pair
-            ]
-            return [_scalars(call, call.emit(ew.Cast("int32"), call.emit(op, *pair, last=False)))]
-        return [_scalars(call, call.emit(op, *pair))]
+        pair = [call.x(0), call.x(1)]
+        if not _overflows(op, [call.ctx.builder.graph.type(x).with_shape(()) for x in pair]):
+            return [_scalars(call, call.emit(op, *pair))]
+        wide = [x if call.dtype(x) == "int64" else call.emit(ew.Cast("int64"), x, last=False) for x in pair]
+        return [_scalars(call, call.emit(ew.Cast("int32"), call.emit(op, *wide, last=False)))]
 
     return run
+
+
+def _overflows(op: Op, types: Sequence[TensorType]) -> bool:
+    try:
+        op.infer(*types)
+    except QuantizationError:
+        return True
+    return False
 
 
 def _pow(call: Call) -> list[Imported]:
