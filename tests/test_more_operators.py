@@ -137,3 +137,21 @@ def test_running_sums_of_constants_along_an_axis_of_one_element() -> None:
     body = "c = CumSum(w, axis) f = Cast<to=1>(c) y = Mul(x, f)"
     weights = {"w": np.arange(4), "axis": np.array([0])}
     canonical(model(body, "float[batch, 4] x", "float[batch, 4] y", weights), {"x": floats(2, 4)})
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rows"),
+    [
+        ("strides=[1, 1], pads=[1, 1, 1, 1]", 64),
+        ("strides=[2, 2]", 9),
+        ("strides=[2, 3], pads=[0, 1, 1, 1], dilations=[1, 2]", 8),
+    ],
+)
+def test_patches_that_overlap_add_up(attributes: str, rows: int) -> None:
+    """What `fold` is exported as."""
+    body = f"r = Relu(x) y = Col2Im<{attributes}>(r, image, block)"
+    weights = {"image": np.array([8, 8]), "block": np.array([3, 3])}
+    proto = model(body, f"float[batch, 18, {rows}] x", "float[batch, 2, 8, 8] y", weights, opset=18)
+    graph = import_onnx(proto)
+    feeds: Feeds = {"x": floats(2, 18, rows)}
+    np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-5)

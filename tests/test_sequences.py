@@ -49,3 +49,17 @@ def test_what_a_sequence_cannot_do_is_refused_with_its_reason(body: str, reason:
     proto = model(body, "float[batch, 5, 3] x, float[2] u", "float[batch, 5, 3] y", weights)
     with pytest.raises(UnsupportedModel, match=reason):
         import_onnx(proto)
+
+
+def test_what_is_done_to_every_tensor_of_a_sequence() -> None:
+    """What the dynamo exporter writes for `hstack`: a branch on the rank of each tensor."""
+    body = "s = SequenceConstruct(x, u) m = SequenceMap(s) <body = each (float[a, b, c] t) => (o)"
+    body += " { d = Shape(t) n = Size(d) k = Equal(n, zero) o = If(k) <then_branch = flat () => (p)"
+    body += " { p = Neg(t) }, else_branch = same () => (q) { q = Tanh(t) }> }>"
+    body += " y = ConcatFromSequence<axis=1>(m)"
+    proto = model(body, "float[2, 5, 3] x, float[2, 2, 3] u", "float[2, 7, 3] y", {"zero": np.int64(0)})
+    feeds: Feeds = {"x": floats(2, 5, 3), "u": floats(2, 2, 3)}
+    graph = import_onnx(proto)
+    want = np.tanh(np.concatenate([feeds["x"], feeds["u"]], axis=1))
+    np.testing.assert_allclose(graph.evaluate(feeds)[0], want, atol=1e-6)
+    assert operators(graph) == {"tanh": 2, "concat": 1}

@@ -4,22 +4,11 @@ loops over the parts of a split, and for lists that a loop fills.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import onnx
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import Imported, Items
-
-
-def _apply(call: Call, op: str, inputs: list[Imported], count: int = 1, **attributes: Any) -> list[Imported]:
-    """The results of the ONNX node ``op`` on ``inputs``, folded where they are known."""
-    stem = call.node.output[0]
-    outputs = [stem] if count == 1 else [f"{stem}.{i}" for i in range(count)]
-    node = onnx.helper.make_node(op, [f"{stem}.in{i}" for i in range(len(inputs))], outputs, **attributes)
-    return call.ctx.results(node, inputs, attributes, call.label)
 
 
 def _items(call: Call) -> list[Imported]:
@@ -76,9 +65,9 @@ def _split(call: Call) -> list[Imported]:
     pieces = [call.inputs[0]]
     if len(parts) > 1:
         lengths = np.asarray(parts, np.int64)
-        pieces = _apply(call, "Split", [call.inputs[0], lengths], len(parts), axis=axis)
+        pieces = call.apply("Split", [call.inputs[0], lengths], len(parts), axis=axis)
     if not call.has(1) and not call.attributes.get("keepdims", 1):
-        pieces = [_apply(call, "Squeeze", [p, np.asarray([axis])])[0] for p in pieces]
+        pieces = [call.apply("Squeeze", [p, np.asarray([axis])])[0] for p in pieces]
     return [Items(tuple(pieces))]
 
 
@@ -86,8 +75,8 @@ def _concat(call: Call) -> list[Imported]:
     items, axis = _items(call), int(call.attributes["axis"])
     call.refuse(not items, "an empty sequence is joined")
     if call.attributes.get("new_axis", 0):
-        items = [_apply(call, "Unsqueeze", [x, np.asarray([axis])])[0] for x in items]
-    return _apply(call, "Concat", items, axis=axis)
+        items = [call.apply("Unsqueeze", [x, np.asarray([axis])])[0] for x in items]
+    return call.apply("Concat", items, axis=axis)
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -257,6 +257,8 @@ class Importer:
         label = node.name or next((o for o in node.output if o), node.op_type)
         if node.op_type == "If" and isinstance(self.env.get(node.input[0]), np.ndarray):
             return self._branch(node)
+        if node.op_type == "SequenceMap" and isinstance(self.env.get(node.input[0]), Items):
+            return self._map(node)
         if any(x in self.failed for x in node.input):
             if not converters.exists(node) and node.op_type not in FOLDED:
                 self._refuse(node, label, "the operator is not supported")
@@ -312,6 +314,24 @@ class Importer:
                 self.failed.add(name)
             else:
                 self.env[name] = self.env[output.name]
+
+    def _map(self, node: onnx.NodeProto) -> None:
+        """The nodes of the body of a SequenceMap, once for each tensor."""
+        graph, given = node.attribute[0].g, [self.env[x] for x in node.input]
+        rows: list[list[Imported]] = []
+        for i in range(len(given[0].values)):
+            for info, value in zip(graph.input, given, strict=True):
+                self.env[info.name] = value.values[i] if isinstance(value, Items) else value
+            for tensor in graph.initializer:
+                self.env[tensor.name] = decode(tensor, self.source)
+            for inner in graph.node:
+                self._node(inner)
+            if any(output.name in self.failed for output in graph.output):
+                self.failed.update(node.output)
+                return
+            rows.append([self.env[output.name] for output in graph.output])
+        for name, column in zip(node.output, zip(*rows, strict=True), strict=True):
+            self.env[name] = Items(column)
 
     def _refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
         self.failed.update(node.output)

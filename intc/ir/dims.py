@@ -327,7 +327,7 @@ def _factor(text: str) -> tuple[Dim, str]:
     word = re.match(r"\w+", text)
     if word is None:
         raise GraphError(f"'{text}' is not a size")
-    return int(word[0]) if word[0].isdigit() else symbol(word[0]), text[word.end() :]
+    return int(word[0]) if word[0].isdecimal() else symbol(word[0]), text[word.end() :]
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:
