@@ -88,9 +88,9 @@ class Masks:
     @_limited
     def _split(self, value: str) -> tuple[str, Keep, tuple[Reshape | Transpose, ...]] | None:
         node = self.producers.get(value)
-        if node is not None and isinstance(node.op, Max):  # the lowest number again, as a floor
-            live = [x for x in node.inputs if not self.minus_infinity(x)]
-            return self.split(live[0]) if len(live) == 1 else (value, False, ())
+        if node is not None and isinstance(node.op, Max):
+            floored = self._floored(node)
+            return self.split(floored) if floored else (value, False, ())
         if node is not None and isinstance(node.op, Reshape):
             scores, keep, shapes = self.split(node.inputs[0])
             if not isinstance(keep, tuple):
@@ -148,6 +148,11 @@ class Masks:
                 shape = move.shape
         return shape == wanted
 
+    def _floored(self, node: Node) -> str | None:
+        """What the lowest number stands under again, as a floor."""
+        live = [x for x in node.inputs if not self.minus_infinity(x)]
+        return live[0] if len(live) == 1 else None
+
     @_limited
     def additive(self, value: str, sign: int = 1) -> Keep | None:
         """keep with ``sign * value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
@@ -167,6 +172,9 @@ class Masks:
             return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
         if isinstance(node.op, (Add, Min if sign > 0 else Max)):
             return self._joined(node, [self.additive(x, sign) for x in node.inputs])
+        if isinstance(node.op, Max) and sign == 1:
+            floored = self._floored(node)
+            return self.additive(floored) if floored else None
         if isinstance(node.op, Mul):
             for factor, other in (node.inputs, node.inputs[::-1]):
                 if self.minus_infinity(other, sign):
