@@ -14,6 +14,7 @@ from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
 from intc.ops import logic
+from intc.ops import logic
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Transpose
 from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceSum
@@ -167,7 +168,7 @@ def _diagonal(call: Call, x: str, term: str) -> tuple[str, str]:
         call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, dtype))
         for dtype in ("int64", call.dtype(x))
     )
-    here = call.emit(ew.Equal(), apart, nothing, last=False)
+    here = call.emit(logic.Equal(), apart, nothing, last=False)
     kept = call.emit(ew.Where(), here, x, zero, last=False)
     rest = call.emit(ReduceSum((second,), False), kept, last=False)
     return _diagonal(call, rest, term[:second] + term[second + 1 :])
