@@ -13,6 +13,7 @@ from intc.ir.dims import (
     Dim,
     Poly,
     Shape,
+    bounds,
     factor,
     factors,
     floor_div,
@@ -23,6 +24,7 @@ from intc.ir.dims import (
     symbols,
     terms_of,
 )
+from intc.ir.graph import Graph
 
 
 class EqualSizes(Exception):
@@ -129,6 +131,24 @@ def require_zero(difference: Dim) -> None:
                 raise EqualSizes(name, wholes[name])
     if wholes and dims.substitute(difference, wholes) == 0:
         raise EqualSizes(*next(iter(wholes.items())))
+
+
+def kept_below(graph: Graph, name: str, largest: int) -> bool:
+    """Whether the limits of ``graph`` keep the symbol ``name`` at ``largest`` or below."""
+    for size, most in graph.limits().items():
+        slope = terms_of(size).get((name,), 0)
+        rest = size - symbol(name) * slope
+        if slope > 0 and isinstance(rest, int) and most - rest < slope * (largest + 1):
+            return True
+    return False
+
+
+def kept_above(graph: Graph, size: Dim, least: int) -> bool:
+    """Whether the limits of ``graph`` keep ``size`` at ``least`` or above."""
+    if bounds(size)[0] >= least:
+        return True
+    excesses = ((limited + size, most) for limited, most in graph.limits().items())
+    return any(isinstance(rest, int) and rest - most >= least for rest, most in excesses)
 
 
 def part_of(name: str, divisor: int) -> Dim:

@@ -15,7 +15,7 @@ import onnx
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
-from intc.frontend.agreement import AtMost, EqualSizes, part_of, substitute
+from intc.frontend.agreement import AtMost, EqualSizes, kept_above, kept_below, part_of, substitute
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
@@ -23,7 +23,7 @@ from intc.frontend.load import checked_model, decode, element_name, first_line, 
 from intc.frontend.symbolic import Imported, Index, IndexTuple, Items, NanTest, Splat, is_symbolic
 from intc.frontend.tabulated import Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows
-from intc.ir.dims import PAST, Dim, bounds, is_symbol, symbol, symbols, terms_of
+from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
@@ -148,13 +148,13 @@ class Importer:
         built = self._whole(self.builder.finish(), names)
         built = _renamed(built, dict(zip(built.outputs, names.values(), strict=True)))
         for name, largest in self.largest.items():
-            if name not in self.sizes and not _bounded(built, name, largest):
+            if name not in self.sizes and not kept_below(built, name, largest):
                 raise ImportFailure(
                     f"{self.source}: which of {name} and {largest} is smaller depends on the input, and no"
                     f" operator refuses a larger {name}"
                 )
         for size, least in self.least.items():
-            if not _bounded_below(built, size, least):
+            if not kept_above(built, size, least):
                 raise ImportFailure(
                     f"{self.source}: positions are cut as if {size} were at least {least}, and no operator"
                     f" refuses a smaller one"
@@ -393,24 +393,6 @@ class Importer:
             if isinstance(value, str)
             else type_of_array(_storable(np.asarray(value)))
         )
-
-
-def _bounded(graph: Graph, name: str, largest: int) -> bool:
-    """Whether the limits of ``graph`` keep the symbol ``name`` at ``largest`` or below."""
-    for size, most in graph.limits().items():
-        slope = terms_of(size).get((name,), 0)
-        rest = size - symbol(name) * slope
-        if slope > 0 and isinstance(rest, int) and most - rest < slope * (largest + 1):
-            return True
-    return False
-
-
-def _bounded_below(graph: Graph, size: Dim, least: int) -> bool:
-    """Whether the limits of ``graph`` keep ``size`` at ``least`` or above."""
-    if bounds(size)[0] >= least:
-        return True
-    excesses = ((limited + size, most) for limited, most in graph.limits().items())
-    return any(isinstance(rest, int) and rest - most >= least for rest, most in excesses)
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
