@@ -10,7 +10,7 @@ import pytest
 from intc.errors import FeedError, UnsupportedModel
 from intc.frontend import import_onnx
 from tests.compiled_models import compiled, distance
-from tests.onnx_models import Feeds, canonical, floats, model, operators
+from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
 
 def test_log_probabilities(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
 from intc.ops import logic
-from intc.ops import logic
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Transpose
 from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceSum
