@@ -208,6 +208,7 @@ def movement_cases() -> list[Case]:
         Case(GatherElements(2), (t((B, S, 5), "int32"), t((B, S, S), "int64", -5, 4))),
         Case(Lookup((S,), (1,), 2), (ints(-9, 9, (11, 5), np.int8),)),
         Case(Lookup((S, S), (1, -1), 6), (ints(-9, 9, (13, 2, 3), np.int16),)),
+        Case(Lookup((2 * S - 1,), (-1,), S + 5), (ints(-9, 9, (13, 2), np.int8),)),  # down from the last
         Case(CumSum(1), (t((B, S, 3), "int16"),)),
         Case(CumSum(1, True, True), (t((B, S), "int64", 0, 1),)),
         Case(CumSum(0, False, True), (t((B, S), "bool"),)),

@@ -64,7 +64,7 @@ def test_it_prints_and_parses() -> None:
     [
         ({"length": 3}, "'length' is no free size; the model has batch, seq"),
         ({"seq": 0}, "seq=0: a size is at least 1"),
-        ({"seq": 9}, "seq - 1 is 8; the model takes at most 7"),
+        ({"seq": 9}, "seq is 9; the model takes at most 8"),
     ],
 )
 def test_refusals(sizes: dict[str, int], message: str) -> None:

@@ -229,3 +229,23 @@ def test_quotients_of_quotients_are_one() -> None:
     assert part_of("n_by_2", 3) == symbol("n_by_6")
     with pytest.raises(GraphError, match="cannot be divided"):
         floor_div(N, 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "size"),
+    [
+        # 5 tokens in front of a text; the exporter wrote the length that it traced
+        ("c = Concat<axis=1>(p, x) y = Reshape(c, heads)", "float[3, 5, 6] p, float[3, text, 6] x", "8"),
+        # the batch of another input under a name of its own, behind the length
+        ("a = Shape(x) b = Gather(a, first) h = Mul(b, three) d = Shape(u) n = Gather(d, first)"
+         " t = Concat<axis=0>(n, h, two) y = Reshape(u, t)",
+         "float[batch, 6] x, float[length, other, 6] u", ""),
+    ],
+)  # fmt: skip
+def test_a_size_that_a_reshape_leaves_only_one_value(body: str, inputs: str, size: str) -> None:
+    given = {"heads": [3, 13, 3, 2], "first": [0], "three": [3], "two": [2]}
+    weights = {k: np.array(v) for k, v in given.items() if k in body}
+    outputs = "float[a, b, c, d] y" if "heads" in body else "float[a, b, c] y"
+    graph = import_onnx(model(body, inputs, outputs, weights))
+    first, second = (graph.type(x).shape for x in graph.inputs)
+    assert str(second[1]) == size or second[1] == first[0]

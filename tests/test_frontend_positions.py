@@ -115,3 +115,46 @@ def test_the_smaller_of_a_length_and_a_number_is_the_length_where_a_table_bounds
     proto = model(body + "t = Expand(one, u) s = ReduceSum(t) y = Add(x, s)", inputs, outputs, weights)
     with pytest.raises(ImportFailure, match="which of seq and 16 is smaller depends on the input"):
         import_onnx(proto)
+
+
+SINUSOIDS = {
+    "interleaved by writes": " p = Unsqueeze(r, last) a = Mul(p, f) sa = Sin(a) ca = Cos(a)"
+    " t = Concat<axis=0>(n1, width) zs = ConstantOfShape(t)"
+    " rn = Range(zero, n, one) rc = Reshape(rn, to_n) ev = Reshape(even, to_c) od = Reshape(odd, to_c)"
+    " k = Concat<axis=0>(n1, half) re = Expand(rc, k) ce = Expand(ev, k) co = Expand(od, k)"
+    " ru = Unsqueeze(re, last) cu = Unsqueeze(ce, last) ou = Unsqueeze(co, last)"
+    " ei = Concat<axis=-1>(ru, cu) oi = Concat<axis=-1>(ru, ou)"
+    " s1 = ScatterND(zs, ei, sa) pe = ScatterND(s1, oi, ca)",
+    "an outer product": ' a = Einsum<equation="i,j->ij">(r, f) sa = Sin(a) ca = Cos(a)'
+    " pe = Concat<axis=-1>(sa, ca)",
+}
+DIRECTIONS = {
+    "up": "r = Range(fzero, nf, fone)",
+    "down from the last": "l = Sub(nf, fone) r = Range(l, mone, mone)",
+    "around the middle": "h = Div(n, two) m = Neg(h) e = Add(m, n) mf = Cast<to=1>(m) ef = Cast<to=1>(e)"
+    " r = Range(mf, ef, fone)",
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("form", SINUSOIDS)
+def test_sinusoids_computed_in_the_model_are_one_table(form: str, direction: str) -> None:
+    """Positions as floats, from either end or relative to the middle; sines and cosines written side by side
+    into zeros.
+    """
+    body = "d = Shape(x) n = Gather(d, one) nf = Cast<to=1>(n) n1 = Unsqueeze(n, first) "
+    body += DIRECTIONS[direction] + SINUSOIDS[form] + " y = Add(x, pe)"
+    weights: Feeds = {
+        "zero": np.int64(0), "one": np.int64(1), "two": np.int64(2), "fzero": np.float32(0),
+        "fone": np.float32(1), "mone": np.float32(-1), "first": np.array([0]), "last": np.array([-1]),
+        "f": 0.1 ** np.arange(3, dtype=np.float32), "width": np.array([6]), "half": np.array([3]),
+        "to_n": np.array([-1, 1]), "to_c": np.array([1, -1]), "even": np.arange(0, 6, 2),
+        "odd": np.arange(1, 6, 2),
+    }  # fmt: skip
+    weights = {k: v for k, v in weights.items() if k in body}
+    proto = model(body, "float[batch, length, 6] x", "float[batch, length, 6] y", weights)
+    graph = import_onnx(proto)
+    for length in (1, 4, 9):
+        feeds: Feeds = {"x": floats(2, length, 6)}
+        np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-5)
+    assert operators(graph) == {"lookup": 1, "add": 1}

@@ -302,3 +302,19 @@ def test_nodes_outside_the_conditions(name: str) -> None:
 def test_bad_input_overrides(inputs: dict[str, object], reason: str) -> None:
     with pytest.raises(ImportFailure, match=reason):
         import_onnx(small(), inputs)
+
+
+def test_nodes_out_of_order_are_sorted() -> None:
+    """onnxruntime's converter to float16 writes casts behind their readers, in front of a branch as well."""
+    body = "c = ReduceSum<keepdims=0>(w) k = Cast<to=9>(c) r = Relu(x) y = If(k) <then_branch ="
+    body += " a () => (t) { t = Tanh(r) }, else_branch = b () => (e) { e = Abs(r) }>"
+    proto = model(body, "float[2, 3] x", "float[2, 3] y", {"w": np.ones(2, np.float32)})
+    nodes = list(proto.graph.node)
+    proto.graph.ClearField("node")
+    proto.graph.node.extend(onnx.GraphProto(node=nodes[::-1]).node)
+    assert [n.op.name for n in import_onnx(proto).nodes] == ["relu", "tanh"]
+
+
+def test_a_cycle_is_refused() -> None:
+    with pytest.raises(ImportFailure, match="topologically sorted"):
+        import_onnx(model("a = Add(x, b) b = Neg(a) y = Relu(b)", "float[2] x", "float[2] y"))

@@ -278,3 +278,34 @@ def test_softmax_of_negated_roots(tmp_path: Path) -> None:
     proto = model(body, "float[batch, n, 8] x, float[batch, 8, 4] z", "float[b, m, 4] y")
     feeds: Feeds = {"x": floats(32, 6, 8), "z": floats(32, 8, 4)}
     assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.03
+
+
+def test_a_mask_of_zeros_keeps_its_shape_for_what_moves_the_sum() -> None:
+    """A causal mask that masks nothing, added to a padding mask per head, then split into batch and heads."""
+    body = "k = Reshape(pad, to_row) e = Expand(k, per_head) f = Reshape(e, to_rows) m = Add(zeros, f)"
+    body += " r = Reshape(m, to_scores) t = Add(x, r) y = Softmax<axis=-1>(t)"
+    weights = {
+        "to_row": np.array([2, 1, 1, 5]), "per_head": np.array([2, 3, 1, 5]), "to_rows": np.array([6, 1, 5]),
+        "to_scores": np.array([2, 3, 5, 5]), "zeros": np.zeros((5, 5), np.float32),
+        "fzero": np.float32(0), "inf": np.float32(-np.inf),
+    }  # fmt: skip
+    body = body.replace("k = Reshape(pad", "p = Where(keep, fzero, inf) k = Reshape(p")
+    proto = model(body, "float[2, 3, 5, 5] x, bool[2, 5] keep", "float[2, 3, 5, 5] y", weights)
+    feeds: Feeds = {"x": floats(2, 3, 5, 5), "keep": np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]], bool)}
+    assert operators(canonical(proto, feeds)).keys() == {"reshape", "expand", "softmax"}
+
+
+def test_a_sum_of_masks_with_a_floor() -> None:
+    """Twice the least float is minus infinity, which the model raises to the least float again."""
+    body = "m = Cast<to=1>(mask) i = Sub(one, m) p = Mul(i, least) u = Unsqueeze(p, axis) c = Add(causal, u)"
+    body += " f = Max(c, least) s = Add(x, f) y = Softmax(s)"
+    least = np.finfo(np.float32).min
+    weights = {
+        "one": np.float32(1), "least": least, "axis": np.array([1]),
+        "causal": np.triu(np.full((5, 5), least), 1),
+    }  # fmt: skip
+    proto = model(body, "float[batch, 5, 5] x, int64[batch, 5] mask", "float[batch, 5, 5] y", weights)
+    graph = canonicalise(import_onnx(proto)).graph
+    assert "max" not in operators(graph) and operators(graph)["softmax"] == 1
+    feeds: Feeds = {"x": floats(2, 5, 5), "mask": np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]])}
+    np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from intc.errors import FeedError, UnsupportedModel
 from intc.frontend import import_onnx
 from tests.compiled_models import compiled, distance
-from tests.onnx_models import Feeds, canonical, floats, model, operators
+from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
 
 def test_log_probabilities(tmp_path: Path) -> None:
@@ -90,3 +90,68 @@ def test_known_coordinates_of_the_first_axes() -> None:
     canonical(proto, {"x": floats(3, 4, 4)})
     with pytest.raises(UnsupportedModel, match="an index lies outside the 4x4 entries"):
         import_onnx(model(body, "float[batch, 4, 4] x", "float[b, 6] y", {"pairs": pairs + 2}))
+
+
+@pytest.mark.parametrize("equation", ["bii->bi", "bii,bid->bd", "bii->b"])
+def test_diagonals(equation: str) -> None:
+    second = ", x" if "," in equation else ""
+    shape = {"bi": "batch, n", "bd": "batch, n", "b": "batch"}[equation.partition("->")[2]]
+    body = f'r = Relu(x) y = Einsum<equation="{equation}">(r{second})'
+    proto = model(body, "float[batch, n, n] x", f"float[{shape}] y")
+    canonical(proto, {"x": floats(2, 5, 5)})
+
+
+def test_a_reversed_axis_of_any_length() -> None:
+    """What ``flip`` is exported as."""
+    body = "r = Relu(x) y = Slice(r, ends, starts, axes, steps)"
+    weights = {
+        "ends": np.array([-1, -1]), "starts": np.array([-(2**63) + 1, -(2**63) + 1]),
+        "axes": np.array([1, 2]), "steps": np.array([-1, -1]),
+    }  # fmt: skip
+    proto = model(body, "float[batch, n, 4] x", "float[batch, n, 4] y", weights)
+    graph = canonical(proto, {"x": floats(2, 5, 4)})
+    assert operators(graph) == {"relu": 1, "slice": 2}
+
+
+def test_a_padding_mask_of_int32_numbers() -> None:
+    """``1 - mask``, which nothing keeps within 32 bits, is computed in 64 and wraps."""
+    body = "m = Sub(one, mask) k = Cast<to=9>(m) u = Unsqueeze(k, axis) s = Where(u, inf, x) y = Softmax(s)"
+    weights = {"one": np.int32(1), "axis": np.array([1]), "inf": np.float32(-np.inf)}
+    proto = model(body, "float[batch, n, n] x, int32[batch, n] mask", "float[batch, n, n] y", weights)
+    feeds = {"x": floats(2, 5, 5), "mask": np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]], np.int32)}
+    graph = canonical(proto, feeds)
+    assert operators(graph).keys() == {"cast", "reshape", "softmax"}
+
+
+def test_every_second_entry_of_an_axis_that_must_be_even() -> None:
+    body = "a = Slice(x, zero, last, one, two) b = Slice(x, one, last, one, two) y = Add(a, b)"
+    weights = {
+        "zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "last": np.array([2**63 - 1])
+    }  # fmt: skip
+    proto = model(body, "float[batch, n, 3] x", "float[batch, half, 3] y", weights)
+    assert str(import_onnx(proto).type("x").shape[1]) == "2*n_by_2"
+
+
+def test_running_sums_of_constants_along_an_axis_of_one_element() -> None:
+    """What legacy exports of `diagonal` write."""
+    body = "c = CumSum(w, axis) f = Cast<to=1>(c) y = Mul(x, f)"
+    weights = {"w": np.arange(4), "axis": np.array([0])}
+    canonical(model(body, "float[batch, 4] x", "float[batch, 4] y", weights), {"x": floats(2, 4)})
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rows"),
+    [
+        ("strides=[1, 1], pads=[1, 1, 1, 1]", 64),
+        ("strides=[2, 2]", 9),
+        ("strides=[2, 3], pads=[0, 1, 1, 1], dilations=[1, 2]", 8),
+    ],
+)
+def test_patches_that_overlap_add_up(attributes: str, rows: int) -> None:
+    """What `fold` is exported as."""
+    body = f"r = Relu(x) y = Col2Im<{attributes}>(r, image, block)"
+    weights = {"image": np.array([8, 8]), "block": np.array([3, 3])}
+    proto = model(body, f"float[batch, 18, {rows}] x", "float[batch, 2, 8, 8] y", weights, opset=18)
+    graph = import_onnx(proto)
+    feeds: Feeds = {"x": floats(2, 18, rows)}
+    np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-5)

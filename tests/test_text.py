@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from intc.errors import GraphError
 from intc.ir.diff import diff_graphs, diff_html
-from intc.ir.dims import symbol
+from intc.ir.dims import parse, symbol
 from intc.ir.display import graph_html, graph_svg
 from intc.ir.graph import Builder, Graph
 from intc.ir.op import Op
@@ -153,6 +153,10 @@ def test_bad_text_is_refused(case: str) -> None:
         parse_graph(text.replace(old, new, 1), side_tensors(graph), OPS.values())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_digit_that_is_no_number_names_a_symbol() -> None:
+    assert parse("\u00b21") == symbol("\u00b21")
 
 
 @given(st.data())

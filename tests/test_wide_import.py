@@ -216,7 +216,7 @@ def test_a_table_of_positions_bounds_the_length() -> None:
     body, weights, _ = SEQUENCES["rotary"]
     proto = model(body, "float[batch, seq, 6] x", "float[b2, s2, 6] y", {**SIZE, **weights})
     graph = import_onnx(proto)
-    with pytest.raises(FeedError, match="at most 4095"):
+    with pytest.raises(FeedError, match="at most 4096"):
         graph.evaluate({"x": np.zeros((1, 5000, 6), np.float32)})
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import intc
-from intc.errors import UnsupportedModel
+from intc.errors import FeedError, ImportFailure, UnsupportedModel
 from intc.frontend import import_onnx
 from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
@@ -139,3 +139,45 @@ def test_everything_moved_by_one(far: int, count: int | None) -> None:
     }  # fmt: skip
     x = np.random.default_rng(3).standard_normal((3, 7)).astype(np.float32)
     canonical(model(body, "float[batch, n] x", "float[batch, n] y", weights), {"x": x})
+
+
+def test_a_part_of_an_axis_of_any_size_is_written() -> None:
+    """What ``x[:, 2:5] = u`` is traced to; an input without five of them is refused."""
+    body = (
+        "r = Relu(x) d = Shape(r) b = Gather(d, zero) s = Gather(d, one) ib = Range(zero, b, one)"
+        " all = Range(zero, s, one) is = Slice(all, two1, five1) ub = Reshape(ib, to_b)"
+        " k = Unsqueeze(b, first)"
+        " whole = Concat<axis=0>(k, three1) zb = Expand(ub, whole) zs = Expand(is, whole)"
+        " tb = Unsqueeze(zb, last) ts = Unsqueeze(zs, last)"
+        " i = Concat<axis=-1>(tb, ts) y = ScatterND(r, i, u)"
+    )
+    weights: Feeds = {
+        "zero": np.int64(0), "one": np.int64(1), "two1": np.array([2]), "five1": np.array([5]),
+        "three1": np.array([3]), "to_b": np.array([-1, 1]), "last": np.array([-1]), "first": np.array([0]),
+    }  # fmt: skip
+    proto = model(body, "float[batch, seq, 6] x, float[batch, 3, 6] u", "float[b2, s2, 6] y", weights)
+    graph = import_onnx(proto)
+    for length in (5, 9):
+        feeds: Feeds = {"x": floats(2, length, 6), "u": floats(2, 3, 6)}
+        np.testing.assert_array_equal(graph.evaluate(feeds)[0], expected(proto, feeds)[0])
+    assert operators(graph) == {"relu": 1, "slice": 2, "concat": 1}
+    with pytest.raises(FeedError):
+        graph.evaluate({"x": floats(2, 4, 6), "u": floats(2, 3, 6)})
+
+
+def test_positions_cut_where_no_operator_needs_them_are_refused() -> None:
+    body = "d = Shape(x) s = Gather(d, zero) a = Range(zero, s, one) c = Slice(a, two1, five1)"
+    body += " f = Cast<to=1>(c) y = Add(f, u)"
+    weights: Feeds = {
+        "zero": np.int64(0), "one": np.int64(1), "two1": np.array([2]), "five1": np.array([5])
+    }  # fmt: skip
+    with pytest.raises(ImportFailure, match="as if seq were at least 5, and no operator refuses a smaller"):
+        import_onnx(model(body, "float[seq] x, float[3] u", "float[3] y", weights))
+
+
+def test_a_row_of_sizes_is_written() -> None:
+    """The shape that ``index_fill`` computes: that of its data but for one axis."""
+    body = "d = Shape(x) t = ScatterElements<axis=0>(d, one, two) y = Expand(u, t)"
+    weights: Feeds = {"one": np.array([1]), "two": np.array([2])}
+    graph = import_onnx(model(body, "float[batch, 5, 6] x, float[6] u", "float[batch, 2, 6] y", weights))
+    assert [str(d) for d in graph.type("y").shape] == ["batch", "2", "6"]

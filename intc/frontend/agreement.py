@@ -13,6 +13,7 @@ from intc.ir.dims import (
     Dim,
     Poly,
     Shape,
+    bounds,
     factor,
     factors,
     floor_div,
@@ -23,6 +24,7 @@ from intc.ir.dims import (
     symbols,
     terms_of,
 )
+from intc.ir.graph import Graph
 
 
 class EqualSizes(Exception):
@@ -52,24 +54,36 @@ def require_equal(a: Dim, b: Dim) -> None:
     more, less = ([k for k, v in terms.items() if v == 1 and len(k) == 1] for terms in (left, right))
     if len(left) == 2 and len(more) == len(less) == 1 and not quotient(less[0][0]):  # n + s and n + t
         raise EqualSizes(less[0][0], factor(more[0][0]))
+    _require_root(a - b)
     require_zero(a - b)
 
 
 def require_product(have: Shape, wanted: Shape) -> None:
     """Raise :class:`EqualSizes` where a reshape works only if two sizes agree: those that differ at the same
-    axis, or a symbol and the number that the quotient of both products leaves it.
+    axis, or a symbol and the number that both products leave it.
     """
+    _require_root(product(have) - product(wanted))
     for a, b in zip(have, wanted, strict=False):
         if isinstance(a, Poly) and isinstance(b, Poly):
             require_equal(a, b)
     require_zero(product(have) - product(wanted))
-    left, right = terms_of(product(have)), terms_of(product(wanted))
-    if len(left) == len(right) == 1:
-        ((more, a),), ((less, b),) = left.items(), right.items()
-        rest, missing = (Counter(more) - Counter(less)), (Counter(less) - Counter(more))
-        name = next(iter(rest), "")
-        if not missing and rest.total() == 1 and b % a == 0 and b >= a and not quotient(name):
-            raise EqualSizes(name, b // a)
+
+
+def _require_root(difference: Dim) -> None:
+    """Raise :class:`EqualSizes` where a size is, but for factors that all its terms have, ``a*n - b`` or
+    ``a*n - b*m``: it is 0 where the symbol n is b / a, or that times m.
+    """
+    terms = terms_of(difference)
+    if len(terms) != 2:
+        return
+    common = Counter(next(iter(terms)))
+    for names in terms:
+        common &= Counter(names)
+    rest = [(tuple((Counter(names) - common).elements()), coef) for names, coef in terms.items()]
+    for (names, slope), (others, constant) in (rest, rest[::-1]):
+        root, off = divmod(-constant, slope)
+        if len(names) == 1 and len(others) < 2 and not quotient(names[0]) and not off and root >= 1:
+            raise EqualSizes(names[0], root * product(map(factor, others)))
 
 
 def require_broadcast(*shapes: Shape) -> None:
@@ -117,6 +131,24 @@ def require_zero(difference: Dim) -> None:
                 raise EqualSizes(name, wholes[name])
     if wholes and dims.substitute(difference, wholes) == 0:
         raise EqualSizes(*next(iter(wholes.items())))
+
+
+def kept_below(graph: Graph, name: str, largest: int) -> bool:
+    """Whether the limits of ``graph`` keep the symbol ``name`` at ``largest`` or below."""
+    for size, most in graph.limits().items():
+        slope = terms_of(size).get((name,), 0)
+        rest = size - symbol(name) * slope
+        if slope > 0 and isinstance(rest, int) and most - rest < slope * (largest + 1):
+            return True
+    return False
+
+
+def kept_above(graph: Graph, size: Dim, least: int) -> bool:
+    """Whether the limits of ``graph`` keep ``size`` at ``least`` or above."""
+    if bounds(size)[0] >= least:
+        return True
+    excesses = ((limited + size, most) for limited, most in graph.limits().items())
+    return any(isinstance(rest, int) and rest - most >= least for rest, most in excesses)
 
 
 def part_of(name: str, divisor: int) -> Dim:

@@ -74,6 +74,14 @@ class Call:
         name = self.node.output[0] if last else f"{self.node.output[0]}.{op.name}"
         return self.ctx.builder.emit(op, *inputs, name=name, source=self.label)
 
+    def apply(self, op: str, inputs: list[Imported], count: int = 1, **attributes: Any) -> list[Imported]:
+        """The ``count`` results of the ONNX operator ``op`` on ``inputs``, folded where they are known."""
+        stem = self.node.output[0]
+        outputs = [stem] if count == 1 else [f"{stem}.{i}" for i in range(count)]
+        names = [f"{stem}.in{i}" for i in range(len(inputs))]
+        node = onnx.helper.make_node(op, names, outputs, **attributes)
+        return self.ctx.results(node, inputs, attributes, self.label)
+
     def constant(self, array: Any) -> str:
         return self.ctx.builder.constant(f"{self.node.output[0]}.c", np.asarray(array, np.float32))
 

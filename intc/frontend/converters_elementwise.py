@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 
-from intc.errors import GraphError
+from intc.errors import GraphError, QuantizationError
 from intc.frontend.call import Call, Converter
 from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.dims import Shape, broadcast
 from intc.ir.op import Op
-from intc.ir.types import DType
+from intc.ir.types import LIMITS, DType, TensorType
 from intc.ops import circular, logic
 from intc.ops import elementwise as ew
 from intc.ops.movement import Reshape
@@ -28,6 +28,9 @@ CASTS: dict[int, DType] = {
     onnx.TensorProto.BOOL: "bool",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT16: "int16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT8: "uint8",
 }
 
 
@@ -40,6 +43,27 @@ def _scalars(call: Call, value: str) -> str:
 
 def elementwise(op: Op) -> Converter:
     return lambda call: [_scalars(call, call.emit(op, *(call.x(i) for i in range(len(call.inputs)))))]
+
+
+def _arithmetic(op: Op) -> Converter:
+    """``op``, in 64 bits where 32 may not hold what it gives on int32 inputs, and wrapped like ONNX's."""
+
+    def run(call: Call) -> list[Imported]:
+        pair = [call.x(0), call.x(1)]
+        if not _overflows(op, [call.ctx.builder.graph.type(x).with_shape(()) for x in pair]):
+            return [_scalars(call, call.emit(op, *pair))]
+        wide = [x if call.dtype(x) == "int64" else call.emit(ew.Cast("int64"), x, last=False) for x in pair]
+        return [_scalars(call, call.emit(ew.Cast("int32"), call.emit(op, *wide, last=False)))]
+
+    return run
+
+
+def _overflows(op: Op, types: Sequence[TensorType]) -> bool:
+    try:
+        op.infer(*types)
+    except QuantizationError:
+        return True
+    return False
 
 
 def _pow(call: Call) -> list[Imported]:
@@ -211,7 +235,13 @@ def _cast(call: Call) -> list[Imported]:
     x = call.x()
     if to not in CASTS:
         raise GraphError(f"cast to {element_name(to)} is not supported")
-    same = call.ctx.builder.graph.type(x).dtype == CASTS[to]
+    type_, (low, high) = call.ctx.builder.graph.type(x), LIMITS.get(CASTS[to], (0, 0))
+    if CASTS[to] in ("int16", "int8", "uint8") and not type_.is_float:
+        call.refuse(
+            type_.interval[0] < low or type_.interval[1] > high,
+            f"a cast to {element_name(to)} of numbers that may not fit",
+        )
+    same = type_.dtype == CASTS[to]
     return [x if same else call.emit(ew.Cast(CASTS[to]), x)]
 
 
@@ -307,9 +337,9 @@ CONVERTERS: dict[str, Converter] = {
     "Dropout": _dropout,
     "Cast": _cast,
     "CastLike": _cast_like,
-    "Add": elementwise(ew.Add()),
-    "Sub": elementwise(ew.Sub()),
-    "Mul": elementwise(ew.Mul()),
+    "Add": _arithmetic(ew.Add()),
+    "Sub": _arithmetic(ew.Sub()),
+    "Mul": _arithmetic(ew.Mul()),
     "Pow": _pow,
     "Sum": _many(ew.Add()),
     "Max": _many(ew.Max()),

@@ -98,6 +98,17 @@ def _bound(value: Any, size: Dim, default: Dim) -> Dim:
     return size if number >= 2**31 else number
 
 
+def _backward(start: Any, end: Any, axis: int, size: Dim, step: int) -> Slice:
+    """A slice in negative steps; of a symbolic size, from its last entry to its first."""
+    if isinstance(size, int):
+        picked = range(size)[slice(int(start), None if int(end) < -size else int(end), step)]
+        return Slice(axis, picked.start, picked.stop, step)
+    last = start in (-1, size - 1) or (not isinstance(start, Poly) and start >= 2**31 - 1)
+    if not last or isinstance(end, Poly) or end >= -(2**31) + 1:
+        raise GraphError("a backward slice of a part of an axis needs a fixed size")
+    return Slice(axis, size - 1, -1, step)
+
+
 def _slice(call: Call) -> list[Imported]:
     x = call.x()
     starts, ends = (call.known(i, "a slice bound").ravel() for i in (1, 2))
@@ -107,10 +118,7 @@ def _slice(call: Call) -> list[Imported]:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = call.shape(x)[axis]
         if step < 0:
-            if not isinstance(size, int):
-                raise GraphError("a backward slice needs an axis of fixed size")
-            picked = range(size)[slice(int(start), None if int(end) < -size else int(end), step)]
-            op = Slice(axis, picked.start, picked.stop, step)
+            op = _backward(start, end, axis, size, step)
         else:
             op = Slice(axis, _bound(start, size, 0), _bound(end, size, 0), step)
         if op.start == 0 and op.stop == size and step == 1:

@@ -10,7 +10,7 @@ from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters_movement import reshape_to
-from intc.frontend.symbolic import Imported
+from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
 from intc.ops import logic
@@ -127,17 +127,18 @@ def _cum_sum(call: Call) -> list[Imported]:
 
 
 def _einsum(call: Call) -> list[Imported]:
-    """Operands without repeated letters, from the left: transposes and sums, products of matrices, and
-    element-wise products where nothing is summed.
+    """From the left: diagonals, transposes and sums, products of matrices, and element-wise products where
+    nothing is summed.
     """
     equation = _spelt_out(call, str(call.attributes["equation"]).replace(" ", ""))
     left, _, out = equation.partition("->")
     terms = left.split(",")
     call.refuse(len(terms) != len(call.inputs), f"'{equation}' does not fit the operands")
-    call.refuse(any(len(set(t)) != len(t) for t in (*terms, out)), "a repeated letter is not supported")
+    call.refuse(len(set(out)) != len(out), "a repeated letter in the result is not supported")
     parts = [(call.x(i), term) for i, term in enumerate(terms)]
     if any(len(call.shape(x)) != len(term) for x, term in parts):
         raise GraphError(f"'{equation}' does not fit the operands")
+    parts = [_diagonal(call, x, term) for x, term in parts]
     sizes: dict[str, Dim] = {}
     for x, term in parts:
         for letter, size in zip(term, call.shape(x), strict=True):
@@ -150,6 +151,26 @@ def _einsum(call: Call) -> list[Imported]:
         other, *rest = rest
         done = _multiplied(call, done, other, "".join({*out}.union(*(t for _, t in rest))))
     return [_ordered(call, *done, out)]
+
+
+def _diagonal(call: Call, x: str, term: str) -> tuple[str, str]:
+    """The entries of ``x`` whose positions along the axes of one letter are equal, and the letters left."""
+    twice = next((letter for letter in term if term.count(letter) > 1), None)
+    if twice is None:
+        return x, term
+    first, second, shape = term.index(twice), term.rindex(twice), call.shape(x)
+    require_equal(shape[first], shape[second])
+    line = tuple(d if a in (first, second) else 1 for a, d in enumerate(shape))
+    steps = tuple((a == first) - (a == second) for a in range(len(shape)))
+    apart = call.ctx.live(Index(line, steps), f"{call.node.output[0]}.positions")
+    nothing, zero = (
+        call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, dtype))
+        for dtype in ("int64", call.dtype(x))
+    )
+    here = call.emit(logic.Equal(), apart, nothing, last=False)
+    kept = call.emit(ew.Where(), here, x, zero, last=False)
+    rest = call.emit(ReduceSum((second,), False), kept, last=False)
+    return _diagonal(call, rest, term[:second] + term[second + 1 :])
 
 
 def _spelt_out(call: Call, equation: str) -> str:

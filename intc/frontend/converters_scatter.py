@@ -17,6 +17,7 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Placed, check, coordinates_of
 from intc.frontend.converters_movement import reshape_to
 from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index
+from intc.frontend.tabulated import written
 from intc.ir.dims import Dim, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Where
@@ -26,7 +27,7 @@ from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceMax
 
 FEW = 16  # positions of a row that are written one after the other
-Ranges = dict[int, tuple[Dim, Dim]]  # the positions from .. to along each axis that is not written as a whole
+Ranges = dict[int, tuple[Dim, Dim, int]]  # start, count, step along each axis that is not written as a whole
 
 
 def _scatter_nd(call: Call) -> list[Imported]:
@@ -37,13 +38,14 @@ def _scatter_nd(call: Call) -> list[Imported]:
         return [_placed(call, 0, chosen, reduction == "add")]
     call.refuse(reduction != "none", "only plain writes are supported")
     count = call.ctx.shape_of(index)[-1]
-    data, updates = call.x(0), call.x(2)
     parts = _parts(index)
-    ranges = _ranges(call, parts, call.shape(data)) if parts else None
+    ranges = _ranges(parts, call.ctx.shape_of(call.inputs[0])) if parts else None
+    known = _known(call, ranges) if ranges else None
+    if known is not None:
+        return [known]
+    data, updates = call.x(0), call.x(2)
     if ranges is not None:
-        lead = [
-            b - a for a, b in (ranges.get(k, (0, d)) for k, d in enumerate(call.shape(data)[: len(parts)]))
-        ]
+        lead = [_count(ranges, k, d) for k, d in enumerate(call.shape(data)[: len(parts)])]
         updates = reshape_to(call, updates, (*lead, *call.shape(data)[len(parts) :]), True)
         return [_replaced(call, data, updates, ranges)]
     if isinstance(index, np.ndarray) and index.dtype != object:
@@ -98,22 +100,42 @@ def _parts(index: Imported) -> tuple[Index, ...]:
     return ()
 
 
-def _ranges(call: Call, parts: Sequence[Index], shape: Sequence[Dim]) -> Ranges | None:
-    """The box that coordinates fill in row-major order, or None where they fill none."""
+def _count(ranges: Ranges, axis: int, size: Dim) -> Dim:
+    return ranges[axis][1] if axis in ranges else size
+
+
+def _known(call: Call, ranges: Ranges) -> Imported | None:
+    """Tabulated rows written to places along one axis of a table or of one repeated value."""
+    (axis, (start, count, step)), *more = ranges.items()
+    if more or not isinstance(start, int) or not isinstance(count, int):
+        return None
+    places = slice(start, start + count * step, step)
+    return written(call.inputs[0], call.inputs[2], axis, places)
+
+
+def _ranges(parts: Sequence[Index], shape: Sequence[Dim]) -> Ranges | None:
+    """The box that coordinates fill in row-major order, in steps along axes of known size, or None where they
+    fill none.
+    """
     found: Ranges = {}
     last = -1
     for k, (part, size) in enumerate(zip(parts, shape, strict=False)):
         moving = [a for a, step in enumerate(part.steps) if step != 0 and part.shape[a] != 1]
-        if len(moving) > 1 or (moving and (part.steps[moving[0]] != 1 or moving[0] <= last)):
+        if len(moving) > 1 or (moving and moving[0] <= last):
             return None
         length: Dim = part.shape[moving[0]] if moving else 1
+        step = part.steps[moving[0]] if moving else 1
         last = moving[0] if moving else last
-        if part.offset == 0 and moving and not isinstance(size, int):
-            require_equal(length, size)
         offset = part.offset + size if isinstance(part.offset, int) and part.offset < 0 else part.offset
+        if step != 1:
+            ends = [x for x in (step, length, offset, size) if isinstance(x, int)]
+            if len(ends) != 4 or step < 1 or offset + (length - 1) * step >= size:  # type: ignore[operator]
+                return None
+        elif part.offset == 0 and moving and not isinstance(size, int):
+            require_equal(length, size)
         if (offset, length) != (0, size):
-            found[k] = (offset, offset + length)
-    lead = product(b - a for a, b in (found.get(k, (0, d)) for k, d in enumerate(shape[: len(parts)])))
+            found[k] = (offset, length, int(step))  # type: ignore[arg-type]
+    lead = product(_count(found, k, d) for k, d in enumerate(shape[: len(parts)]))
     whole: Dim = 1
     for axis in range(max(len(p.shape) for p in parts)):
         sizes = [p.shape[axis - max(len(q.shape) for q in parts)] for p in parts if len(p.shape) > axis]
@@ -125,11 +147,18 @@ def _replaced(call: Call, data: str, updates: str, ranges: Ranges) -> str:
     """``data`` with ``updates`` in the box ``ranges``."""
     if not ranges:
         return updates
-    axis, (start, stop) = next(iter(ranges.items()))
-    size = call.shape(data)[axis]
+    axis, (start, count, step) = next(iter(ranges.items()))
+    size, stop = call.shape(data)[axis], start + (count - 1) * step + 1
     inside = {k: v for k, v in ranges.items() if k != axis}
     if inside:
-        updates = _replaced(call, call.emit(Slice(axis, start, stop), data, last=False), updates, inside)
+        part = call.emit(Slice(axis, start, stop, step), data, last=False)
+        updates = _replaced(call, part, updates, inside)
+    if step != 1:
+        assert isinstance(size, int) and isinstance(start, int) and isinstance(count, int)
+        source = np.arange(size)
+        source[start : start + count * step : step] = np.arange(size, size + count)
+        both = call.emit(Concat(axis), data, updates, last=False)
+        return call.emit(Gather(axis), both, call.ctx.builder.constant("positions", source))
     parts = [call.emit(Slice(axis, 0, start), data, last=False)] if start != 0 else []
     parts.append(updates)
     parts += [call.emit(Slice(axis, stop, size), data, last=False)] if stop != size else []

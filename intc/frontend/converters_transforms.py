@@ -52,23 +52,33 @@ def _fourier(size: int, parts: int, length: int | None, onesided: bool, inverse:
 
 
 def _col2im(call: Call) -> list[Imported]:
-    """Patches [B, C * patch, count] as the image [B, C, ..] that they fill side by side."""
+    """Patches [B, C * patch, count] as the image [B, C, ..] that they fill side by side. Where they overlap
+    they add up: a transposed convolution whose weights put each entry in its place.
+    """
     x = call.x()
     image, block = ([int(d) for d in call.known(i, "the shape of the image").ravel()] for i in (1, 2))
     rank = len(image)
     strides, dilations = (list(call.attributes.get(k, [1] * rank)) for k in ("strides", "dilations"))
-    call.refuse(
-        strides != block or set(dilations) != {1} or any(call.attributes.get("pads", [])),
-        "patches that overlap or lie apart are not supported",
-    )
-    call.refuse(any(d % b for d, b in zip(image, block, strict=True)), "the patches do not fill the image")
+    pads = list(call.attributes.get("pads", [0] * (2 * rank)))
     (rows,) = fixed(call, call.shape(x)[1:2], "the patches")
-    counts = [d // b for d, b in zip(image, block, strict=True)]
-    channels = rows // math.prod(block)
-    apart = reshape_to(call, x, (call.shape(x)[0], channels, *block, *counts), True)
-    pairs = (a for i in range(rank) for a in (2 + rank + i, 2 + i))
-    whole = call.emit(Transpose((0, 1, *pairs)), apart, last=False)
-    return [reshape_to(call, whole, (call.shape(x)[0], channels, *image), True)]
+    channels, patch = rows // math.prod(block), math.prod(block)
+    if strides == block and set(dilations) == {1} and not any(pads):
+        call.refuse(
+            any(d % b for d, b in zip(image, block, strict=True)), "the patches do not fill the image"
+        )
+        counts = [d // b for d, b in zip(image, block, strict=True)]
+        apart = reshape_to(call, x, (call.shape(x)[0], channels, *block, *counts), True)
+        pairs = (a for i in range(rank) for a in (2 + rank + i, 2 + i))
+        whole = call.emit(Transpose((0, 1, *pairs)), apart, last=False)
+        return [reshape_to(call, whole, (call.shape(x)[0], channels, *image), True)]
+    sizes = zip(image, block, strides, dilations, pads[:rank], pads[rank:], strict=True)
+    steps = [divmod(d + p + q - (b - 1) * a - 1, s) for d, b, s, a, p, q in sizes]
+    grid = reshape_to(call, x, (call.shape(x)[0], rows, *(count + 1 for count, _ in steps)), True)
+    places = np.tile(np.eye(patch, dtype=np.float32), (channels, 1)).reshape(rows, 1, *block)
+    return call.apply(
+        "ConvTranspose", [grid, places], group=channels, strides=strides, dilations=dilations, pads=pads,
+        output_padding=[rest for _, rest in steps],
+    )  # fmt: skip
 
 
 CONVERTERS: dict[str, Converter] = {"DFT": _dft, "Col2Im": _col2im}

@@ -50,6 +50,8 @@ def compute(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Any) -> li
     """The outputs of ``node`` on constants; GraphError when they cannot be computed or would be too large."""
     if node.op_type == "GatherElements":
         return [_taken(node, *feeds.values())]
+    if node.op_type == "CumSum":  # onnxruntime takes the axis with a shape of [1] as well
+        feeds = {name: array.reshape(()) if i else array for i, (name, array) in enumerate(feeds.items())}
     outputs = [name for name in node.output if name]
     kinds = {np.dtype(np.bool_): onnx.TensorProto.BOOL}
     infos = [

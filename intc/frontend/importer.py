@@ -15,15 +15,15 @@ import onnx
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
 from intc.frontend import converters
-from intc.frontend.agreement import AtMost, EqualSizes, part_of, substitute
+from intc.frontend.agreement import AtMost, EqualSizes, kept_above, kept_below, part_of, substitute
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
-from intc.frontend.symbolic import Imported, Index, IndexTuple, NanTest, Splat, is_symbolic
+from intc.frontend.symbolic import Imported, Index, IndexTuple, Items, NanTest, Splat, is_symbolic
 from intc.frontend.tabulated import Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows
-from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols, terms_of
+from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
 from intc.ir.types import DTYPES, TensorType, type_of_array
@@ -87,6 +87,7 @@ class Importer:
         self.opsets = self.proto.opset_import
         self.computed: dict[object, str] = {}  # masks and positions, each emitted once
         self.numbers, self.entries = Numbers(), dict[int, Entries]()  # of conditions whose entries are chosen
+        self.least: dict[Dim, int] = {}  # sizes taken to be no smaller
         self.room = FOLD_TOTAL + FOLD_SHARE * sum(array.nbytes for array in self.arrays.values())
 
     def run(self) -> Graph:
@@ -147,10 +148,16 @@ class Importer:
         built = self._whole(self.builder.finish(), names)
         built = _renamed(built, dict(zip(built.outputs, names.values(), strict=True)))
         for name, largest in self.largest.items():
-            if name not in self.sizes and not _bounded(built, name, largest):
+            if name not in self.sizes and not kept_below(built, name, largest):
                 raise ImportFailure(
                     f"{self.source}: which of {name} and {largest} is smaller depends on the input, and no"
                     f" operator refuses a larger {name}"
+                )
+        for size, least in self.least.items():
+            if not kept_above(built, size, least):
+                raise ImportFailure(
+                    f"{self.source}: positions are cut as if {size} were at least {least}, and no operator"
+                    f" refuses a smaller one"
                 )
         return built
 
@@ -250,6 +257,8 @@ class Importer:
         label = node.name or next((o for o in node.output if o), node.op_type)
         if node.op_type == "If" and isinstance(self.env.get(node.input[0]), np.ndarray):
             return self._branch(node)
+        if node.op_type == "SequenceMap" and isinstance(self.env.get(node.input[0]), Items):
+            return self._map(node)
         if any(x in self.failed for x in node.input):
             if not converters.exists(node) and node.op_type not in FOLDED:
                 self._refuse(node, label, "the operator is not supported")
@@ -263,9 +272,7 @@ class Importer:
         try:
             attributes = {a.name: self._attribute(a) for a in node.attribute}
             inputs = [self.env[x] if x else None for x in node.input]
-            results = fold(self, node, inputs, attributes)
-            if results is None:
-                results = converters.convert(self, node, inputs, attributes, label)
+            results = self.results(node, inputs, attributes, label)
             self._hold(results)
             for name, result in zip(node.output, results, strict=False):
                 if name:
@@ -280,6 +287,13 @@ class Importer:
             self._refuse(node, label, str(error))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             self._refuse(node, label, f"malformed or outside the supported conditions ({first_line(error)})")
+
+    def results(
+        self, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any], label: str
+    ) -> list[Imported]:
+        """What ``node`` gives on ``inputs``: known where it can be, else converted."""
+        known = fold(self, node, inputs, attributes)
+        return converters.convert(self, node, inputs, attributes, label) if known is None else known
 
     def _hold(self, results: Sequence[Imported]) -> None:
         """Count the memory that constants take which no weight of the file accounts for."""
@@ -300,6 +314,24 @@ class Importer:
                 self.failed.add(name)
             else:
                 self.env[name] = self.env[output.name]
+
+    def _map(self, node: onnx.NodeProto) -> None:
+        """The nodes of the body of a SequenceMap, once for each tensor."""
+        graph, given = node.attribute[0].g, [self.env[x] for x in node.input]
+        rows: list[list[Imported]] = []
+        for i in range(len(given[0].values)):
+            for info, value in zip(graph.input, given, strict=True):
+                self.env[info.name] = value.values[i] if isinstance(value, Items) else value
+            for tensor in graph.initializer:
+                self.env[tensor.name] = decode(tensor, self.source)
+            for inner in graph.node:
+                self._node(inner)
+            if any(output.name in self.failed for output in graph.output):
+                self.failed.update(node.output)
+                return
+            rows.append([self.env[output.name] for output in graph.output])
+        for name, column in zip(node.output, zip(*rows, strict=True), strict=True):
+            self.env[name] = Items(column)
 
     def _refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
         self.failed.update(node.output)
@@ -336,7 +368,8 @@ class Importer:
         if not isinstance(value, np.ndarray):
             if isinstance(value, Part | Parts):
                 raise GraphError("which entries of a condition are true is used as data")
-            raise GraphError("a coordinate or NaN test is used as data")
+            kind = "sequence of tensors" if isinstance(value, Items) else "coordinate or NaN test"
+            raise GraphError(f"a {kind} is used as data")
         if is_symbolic(value):
             raise GraphError("a symbolic size is used as data")
         key = id(value)
@@ -360,16 +393,6 @@ class Importer:
             if isinstance(value, str)
             else type_of_array(_storable(np.asarray(value)))
         )
-
-
-def _bounded(graph: Graph, name: str, largest: int) -> bool:
-    """Whether the limits of ``graph`` keep the symbol ``name`` at ``largest`` or below."""
-    for size, most in graph.limits().items():
-        slope = terms_of(size).get((name,), 0)
-        rest = size - symbol(name) * slope
-        if slope > 0 and isinstance(rest, int) and most - rest < slope * (largest + 1):
-            return True
-    return False
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:

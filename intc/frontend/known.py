@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from intc.errors import GraphError
+from intc.frontend import converters_sequence
 from intc.frontend.chosen import Part, Parts, counted, fold_chosen
 from intc.frontend.fold import UNFOLDED, compute, small
 from intc.frontend.symbolic import (
     Imported,
     Index,
     IndexTuple,
+    Items,
     NanTest,
     Splat,
     as_index,
@@ -26,8 +29,9 @@ from intc.frontend.symbolic import (
     tidy,
 )
 from intc.frontend.tabulated import ELEMENTWISE, Tabulated, tabulate
-from intc.ir.dims import Shape, as_dim, broadcast, evaluate_shape, product
+from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, product
 from intc.ir.op import Array
+from intc.ir.types import DType
 
 if TYPE_CHECKING:
     from intc.frontend.importer import Importer
@@ -40,6 +44,8 @@ FOLDED = (
     "Range",
     "If",
 )  # computed while importing, never converted
+SEQUENCES = frozenset(converters_sequence.CONVERTERS)
+OPEN = 2**31 - 1  # bounds of a slice from here on mean its end
 COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # two positions compare as they are
 
 
@@ -60,13 +66,17 @@ def fold(
         return [_filled(inputs[0], attributes)]
     if op == "Range":
         return [_range(inputs)]
+    if op in SEQUENCES:
+        return None
     if any(isinstance(x, Part | Parts) for x in inputs):
         return fold_chosen(ctx, node, inputs, attributes)
     if op == "Concat":
         inputs = (
             [counted(ctx, x) for x in inputs] if any(isinstance(x, np.ndarray) for x in inputs) else inputs
         )
-    if not inputs or node.domain not in ("", "ai.onnx") or any(isinstance(x, str | NanTest) for x in inputs):
+    if not inputs or node.domain not in ("", "ai.onnx"):
+        return None
+    if any(isinstance(x, str | NanTest | Items) for x in inputs):
         return None
     return _fold_known(ctx, node, inputs, attributes)
 
@@ -76,7 +86,7 @@ def _fold_known(
 ) -> list[Imported] | None:
     op = node.op_type
     if any(isinstance(x, Index | IndexTuple) for x in inputs):
-        folded = fold_index(op, inputs, attributes)
+        folded = _cut(ctx, inputs) if op == "Slice" else fold_index(op, inputs, attributes)
         if folded is None or (isinstance(folded, Splat) and folded.value is None):
             live = op == "Gather" or (op in COMPARED and all(isinstance(x, Index) for x in inputs))
             table = None if live else tabulate(node, inputs, attributes, ctx.opsets)
@@ -107,6 +117,40 @@ def _fold_known(
         result = fold_symbolic(op, arrays, attributes, ctx.largest)
         return None if result is None else [tidy(result)]
     return _compute(ctx, node, arrays)
+
+
+def _cut(ctx: Importer, inputs: Sequence[Any]) -> Index | None:
+    """A part of an index tensor between known bounds, of symbolic sizes too: some operator must refuse those
+    that are too small for it.
+    """
+    index, starts, ends, axes, steps = (*inputs, None, None)[:5]
+    known = all(isinstance(x, np.ndarray) and not is_symbolic(x) for x in (starts, ends))
+    if not isinstance(index, Index) or not known:
+        return None
+    given = range(len(starts)) if axes is None else axes.ravel()
+    every = np.ones(len(starts), int) if steps is None else steps.ravel()
+    for row in zip(starts.ravel(), ends.ravel(), given, every, strict=True):
+        start, end, axis, step = map(int, row)
+        size = index.shape[axis]
+        first: Dim
+        count: Dim
+        if isinstance(size, int):
+            picked = range(size)[slice(start, end, step)]
+            first, count, step = picked.start, len(picked), picked.step
+        else:
+            first = start if start >= 0 else size + start
+            count = (size if end >= OPEN else end if end > 0 else size + end) - first
+            if step != 1 or start < 0 < end < OPEN:
+                return None
+            needed = start if end >= OPEN else start - min(end, 0) if start >= 0 else -start
+            ctx.least[size] = max(ctx.least.get(size, 1), needed, end if end < OPEN else 1)
+        if isinstance(count, int) and count < 1:
+            return None
+        shape, strides = list(index.shape), list(index.steps)
+        offset = index.offset + first * strides[axis]
+        shape[axis], strides[axis] = count, strides[axis] * step
+        index = replace(index, shape=tuple(shape), steps=tuple(strides), offset=offset)
+    return index
 
 
 def _parts(node: onnx.NodeProto, x: Array, sizes: Array | None, attributes: dict[str, Any]) -> list[Imported]:
@@ -168,7 +212,9 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
         return positions.astype(np.float32) if positions.dtype.kind == "f" else positions
     if is_symbolic(np.asarray(step, object)) or step not in (1, -1):
         raise GraphError("a range with a symbolic bound must have step 1 or -1")
-    return Index((as_dim(stop - start) * int(step),), (int(step),), as_dim(start))
+    real = any(np.asarray(x).dtype.kind == "f" for x in inputs)
+    dtype: DType = "float32" if real else "int64"
+    return Index((as_dim(stop - start) * int(step),), (int(step),), as_dim(start), dtype)
 
 
 def _fold_splat(

@@ -111,6 +111,7 @@ def checked_model(proto: onnx.ModelProto, source: str) -> onnx.ModelProto:
     try:
         if proto.functions:
             proto = inline_local_functions(proto)
+        _sort(proto.graph)
         onnx.checker.check_model(_without_weights(proto))
     except Exception as error:
         if "No Op registered" in str(error):  # listed by name, with all its like, further on
@@ -145,6 +146,32 @@ def _called(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str, str]]:
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
                 yield from _called(graph.node)
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put every node behind those that it reads, as tools that convert models to other precisions do not, and
+    otherwise keep the order. A cycle is left for the check to name.
+    """
+    made = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    edges = [(made[x], i) for i, node in enumerate(graph.node) for x in _read(node) if x in made]
+    if all(a < b for a, b in edges):
+        return
+    order = networkx.DiGraph(edges)
+    order.add_nodes_from(range(len(graph.node)))
+    if networkx.is_directed_acyclic_graph(order):
+        nodes = [graph.node[i] for i in networkx.lexicographical_topological_sort(order)]
+        ordered = onnx.GraphProto(node=nodes)
+        graph.ClearField("node")
+        graph.node.extend(ordered.node)
+
+
+def _read(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that ``node`` and the branches inside it read."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _read(inner)
 
 
 def _cause(error: BaseException) -> str:

@@ -71,7 +71,14 @@ class NanTest:
     value: str
 
 
-Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | NanTest | Tabulated
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A sequence of tensors."""
+
+    values: tuple[Any, ...]
+
+
+Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | NanTest | Items | Tabulated
 
 
 def is_symbolic(array: Array) -> bool:
@@ -178,15 +185,15 @@ def fold_symbolic(
         return x.reshape([int(d) for d in np.asarray(inputs[1]).ravel()])
     if op == "Slice":
         return _slice(x, inputs, attributes)
-    if op == "ScatterElements" and x.ndim == 1:
+    if op == "ScatterElements" and x.ndim == 1 and attributes.get("reduction", "none") == "none":
         changed = x.copy()
         changed[np.asarray(inputs[1], np.int64)] = args[2]
         return changed
     if op == "ReduceProd":
-        out: Any = 1
+        whole: Any = 1
         for item in x.ravel():
-            out = out * item
-        return np.asarray([out] if attributes.get("keepdims", 1) else out, object)
+            whole = whole * item
+        return np.asarray([whole] if attributes.get("keepdims", 1) else whole, object)
     return None
 
 
@@ -248,8 +255,6 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
         return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
     if op == "Neg":
         return _scaled(first, -1)
-    if op == "Slice" and first is inputs[0]:
-        return _cut(first, inputs[1:])
     if op in ("Add", "Sub", "Mul", "Max"):
         return _combine(op, inputs[0], inputs[1])
     if op in ("GreaterOrEqual", "Less") and first is inputs[0] and first.offset == 0:
@@ -260,21 +265,6 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
     if op == "Concat" and all(isinstance(x, Index) and x.shape[-1] == 1 for x in inputs):
         return IndexTuple(tuple(Index(x.shape[:-1], x.steps[:-1], x.offset) for x in inputs))
     return None
-
-
-def _cut(index: Index, bounds_: Sequence[Any]) -> Index | None:
-    """``index`` from a known position on, to the end or as many before it, along one axis."""
-    if not 3 <= len(bounds_) <= 4 or any(not isinstance(b, np.ndarray) or b.size != 1 for b in bounds_):
-        return None
-    start, stop, axis, *step = (b.ravel()[0] for b in bounds_)
-    if any(isinstance(b, Poly) for b in (start, stop)) or step not in ([], [1]) or start < 0:
-        return None
-    a, size = int(axis) % len(index.shape), index.shape[int(axis)]
-    end = size if stop >= 2**31 else size + int(stop) if stop < 0 else None
-    if end is None:
-        return None
-    shape = (*index.shape[:a], end - int(start), *index.shape[a + 1 :])
-    return replace(index, shape=shape, offset=index.offset + index.steps[a] * int(start))
 
 
 def _with_ones(index: Index, shape: Shape) -> Index | None:

@@ -7,8 +7,8 @@ lookup replace all of it, in floats and integers alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx
 
 from intc.frontend.fold import compute
 from intc.frontend.symbolic import Index, Splat, axes_of, dims_of
-from intc.ir.dims import Dim, Shape, broadcast
+from intc.ir.dims import Dim, Shape, broadcast, symbols, terms_of, total
 from intc.ir.graph import Builder
 from intc.ir.op import Array
 from intc.ops.movement import Expand, Lookup, Transpose
@@ -59,6 +59,7 @@ ELEMENTWISE: Final = frozenset(
 STRUCTURAL: Final = frozenset(
     {
         "Concat",
+        "Einsum",
         "Expand",
         "Gather",
         "GatherElements",
@@ -74,14 +75,21 @@ STRUCTURAL: Final = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Tabulated:
-    """``t[i] = table[sum(steps * i) - low][i]`` over ``shape``; ``table`` has a size of 1 on axes that
-    ``steps`` moves along, and may have on others.
+    """``t[i] = table[offset + sum(steps * i) - low][i]`` over ``shape``; ``table`` has a size of 1 on axes
+    that ``steps`` moves along, and may have on others. An ``offset`` other than 0 depends on sizes in
+    ``shape``, as where positions count down from the last.
     """
 
     shape: Shape
     steps: tuple[int, ...]
     low: int
     table: Array
+    offset: Dim = 0
+
+    @property
+    def rows(self) -> tuple[Any, ...]:
+        """What two tables must have in common to be combined row by row."""
+        return self.offset, self.low, self.table.shape[0]
 
     def aligned(self, rank: int) -> tuple[tuple[int, ...], Array]:
         """Steps and table with axes of size 1 in front up to ``rank``."""
@@ -100,7 +108,9 @@ def tabulate(node: onnx.NodeProto, inputs: Sequence[Any], attributes: dict[str, 
     known = [_tabulated(x) if isinstance(x, Index) else x for x in inputs]
     if not any(isinstance(x, Tabulated) for x in known):
         return None
-    if op == "MatMul" and _outer(known):
+    if op == "Einsum":
+        known = _unsummed(str(attributes["equation"].replace(" ", "")), known)
+    if op == "Einsum" or (op == "MatMul" and _outer(known)):
         node = onnx.helper.make_node("Mul", node.input, node.output)
         op = "Mul"
     result = _elementwise(node, known, opsets) if op in ELEMENTWISE else _structural(op, known, attributes)
@@ -113,14 +123,20 @@ def _constant(array: Array) -> Tabulated:
 
 def _tabulated(index: Index) -> Tabulated | None:
     """An index tensor as the table of its own values."""
-    if not isinstance(index.offset, int) or not all(isinstance(s, int) for s in index.steps):
+    if not all(isinstance(s, int) for s in index.steps):
         return None
     steps = tuple(int(s) if d != 1 else 0 for s, d in zip(index.steps, index.shape, strict=True))  # type: ignore[arg-type]
-    low, high = _reach(index.shape, steps)
+    first, offset = (index.offset, 0) if isinstance(index.offset, int) else (0, index.offset)
+    if offset == 0:
+        low, high = _reach(index.shape, steps)
+    elif set(symbols((offset,))) <= set(symbols(index.shape)) and any(steps):
+        low, high = _reach_from(offset, index.shape, steps)
+    else:
+        return None
     if high - low >= 4 * LONGEST:
         return None
-    values = np.arange(low, high + 1, dtype=index.dtype) + np.asarray(index.offset, index.dtype)
-    return Tabulated(index.shape, steps, low, values.reshape(-1, *(1,) * len(steps)))
+    values = np.arange(low, high + 1, dtype=index.dtype) + np.asarray(first, index.dtype)
+    return Tabulated(index.shape, steps, low, values.reshape(-1, *(1,) * len(steps)), offset)
 
 
 def _reach(shape: Shape, steps: Sequence[int]) -> tuple[int, int]:
@@ -129,15 +145,45 @@ def _reach(shape: Shape, steps: Sequence[int]) -> tuple[int, int]:
     return sum(min(e, 0) for e in ends), sum(max(e, 0) for e in ends)
 
 
+def _reach_from(offset: Dim, shape: Shape, steps: Sequence[int]) -> tuple[int, int]:
+    """The smallest and the largest ``offset + sum of steps``, where no symbol or quotient exceeds LONGEST."""
+    moves = [s * (d - 1) for s, d in zip(steps, shape, strict=True)]
+    lowest = offset + total(m for m, s in zip(moves, steps, strict=True) if s < 0)
+    highest = offset + total(m for m, s in zip(moves, steps, strict=True) if s > 0)
+    return _extreme(lowest, min), _extreme(highest, max)
+
+
+def _extreme(dim: Dim, pick: Callable[[int, int], int]) -> int:
+    """The smallest or largest value of ``dim``, term by term."""
+    return sum(
+        coef if not names else pick(0, coef * LONGEST ** len(names)) for names, coef in terms_of(dim).items()
+    )
+
+
 def _outer(inputs: Sequence[Any]) -> bool:
     """Whether a product sums over one element only."""
     shapes = [tuple(x.shape) for x in inputs]
     return min(map(len, shapes)) >= 2 and shapes[0][-1] == 1 and shapes[1][-2] == 1
 
 
+def _unsummed(equation: str, inputs: Sequence[Any]) -> list[Any]:
+    """The two operands of ``i,j->ij`` and its like with axes that broadcast; None for those of other sums."""
+    left, _, out = equation.partition("->")
+    terms = left.split(",")
+    plain = len(terms) == 2 and "".join(terms) == out and len(set(out)) == len(out) and out.isalpha()
+    if not plain or not all(isinstance(x, Tabulated | np.ndarray) for x in inputs):
+        return [None for _ in inputs]
+    shape = (*inputs[0].shape, *(1,) * len(terms[1]))
+    first = inputs[0]
+    return [
+        _reshaped(first, shape) if isinstance(first, Tabulated) else first.reshape(shape),
+        inputs[1],
+    ]
+
+
 def _elementwise(node: onnx.NodeProto, inputs: Sequence[Any], opsets: Any) -> Tabulated | None:
     operands = [x for x in inputs if x is not None]
-    if not all(isinstance(x, Tabulated | Splat | np.ndarray) for x in operands):
+    if not operands or not all(isinstance(x, Tabulated | Splat | np.ndarray) for x in operands):
         return None
     if any(isinstance(x, np.ndarray) and x.dtype == object for x in operands):
         return None
@@ -146,26 +192,26 @@ def _elementwise(node: onnx.NodeProto, inputs: Sequence[Any], opsets: Any) -> Ta
     shape: Shape = ()
     for x in operands:
         shape = broadcast(shape, tuple(x.shape))
-    moves = {steps for x in operands if isinstance(x, Tabulated) and any(steps := x.aligned(len(shape))[0])}
+    moving = [x for x in operands if isinstance(x, Tabulated) and any(x.steps)]
+    moves = {(x.aligned(len(shape))[0], x.rows) for x in moving}
     if len(moves) > 1:
         return None
     feeds: dict[str, Array] = {}
-    low = 0
     for name, x in zip(node.input, inputs, strict=True):
         if isinstance(x, Tabulated):
-            steps, feeds[name] = x.aligned(len(shape))
-            low = x.low if any(steps) else low
+            _, feeds[name] = x.aligned(len(shape))
         elif isinstance(x, Splat):
             feeds[name] = np.full((1,) * (len(shape) + 1), x.value)
         elif x is not None and node.op_type != "Clip":
             feeds[name] = x.reshape((1,) * (len(shape) + 1 - x.ndim) + x.shape)
         elif x is not None:
             feeds[name] = x
-    steps = moves.pop() if moves else (0,) * len(shape)
+    steps = next(iter(moves))[0] if moves else (0,) * len(shape)
     if any(s and d == 1 for s, d in zip(steps, shape, strict=True)):
         return None
     (table,) = compute(node, feeds, opsets)
-    return Tabulated(shape, steps, low, table)
+    low, offset = (moving[0].low, moving[0].offset) if moving else (0, 0)
+    return Tabulated(shape, steps, low, table, offset)
 
 
 def _structural(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Tabulated | None:
@@ -182,11 +228,12 @@ def _structural(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> T
     if op == "Expand" and isinstance(inputs[1], np.ndarray):
         shape = broadcast(tuple(x.shape), dims_of(inputs[1]))
         steps, table = x.aligned(len(shape))
-        return Tabulated(shape, steps, x.low, table)
+        return Tabulated(shape, steps, x.low, table, x.offset)
     if op == "Transpose":
         perm = tuple(attributes.get("perm", range(rank - 1, -1, -1)))
         table = x.table.transpose(0, *(p + 1 for p in perm))
-        return Tabulated(tuple(x.shape[p] for p in perm), tuple(x.steps[p] for p in perm), x.low, table)
+        shape, steps = (tuple(v[p] for p in perm) for v in (x.shape, x.steps))
+        return Tabulated(shape, steps, x.low, table, x.offset)
     if op == "Unsqueeze":
         axes = axes_of(inputs, attributes)
         target: list[Dim] = list(x.shape)
@@ -217,7 +264,7 @@ def _reshaped(x: Tabulated, shape: Shape) -> Tabulated | None:
         i = next(source) if d != 1 else None
         sizes.append(1 if i is None else x.table.shape[i + 1])
         steps.append(0 if i is None else x.steps[i])
-    return Tabulated(shape, tuple(steps), x.low, x.table.reshape(x.table.shape[0], *sizes))
+    return Tabulated(shape, tuple(steps), x.low, x.table.reshape(x.table.shape[0], *sizes), x.offset)
 
 
 def _slice(x: Tabulated, inputs: Sequence[Any]) -> Tabulated | None:
@@ -239,7 +286,7 @@ def _slice(x: Tabulated, inputs: Sequence[Any]) -> Tabulated | None:
         full = np.broadcast_to(table, (*table.shape[: axis + 1], size, *table.shape[axis + 2 :]))
         table = full[(slice(None),) * (axis + 1) + (part,)]
         shape[axis] = table.shape[axis + 1]
-    return Tabulated(tuple(shape), x.steps, x.low, table)
+    return Tabulated(tuple(shape), x.steps, x.low, table, x.offset)
 
 
 def _concat(inputs: Sequence[Any], axis: int) -> Tabulated | None:
@@ -248,9 +295,9 @@ def _concat(inputs: Sequence[Any], axis: int) -> Tabulated | None:
         return None
     rank = len(parts[0].shape)
     axis %= rank
-    moves = {x.steps for x in parts if any(x.steps)}
+    moves = {(x.steps, x.rows) for x in parts if any(x.steps)}
     sizes = [x.shape[axis] for x in parts]
-    if len(moves) > 1 or any(s[axis] for s in moves) or not all(isinstance(d, int) for d in sizes):
+    if len(moves) > 1 or any(s[axis] for s, _ in moves) or not all(isinstance(d, int) for d in sizes):
         return None
     moving = next((x for x in parts if any(x.steps)), parts[0])
     rows = moving.table.shape[0]
@@ -260,7 +307,24 @@ def _concat(inputs: Sequence[Any], axis: int) -> Tabulated | None:
         for x, size in zip(parts, sizes, strict=True)
     ]
     shape = (*moving.shape[:axis], sum(sizes), *moving.shape[axis + 1 :])
-    return Tabulated(shape, moving.steps, moving.low, np.concatenate(tables, axis=axis + 1))
+    return Tabulated(shape, moving.steps, moving.low, np.concatenate(tables, axis=axis + 1), moving.offset)
+
+
+def written(data: Any, updates: Any, axis: int, positions: slice) -> Tabulated | None:
+    """``data`` with ``updates`` at ``positions`` along an axis of known size that neither moves along."""
+    if isinstance(data, str) or isinstance(updates, str):
+        return None
+    size = data.shape[axis]
+    if isinstance(data, Splat) and data.value is not None and isinstance(size, int):
+        sizes = tuple(size if a == axis else 1 for a in range(len(data.shape)))
+        data = Tabulated(data.shape, (0,) * len(sizes), 0, np.full((1, *sizes), data.value))
+    both = _concat([data, updates], axis) if isinstance(data, Tabulated | np.ndarray) else None
+    if both is None:
+        return None
+    source = np.arange(size)
+    source[positions] = np.arange(size, size + len(source[positions]))
+    shape = (*both.shape[:axis], size, *both.shape[axis + 1 :])
+    return replace(both, shape=shape, table=np.take(both.table, source, axis=axis + 1))
 
 
 def _rows(indices: Tabulated, size: int) -> Array:
@@ -278,7 +342,8 @@ def _gather(data: Any, indices: Any, axis: int) -> Tabulated | None:
     table = np.moveaxis(np.take(data, at, axis=axis), axis, 0)
     front, back = data.shape[:axis], data.shape[axis + 1 :]
     shape = (*front, *indices.shape, *back)
-    return Tabulated(shape, (0,) * len(front) + indices.steps + (0,) * len(back), indices.low, table)
+    steps = (0,) * len(front) + indices.steps + (0,) * len(back)
+    return Tabulated(shape, steps, indices.low, table, indices.offset)
 
 
 def _gather_elements(data: Any, indices: Any, axis: int) -> Tabulated | None:
@@ -294,7 +359,8 @@ def _gather_elements(data: Any, indices: Any, axis: int) -> Tabulated | None:
     if data.table.size != data.table.shape[axis + 1] or not isinstance(data.shape[axis], int):
         return None
     row = np.broadcast_to(data.table.ravel(), (data.shape[axis],))  # type: ignore[arg-type]
-    return Tabulated(indices.shape, indices.steps, indices.low, row[_rows(indices, len(row))])
+    table = row[_rows(indices, len(row))]
+    return Tabulated(indices.shape, indices.steps, indices.low, table, indices.offset)
 
 
 def emit(b: Builder, x: Tabulated, name: str) -> str:
@@ -305,7 +371,7 @@ def emit(b: Builder, x: Tabulated, name: str) -> str:
     else:
         still = [a for a in range(len(x.shape)) if a not in moving]
         rows = x.table.reshape(x.table.shape[0], *(x.table.shape[a + 1] for a in still))
-        op = Lookup(tuple(x.shape[a] for a in moving), tuple(x.steps[a] for a in moving), -x.low)
+        op = Lookup(tuple(x.shape[a] for a in moving), tuple(x.steps[a] for a in moving), x.offset - x.low)
         value = b.emit(op, b.constant(f"{name}.table", _storable(rows)), name=name)
         order = [*moving, *still]
         if order != sorted(order):

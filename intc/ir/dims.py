@@ -212,6 +212,14 @@ def product(dims: Iterable[Dim]) -> Dim:
     return out
 
 
+def total(dims: Iterable[Dim]) -> Dim:
+    """The sum of ``dims`` (0 for none)."""
+    out: Dim = 0
+    for dim in dims:
+        out = out + dim
+    return out
+
+
 def factors(dims: Iterable[Dim]) -> list[str]:
     """The symbols and quotients that the terms of ``dims`` consist of, in order of first appearance."""
     return list(dict.fromkeys(name for dim in dims for mono in terms_of(dim) for name in mono))
@@ -319,7 +327,7 @@ def _factor(text: str) -> tuple[Dim, str]:
     word = re.match(r"\w+", text)
     if word is None:
         raise GraphError(f"'{text}' is not a size")
-    return int(word[0]) if word[0].isdigit() else symbol(word[0]), text[word.end() :]
+    return int(word[0]) if word[0].isdecimal() else symbol(word[0]), text[word.end() :]
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:

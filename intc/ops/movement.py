@@ -12,7 +12,18 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Shape, bounds, evaluate, evaluate_shape, floor_div, format_shape, product
+from intc.ir.dims import (
+    Dim,
+    Shape,
+    bounds,
+    evaluate,
+    evaluate_shape,
+    floor_div,
+    format_shape,
+    product,
+    terms_of,
+    total,
+)
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import DType, TensorType
 
@@ -194,21 +205,20 @@ class Lookup(Op):
 
     shape: Shape
     steps: tuple[int, ...]
-    offset: int
+    offset: Dim
     name: ClassVar[str] = "lookup"
 
     def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
         rows = types[0].shape[0]
         out: list[tuple[Dim, int]] = []
         for sign, room in ((1, rows - 1 - self.offset), (-1, self.offset)):
-            reach: Dim = 0
-            for step, size in zip(self.steps, self.shape, strict=True):
-                if step * sign > 0:
-                    reach = reach + (size - 1) * abs(step)
-            if isinstance(reach, int) and isinstance(room, int) and reach > room:
-                raise GraphError(f"lookup reaches {reach} rows of {types[0]} from row {self.offset}")
-            if not isinstance(reach, int):
-                out.append((reach, int(room)))  # type: ignore[arg-type]
+            moves = zip(self.steps, self.shape, strict=True)
+            excess = total((size - 1) * abs(step) for step, size in moves if step * sign > 0) - room
+            if isinstance(excess, int) and excess > 0:
+                raise GraphError(f"lookup reaches {excess} rows beyond {types[0]} from row {self.offset}")
+            if not isinstance(excess, int):
+                constant = terms_of(excess).get((), 0)
+                out.append((excess - constant, -constant))
         return out
 
     def infer(self, *types: TensorType) -> TensorType:
@@ -219,7 +229,7 @@ class Lookup(Op):
         return table.with_shape((*self.shape, *table.shape[1:]))
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
-        at: Array = np.asarray(self.offset)
+        at: Array = np.asarray(evaluate(self.offset, sizes))
         for step, size in zip(self.steps, evaluate_shape(self.shape, sizes), strict=True):
             at = at[..., None] + step * np.arange(size)
         return arrays[0][at]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, TypeAlias, TypeVar, cast
@@ -88,9 +88,9 @@ class Masks:
     @_limited
     def _split(self, value: str) -> tuple[str, Keep, tuple[Reshape | Transpose, ...]] | None:
         node = self.producers.get(value)
-        if node is not None and isinstance(node.op, Max):  # the lowest number again, as a floor
-            live = [x for x in node.inputs if not self.minus_infinity(x)]
-            return self.split(live[0]) if len(live) == 1 else (value, False, ())
+        if node is not None and isinstance(node.op, Max):
+            floored = self._floored(node)
+            return self.split(floored) if floored else (value, False, ())
         if node is not None and isinstance(node.op, Reshape):
             scores, keep, shapes = self.split(node.inputs[0])
             if not isinstance(keep, tuple):
@@ -148,6 +148,11 @@ class Masks:
                 shape = move.shape
         return shape == wanted
 
+    def _floored(self, node: Node) -> str | None:
+        """What the lowest number stands under again, as a floor."""
+        live = [x for x in node.inputs if not self.minus_infinity(x)]
+        return live[0] if len(live) == 1 else None
+
     @_limited
     def additive(self, value: str, sign: int = 1) -> Keep | None:
         """keep with ``sign * value = where(keep, 0, -big)``; None where ``value`` is no such mask."""
@@ -166,14 +171,25 @@ class Masks:
             joined = [self.additive(x, sign) for x in node.inputs]
             return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
         if isinstance(node.op, (Add, Min if sign > 0 else Max)):
-            parts = [self.additive(x, sign) for x in node.inputs]
-            return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+            return self._joined(node, [self.additive(x, sign) for x in node.inputs])
+        if isinstance(node.op, Max) and sign == 1:
+            floored = self._floored(node)
+            return self.additive(floored) if floored else None
         if isinstance(node.op, Mul):
             for factor, other in (node.inputs, node.inputs[::-1]):
                 if self.minus_infinity(other, sign):
                     return self._not(self.truth(factor))
             return None
         return self._chosen(node, sign) if isinstance(node.op, Where) else None
+
+    def _joined(self, node: Node, parts: Sequence[Keep | None]) -> Keep | None:
+        """Both conditions; the shape of one that holds everywhere is kept."""
+        if parts[0] is None or parts[1] is None:
+            return None
+        keep, shape = _both(parts[0], parts[1]), self.graph.type(node.output).shape
+        left = [x for x, part in zip(node.inputs, parts, strict=True) if part is not True]
+        narrow = len(left) == 1 and self.graph.type(left[0]).shape != shape
+        return ("move", Expand(shape), keep) if narrow else keep
 
     def _chosen(self, node: Node, sign: int) -> Keep | None:
         """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is
@@ -214,8 +230,7 @@ class Masks:
         if node is not None and isinstance(node.op, Not):
             return self._not(self.truth(node.inputs[0]))
         if node is not None and isinstance(node.op, (And, Mul)):
-            parts = [self.truth(x) for x in node.inputs]
-            return _both(parts[0], parts[1]) if parts[0] is not None and parts[1] is not None else None
+            return self._joined(node, [self.truth(x) for x in node.inputs])
         if node is not None and isinstance(node.op, Sub):
             one = scalar_of(self.graph, self.producers, node.inputs[0]) == 1
             return self._not(self.truth(node.inputs[1])) if one else None
