@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import intc
-from intc.frontend.converters import STANDARD
+from intc.frontend.converters.registry import STANDARD
 from intc.report.operators import document
 from intc.report.refusals import refusals
 

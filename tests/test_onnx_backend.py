@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from intc.errors import ImportFailure, UnsupportedModel
 from intc.frontend import import_onnx
-from intc.frontend.converters import STANDARD
+from intc.frontend.converters.registry import STANDARD
 from intc.frontend.importer import ELEMENT, OLDEST_OPSET
 
 FOLDED = {"Constant", "Shape"}  # known while importing

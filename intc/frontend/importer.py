@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
-from intc.frontend import converters
 from intc.frontend.agreement import AtMost, EqualSizes, kept_above, kept_below, part_of, substitute
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
+from intc.frontend.converters import registry
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
@@ -260,7 +260,7 @@ class Importer:
         if node.op_type == "SequenceMap" and isinstance(self.env.get(node.input[0]), Items):
             return self._map(node)
         if any(x in self.failed for x in node.input):
-            if not converters.exists(node) and node.op_type not in FOLDED:
+            if not registry.exists(node) and node.op_type not in FOLDED:
                 self._refuse(node, label, "the operator is not supported")
             self.failed.update(node.output)
             return None
@@ -293,7 +293,7 @@ class Importer:
     ) -> list[Imported]:
         """What ``node`` gives on ``inputs``: known where it can be, else converted."""
         known = fold(self, node, inputs, attributes)
-        return converters.convert(self, node, inputs, attributes, label) if known is None else known
+        return registry.convert(self, node, inputs, attributes, label) if known is None else known
 
     def _hold(self, results: Sequence[Imported]) -> None:
         """Count the memory that constants take which no weight of the file accounts for."""

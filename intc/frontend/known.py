@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 
 from intc.errors import GraphError
-from intc.frontend import converters_sequence
 from intc.frontend.chosen import Part, Parts, counted, fold_chosen
+from intc.frontend.converters import sequence
 from intc.frontend.fold import UNFOLDED, compute, small
 from intc.frontend.symbolic import (
     Imported,
@@ -44,7 +44,7 @@ FOLDED = (
     "Range",
     "If",
 )  # computed while importing, never converted
-SEQUENCES = frozenset(converters_sequence.CONVERTERS)
+SEQUENCES = frozenset(sequence.CONVERTERS)
 OPEN = 2**31 - 1  # bounds of a slice from here on mean its end
 COMPARED = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")  # two positions compare as they are
 

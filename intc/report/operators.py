@@ -12,7 +12,7 @@ import onnx
 
 from intc.codegen.rules import RULES
 from intc.frontend.call import Converter
-from intc.frontend.converters import MICROSOFT, STANDARD, TENSORRT
+from intc.frontend.converters.registry import MICROSOFT, STANDARD, TENSORRT
 from intc.frontend.importer import OLDEST_OPSET
 from intc.frontend.known import FOLDED
 from intc.ops import OPS

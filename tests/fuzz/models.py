@@ -16,7 +16,8 @@ from google.protobuf.message import Message
 from onnx import TensorProto, helper
 
 import intc
-from intc.frontend import converters, import_onnx
+from intc.frontend import import_onnx
+from intc.frontend.converters import registry
 from intc.passes.pipeline import canonicalise
 from tests import test_causal_masks, test_frontend, test_quantised_models, test_wide_import
 from tests.fuzz.edits import FLOATS, TEXTS, edit_bytes, number
@@ -27,7 +28,7 @@ EXTERNAL = "weights.bin"
 IMAGE = "float[batch, 4, 6, 8] x"
 TOKENS = "float[batch, seq, 6] x"
 OPERATORS = sorted(
-    {*converters.STANDARD, *converters.MICROSOFT, "Constant", "If", "Loop", "Range", "Shape", "LSTM"}
+    {*registry.STANDARD, *registry.MICROSOFT, "Constant", "If", "Loop", "Range", "Shape", "LSTM"}
 )
 OTHERS: dict[str, tuple[str, str, str, Feeds, bool]] = {
     "decoder": (

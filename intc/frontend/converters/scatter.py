@@ -15,7 +15,7 @@ from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Placed, check, coordinates_of
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index
 from intc.frontend.tabulated import written
 from intc.ir.dims import Dim, product

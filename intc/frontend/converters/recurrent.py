@@ -10,7 +10,7 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported, Splat
 from intc.ir.op import Array
 from intc.ops import elementwise as ew

@@ -8,8 +8,8 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_nn import CONVERTERS as NN
-from intc.frontend.converters_nn import gelu, normalised
+from intc.frontend.converters.nn import CONVERTERS as NN
+from intc.frontend.converters.nn import gelu, normalised
 from intc.frontend.symbolic import Imported
 from intc.ops import elementwise as ew
 from intc.ops.gelu import Gelu

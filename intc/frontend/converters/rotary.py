@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim
 from intc.ops import elementwise as ew

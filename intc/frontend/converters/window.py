@@ -11,8 +11,8 @@ import numpy as np
 
 from intc.frontend.agreement import divide
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_image import fixed
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.image import fixed
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim
 from intc.ir.op import Array

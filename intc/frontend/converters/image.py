@@ -8,7 +8,7 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.fold import small
 from intc.frontend.symbolic import Imported
 from intc.ir.dims import Dim, factor, product, terms_of

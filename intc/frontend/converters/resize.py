@@ -11,8 +11,8 @@ import onnx
 from intc.errors import GraphError
 from intc.frontend.agreement import require_zero
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_image import extended
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.image import extended
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.fold import compute, small
 from intc.frontend.symbolic import Imported
 from intc.ir.dims import Dim, exact_div, floor_div

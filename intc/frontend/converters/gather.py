@@ -9,7 +9,7 @@ import numpy as np
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of, non_zero
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import (
     Imported,
     Index,

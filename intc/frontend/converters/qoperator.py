@@ -8,29 +8,29 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from intc.frontend import (
-    converters_attention,
-    converters_elementwise,
-    converters_image,
-    converters_movement,
-    converters_nn,
-    converters_resize,
-    converters_window,
-)
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_quantised import PAIRS, limits_of, number, quantised, real
+from intc.frontend.converters import (
+    attention,
+    elementwise,
+    image,
+    movement,
+    nn,
+    resize,
+    window,
+)
+from intc.frontend.converters.quantised import PAIRS, limits_of, number, quantised, real
 from intc.frontend.symbolic import Imported
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
 
 PLAIN: Final[dict[str, Converter]] = {
-    **converters_elementwise.CONVERTERS,
-    **converters_movement.CONVERTERS,
-    **converters_nn.CONVERTERS,
-    **converters_image.CONVERTERS,
-    **converters_window.CONVERTERS,
-    **converters_resize.CONVERTERS,
-    "com.microsoft.Attention": converters_attention.MICROSOFT["Attention"],
+    **elementwise.CONVERTERS,
+    **movement.CONVERTERS,
+    **nn.CONVERTERS,
+    **image.CONVERTERS,
+    **window.CONVERTERS,
+    **resize.CONVERTERS,
+    "com.microsoft.Attention": attention.MICROSOFT["Attention"],
 }
 
 

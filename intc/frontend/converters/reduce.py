@@ -9,7 +9,7 @@ import numpy as np
 from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew

@@ -16,8 +16,8 @@ import numpy as np
 from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_movement import reshape_to, triangle
-from intc.frontend.converters_rotary import (
+from intc.frontend.converters.movement import reshape_to, triangle
+from intc.frontend.converters.rotary import (
     angles,
     merge_heads,
     onward,

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from intc.frontend import converters_elementwise, converters_image
 from intc.frontend.call import Call, Converter
+from intc.frontend.converters import elementwise, image
 from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported
 from intc.ir.graph import Node
@@ -175,7 +175,7 @@ def _clip(call: Call) -> list[Imported]:
     known = [b for b in call.inputs[1:3] if isinstance(b, np.ndarray)]
     quantiser = quantiser_of(call, call.x()) if known and known[0].dtype.kind in "iu" else None
     if quantiser is None:
-        return converters_elementwise.CONVERTERS["Clip"](call)
+        return elementwise.CONVERTERS["Clip"](call)
     op = quantiser.op
     lo, hi = (
         int(np.asarray(call.inputs[i]).ravel()[0]) if call.has(i) else bound
@@ -189,7 +189,7 @@ def _cast(call: Call) -> list[Imported]:
     limits = LIMITS.get(int(call.attributes["to"]))
     quantiser = quantiser_of(call, call.x()) if limits is not None else None
     if limits is None or quantiser is None:
-        return converters_elementwise.CONVERTERS["Cast"](call)
+        return elementwise.CONVERTERS["Cast"](call)
     call.refuse(quantiser.op.lo < limits[0] or quantiser.op.hi > limits[1], "the type does not hold the grid")
     return [call.x()]
 
@@ -204,7 +204,7 @@ def _pad(call: Call) -> list[Imported]:
         call.refuse(quantiser.scale.size > 1, "padding of a value that is quantised per channel")
         real_fill = (fill.astype(np.float64) - quantiser.op.zero) * quantiser.scale.ravel()
         call.inputs[2] = np.asarray(real_fill, np.float32)
-    return converters_image.CONVERTERS["Pad"](call)
+    return image.CONVERTERS["Pad"](call)
 
 
 def _float8(call: Call) -> list[Imported]:

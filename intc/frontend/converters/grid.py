@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_image import fixed
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.image import fixed
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported
 from intc.ir.op import Op
 from intc.ops import elementwise as ew

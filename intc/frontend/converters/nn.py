@@ -6,9 +6,9 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_image import mean_over
-from intc.frontend.converters_movement import reshape_to
-from intc.frontend.converters_window import same_pads
+from intc.frontend.converters.image import mean_over
+from intc.frontend.converters.movement import reshape_to
+from intc.frontend.converters.window import same_pads
 from intc.frontend.symbolic import Imported
 from intc.ir.dims import Dim, bounds, floor_div, product
 from intc.ops import elementwise as ew

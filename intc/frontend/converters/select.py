@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_movement import reshape_to
+from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported, Index
 from intc.ir.dims import Shape
 from intc.ops import elementwise as ew

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from intc.frontend.call import Call, Converter
-from intc.frontend.converters_elementwise import elementwise
+from intc.frontend.converters.elementwise import elementwise
 from intc.frontend.symbolic import Imported
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
