@@ -5,6 +5,7 @@ nothing to compute. Each is imported, or refused in one line, in seconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,28 @@ def chain(op: str, count: int, *more: int) -> list[onnx.NodeProto]:
 def test_a_thousand_nodes_in_a_row(op: str) -> None:
     nodes = chain(op, 1000, *(() if op == "Tanh" else (1001,)))
     assert canonicalise(import_onnx(graph(nodes))).graph.nodes
+
+
+def test_a_thousand_sums_of_a_whole_number_and_of_a_product() -> None:
+    def sums(start: str, end: str) -> list[onnx.NodeProto]:
+        names = [start, *(f"{end}{i}" for i in range(999)), end]
+        return [helper.make_node("Add", [a, "one"], [b]) for a, b in pairwise(names)]
+
+    ahead = [
+        helper.make_node("Round", ["x"], ["r"]),
+        helper.make_node("Cast", ["r"], ["n"], to=onnx.TensorProto.INT32),
+    ]
+    nodes = [
+        *ahead,
+        helper.make_node("Cast", ["n"], ["f"], to=onnx.TensorProto.FLOAT),
+        *sums("f", "whole"),
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        *sums("p", "real"),
+        helper.make_node("Less", ["whole", "limit"], ["m"]),
+        helper.make_node("Where", ["m", "real", "x"], ["y"]),
+    ]
+    weights = {"one": np.ones(8, np.float32), "limit": np.float32(1003.5), "w": floats(8, 8)}
+    canonical(graph(nodes, weights), {"x": floats(5, 8, seed=1)})
 
 
 @pytest.mark.parametrize("op", ["Add", "Max", "Mul"])

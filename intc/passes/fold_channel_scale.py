@@ -37,12 +37,12 @@ class FoldChannelScale:
     name: str = "fold_channel_scale"
 
     def run(self, graph: Graph) -> Graph:
-        uses = Uses.of(graph)
+        uses, known = Uses.of(graph), dict[str, _Scaled | None]()
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
-            found = _scaled(graph, uses, node)
+            found = known[node.output] = _scaled(graph, uses, node, known)
             user = uses.sole_user(node.output, Add, Mul)
-            more = user is not None and _scaled(graph, uses, user) is not None
+            more = user is not None and _scaled(graph, uses, user, known) is not None
             if found is None or more:
                 return None  # nothing to fold, or not the last step
             if isinstance(found.product.op, MatMul) and (found.factor == 1).all():
@@ -78,8 +78,8 @@ def _step(graph: Graph, node: Node, axis: int) -> tuple[str, Array] | None:
     return None
 
 
-def _scaled(graph: Graph, uses: Uses, node: Node) -> _Scaled | None:
-    """``node`` as a product with constant weights times a factor plus a shift."""
+def _scaled(graph: Graph, uses: Uses, node: Node, known: Mapping[str, _Scaled | None]) -> _Scaled | None:
+    """``node`` as a product with constant weights times a factor plus a shift; what it reads is ``known``."""
     if not isinstance(node.op, Add | Mul):
         return None
     for axis, kind in ((1, Conv), (-1, MatMul)):
@@ -89,7 +89,7 @@ def _scaled(graph: Graph, uses: Uses, node: Node) -> _Scaled | None:
         inner = uses.only(step[0], kind, Add, Mul) if step is not None else None
         if step is None or inner is None:
             continue
-        found = _whole(graph, inner) if isinstance(inner.op, kind) else _scaled(graph, uses, inner)
+        found = _whole(graph, inner) if isinstance(inner.op, kind) else known[inner.output]
         if found is None or not isinstance(found.product.op, kind):
             continue
         if isinstance(node.op, Add):

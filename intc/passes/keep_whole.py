@@ -22,6 +22,7 @@ from intc.passes.rewrite import rewrite
 EXACT: Final = 2**24  # floats hold all whole numbers below; integers that become floats saturate there
 LARGEST: Final = 2**30
 ALIKE: Final = (*MOVEMENT, Add, Sub, Mul, Max, Min, ReduceSum, ReduceMax, CumSum)  # the same on integers
+KEEPING: Final = (*ALIKE, Cast, Where, Abs, Relu, Floor, Round)  # whole where what they read is
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class KeepWhole:
     name: str = "keep_whole"
 
     def run(self, graph: Graph) -> Graph:
-        found: dict[str, str | None] = {}
-        producers = graph.producers()
+        whole = Wholes(graph)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
             op = node.op
@@ -42,8 +42,7 @@ class KeepWhole:
             if not graph.type(node.inputs[0]).is_float or all(x in graph.constants for x in node.inputs):
                 return None
             operands = [
-                _bound(graph, b, op, x, i) or _whole(graph, producers, b, names, x, found)
-                for i, x in enumerate(node.inputs)
+                _bound(graph, b, op, x, i) or whole.of(b, names, x) for i, x in enumerate(node.inputs)
             ]
             if None in operands:
                 return None
@@ -64,62 +63,66 @@ def _bound(graph: Graph, b: Builder, op: Op, value: str, place: int) -> str | No
     return b.constant(f"{value}.whole", whole.astype(np.int64)) if np.any(whole != array) else None
 
 
-def _whole(
-    graph: Graph,
-    producers: Mapping[str, Node],
-    b: Builder,
-    names: Mapping[str, str],
-    value: str,
-    found: dict[str, str | None],
-) -> str | None:
-    """``value`` as int64 in the new graph, or None where it may be no whole number."""
-    if value not in found:
-        made = _made(graph, producers, b, names, value, found)
-        fits = made is not None and max(map(abs, b.graph.type(made).interval)) <= LARGEST
-        found[value] = made if fits else None
-    return found[value]
+class Wholes:
+    """The float values of a graph that are whole numbers, as int64 in the graph that replaces it."""
 
+    def __init__(self, graph: Graph) -> None:
+        self._graph, self._producers = graph, graph.producers()
+        self._found: dict[str, str | None] = {}
 
-def _made(
-    graph: Graph,
-    producers: Mapping[str, Node],
-    b: Builder,
-    names: Mapping[str, str],
-    value: str,
-    found: dict[str, str | None],
-) -> str | None:
-    type_, array = graph.type(value), graph.constants.get(value)
-    if array is not None:
-        whole = array.dtype != np.bool_ and bool(
-            np.all(np.abs(array) <= EXACT) and np.all(array == np.rint(array))
-        )
-        return b.constant(f"{value}.whole", array.astype(np.int64)) if whole else None
-    node = producers.get(value)
-    if node is None or not type_.is_float:
-        return None
-    op, inputs = node.op, node.inputs
-    if isinstance(op, Cast):
-        if not graph.type(inputs[0]).is_float:
+    def of(self, b: Builder, names: Mapping[str, str], value: str) -> str | None:
+        """``value``, or None where it may be no whole number."""
+        found, pending = self._found, [value]
+        while pending:
+            current = pending[-1]
+            missing = [x for x in self._read(current) if x not in found] if current not in found else []
+            if missing:
+                pending += missing
+                continue
+            pending.pop()
+            if current not in found:
+                made = self._made(b, names, current)
+                fits = made is not None and max(map(abs, b.graph.type(made).interval)) <= LARGEST
+                found[current] = made if fits else None
+        return found[value]
+
+    def _read(self, value: str) -> list[str]:
+        """The float values from which ``value`` is computed, where whole ones make it whole."""
+        node = self._producers.get(value)
+        if node is None or not isinstance(node.op, KEEPING):
+            return []
+        return [x for x in node.inputs if self._graph.type(x).is_float]
+
+    def _made(self, b: Builder, names: Mapping[str, str], value: str) -> str | None:
+        """``value``, where what it reads is found."""
+        graph, array = self._graph, self._graph.constants.get(value)
+        if array is not None:
+            whole = array.dtype != np.bool_ and bool(
+                np.all(np.abs(array) <= EXACT) and np.all(array == np.rint(array))
+            )
+            return b.constant(f"{value}.whole", array.astype(np.int64)) if whole else None
+        node = self._producers.get(value)
+        if node is None or not graph.type(value).is_float:
+            return None
+        op, inputs = node.op, node.inputs
+        if isinstance(op, Cast) and not graph.type(inputs[0]).is_float:
             integer = names[inputs[0]]
             if max(map(abs, b.graph.type(integer).interval)) > EXACT:
                 integer = b.emit(Clip(-EXACT, EXACT, "int32"), integer, name=f"{value}.whole")
             return b.emit(Cast("int64"), integer, name=f"{value}.whole", source=node.source)
-        return _whole(graph, producers, b, names, inputs[0], found)
-    if not isinstance(op, (*ALIKE, Where, Abs, Relu, Floor, Round)):
-        return None
-    data = inputs[1:] if isinstance(op, Where) else inputs
-    operands = [
-        _whole(graph, producers, b, names, x, found) if graph.type(x).is_float else names[x] for x in data
-    ]
-    if None in operands:
-        return None
-    if isinstance(op, (Floor, Round)):
-        return operands[0]
-    if isinstance(op, Where):
-        operands.insert(0, names[inputs[0]])
-    if isinstance(op, Relu | Abs):
-        other = b.constant(f"{value}.zero", np.zeros(1, np.int64))
-        if isinstance(op, Abs):
-            other = b.emit(Sub(), other, str(operands[0]), name=f"{value}.whole", source=node.source)
-        op, operands = Max(), [*operands, other]
-    return b.emit(op, *map(str, operands), name=f"{value}.whole", source=node.source)
+        if not isinstance(op, KEEPING):
+            return None
+        data = inputs[1:] if isinstance(op, Where) else inputs
+        operands = [self._found[x] if graph.type(x).is_float else names[x] for x in data]
+        if None in operands:
+            return None
+        if isinstance(op, Cast | Floor | Round):
+            return operands[0]
+        if isinstance(op, Where):
+            operands.insert(0, names[inputs[0]])
+        if isinstance(op, Relu | Abs):
+            other = b.constant(f"{value}.zero", np.zeros(1, np.int64))
+            if isinstance(op, Abs):
+                other = b.emit(Sub(), other, str(operands[0]), name=f"{value}.whole", source=node.source)
+            op, operands = Max(), [*operands, other]
+        return b.emit(op, *map(str, operands), name=f"{value}.whole", source=node.source)
