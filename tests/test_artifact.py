@@ -103,7 +103,7 @@ def test_failed_writes_leave_nothing(tmp_path: Path) -> None:
 
 
 def test_another_version(artifact: Path, tmp_path: Path) -> None:
-    for version in (1, 2, 4, 0, "2", None):
+    for version in (1, schema.VERSION - 1, schema.VERSION + 1, 0, str(schema.VERSION), None):
         edit = edit_manifest(lambda body, version=version: body.update(version=version))  # type: ignore[misc]
         refused(rewritten(artifact, tmp_path / "v.intc", edit), ArtifactVersion, "format version")
 
