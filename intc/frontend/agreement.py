@@ -82,8 +82,11 @@ def _require_root(difference: Dim) -> None:
     rest = [(tuple((Counter(names) - common).elements()), coef) for names, coef in terms.items()]
     for (names, slope), (others, constant) in (rest, rest[::-1]):
         root, off = divmod(-constant, slope)
-        if len(names) == 1 and len(others) < 2 and not quotient(names[0]) and not off and root >= 1:
-            raise EqualSizes(names[0], root * product(map(factor, others)))
+        if len(names) != 1 or len(others) > 1 or quotient(names[0]) or off or root < 1:
+            continue
+        size = root * product(map(factor, others))
+        if names[0] not in symbols((size,)):
+            raise EqualSizes(names[0], size)
 
 
 def require_broadcast(*shapes: Shape) -> None:

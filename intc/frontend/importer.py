@@ -99,7 +99,10 @@ class Importer:
             try:
                 return self._build()
             except EqualSizes as found:
-                self.sizes[found.symbol] = self._same_axis(found)
+                size = substitute(self._same_axis(found), self.sizes)
+                if found.symbol in symbols((size,)):
+                    raise ImportFailure(f"{self.source}: {found.symbol} would have to be {size}") from None
+                self.sizes[found.symbol] = size
                 self._reset()
             except AtMost as found:
                 self.largest[found.symbol] = min(found.largest, self.largest.get(found.symbol, found.largest))
