@@ -300,7 +300,7 @@ BAD = {
     ),
     "export onnx": ("export {model} --onnx {out}", "not an intc artifact"),
     "export where": ("export {artifact} --onnx {out}/none/x.onnx", "cannot be written"),
-    "bench engine": ("bench {artifact} --vs {model} --engines mxnet", "engine 'mxnet'"),
+    "bench engine": ("bench {artifact} --engines mxnet", "engine 'mxnet'"),
     "bench size": ("bench {artifact} --size seq=3", "size 'seq' is not a symbol"),
     "inspect pass": ("inspect {model} --after x", "no pass 'x'"),
     "inspect artifact pass": ("inspect {artifact} --after fuse_linear", "--after needs the ONNX file"),

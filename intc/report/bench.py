@@ -162,6 +162,8 @@ def summary(times: Sequence[float], macs: int) -> dict[str, float]:
 
 
 def _float_engines(options: Options, feeds: Feeds) -> dict[str, Engine]:
+    if unknown := [name for name in options.engines if name not in ENGINES]:
+        raise UsageError(f"engine '{unknown[0]}' is not one of {', '.join(ENGINES)}")
     if options.model is None:
         return {}
     engines: dict[str, Engine] = {}
@@ -169,11 +171,9 @@ def _float_engines(options: Options, feeds: Feeds) -> dict[str, Engine]:
         if name == "onnxruntime":
             model = Reference(options.model, options.threads)
             engines[name] = lambda model=model: model.run(feeds)  # type: ignore[misc]
-        elif name == "openvino":
+        else:
             compiled = openvino_model(options.model, options.threads, feeds)
             engines[name] = lambda compiled=compiled: compiled(feeds)  # type: ignore[misc]
-        else:
-            raise UsageError(f"engine '{name}' is not one of {', '.join(ENGINES)}")
     return engines
 
 
