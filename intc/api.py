@@ -95,6 +95,8 @@ def compile(
         if name not in phases.PASS_NAMES:
             raise UsageError(f"no pass '{name}'; the passes are {', '.join(phases.PASS_NAMES)}")
     tell = progress or (lambda step: None)
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(f"model: the path of an ONNX file, not {type(model).__name__}; onnx.save writes one")
     path = Path(model)
     tell("import")
     source = import_onnx(path, inputs)

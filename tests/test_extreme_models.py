@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 
 import intc
-from intc.errors import ImportFailure, IntcError, UnsupportedModel
+from intc.errors import CalibrationError, ImportFailure, IntcError, UnsupportedModel, UsageError
 from intc.frontend import import_onnx
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.pipeline import canonicalise
@@ -174,3 +174,27 @@ def test_statistics_that_are_no_covariance_still_round_weights() -> None:
     found = compensated(weight, scale, 127, broken)
     assert np.array_equal(found, np.rint(found)) and np.abs(found).max() <= 127
     assert np.abs(found - nearest(weight, scale, 127)).mean() < 20
+
+
+def test_an_integer_output_may_be_constant(tmp_path: Path) -> None:
+    proto = graph(
+        [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["c"], ["z"])], {"c": np.arange(3)}
+    )
+    proto.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.INT64, [3]))
+    onnx.save(proto, tmp_path / "m.onnx")
+    intc.compile(tmp_path / "m.onnx", {"x": floats(8, 8)}).save(tmp_path / "m.intc")
+    session = intc.load(tmp_path / "m.intc")
+    assert session.run(["z"], {"x": floats(2, 8)})[0].tolist() == [0, -1, -2]
+
+
+def test_random_data_of_gigabytes_are_not_made(tmp_path: Path) -> None:
+    proto = model("y = ReduceMean(x)", "float[64, 1024, 2048] x", "float[1, 1, 1] y", {})
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(CalibrationError, match="'x' would have 134217728 elements; give real samples"):
+        intc.compile(tmp_path / "m.onnx", "random")
+
+
+def test_a_model_in_memory_is_refused_by_name() -> None:
+    proto = model("y = Relu(x)", "float[batch, 8] x", "float[batch, 8] y", {})
+    with pytest.raises(UsageError, match="not ModelProto; onnx"):
+        intc.compile(proto, {"x": floats(8, 8)})  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ against the model's inputs, so that at most one batch is in memory beside the us
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,6 +25,7 @@ BATCH = 8
 RANDOM = "random"
 RANDOM_SAMPLES = 16
 RANDOM_SIZE = 32
+RANDOM_LARGEST = 2**26  # elements of an input, more than any image or text has
 
 
 def count_batches(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> int | None:
@@ -138,6 +140,9 @@ def _random(graph: Graph) -> Iterator[dict[str, Array]]:
     free = symbols(d for name in graph.inputs for d in graph.type(name).shape)
     batch = {str(graph.type(name).shape[0]) for name in graph.inputs if graph.type(name).shape}
     env = admissible(graph, {name: 1 if name in batch else RANDOM_SIZE for name in free} | {PAST: 0})
+    for name in graph.inputs:
+        if (count := prod(evaluate_shape(graph.type(name).shape, env))) > RANDOM_LARGEST:
+            raise CalibrationError(f"a random input '{name}' would have {count} elements; give real samples")
     for _ in range(RANDOM_SAMPLES):
         feed: dict[str, Array] = {}
         for name in graph.inputs:

@@ -271,7 +271,7 @@ def _reader_bits(context: Context, value: str) -> int:
 
 def _output(forms: Forms, name: str) -> str:
     if not forms.source.type(name).is_float:
-        return forms.base[name].name
+        return forms.integer(name)
     form = forms.quantised(name, OUTPUT_BITS)
     if forms.builder.graph.values[form.name].scale == as_scale(form.scale):
         return form.name
