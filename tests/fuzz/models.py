@@ -307,7 +307,8 @@ def edit_weight(rng: Random, proto: onnx.ModelProto) -> None:
         case 2:
             tensor.raw_data = edit_bytes(rng, tensor.raw_data)
         case 3:
-            value = np.float32(rng.choice(FLOATS))
+            with np.errstate(over="ignore"):
+                value = np.float32(rng.choice(FLOATS))
             if len(tensor.dims) < 5 and 0 <= math.prod(tensor.dims) < 10**6:
                 array = np.full(tuple(tensor.dims), value)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
