@@ -17,6 +17,11 @@ class IntcError(Exception):
         super().__init__("".join(c if c.isprintable() else " " for c in message))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def beyond_limit(size: object, value: int, largest: int) -> str:
     """Why ``size``, which is ``value``, is refused; what is subtracted from a limit must be large enough."""
     if str(size).startswith("-"):

@@ -9,6 +9,17 @@ from family import GPT2, GQA, MASKED_TEXT, VOCABULARY, Family, decoder, text_fee
 # transformers' default has no ONNX form
 EXPERTS = {"experts_implementation": "eager", "num_experts_per_tok": 2}
 MOE = {"num_experts": 4, "moe_intermediate_size": 48}
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+}
 
 FAMILIES: dict[str, Family] = {
     "gpt2": decoder("GPT2", **GPT2),
@@ -72,32 +83,16 @@ FAMILIES: dict[str, Family] = {
         "DeepseekV3",
         masked=True,
         **EXPERTS,
-        num_key_value_heads=4,
-        q_lora_rank=32,
-        kv_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=16,
-        v_head_dim=16,
+        **DEEPSEEK,
         first_k_dense_replace=1,
-        n_routed_experts=4,
         n_shared_experts=1,
-        n_group=1,
-        topk_group=1,
         moe_intermediate_size=48,
     ),
     "deepseek-v3": decoder(
         "DeepseekV3",
         masked=True,
-        num_key_value_heads=4,
-        q_lora_rank=32,
-        kv_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=16,
-        v_head_dim=16,
+        **DEEPSEEK,
         first_k_dense_replace=2,
-        n_routed_experts=4,
-        n_group=1,
-        topk_group=1,
         num_experts_per_tok=2,
     ),
 }

@@ -300,12 +300,10 @@ def _stack(inputs: Sequence[Any], axis: int) -> list[Imported] | None:
     """Coordinates [entries, 1] joined as [entries, coordinates]."""
     parts: list[Part] = []
     for x in inputs:
-        if isinstance(x, Parts) and not x.first and not x.tail:
-            parts += x.parts
-        elif isinstance(x, Part) and len(x.shape) == 2 and x.shape[1] == 1 and x.axis == 0:
-            parts.append(replace(x, shape=x.shape[:1]))
-        else:
+        column = coordinates_of(x)
+        if column is None or column.tail:
             return None
+        parts += column.parts
     alike = axis in (1, -1) and len({p.entries for p in parts}) == 1
     return [Parts(tuple(parts), False)] if alike else None
 

@@ -12,8 +12,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from intc.errors import GraphError
-from intc.frontend.load import first_line
+from intc.errors import GraphError, first_line
 from intc.ir.op import Array
 
 FOLD_LIMIT: Final = 2**25  # elements: larger results are refused, but for those of constants as large

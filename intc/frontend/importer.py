@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel
+from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel, first_line
 from intc.frontend.agreement import AtMost, EqualSizes, kept_above, kept_below, part_of, substitute
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.converters import registry
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
-from intc.frontend.load import checked_model, decode, element_name, first_line, read_model, take_initializers
+from intc.frontend.load import checked_model, decode, element_name, read_model, take_initializers
 from intc.frontend.symbolic import Imported, Index, IndexTuple, Items, NanTest, Splat, is_symbolic
 from intc.frontend.tabulated import Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows

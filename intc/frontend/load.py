@@ -14,18 +14,13 @@ import onnx
 from onnx import numpy_helper
 from onnx.inliner import inline_local_functions
 
-from intc.errors import ImportFailure
+from intc.errors import ImportFailure, first_line
 from intc.ir.op import Array
 from intc.ir.types import MAX_RANK
 
 FINITE_ABOVE = 16  # elements: smaller arrays may hold -inf, as mask constants do
 SIZE_LIMIT = 2**36  # bytes of one weight
 NODE_LIMIT = 10**6  # nodes of local functions, each written out where it is called
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def element_name(number: int) -> str:

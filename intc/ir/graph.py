@@ -197,6 +197,7 @@ class Builder:
 
     def __init__(self, name: str, states: Mapping[str, int] | None = None) -> None:
         self.graph = Graph(name, states=dict(states or {}))
+        self._producers: dict[str, Node] = {}
 
     def fresh(self, stem: str) -> str:
         """A value name that is not taken yet, equal to ``stem`` where possible."""
@@ -208,7 +209,7 @@ class Builder:
 
     def producer(self, name: str) -> Node | None:
         """The node emitted so far that computes ``name``."""
-        return next((n for n in reversed(self.graph.nodes) if n.output == name), None)
+        return self._producers.get(name)
 
     def input(self, name: str, type_: TensorType, scale: float | None = None) -> str:
         self._define(Value(name, type_, scale))
@@ -239,7 +240,8 @@ class Builder:
             raise type(error)(f"node '{source or name or op.name}' ({op.name}): {error}") from None
         output = self.fresh(name or op.name)
         self._define(Value(output, type_, scale))
-        self.graph.nodes.append(Node(op, tuple(inputs), output, source))
+        node = self._producers[output] = Node(op, tuple(inputs), output, source)
+        self.graph.nodes.append(node)
         return output
 
     def output(self, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intc.errors import UsageError
+from intc.errors import UsageError, first_line
 
 Array = NDArray[Any]
 _KINDS = {
@@ -38,7 +38,7 @@ class Reference:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise UsageError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from None
+            raise UsageError(f"{path}: onnxruntime cannot load it ({first_line(error)})") from None
         self.inputs = {i.name: i.type for i in self._session.get_inputs()}
         self.outputs = [o.name for o in self._session.get_outputs()]
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from intc.errors import FeedError
+from intc.errors import FeedError, first_line
 
 CPU, CUDA, PINNED, MANAGED = 1, 2, 3, 13  # DLDeviceType
 DEVICE_NAMES: Final = {CPU: "cpu", CUDA: "cuda", PINNED: "cuda_host", MANAGED: "cuda_managed"}
@@ -94,8 +94,7 @@ def place_of(name: str, feed: Any) -> tuple[int, int]:
 
 
 def _refusal(name: str, error: Exception) -> FeedError:
-    cause = (str(error) or type(error).__name__).splitlines()[0]
-    return FeedError(f"input '{name}' cannot be taken through DLPack: {cause}")
+    return FeedError(f"input '{name}' cannot be taken through DLPack: {first_line(error)}")
 
 
 def place_name(place: tuple[int, int]) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from intc.artifact.fields import Size, multiple, size_value
 from intc.artifact.schema import Port
-from intc.errors import FeedError, beyond_limit
+from intc.errors import FeedError, beyond_limit, first_line
 
 Array = NDArray[Any]
 MAX_SIZE = 2**31 - 1  # sizes are passed to the kernels as int32
@@ -95,7 +95,7 @@ def on_host(port: Port, feed: Any) -> Array:
     try:
         return np.from_dlpack(feed) if hasattr(feed, "__dlpack__") else np.asarray(feed)
     except Exception as error:  # of the other library
-        cause = (str(error) or type(error).__name__).splitlines()[0]
+        cause = first_line(error)
         raise FeedError(f"input '{port.name}' cannot become an array of numpy: {cause}") from None
 
 
