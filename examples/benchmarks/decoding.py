@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[1]
@@ -14,14 +13,13 @@ PAST, VOCABULARY = 256, 1000
 
 def export(name: str, folder: Path, fresh: bool) -> Path:
     """The ONNX file of decoder `name` with its past as inputs, written on the first call."""
+    from export_decoder import decoder_of_real_size, export_with_past
     from peers import rebuilt
 
     place = folder / name / "onnx"
     if fresh or not place.exists():
-        sys.path.insert(0, str(EXAMPLES / "decoder"))  # before the other module of that name
-        writer = import_module("export")
-        net = writer.decoder_of_real_size(name)
-        rebuilt(place, lambda empty: writer.export_with_past(net, empty / "model.onnx"))
+        net = decoder_of_real_size(name)
+        rebuilt(place, lambda empty: export_with_past(net, empty / "model.onnx"))
     return place / "model.onnx"
 
 

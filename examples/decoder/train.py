@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parent / "accuracy")]
-from export import export_with_past  # noqa: E402
+from export_decoder import export_with_past  # noqa: E402
 from texts import CHARACTERS, CONTEXT, windows  # noqa: E402
 from training import one_cycle  # noqa: E402
 

@@ -18,13 +18,15 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from intc.files import write_text
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent / "accuracy"), str(HERE.parent)]
@@ -34,19 +36,22 @@ OPSETS = {"legacy": 17, "dynamo": 18}
 SAMPLES = 64  # calibration
 BEHIND = 1.5  # dB that intc may be behind the best peer
 LOWEST = 20.0  # dB; below it only where it is ahead of every peer by as much
+PEERS = ("ORT dynamic", "ORT static", "NNCF")
 
 
 @dataclass
 class Row:
-    """One model: `status` is "ok", "exporter failed", "refused", "wrong bits", "inaccurate" or "crashed"."""
+    """One model: `status` is "ok", "exporter failed", "refused", "wrong bits", "inaccurate" or "crashed".
+
+    `sqnr` is in dB, `peers` has that of every peer that quantises the model.
+    """
 
     family: str
     exporter: str
     status: str
     detail: str = ""
     sqnr: float | None = None
-    dynamic: float | None = None
-    static: float | None = None
+    peers: dict[str, float] = field(default_factory=dict)
 
 
 def _in_process(family: str, exporters: list[str], flags: list[str]) -> list[Row]:
@@ -58,8 +63,8 @@ def _in_process(family: str, exporters: list[str], flags: list[str]) -> list[Row
     return rows + [Row(family, e, "crashed", died) for e in exporters[len(rows) :]]
 
 
-def measure(family: str, exporter: str, peers: bool, known: Row | None = None) -> Row:
-    """Export, compile, verify and compare one model; never raises. ``known`` has the peers' figures."""
+def measure(family: str, exporter: str, peers: bool) -> Row:
+    """Export, compile, verify and compare one model; never raises."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     path = FOLDER / f"{family}-{exporter}.onnx"
@@ -72,7 +77,7 @@ def measure(family: str, exporter: str, peers: bool, known: Row | None = None) -
         path.unlink(missing_ok=True)
         return Row(family, exporter, "exporter failed", _line(error))
     try:
-        return _compiled(family, exporter, path, peers, known)
+        return _compiled(family, exporter, path, peers)
     except Exception as error:
         trace = traceback.format_exc().splitlines()[-3:]
         return Row(
@@ -123,7 +128,7 @@ def _positional(model: Any, names: list[str], pick: str) -> Any:
     return Positional().eval()
 
 
-def _compiled(family: str, exporter: str, path: Path, peers: bool, known: Row | None) -> Row:
+def _compiled(family: str, exporter: str, path: Path, peers: bool) -> Row:
     import onnxruntime
     from families import ZOO
 
@@ -155,20 +160,32 @@ def _compiled(family: str, exporter: str, path: Path, peers: bool, known: Row | 
         if not np.array_equal(exact, found):
             return Row(family, exporter, "wrong bits")
     row = Row(family, exporter, "ok", sqnr=_sqnr(session.run(None, held_out)[0], expected))
-    if known is not None:
-        row.dynamic, row.static = known.dynamic, known.static
-    elif peers:
-        from engines import ort_dynamic, ort_static
-
-        for name, engine in (("dynamic", ort_dynamic), ("static", ort_static)):
-            with contextlib.suppress(Exception):
-                setattr(row, name, _sqnr(engine(path, calibration)(held_out), expected))
-    best = max((x for x in (row.dynamic, row.static) if x is not None), default=-np.inf)
+    if peers:
+        row.peers = _peers(family, path, calibration, held_out, expected)
+    best = max(row.peers.values(), default=-np.inf)
     assert row.sqnr is not None
     ahead = np.isfinite(best) and row.sqnr >= best + BEHIND
     if row.sqnr < best - BEHIND or (row.sqnr < LOWEST and not ahead):
         row.status = "inaccurate"
     return row
+
+
+def _peers(
+    family: str, path: Path, calibration: Mapping[str, Any], held_out: Mapping[str, Any], expected: Any
+) -> dict[str, float]:
+    """The SQNR of every peer that quantises the file; kept beside the exports, one for both exporters."""
+    from engines import openvino_nncf, ort_dynamic, ort_static
+
+    engines = dict(zip(PEERS, (ort_dynamic, ort_static, openvino_nncf), strict=True))
+    kept = FOLDER / f"{family}-peers.json"
+    if kept.exists() and kept.stat().st_mtime > _changed():
+        return dict(json.loads(kept.read_text()))
+    figures = {}
+    for name, engine in engines.items():
+        with contextlib.suppress(Exception):
+            figures[name] = _sqnr(engine(path, calibration)(held_out), expected)
+    write_text(kept, json.dumps(figures))
+    return figures
 
 
 def _variants(feeds: dict[str, Any], axes: dict[str, dict[int, str]]) -> Iterator[dict[str, Any]]:
@@ -204,7 +221,7 @@ def main() -> int:
     )
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(ZOO))
     parser.add_argument("--exporters", default=",".join(EXPORTERS))
-    parser.add_argument("--no-peers", action="store_true", help="do not quantise with onnxruntime")
+    parser.add_argument("--no-peers", action="store_true", help="do not quantise with the peers")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=2, help="models at a time (default 2)")
     parser.add_argument("-o", "--output", type=Path, default=FOLDER / "zoo.json")
@@ -214,10 +231,8 @@ def main() -> int:
         parser.error(f"no family {', '.join(sorted(unknown))}")
     exporters = options.exporters.split(",")
     if options.child:
-        known: Row | None = None  # the peers' figures from one file serve all
         for exporter in exporters:
-            row = measure(options.families[0], exporter, not options.no_peers, known)
-            known = row if row.dynamic or row.static else known
+            row = measure(options.families[0], exporter, not options.no_peers)
             print(json.dumps(asdict(row)), flush=True)
         return 0
     rows: dict[tuple[str, str], Row] = {}
@@ -243,11 +258,8 @@ def main() -> int:
 
 
 def _text(row: Row) -> str:
-    figures = " ".join(
-        f"{n} {v:.1f}"
-        for n, v in (("intc", row.sqnr), ("dynamic", row.dynamic), ("static", row.static))
-        if v is not None
-    )
+    measured = {} if row.sqnr is None else {"intc": row.sqnr, **row.peers}
+    figures = " ".join(f"{name} {value:.1f}" for name, value in measured.items())
     return f"{row.family:18} {row.exporter:7} {row.status:16} {figures} {row.detail}"
 
 
@@ -259,16 +271,15 @@ def _markdown(rows: list[Row]) -> str:
 
     exporters = list(dict.fromkeys(r.exporter for r in rows))
     lines = [
-        f"| family | {' | '.join(exporters)} | intc, dB | ORT dynamic, dB | ORT static, dB |",
-        "| --- |" + " --- |" * (len(exporters) + 3),
+        f"| family | {' | '.join(exporters)} | intc, dB | {', dB | '.join(PEERS)}, dB |",
+        "| --- |" + " --- |" * (len(exporters) + 1 + len(PEERS)),
     ]
     for family in dict.fromkeys(r.family for r in rows):
         mine = {r.exporter: r for r in rows if r.family == family}
-        results = " | ".join(mine[e].status if e in mine else "" for e in exporters)
+        results = [mine[e].status if e in mine else "" for e in exporters]
         best = next((r for r in mine.values() if r.sqnr is not None), Row(family, "", ""))
-        peers = next((r for r in mine.values() if r.dynamic or r.static), best)
-        figures = " | ".join(map(cell, (best.sqnr, peers.dynamic, peers.static)))
-        lines.append(f"| {family} | {results} | {figures} |")
+        figures = [cell(best.sqnr), *(cell(best.peers.get(name)) for name in PEERS)]
+        lines.append(f"| {' | '.join([family, *results, *figures])} |")
     return "\n".join(lines) + "\n"
 
 

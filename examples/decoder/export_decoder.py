@@ -1,7 +1,7 @@
 """Export a decoder of `transformers` with its past keys and values as inputs. Needs torch and transformers.
 
-    python examples/decoder/export.py gpt2-small -o gpt2.onnx      # real size, random weights
-    python examples/decoder/export.py llama-100m -o llama.onnx
+    python examples/decoder/export_decoder.py gpt2-small -o gpt2.onnx      # real size, random weights
+    python examples/decoder/export_decoder.py llama-100m -o llama.onnx
 
 Inputs: int64 [batch, sequence] `input_ids`, then for every layer float32 [batch, heads, past, head_dim]
 `past.N.key` and `past.N.value`. Outputs: `logits` and `present.N.key`, `present.N.value`, the same with the
