@@ -32,6 +32,7 @@ from intc.integrations.calibration import ParquetFeeds
 from intc.ir.bound import bound
 from intc.ir.graph import Graph
 from intc.ir.op import Array
+from intc.ir.spool import spooling
 from intc.ir.verify import verify
 from intc.module import Module, Progress, lower_for
 from intc.passes import pipeline as phases
@@ -44,6 +45,7 @@ from intc.planning.target import Predicate, parse_target
 from intc.report.accuracy import cut, samples_in
 
 
+@spooling
 def compile(
     model: str | os.PathLike[str],
     calibration: Feeds | None = None,

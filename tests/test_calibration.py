@@ -12,7 +12,7 @@ from intc.calibration.histogram import LEVELS, PERCENTILE, Histogram, divergence
 from intc.calibration.moments import Moments
 from intc.calibration.observers import Statistics
 from intc.calibration.peaks import Peaks
-from intc.errors import CalibrationError
+from intc.errors import CalibrationError, FeedError
 from intc.frontend import import_onnx
 from intc.ir.graph import Graph
 from intc.passes import pipeline
@@ -221,6 +221,12 @@ def test_nan_is_refused_by_name() -> None:
     graph = import_onnx(model("y = Sqrt(x)", "float[n,4] x", "float[n,4] y"))
     with np.errstate(invalid="ignore"), pytest.raises(CalibrationError, match="'y' becomes NaN"):
         collect(graph, [{"x": np.full((1, 4), -1, np.float32)}])
+
+
+def test_tokens_beyond_the_vocabulary_are_refused_by_node(graph: Graph) -> None:
+    feeds = tiny_feeds(2, 6)
+    with pytest.raises(FeedError, match=r"node '.*' \(gather\): .*index 5000 is out of bounds"):
+        collect(graph, [feeds | {"input_ids": np.full_like(feeds["input_ids"], 5000)}])
 
 
 def test_batches_are_counted_where_they_can_be(graph: Graph) -> None:

@@ -16,6 +16,7 @@ from onnx.inliner import inline_local_functions
 
 from intc.errors import ImportFailure, first_line
 from intc.ir.op import Array
+from intc.ir.spool import spooled
 from intc.ir.types import MAX_RANK
 
 FINITE_ABOVE = 16  # elements: smaller arrays may hold -inf, as mask constants do
@@ -94,7 +95,7 @@ def _external(tensor: onnx.TensorProto, path: Path) -> Array:
             " not hold"
         )
     data = np.fromfile(file, kind.newbyteorder("<"), math.prod(tensor.dims), offset=offset)
-    return _usable(data.astype(kind, copy=False).reshape(tuple(tensor.dims)), where)
+    return spooled(_usable(data.astype(kind, copy=False).reshape(tuple(tensor.dims)), where))
 
 
 def checked_model(proto: onnx.ModelProto, source: str) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ import numpy as np
 from intc.errors import FeedError, GraphError, beyond_limit
 from intc.ir import dims
 from intc.ir.op import Array, Op
+from intc.ir.spool import spooled, trim
 from intc.ir.types import TensorType, type_of_array
 
 Scale: TypeAlias = float | tuple[float, ...] | None
@@ -138,8 +139,13 @@ class Graph:
             if observe:
                 observe(self.values[name], live[name])
         for i, node in enumerate(self.nodes):
-            result = node.op.evaluate(*(live[x] for x in node.inputs), sizes=env)
+            try:
+                result = node.op.evaluate(*(live[x] for x in node.inputs), sizes=env)
+            except IndexError as error:
+                where = f"node '{node.source or node.output}' ({node.op.name})"
+                raise FeedError(f"{where}: the data have an index out of bounds ({error})") from None
             live[node.output] = result
+            trim()
             if observe:
                 observe(self.values[node.output], result)
             for name in node.inputs:
@@ -217,7 +223,7 @@ class Builder:
         return name
 
     def constant(self, stem: str, array: Array, scale: Scale = None) -> str:
-        array = np.ascontiguousarray(array)
+        array = spooled(np.ascontiguousarray(array))
         name = self.fresh(stem)
         self._define(Value(name, type_of_array(array), scale))
         self.graph.constants[name] = array

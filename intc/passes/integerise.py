@@ -12,6 +12,7 @@ from intc.calibration.observers import Statistics
 from intc.errors import CalibrationError, GraphError, QuantizationError, RangeUnknown, UnsupportedModel
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
+from intc.ir.spool import trim
 from intc.ir.types import TensorType
 from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
 from intc.ops.fake_quantize import FakeQuantize
@@ -64,6 +65,7 @@ class Integerise:
         problems: list[tuple[str, str, str]] = []
         for node in graph.nodes:
             self._node(context, node, problems, unknown)
+            trim()
         if problems:
             raise UnsupportedModel(graph.name, problems)
         if unknown:
