@@ -16,7 +16,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 from report import OWN, REFERENCE, Result, read_json
 
-from intc.errors import IntcError
+from intc.errors import IntcError, UsageError
 from intc.files import replacing
 
 COLOURS: Final = {OWN: "#1f6feb", REFERENCE: "#b8bec6"}
@@ -48,7 +48,7 @@ def draw(result: Result, threads: int, path: Path) -> None:
         if run["threads"] == threads and run["batch"] == 1 and "engines" in run
     }
     if not runs:
-        raise SystemExit(f"no results of {threads} thread(s), batch 1")
+        raise UsageError(f"no results of {threads} thread(s), batch 1")
     engines = sorted(
         {engine for run in runs.values() for engine in run}, key=lambda e: (e == REFERENCE, e != OWN, e)
     )
