@@ -63,9 +63,16 @@ class Histogram:
     def magnitudes(self, calibrator: Calibrator) -> Array:
         """The magnitude [C] to represent."""
         width = np.where(self.limit > 0, self.limit, 1.0) * (2 / self.bins)
+        return np.asarray(CHOICES[calibrator](self._folded()) * width)
+
+    def folded(self) -> tuple[Array, Array]:
+        """The middles of the bins of magnitudes, [C, bins / 2], and the counts in them."""
+        places = (np.arange(self.bins // 2) + 0.5) * (2 / self.bins)
+        return np.asarray(self.limit[:, None] * places), self._folded()
+
+    def _folded(self) -> Array:
         half = self.bins // 2
-        folded = self.counts[:, half:] + self.counts[:, :half][:, ::-1]
-        return np.asarray(CHOICES[calibrator](folded) * width)
+        return np.asarray(self.counts[:, half:] + self.counts[:, :half][:, ::-1])
 
     def powers(self) -> Array:
         """The mean squares [C], as far as bins tell."""

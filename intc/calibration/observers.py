@@ -26,6 +26,7 @@ from intc.ops.softmax import Softmax
 BINS = 2048
 CHANNEL_BINS = 512
 DEVIATIONS = 4.0
+TELLING = 32  # samples that show how much one more would exceed them
 SETTLED = 1024  # rows behind which a channel is taken to have shown its range
 
 
@@ -125,6 +126,19 @@ class Statistics:
         exponent = self.peaks.exponent if self.peaks is not None else 0.0
         normal = math.sqrt(math.log(SETTLED) / math.log(rows))
         return normal * (SETTLED / rows) ** exponent if rows < SETTLED else 1.0
+
+    @property
+    def surprise(self) -> float:
+        """The share of a value's power that would be cut off a sample that calibration had not seen: that of
+        each sample where the others alone set the ranges of the channels (leave one out); 0 where fewer
+        than TELLING were seen.
+        """
+        if self.channel is None or self.peaks is None or self.peaks.count < TELLING:
+            return 0.0
+        magnitudes, counts = self.channel.folded()
+        known = self.peaks.channels[1][:, None]  # what lies beyond is of one sample
+        cut = (counts * np.maximum(magnitudes - known, 0.0) ** 2).sum()
+        return float(cut / max((counts * magnitudes**2).sum(), 1e-300))
 
 
 def collect(

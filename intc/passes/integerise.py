@@ -54,7 +54,8 @@ class Integerise:
     def run(self, graph: Graph) -> Graph:
         builder = Builder(graph.name, graph.states)
         forms = Forms(graph, builder, self.stats, self.calibrator)
-        context = Context(forms, self.plan.resolve(graph, self.family), graph.users(), self.rounding)
+        plan = self.plan.resolve(graph, self.family, self.stats)
+        context = Context(forms, plan, graph.users(), self.rounding)
         indexed = _index_ranges(graph)
         unknown: list[str] = []  # values that data would have to show
         for name in graph.inputs:

@@ -14,13 +14,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
+from intc.calibration.observers import Statistics
 from intc.errors import GraphError, UsageError
 from intc.files import write_text
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Graph, Node
+from intc.ops.elementwise import Add
 from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
+from intc.ops.movement import MOVEMENT
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
 from intc.passes.match import Uses, softmax_of, weight_of
@@ -32,6 +37,8 @@ SUM_LIMIT: Final = 2**31 - 1
 MANY: Final = 16  # rows of a sample
 NARROWING: Final = 8
 FEW: Final = 6  # terms of a sum
+GATES: Final = 4  # products of one step of a recurrent layer, at most
+SURPRISE: Final = 10 ** (-33 / 10)  # of a value's power, cut off samples that calibration has not seen
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
 ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
@@ -85,8 +92,12 @@ class Plan:
         """Write the plan's file in one step."""
         write_text(Path(path), json.dumps(self.as_json(), indent=1) + "\n")
 
-    def resolve(self, graph: Graph, family: str = "auto") -> Resolved:
-        """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none."""
+    def resolve(
+        self, graph: Graph, family: str = "auto", stats: Mapping[str, Statistics] | None = None
+    ) -> Resolved:
+        """The choice of every plannable node of ``graph``, whose values have the statistics ``stats``;
+        UsageError for a name or field that fits none.
+        """
         known = planned(graph)
         nodes, keys = [n for n, _ in known], {n.output: fields for n, fields in known}
         names = _names(nodes)
@@ -94,7 +105,8 @@ class Plan:
         computed = (SCORE_KEYS, VALUE_KEYS)
         chosen = {value: self.default if fields in computed else base for value, fields in keys.items()}
         if self.default.activations is None:
-            chosen |= {n.output: Choice(activations=16).over(base) for n in _heads(graph, nodes)}
+            wide = [*_heads(graph, nodes), *_recurrent(graph, nodes), *_surprising(graph, nodes, stats or {})]
+            chosen |= {n.output: Choice(activations=16).over(base) for n in wide}
         for name, choice in self.nodes.items():
             found = names.get(name)
             if not found:
@@ -203,6 +215,63 @@ def _pooled(graph: Graph, nodes: list[Node]) -> list[Node]:
     if not any(_many(samples, each) for each in rows.values()):
         return []
     return [n for n in nodes if rows.get(n.output) == samples]
+
+
+def _recurrent(graph: Graph, nodes: list[Node]) -> list[Node]:
+    """The products of recurrent layers (of one ONNX node that multiplies by the same weights at every step)
+    and those that read their states in no more columns: what enters a step stays in the states behind it.
+    """
+    parts: dict[str, list[Node]] = {}
+    for node in nodes:
+        if node.source and is_linear(graph, node):
+            parts.setdefault(node.source, []).append(node)
+    layers = {s: graph.type(p[-1].output).shape[-1] for s, p in parts.items() if _steps(graph, p)}
+    producers = graph.producers()
+
+    def reads(node: Node) -> bool:
+        made = producers.get(node.inputs[0])
+        while made is not None and isinstance(made.op, MOVEMENT):
+            made = producers.get(made.inputs[0])
+        width = layers.get(made.source) if made is not None else None
+        return isinstance(width, int) and graph.constants[node.inputs[1]].shape[1] <= width
+
+    return [n for part in parts.values() for n in part if n.source in layers or reads(n)]
+
+
+def _steps(graph: Graph, nodes: list[Node]) -> bool:
+    """Whether the last of these products has the weights of one of the GATES before it."""
+    *before, last = (graph.constants[n.inputs[1]] for n in nodes[-1 - GATES :])
+    return any(np.array_equal(weights, last) for weights in before)
+
+
+def _surprising(graph: Graph, nodes: list[Node], stats: Mapping[str, Statistics]) -> list[Node]:
+    """The products whose input a sample that was not seen would exceed, so that they, or the sums that they
+    join, would lose more than SURPRISE.
+    """
+    users, found = graph.users(), []
+    for node in nodes:
+        if not is_linear(graph, node) or node.inputs[0] not in stats:
+            continue
+        surprise = stats[node.inputs[0]].surprise
+        if surprise > SURPRISE and surprise * _part(graph, users, node, stats) > SURPRISE:
+            found.append(node)
+    return found
+
+
+def _part(
+    graph: Graph, users: Mapping[str, list[Node]], node: Node, stats: Mapping[str, Statistics]
+) -> float:
+    """How much of the power of the sum that the product ``node`` joins is its own; 1 where it joins none."""
+    value, readers = node.output, users[node.output]
+    while len(readers) == 1 and value not in graph.outputs:
+        reader = readers[0]
+        live = [x for x in reader.inputs if x not in graph.constants]
+        if isinstance(reader.op, Add) and len(live) == 2:
+            return min(1.0, stats[value].power / max(stats[reader.output].power, 1e-30))
+        if len(live) != 1 or not isinstance(reader.op, (Add, *MOVEMENT)):
+            break
+        value, readers = reader.output, users[reader.output]
+    return 1.0
 
 
 def _many(few: Dim, rows: Dim) -> bool:

@@ -50,7 +50,8 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
     plans: list[Plan] = [Plan()]
     judged: list[dict[str, Any]] = [{"plan": "8 bits", "sqnr": round(-10 * math.log10(noise), 6)}]
     for options in STAGES:
-        units = [u for u in units_of(planner.graph, Plan(), planner.family, options) if len(u.choices) > 1]
+        every = units_of(planner.graph, Plan(), planner.family, options, planner.stats)
+        units = [u for u in every if len(u.choices) > 1]
         table = _table(planner, units)
         start = [0] * len(units)
         known = table.total(table.noise, start) / noise  # the share of the noise that the units explain

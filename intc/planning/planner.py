@@ -121,7 +121,7 @@ class Planner:
             and self.judge(start, "start", goal.target, tried)
         ):
             return Planned(start, {"judged": tried})
-        units = units_of(self.graph, start, self.family, options)
+        units = units_of(self.graph, start, self.family, options, self.stats)
         table, complete = self.table(units, options)
         base = [0] * len(units)
         report: dict[str, Any] = {"judged": tried, "complete": complete}

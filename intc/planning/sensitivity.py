@@ -73,9 +73,17 @@ class Options:
     values: tuple[int, ...] = ()
 
 
-def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[Unit]:
-    """Every unit of a canonical graph with its choices, in order of the graph."""
-    resolved = start.resolve(graph, family)
+def units_of(
+    graph: Graph,
+    start: Plan,
+    family: str,
+    options: Options,
+    stats: Mapping[str, Statistics] | None = None,
+) -> list[Unit]:
+    """Every unit of a canonical graph with its choices, in order of the graph; ``stats`` as in
+    :meth:`Plan.resolve`.
+    """
+    resolved = start.resolve(graph, family, stats)
     groups: dict[tuple[str, str], list[Node]] = {}
     keys = planned(graph)
     named = names_of([node for node, _ in keys])
