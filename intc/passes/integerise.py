@@ -22,6 +22,7 @@ from intc.passes.integer import rules_elementwise, rules_quantised
 from intc.passes.integer.codes import UNSIGNED_STEP
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
+from intc.passes.integer.noise import Seen
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.rules import RULES
 from intc.passes.plan import Plan
@@ -54,7 +55,8 @@ class Integerise:
     def run(self, graph: Graph) -> Graph:
         builder = Builder(graph.name, graph.states)
         forms = Forms(graph, builder, self.stats, self.calibrator)
-        context = Context(forms, self.plan.resolve(graph, self.family), graph.users(), self.rounding)
+        resolved = self.plan.resolve(graph, self.family, Seen(self.stats, self.calibrator))
+        context = Context(forms, resolved, graph.users(), self.rounding)
         indexed = _index_ranges(graph)
         unknown: list[str] = []  # values that data would have to show
         for name in graph.inputs:

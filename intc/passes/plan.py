@@ -23,6 +23,7 @@ from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
+from intc.passes.integer.noise import Seen, loud
 from intc.passes.match import Uses, softmax_of, weight_of
 
 VERSION: Final = 1
@@ -85,8 +86,11 @@ class Plan:
         """Write the plan's file in one step."""
         write_text(Path(path), json.dumps(self.as_json(), indent=1) + "\n")
 
-    def resolve(self, graph: Graph, family: str = "auto") -> Resolved:
-        """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none."""
+    def resolve(self, graph: Graph, family: str = "auto", seen: Seen | None = None) -> Resolved:
+        """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none.
+
+        ``seen``: what calibration saw of its values, which tells whose operands 8 bits are too few for.
+        """
         known = planned(graph)
         nodes, keys = [n for n, _ in known], {n.output: fields for n, fields in known}
         names = _names(nodes)
@@ -94,7 +98,8 @@ class Plan:
         computed = (SCORE_KEYS, VALUE_KEYS)
         chosen = {value: self.default if fields in computed else base for value, fields in keys.items()}
         if self.default.activations is None:
-            chosen |= {n.output: Choice(activations=16).over(base) for n in _heads(graph, nodes)}
+            wide = [*_heads(graph, nodes), *(loud(graph, seen) if seen is not None else [])]
+            chosen |= {n.output: Choice(activations=16).over(base) for n in wide}
         for name, choice in self.nodes.items():
             found = names.get(name)
             if not found:

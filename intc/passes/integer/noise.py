@@ -1,0 +1,113 @@
+"""How loud rounding is, estimated from what calibration saw: the power of its error as a share of a value's.
+
+An error of every element of a channel, independent of all others, reaches the outputs of ``x @ W`` with the
+squares of that channel's weights. There it counts against the power of the value that the product ends in: of
+the sum with the stream where it is a residual branch, else of its own result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from intc.calibration.histogram import Calibrator
+from intc.calibration.observers import Statistics
+from intc.ir.graph import Graph, Node
+from intc.ir.op import Array
+from intc.ops.elementwise import Add
+from intc.ops.fake_quantize import FakeQuantize
+from intc.ops.im2col import Im2col
+from intc.ops.movement import MOVEMENT
+from intc.passes.integer.equalise import channel_scales
+from intc.passes.integer.widths import NARROW
+from intc.passes.match import Uses, weight_of
+
+LOUD: Final = 10**-3.2
+TAIL: Final = 1 / 32
+STEPS: Final = 127  # of 8 bits, on either side of zero
+
+
+def rounding(stats: Statistics, step: float) -> float:
+    """The share of rounding all elements to multiples of ``step``."""
+    return step**2 / 12 / max(stats.power, np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What calibration saw of the values of a graph, and how it chooses 8-bit ranges."""
+
+    stats: Mapping[str, Statistics]
+    calibrator: Calibrator
+
+
+def loud(graph: Graph, seen: Seen) -> list[Node]:
+    """The products with constant matrices of which 8 bits of the operand would be louder than ``LOUD``."""
+    operands = Operands(graph, seen.stats, seen.calibrator, Uses.of(graph))
+    return [node for node in graph.nodes if operands.noise(node) > LOUD]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The operands of a graph's products with constant matrices, in 8 bits."""
+
+    graph: Graph
+    stats: Mapping[str, Statistics]
+    calibrator: Calibrator
+    uses: Uses
+
+    def noise(self, node: Node) -> float:
+        """The share of the error of the operand of ``node``; 0 for other nodes, or where nothing was seen."""
+        value, weight = node.inputs[0], weight_of(self.graph, node)
+        seen, end = self.stats.get(value), self.stats.get(self._end(node.output))
+        if weight is None or seen is None or end is None or self._quantised(value):
+            return 0.0
+        noise = self._noise(value, seen)
+        if noise is None or noise.size != len(weight):
+            return 0.0
+        heard = float(np.square(weight.astype(np.float64)).mean(axis=1) @ noise)
+        return heard / max(end.power, np.finfo(np.float64).tiny)
+
+    def _noise(self, value: str, seen: Statistics) -> Array | None:
+        """The mean square of the error [K] of every channel of ``value`` in 8 bits: of rounding, of clipping
+        what calibration saw, and of clipping what it did not see; None where nothing was counted.
+
+        A tail that falls as fast as the largest ``TAIL`` of the values do exceeds the largest of n, ``top``,
+        in one of n cases, and ``limit`` in ``exp((top - limit) / excess) / n``.
+        """
+        channel = seen.channel
+        if channel is None or not channel.limit.size:
+            return None
+        steps = self._steps(value, seen)
+        limits, top, excess = steps * STEPS, seen.channels, channel.excesses(TAIL)
+        unseen = 2 * excess**2 / channel.counts[0].sum() * np.exp(np.minimum((top - limits) / excess, 0.0))
+        return np.asarray(self._finer(seen) * steps**2 / 12 + channel.beyond(limits) + unseen)
+
+    def _steps(self, value: str, seen: Statistics) -> Array:
+        """The steps [K] of ``value`` in 8 bits, on both sides of zero."""
+        made = self.uses.producers.get(value)
+        if made is None or (isinstance(made.op, MOVEMENT) and not isinstance(made.op, Im2col)):
+            return np.full(seen.channels.shape, seen.range(self.calibrator) / STEPS)
+        readers = [w for n in self.uses.users[value] if (w := weight_of(self.graph, n)) is not None]
+        return channel_scales(seen.channel_ranges(self.calibrator), readers, 8, NARROW)
+
+    def _finer(self, seen: Statistics) -> float:
+        """By how much less the square of a step is where codes are counted from one end."""
+        low, high = max(-float(seen.low.min()), 0.0), max(float(seen.high.max()), np.finfo(np.float32).tiny)
+        return ((low + high) / (2 * max(low, high))) ** 2
+
+    def _end(self, value: str) -> str:
+        """What the product ``value`` ends in, behind constants and movement."""
+        while (user := self.uses.sole_user(value, Add, *MOVEMENT)) is not None:
+            value = user.output
+            if isinstance(user.op, Add) and not any(x in self.graph.constants for x in user.inputs):
+                break
+        return value
+
+    def _quantised(self, value: str) -> bool:
+        """Whether the model itself quantises ``value``."""
+        while (made := self.uses.producers.get(value)) is not None and isinstance(made.op, MOVEMENT):
+            value = made.inputs[0]
+        return made is not None and isinstance(made.op, FakeQuantize)
