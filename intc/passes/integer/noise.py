@@ -2,7 +2,8 @@
 
 An error of every element of a channel, independent of all others, reaches the outputs of ``x @ W`` with the
 squares of that channel's weights. There it counts against the power of the value that the product ends in: of
-the sum with the stream where it is a residual branch, else of its own result.
+the sum with the stream where it is a residual branch, else of its own result. In a product of two computed
+values the errors of one come with the power of the other.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from intc.calibration.histogram import Calibrator
 from intc.calibration.observers import Statistics
+from intc.ir.dims import Shape
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
 from intc.ops.elementwise import Add
@@ -30,9 +32,32 @@ TAIL: Final = 1 / 32
 STEPS: Final = 127  # of 8 bits, on either side of zero
 
 
-def rounding(stats: Statistics, step: float) -> float:
-    """The share of rounding all elements to multiples of ``step``."""
-    return step**2 / 12 / max(stats.power, np.finfo(np.float64).tiny)
+def in_product(
+    stats: Mapping[str, Statistics], node: Node, shape: Shape | None, steps: tuple[float, float]
+) -> tuple[float, float]:
+    """The shares, in the result of ``node``, of rounding its left and its right operand to multiples of
+    ``steps``; zeros where one of the three values was not counted.
+
+    ``shape``: the row and the columns of a matrix product [K, N], of which one may be symbolic; None element
+    by element.
+    """
+    found = [stats.get(value) for value in (*node.inputs, node.output)]
+    counts = [s.tensor.counts.sum() if s is not None and s.tensor is not None else 0 for s in found]
+    left, right, result = (s.power if s is not None else 0.0 for s in found)
+    terms = 1.0 if shape is None else _terms(shape, *counts[::2])
+    if not all(counts) or not result or not terms:
+        return 0.0, 0.0
+    return steps[0] ** 2 * right * terms / 12 / result, steps[1] ** 2 * left * terms / 12 / result
+
+
+def _terms(shape: Shape, left: int, result: int) -> float:
+    """The terms of a sum; where they are symbolic, as many as ``left`` and ``result``, the numbers of elements
+    that calibration saw, had on average; 0 where those do not tell.
+    """
+    terms, columns = shape
+    if isinstance(terms, int):
+        return terms
+    return left * columns / result if isinstance(columns, int) and result else 0.0
 
 
 @dataclass(frozen=True)

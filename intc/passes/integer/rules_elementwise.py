@@ -31,7 +31,7 @@ from intc.ops.elementwise import (
     Where,
 )
 from intc.ops.fused import WIDE
-from intc.ops.movement import Expand
+from intc.ops.movement import Concat, Expand
 from intc.ops.pointwise import CURVED, Pointwise
 from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
@@ -67,9 +67,37 @@ def multiply(context: Context, node: Node) -> Form:
         form = forms.as_is(left, 32, 16)
         scale = form.scale * constant.astype(np.float64).ravel()
         return emitted(forms, node, Expand(whole), (form.name,), scale)
+    if left != right and (found := _by_reciprocal(context, node)) is not None:
+        return found
     a, c = forms.quantised(left, 16), forms.quantised(right, 16)
     scale = np.asarray(a.scale * c.scale)
     return emitted(context.forms, node, Mul(), (a.name, c.name), scale)
+
+
+def _by_reciprocal(context: Context, node: Node) -> Form | None:
+    """``x * (c / y)``, ``c`` a number, as the quotient of ``c * x`` and ``y`` where 16 bits are too few for
+    ``c / y``: where ``y`` is small it is far larger than elsewhere. None for another product.
+    """
+    forms = context.forms
+    for x, other, loud in zip(node.inputs, node.inputs[::-1], forms.loud(node, 16)[::-1], strict=True):
+        path, value = list[Node](), other
+        while (made := forms.nodes.get(value)) is not None and _follows(forms, made):
+            path.append(made)
+            value = forms.operand(made)[0]
+        constant = context.constant(made.inputs[0]) if made is not None and isinstance(made.op, Div) else None
+        if made is None or constant is None or constant.size != 1 or not loud:
+            continue
+        a, b = forms.as_is(x, 32, 16), forms.as_is(made.inputs[1], 32, 16)
+        for step in reversed(path):
+            factor = forms.operand(step)[1]
+            b = forms.move(step, b) if factor is None else Form(b.name, np.asarray(b.scale / factor))
+        return quotient(forms, node, Form(a.name, a.scale * float(constant.ravel()[0])), b)
+    return None
+
+
+def _follows(forms: Forms, node: Node) -> bool:
+    """Whether ``node`` moves or scales one computed value."""
+    return forms.deferred(node) and not isinstance(node.op, Concat)
 
 
 def divide(context: Context, node: Node) -> Form:
@@ -80,12 +108,16 @@ def divide(context: Context, node: Node) -> Form:
     if constant is not None:
         raise QuantizationError(f"node '{node.source}' (div): the divisor is zero")
     a = forms.quantised(left, 32) if context.constant(left) is not None else forms.as_is(left, 32, 16)
-    b = forms.as_is(right, 32, 16)
+    return quotient(forms, node, a, forms.as_is(right, 32, 16))
+
+
+def quotient(forms: Forms, node: Node, a: Form, b: Form) -> Form:
+    """``a / b`` as what ``node`` computes, with the fraction bits that its calibrated range leaves."""
     ratio = float(a.scale / b.scale)
     room = 61 - forms.builder.graph.type(a.name).magnitude.bit_length()
-    shift = math.floor(math.log2(QUOTIENT * ratio / forms.range_of(node.output)))
+    shift = math.floor(math.log2(QUOTIENT * abs(ratio) / forms.range_of(node.output)))
     shift = min(max(shift, 0), room)
-    return emitted(context.forms, node, Divide(shift, WIDE), (a.name, b.name), np.asarray(ratio / 2.0**shift))
+    return emitted(forms, node, Divide(shift, WIDE), (a.name, b.name), np.asarray(ratio / 2.0**shift))
 
 
 def root(context: Context, node: Node) -> Form:

@@ -1,4 +1,6 @@
-"""Weights of 16 bits: two matrices of 8, the second of what the first one's rounding leaves."""
+"""Sixteen bits where sums of products would exceed 32: two matrices of 8, the second of what the first one's
+rounding leaves.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,17 @@ import numpy as np
 
 from intc.ir.graph import Node
 from intc.ir.op import Array
-from intc.ops.elementwise import Add
+from intc.ops.elementwise import Add, Mul
 from intc.ops.matmul import MatMul
-from intc.ops.requantize import Clip
+from intc.ops.requantize import Clip, Requantize
 from intc.passes.integer.context import Context
-from intc.passes.integer.forms import LIMIT, Form, emitted
+from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
 from intc.passes.integer.rounding import nearest
 
 WEIGHT_LIMIT = 127
 FINER = 2 * WEIGHT_LIMIT  # steps of the second matrix in one of the first
+SPARE_BITS = 6  # of a sum of parts beyond 16
+PART_LIMIT = 2**28  # of a part, so that the sum of four fits 32 bits
 
 
 def two_matrices(context: Context, node: Node, weight: Array, x: Form) -> Form:
@@ -42,3 +46,34 @@ def two_matrices(context: Context, node: Node, weight: Array, x: Form) -> Form:
         parts.append(forms.requantised(part, part.name, 32, total).name)
     whole = emitted(forms, node, Add(), (parts[0], parts[1]), total, ".sum")
     return emitted(forms, node, Clip(-LIMIT[16], LIMIT[16], "int16"), (whole.name,), total)
+
+
+def of_parts(context: Context, node: Node, wide: tuple[bool, bool]) -> Form:
+    """A product of two computed values over more terms than 16 bits allow, of which the ``wide`` ones have two
+    parts of 8 bits and the others one: the sum of the products of all parts, in steps of its own.
+    """
+    forms, b = context.forms, context.forms.builder
+    operands = [_parts(forms, x) if w else [forms.as_is(x, 8, 8)] for x, w in zip(node.inputs, wide, strict=True)]
+    total = np.asarray(forms.scale_for(node.output, 16) / 2**SPARE_BITS)
+    sums: list[str] = []
+    for i, left in enumerate(operands[0]):
+        for j, right in enumerate(operands[1]):
+            scale = np.asarray(left.scale * right.scale)
+            part = emitted(forms, node, MatMul(), (left.name, right.name), scale, f".part{i}{j}")
+            op = Requantize(-PART_LIMIT, PART_LIMIT, "int32")
+            sums.append(emitted(forms, node, op, (part.name, *forms.ratio(scale / total)), total, f".sum{i}{j}").name)
+    while len(sums) > 2:
+        sums[:2] = [b.emit(Add(), sums[0], sums[1], name=f"{node.output}.sum", source=node.source)]
+    return emitted(forms, node, Add(), (sums[0], sums[1]), total)
+
+
+def _parts(forms: Forms, value: str) -> list[Form]:
+    """``value`` as two forms in int8: in steps FINER times as large, and the rest."""
+    b = forms.builder
+    scale = np.asarray(forms.scale_for(value, 16) * (LIMIT[16] / (WEIGHT_LIMIT * FINER)))
+    whole, op = forms.quantised(value, 16, scale), Requantize(-WEIGHT_LIMIT, WEIGHT_LIMIT, "int8")
+    high = b.emit(op, whole.name, *forms.ratio(np.asarray(1 / FINER)), name=f"{value}.high")
+    steps = b.emit(Mul(), high, b.constant("finer", np.full(1, -FINER, np.int16)), name=f"{value}.steps")
+    rest = b.emit(Add(), whole.name, steps, name=f"{value}.rest")
+    low = b.emit(Clip(-WEIGHT_LIMIT, WEIGHT_LIMIT, "int8"), rest, name=f"{value}.low")
+    return [Form(high, scale * FINER), Form(low, scale)]
