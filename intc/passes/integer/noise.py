@@ -32,6 +32,11 @@ TAIL: Final = 1 / 32
 STEPS: Final = 127  # of 8 bits, on either side of zero
 
 
+def rounding(seen: Statistics, step: float) -> float:
+    """The share of rounding a value to multiples of ``step``."""
+    return step**2 / 12 / max(seen.power, np.finfo(np.float64).tiny)
+
+
 def in_product(
     stats: Mapping[str, Statistics], node: Node, shape: Shape | None, steps: tuple[float, float]
 ) -> tuple[float, float]:
