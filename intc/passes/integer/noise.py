@@ -90,9 +90,12 @@ class Operands:
 
     def noise(self, node: Node) -> float:
         """The share of the error of the operand of ``node``; 0 for other nodes, or where nothing was seen."""
-        value, weight = node.inputs[0], weight_of(self.graph, node)
+        weight = weight_of(self.graph, node)
+        if weight is None or self._quantised(node.inputs[0]):
+            return 0.0
+        value = node.inputs[0]
         seen, end = self.stats.get(value), self.stats.get(self._end(node.output))
-        if weight is None or seen is None or end is None or self._quantised(value):
+        if seen is None or end is None:
             return 0.0
         noise = self._noise(value, seen)
         if noise is None or noise.size != len(weight):
