@@ -54,7 +54,7 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         units = [u for u in found if len(u.choices) > 1]
         table = _table(planner, units)
         start = [0] * len(units)
-        known = table.total(table.noise, start) * 10 ** (reached / 10)  # the share of the noise that the units explain
+        known = table.total(table.noise, start) * 10 ** (reached / 10)  # the share of the noise explained
         if not known:
             continue
         goal = Goal(replace(wanted, threshold=wanted.threshold - 10 * math.log10(known)))

@@ -22,8 +22,8 @@ from intc.ir.types import DType, narrowest
 from intc.ops.dyadic import dyadic_array
 from intc.ops.elementwise import Cast, Div, Max, Min, Mul
 from intc.ops.fused import WIDE
-from intc.ops.matmul import MatMul
 from intc.ops.im2col import Im2col
+from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Concat, Gather, GatherElements
 from intc.ops.positions import Positions
 from intc.ops.requantize import Clip, Requantize

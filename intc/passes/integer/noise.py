@@ -9,7 +9,7 @@ values the errors of one come with the power of the other.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -29,12 +29,14 @@ from intc.passes.match import Uses, weight_of
 
 LOUD: Final = 10**-3.2
 TAIL: Final = 1 / 32
+FEWEST: Final = 256  # rows: fewer say too little of a tail to widen anything for
+LEAST: Final = float(np.finfo(np.float32).tiny)
 STEPS: Final = 127  # of 8 bits, on either side of zero
 
 
 def rounding(seen: Statistics, step: float) -> float:
     """The share of rounding a value to multiples of ``step``."""
-    return step**2 / 12 / max(seen.power, np.finfo(np.float64).tiny)
+    return step**2 / 12 / max(seen.power, LEAST)
 
 
 def in_product(
@@ -56,8 +58,8 @@ def in_product(
 
 
 def _terms(shape: Shape, left: int, result: int) -> float:
-    """The terms of a sum; where they are symbolic, as many as ``left`` and ``result``, the numbers of elements
-    that calibration saw, had on average; 0 where those do not tell.
+    """The terms of a sum; where they are symbolic, their mean in calibration, by the numbers of elements of
+    the ``left`` operand and of the ``result``; 0 where those do not tell.
     """
     terms, columns = shape
     if isinstance(terms, int):
@@ -87,6 +89,7 @@ class Operands:
     stats: Mapping[str, Statistics]
     calibrator: Calibrator
     uses: Uses
+    known: dict[str, Array | None] = field(default_factory=dict)
 
     def noise(self, node: Node) -> float:
         """The share of the error of the operand of ``node``; 0 for other nodes, or where nothing was seen."""
@@ -97,11 +100,13 @@ class Operands:
         seen, end = self.stats.get(value), self.stats.get(self._end(node.output))
         if seen is None or end is None:
             return 0.0
-        noise = self._noise(value, seen)
+        if value not in self.known:
+            self.known[value] = self._noise(value, seen)
+        noise = self.known[value]
         if noise is None or noise.size != len(weight):
             return 0.0
         heard = float(np.square(weight.astype(np.float64)).mean(axis=1) @ noise)
-        return heard / max(end.power, np.finfo(np.float64).tiny)
+        return heard / max(end.power, LEAST)
 
     def _noise(self, value: str, seen: Statistics) -> Array | None:
         """The mean square of the error [K] of every channel of ``value`` in 8 bits: of rounding, of clipping
@@ -114,8 +119,9 @@ class Operands:
         if channel is None or not channel.limit.size:
             return None
         steps = self._steps(value, seen)
-        limits, top, excess = steps * STEPS, seen.channels, channel.excesses(TAIL)
-        unseen = 2 * excess**2 / channel.counts[0].sum() * np.exp(np.minimum((top - limits) / excess, 0.0))
+        limits, top, excess = steps * STEPS, seen.channels, np.maximum(channel.excesses(TAIL), LEAST)
+        cases = max(int(channel.counts[0].sum()), FEWEST)
+        unseen = 2 * excess**2 / cases * np.exp(np.minimum((top - limits) / excess, 0.0))
         return np.asarray(self._finer(seen) * steps**2 / 12 + channel.beyond(limits) + unseen)
 
     def _steps(self, value: str, seen: Statistics) -> Array:
@@ -128,8 +134,9 @@ class Operands:
 
     def _finer(self, seen: Statistics) -> float:
         """By how much less the square of a step is where codes are counted from one end."""
-        low, high = max(-float(seen.low.min()), 0.0), max(float(seen.high.max()), np.finfo(np.float32).tiny)
-        return ((low + high) / (2 * max(low, high))) ** 2
+        low, high = (float(np.maximum(end, 0).max()) for end in (-seen.low, seen.high))
+        largest = max(low, high)
+        return ((low + high) / (2 * largest)) ** 2 if largest else 1.0
 
     def _end(self, value: str) -> str:
         """What the product ``value`` ends in, behind constants and movement."""

@@ -36,9 +36,9 @@ from intc.ops.pointwise import CURVED, Pointwise
 from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip, Requantize
+from intc.passes.integer import noise
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
-from intc.passes.integer.noise import LOUD, rounding
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
 MEAN_BITS = 10  # fraction bits of a mean
@@ -175,7 +175,7 @@ def _steep(forms: Forms, node: Node, op: Pointwise) -> bool:
     exact = op.function(np.linspace(low, high, KNOTS))
     if not np.isfinite(exact).all() or exact.min() < 0:
         return False
-    return _largest(forms, node, op, MARGIN) > 32767 * scale or rounding(found, scale) > LOUD
+    return _largest(forms, node, op, MARGIN) > 32767 * scale or noise.rounding(found, scale) > noise.LOUD
 
 
 def _ends(forms: Forms, node: Node, margin: float) -> tuple[float, float]:

@@ -4,6 +4,8 @@ rounding leaves.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from intc.ir.graph import Node
@@ -49,22 +51,20 @@ def two_matrices(context: Context, node: Node, weight: Array, x: Form) -> Form:
 
 
 def of_parts(context: Context, node: Node, wide: tuple[bool, bool]) -> Form:
-    """A product of two computed values over more terms than 16 bits allow, of which the ``wide`` ones have two
-    parts of 8 bits and the others one: the sum of the products of all parts, in steps of its own.
+    """A product of two computed values over more terms than 16 bits allow: the sum of the products of their
+    parts of 8 bits, two of those that are ``wide``, one of the others.
     """
-    forms, b = context.forms, context.forms.builder
-    operands = [_parts(forms, x) if w else [forms.as_is(x, 8, 8)] for x, w in zip(node.inputs, wide, strict=True)]
+    forms, pairs = context.forms, zip(node.inputs, wide, strict=True)
+    left, right = (_parts(forms, x) if two else [forms.as_is(x, 8, 8)] for x, two in pairs)
     total = np.asarray(forms.scale_for(node.output, 16) / 2**SPARE_BITS)
-    sums: list[str] = []
-    for i, left in enumerate(operands[0]):
-        for j, right in enumerate(operands[1]):
-            scale = np.asarray(left.scale * right.scale)
-            part = emitted(forms, node, MatMul(), (left.name, right.name), scale, f".part{i}{j}")
-            op = Requantize(-PART_LIMIT, PART_LIMIT, "int32")
-            sums.append(emitted(forms, node, op, (part.name, *forms.ratio(scale / total)), total, f".sum{i}{j}").name)
-    while len(sums) > 2:
-        sums[:2] = [b.emit(Add(), sums[0], sums[1], name=f"{node.output}.sum", source=node.source)]
-    return emitted(forms, node, Add(), (sums[0], sums[1]), total)
+    op, whole = Requantize(-PART_LIMIT, PART_LIMIT, "int32"), None
+    for a, c in itertools.product(left, right):
+        scale = np.asarray(a.scale * c.scale)
+        part = emitted(forms, node, MatMul(), (a.name, c.name), scale, ".part")
+        part = emitted(forms, node, op, (part.name, *forms.ratio(scale / total)), total, ".term")
+        whole = part if whole is None else emitted(forms, node, Add(), (whole.name, part.name), total, ".sum")
+    assert whole is not None
+    return whole
 
 
 def _parts(forms: Forms, value: str) -> list[Form]:
