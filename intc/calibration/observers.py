@@ -128,17 +128,13 @@ class Statistics:
         return normal * (SETTLED / rows) ** exponent if rows < SETTLED else 1.0
 
     @property
-    def surprise(self) -> float:
-        """The share of a value's power that would be cut off a sample that calibration had not seen: that of
-        each sample where the others alone set the ranges of the channels (leave one out); 0 where fewer
-        than TELLING were seen.
+    def left_out(self) -> Array | None:
+        """The mean square [C] of what samples that calibration had not seen would exceed it by: what each one
+        does where the others alone set the ranges of the channels. None where fewer than TELLING were seen.
         """
         if self.channel is None or self.peaks is None or self.peaks.count < TELLING:
-            return 0.0
-        magnitudes, counts = self.channel.folded()
-        known = self.peaks.channels[1][:, None]  # what lies beyond is of one sample
-        cut = (counts * np.maximum(magnitudes - known, 0.0) ** 2).sum()
-        return float(cut / max((counts * magnitudes**2).sum(), 1e-300))
+            return None
+        return self.channel.beyond(self.peaks.channels[1])  # what lies beyond is of one sample
 
 
 def collect(

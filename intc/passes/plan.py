@@ -16,18 +16,17 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from intc.calibration.observers import Statistics
 from intc.errors import GraphError, UsageError
 from intc.files import write_text
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Graph, Node
-from intc.ops.elementwise import Add
 from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
+from intc.passes.integer.noise import Seen, loud
 from intc.passes.match import Uses, softmax_of, weight_of
 
 VERSION: Final = 1
@@ -38,7 +37,6 @@ MANY: Final = 16  # rows of a sample
 NARROWING: Final = 8
 FEW: Final = 6  # terms of a sum
 GATES: Final = 4  # products of one step of a recurrent layer, at most
-SURPRISE: Final = 10 ** (-33 / 10)  # of a value's power, cut off samples that calibration has not seen
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
 ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
@@ -92,11 +90,10 @@ class Plan:
         """Write the plan's file in one step."""
         write_text(Path(path), json.dumps(self.as_json(), indent=1) + "\n")
 
-    def resolve(
-        self, graph: Graph, family: str = "auto", stats: Mapping[str, Statistics] | None = None
-    ) -> Resolved:
-        """The choice of every plannable node of ``graph``, whose values have the statistics ``stats``;
-        UsageError for a name or field that fits none.
+    def resolve(self, graph: Graph, family: str = "auto", seen: Seen | None = None) -> Resolved:
+        """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none.
+
+        ``seen``: what calibration saw of its values, which tells whose operands 8 bits are too few for.
         """
         known = planned(graph)
         nodes, keys = [n for n, _ in known], {n.output: fields for n, fields in known}
@@ -105,7 +102,8 @@ class Plan:
         computed = (SCORE_KEYS, VALUE_KEYS)
         chosen = {value: self.default if fields in computed else base for value, fields in keys.items()}
         if self.default.activations is None:
-            wide = [*_heads(graph, nodes), *_recurrent(graph, nodes), *_surprising(graph, nodes, stats or {})]
+            wide = [*_heads(graph, nodes), *_recurrent(graph, nodes)]
+            wide += loud(graph, seen) if seen is not None else []
             chosen |= {n.output: Choice(activations=16).over(base) for n in wide}
         for name, choice in self.nodes.items():
             found = names.get(name)
@@ -242,36 +240,6 @@ def _steps(graph: Graph, nodes: list[Node]) -> bool:
     """Whether the last of these products has the weights of one of the GATES before it."""
     *before, last = (graph.constants[n.inputs[1]] for n in nodes[-1 - GATES :])
     return any(np.array_equal(weights, last) for weights in before)
-
-
-def _surprising(graph: Graph, nodes: list[Node], stats: Mapping[str, Statistics]) -> list[Node]:
-    """The products whose input a sample that was not seen would exceed, so that they, or the sums that they
-    join, would lose more than SURPRISE.
-    """
-    users, found = graph.users(), []
-    for node in nodes:
-        if not is_linear(graph, node) or node.inputs[0] not in stats:
-            continue
-        surprise = stats[node.inputs[0]].surprise
-        if surprise > SURPRISE and surprise * _part(graph, users, node, stats) > SURPRISE:
-            found.append(node)
-    return found
-
-
-def _part(
-    graph: Graph, users: Mapping[str, list[Node]], node: Node, stats: Mapping[str, Statistics]
-) -> float:
-    """How much of the power of the sum that the product ``node`` joins is its own; 1 where it joins none."""
-    value, readers = node.output, users[node.output]
-    while len(readers) == 1 and value not in graph.outputs:
-        reader = readers[0]
-        live = [x for x in reader.inputs if x not in graph.constants]
-        if isinstance(reader.op, Add) and len(live) == 2:
-            return min(1.0, stats[value].power / max(stats[reader.output].power, 1e-30))
-        if len(live) != 1 or not isinstance(reader.op, (Add, *MOVEMENT)):
-            break
-        value, readers = reader.output, users[reader.output]
-    return 1.0
 
 
 def _many(few: Dim, rows: Dim) -> bool:
