@@ -28,7 +28,7 @@ from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
-from intc.passes.match import Uses, softmax_of, weight_of
+from intc.passes.match import Uses, biased_product, softmax_of, weight_of
 
 VERSION: Final = 1
 WEIGHT_BITS: Final = (4, 8, 16)
@@ -261,12 +261,16 @@ def _surprising(graph: Graph, nodes: list[Node], stats: Mapping[str, Statistics]
 def _part(
     graph: Graph, users: Mapping[str, list[Node]], node: Node, stats: Mapping[str, Statistics]
 ) -> float:
-    """How much of the power of the sum that the product ``node`` joins is its own; 1 where it joins none."""
-    value, readers = node.output, users[node.output]
+    """How much of the power of the stream that the product ``node`` joins is its own; 1 where it joins none
+    but another product.
+    """
+    value, readers, producers = node.output, users[node.output], graph.producers()
     while len(readers) == 1 and value not in graph.outputs:
         reader = readers[0]
         live = [x for x in reader.inputs if x not in graph.constants]
         if isinstance(reader.op, Add) and len(live) == 2:
+            if all(biased_product(graph, producers, x) is not None for x in live):
+                return 1.0
             return min(1.0, stats[value].power / max(stats[reader.output].power, 1e-30))
         if len(live) != 1 or not isinstance(reader.op, (Add, *MOVEMENT)):
             break
