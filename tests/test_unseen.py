@@ -81,7 +81,7 @@ def test_products_that_read_such_values_have_16_bits(tail: float, dtype: str, tm
 
 
 def test_recurrent_layers_and_what_reads_their_states_have_16_bits(tmp_path: Path) -> None:
-    h, width, steps = 16, 12, 6
+    h, width, steps = 16, 12, 3
     weights = {
         "w": floats(1, 4 * h, width), "r": floats(1, 4 * h, h) / 4, "b": floats(1, 8 * h),
         "one": np.array([1]), "o": floats(h, 8),

@@ -25,7 +25,7 @@ from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.widths import NARROW
-from intc.passes.match import Uses, weight_of
+from intc.passes.match import Uses, biased_product, weight_of
 
 LOUD: Final = 10**-3.2
 TAIL: Final = 1 / 32
@@ -142,11 +142,14 @@ class Operands:
         return ((low + high) / (2 * largest)) ** 2 if largest else 1.0
 
     def _end(self, value: str) -> str:
-        """What the product ``value`` ends in, behind constants and movement."""
+        """What the product ``value`` ends in, behind constants and movement: the stream that it joins, which
+        the sum of two products is not.
+        """
         while (user := self.uses.sole_user(value, Add, *MOVEMENT)) is not None:
-            value = user.output
             if isinstance(user.op, Add) and not any(x in self.graph.constants for x in user.inputs):
-                break
+                alone = (biased_product(self.graph, self.uses.producers, x) for x in user.inputs)
+                return value if all(found is not None for found in alone) else user.output
+            value = user.output
         return value
 
     def _quantised(self, value: str) -> bool:
