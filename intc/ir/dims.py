@@ -193,6 +193,17 @@ def floor_div(a: Dim, k: int) -> Dim:
     return whole + factor(f"floor({f'({text})' if ' ' in text else text}/{k})")
 
 
+def smaller(name: str, number: int) -> Dim:
+    """The smaller of the symbol ``name`` and a positive number, by a quotient that is 1 where the symbol is
+    larger, and else 0.
+
+    >>> [evaluate(smaller("seq", 16), {"seq": size}) for size in (1, 16, 17, SYMBOL_MAX)]
+    [1, 16, 16, 16]
+    """
+    size = factor(name)
+    return size + (number - size) * floor_div(size + SYMBOL_MAX - number, SYMBOL_MAX + 1)
+
+
 @lru_cache(None)
 def quotient(name: str) -> tuple[Dim, int] | None:
     """Dividend and divisor of the factor ``name``; None for a symbol."""
