@@ -1,4 +1,4 @@
-"""Guards of finite values, products along an axis, entries in a batch, given whole numbers, sizes cut."""
+"""Guards of finite values, products along an axis, entries in a batch, given whole numbers, sizes."""
 
 from __future__ import annotations
 
@@ -120,3 +120,16 @@ def test_the_smaller_of_a_length_and_a_number(length: int, tmp_path: Path) -> No
     feeds: Feeds = {"x": floats(8, length, 8)}
     canonical(proto, feeds)
     assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.05
+
+
+@pytest.mark.parametrize("shift", [1, 3, -2])
+def test_rows_rolled_by_a_number(shift: int) -> None:
+    """As the dynamo exporter writes ``torch.roll`` along a free axis: shifts modulo the length."""
+    body = (
+        "d = Shape<start=1, end=2>(x) k = Sub(d, shift) m = Mod(k, d) a = Slice(x, m, d, one)"
+        " b = Slice(x, zero, m, one) y = Concat<axis=1>(a, b)"
+    )
+    weights: Feeds = {"shift": np.array([shift]), "one": np.array([1]), "zero": np.array([0])}
+    proto = model(body, "float[b, n, 3] x", "float[b, n, 3] y", weights)
+    for length in (1, 2, 3, 4, 9):
+        canonical(proto, {"x": floats(2, length, 3)})

@@ -25,6 +25,7 @@ from intc.ir.dims import (
     broadcast,
     floor_div,
     is_symbol,
+    remainder,
     smaller,
     terms_of,
 )
@@ -114,6 +115,17 @@ def _quotient(a: Any, b: Any) -> Any:
     return divide(a, b)
 
 
+def _remainder(a: Any, b: Any) -> Any:
+    """``a`` modulo ``b``: of a size by a number, or of a multiple of a symbol and a small number by it."""
+    if not isinstance(b, Poly):
+        return a - floor_div(a, int(b)) * int(b)
+    name = str(b)
+    rest = a - terms_of(as_dim(a)).get((name,), 0) * b
+    if not is_symbol(b) or isinstance(rest, Poly) or abs(int(rest)) > REMAINDER:
+        raise GraphError(f"{a} modulo {b} is not supported")
+    return remainder(int(rest), name)
+
+
 def _decided(a: Any, b: Any, larger: bool, largest: Mapping[str, int], either: Container[Pair]) -> Any:
     """The larger (or smaller) of two sizes, where all symbols agree on which it is.
 
@@ -140,6 +152,7 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Div": _quotient,
     "Equal": lambda a, b: a == b,
 }
+REMAINDER = 16  # a number modulo a symbol is a sum of as many terms
 TERMS, FACTORS = 256, 16  # of a size that is computed from others, and of each term
 
 
@@ -168,6 +181,8 @@ def fold_symbolic(
     if op in _ELEMENTWISE and len(args) == 2:
         found = np.frompyfunc(_ELEMENTWISE[op], 2, 1)(args[0], args[1])
         return np.asarray(found if op == "Equal" else np.frompyfunc(_moderate, 1, 1)(found), object)
+    if op == "Mod" and not attributes.get("fmod"):
+        return np.asarray(np.frompyfunc(_remainder, 2, 1)(args[0], args[1]), object)
     if op in ("Max", "Min") and len(args) == 2:
         decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest, either), 2, 1)
         return np.asarray(decide(args[0], args[1]), object)

@@ -345,8 +345,8 @@ def _infinite(call: Call, value: str, through: tuple[type[Op], ...] = (Softmax,)
 
 def _equal(call: Call) -> list[Imported]:
     """A comparison with infinity tests for it, and one of numbers with themselves for NaN."""
-    x = call.inputs[0]
-    if isinstance(x, str) and x == call.inputs[1] and call.dtype(x) == "float32":
+    x, y = call.inputs
+    if isinstance(x, str) and isinstance(y, str) and x == y and call.dtype(x) == "float32":
         return call.apply("Not", _is_nan(call))
     for value, other in (call.inputs, call.inputs[::-1]):
         infinite = isinstance(other, np.ndarray) and other.dtype.kind == "f" and np.isinf(other).all()
