@@ -104,6 +104,9 @@ class Importer:
                     raise
                 self._keep_below(self.either)
             except EqualSizes as found:
+                if open_pairs := {pair for pair in self.either if pair[0] == found.symbol}:
+                    self._keep_below(open_pairs)
+                    continue
                 size = substitute(self._same_axis(found), self.sizes)
                 if found.symbol in symbols((size,)):
                     raise ImportFailure(f"{self.source}: {found.symbol} would have to be {size}") from None
