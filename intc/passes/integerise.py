@@ -42,7 +42,8 @@ class Integerise:
     ``plan``: what differs from 8 bits and ``family``.
 
     Float inputs become int8 (per tensor; wider for products that read more bits), float outputs int16 with
-    one scale, so that integer logits can be compared; a state is int8 at one scale on both sides.
+    one scale, so that integer logits can be compared (int32 where 16 bits are too few); a
+    state is int8 at one scale on both sides.
     UnsupportedModel lists every node that has no integer form, all at once.
     """
 
