@@ -129,12 +129,16 @@ class Statistics:
 
     @property
     def left_out(self) -> Array | None:
-        """The mean square [C] of what samples that calibration had not seen would exceed it by: what each one
-        does where the others alone set the ranges of the channels. None where fewer than TELLING were seen.
+        """The mean square [C] of what samples that calibration had not seen would exceed its ranges by: what
+        each one does where the others alone set them, less what it would be of as many normal values.
+        None where fewer than TELLING samples were seen.
         """
         if self.channel is None or self.peaks is None or self.peaks.count < TELLING:
             return None
-        return self.channel.beyond(self.peaks.channels[1])  # what lies beyond is of one sample
+        rows = np.maximum(self.channel.counts.sum(axis=1), 2)
+        normal = self.channel.powers() / (rows * np.log(rows))
+        exceeded = self.channel.beyond(self.peaks.channels[1])  # what lies beyond is of one sample
+        return np.asarray(np.maximum(exceeded - normal, 0.0))
 
 
 def collect(
