@@ -90,6 +90,27 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
         IMAGE, {"scales": np.array([1, 1, 1.5, 0.75], np.float32)}, ((2, 3, 4, 8), (1, 3, 2, 4)),
         (1, 3, 3, 4),
     ),
+    "corners stay": (
+        'y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , scales)',
+        IMAGE, {"scales": np.array([1, 1, 2, 1], np.float32)}, ((2, 3, 4, 8), (1, 3, 7, 1), (1, 3, 1, 2)),
+        None,
+    ),
+    "to another size": (
+        "s = Shape<start=3>(x) t = Concat<axis=0>(b, s, s)"
+        ' y = Resize<mode="linear", coordinate_transformation_mode="pytorch_half_pixel">(x, , , t)',
+        "float[2, 3, n, m] x", {"b": np.array([2, 3])}, ((2, 3, 4, 9), (2, 3, 9, 4), (2, 3, 2, 5)),
+        (2, 3, 4, 5000),
+    ),
+    "to another size, rounded": (
+        "s = Shape<start=3>(x) t = Concat<axis=0>(b, s, s)"
+        ' y = Resize<mode="nearest", coordinate_transformation_mode="half_pixel">(x, , , t)',
+        "float[2, 3, n, m] x", {"b": np.array([2, 3])}, ((2, 3, 4, 9), (2, 3, 9, 4), (2, 3, 2, 5)), None,
+    ),
+    "to another size, as torch rounds": (
+        "s = Shape<start=3>(x) t = Concat<axis=0>(b, s, s) y = Resize<mode=\"nearest\","
+        ' coordinate_transformation_mode="asymmetric", nearest_mode="floor">(x, , , t)',
+        "float[2, 3, n, m] x", {"b": np.array([2, 3])}, ((2, 3, 4, 9), (2, 3, 9, 4), (2, 3, 2, 5)), None,
+    ),
     "mirrored": (
         'y = Pad<mode="reflect">(x, pads)',
         SEQUENCE, {"pads": np.array([0, 0, 2, 0, 0, 3])}, ((2, 6, 9), (1, 6, 4)), (1, 6, 3),
@@ -146,7 +167,7 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
 }  # fmt: skip
 COMPILED = (
     "audio stem", "windows", "means of what is inside", "vocoder", "bilinear", "half as large again",
-    "up and down again",
+    "up and down again", "corners stay",
 )  # fmt: skip
 
 

@@ -44,18 +44,6 @@ def test_layer_norm_without_affine_part() -> None:
     assert operators(graph) == {"layer_norm": 1}
 
 
-def test_a_mean_over_another_axis_is_no_layer_norm() -> None:
-    body = (
-        "m = ReduceMean<axes=[1]>(x) d = Sub(x, m) s = Pow(d, two) v = ReduceMean<axes=[1]>(s)"
-        " e = Add(v, eps) r = Sqrt(e) y = Div(d, r)"
-    )
-    weights = {"two": np.float32(2), "eps": np.float32(1e-3)}
-    graph = canonical(
-        model(body, "float[batch, 4, 8] x", "float[batch, 4, 8] y", weights), {"x": floats(3, 4, 8)}
-    )
-    assert "layer_norm" not in operators(graph)
-
-
 GELU_WEIGHTS = {
     "root2": np.float32(math.sqrt(2)),
     "half": np.float32(0.5),

@@ -14,9 +14,11 @@ from networks_mixing import (
     LinearVision,
     Retention,
 )
+from networks_products import KERNELS, Boxes, GatedMlp, Interactions, KernelAttention, StarNet
 
 _TOKENS = {"x": TEXT}
 _PIXELS = {"pixel_values": IMAGE}
+_CLICKS = {"categories": IMAGE, "numbers": IMAGE}
 
 CHANNELS = np.exp(0.3 * np.random.default_rng(5).normal(size=64))
 
@@ -37,6 +39,11 @@ def _with_image(count: int, rng: np.random.Generator) -> Feeds:
     feeds = id_feeds(count, rng)
     feeds["input_ids"][:, 3:9] = 1
     return {**feeds, "features": rng.normal(size=(count, 6, 32)).astype(np.float32)}
+
+
+def _clicks(count: int, rng: np.random.Generator) -> Feeds:
+    categories = np.stack([rng.integers(0, rows, count) for rows in (20, 30, 40)], axis=1)
+    return {"categories": categories, "numbers": rng.normal(size=(count, 6)).astype(np.float32)}
 
 
 FAMILIES: dict[str, Family] = {
@@ -63,6 +70,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "xcit": Family(lambda: ChannelAttention(), image_feeds(32), _PIXELS),
     "efficientvit-mit": Family(lambda: LinearVision(), image_feeds(32), _PIXELS),
+    "gmlp": Family(lambda: GatedMlp(SEQUENCE), _tokens, {"x": IMAGE}),
+    "starnet": Family(lambda: StarNet(), image_feeds(64), _PIXELS),
+    **{f"attention-{kind}": Family(lambda k=kind: KernelAttention(k), _tokens, _TOKENS) for kind in KERNELS},
+    "boxes": Family(lambda: Boxes(), image_feeds(64), _PIXELS),
+    "deepfm": Family(lambda: Interactions(dots=False), _clicks, _CLICKS),
+    "dlrm": Family(lambda: Interactions(dots=True), _clicks, _CLICKS),
     "retnet": Family(lambda: Retention(), _tokens, _TOKENS),
     "attention-windows": Family(lambda: EinsumAttention("windows"), _tokens, {"x": IMAGE}),
 }

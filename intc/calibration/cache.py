@@ -25,7 +25,7 @@ from intc.errors import CalibrationError
 from intc.files import replacing
 from intc.ir.op import Array
 
-VERSION = 2
+VERSION = 3
 INTERVAL = 30.0  # seconds between two saves of partial progress
 PARTS: dict[str, type[Histogram] | type[Moments] | type[Peaks]] = {
     "tensor": Histogram,

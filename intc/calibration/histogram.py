@@ -63,15 +63,39 @@ class Histogram:
     def magnitudes(self, calibrator: Calibrator) -> Array:
         """The magnitude [C] to represent."""
         width = np.where(self.limit > 0, self.limit, 1.0) * (2 / self.bins)
+        return np.asarray(CHOICES[calibrator](self._folded()) * width)
+
+    def _folded(self) -> Array:
         half = self.bins // 2
-        folded = self.counts[:, half:] + self.counts[:, :half][:, ::-1]
-        return np.asarray(CHOICES[calibrator](folded) * width)
+        return np.asarray(self.counts[:, half:] + self.counts[:, :half][:, ::-1])
+
+    def beyond(self, limits: Array) -> Array:
+        """The mean squares [C] of by how much magnitudes exceed ``limits`` [C]."""
+        middles, total = self._middles(), np.maximum(self.counts.sum(axis=1), 1)
+        excess = np.maximum(np.abs(middles) * self.limit[:, None] - limits[:, None], 0.0)
+        return np.asarray((self.counts * excess**2).sum(axis=1) / total)
+
+    def excesses(self, share: float) -> Array:
+        """By how much [C] the magnitudes in the largest ``share`` exceed the least of them, on average."""
+        half = self.bins // 2
+        folded = self._folded()[:, ::-1]
+        above = np.cumsum(folded, axis=1)
+        inside = above <= np.maximum(np.ceil(above[:, -1:] * share), 1)
+        edges = np.arange(half, 0, -1) - 0.5
+        taken = np.where(inside, folded, 0)
+        count = np.maximum(taken.sum(axis=1), 1)
+        least = half - inside.sum(axis=1)
+        mean = (taken @ edges) / count - least
+        return np.asarray(np.maximum(mean, 0.5) * self.limit * (2 / self.bins))
 
     def powers(self) -> Array:
         """The mean squares [C], as far as bins tell."""
-        middles = (np.arange(self.bins) - self.bins // 2 + 0.5) * (2 / self.bins)
         total = np.maximum(self.counts.sum(axis=1), 1)
-        return np.asarray(self.counts @ middles**2 / total * self.limit**2)
+        return np.asarray(self.counts @ self._middles() ** 2 / total * self.limit**2)
+
+    def _middles(self) -> Array:
+        """Those of the bins, where the limit is 1."""
+        return np.asarray((np.arange(self.bins) - self.bins // 2 + 0.5) * (2 / self.bins))
 
 
 def _cover(limit: Array, counts: Array, peak: Array) -> None:

@@ -26,6 +26,7 @@ from intc.ops.softmax import Softmax
 BINS = 2048
 CHANNEL_BINS = 512
 DEVIATIONS = 4.0
+TELLING = 32  # samples that show how much one more would exceed them
 SETTLED = 1024  # rows behind which a channel is taken to have shown its range
 
 
@@ -125,6 +126,19 @@ class Statistics:
         exponent = self.peaks.exponent if self.peaks is not None else 0.0
         normal = math.sqrt(math.log(SETTLED) / math.log(rows))
         return normal * (SETTLED / rows) ** exponent if rows < SETTLED else 1.0
+
+    @property
+    def left_out(self) -> Array | None:
+        """The mean square [C] of what samples that calibration had not seen would exceed its ranges by: what
+        each one does where the others alone set them, less what it would be of as many normal values.
+        None where fewer than TELLING samples were seen.
+        """
+        if self.channel is None or self.peaks is None or self.peaks.count < TELLING:
+            return None
+        rows = np.maximum(self.channel.counts.sum(axis=1), 2)
+        normal = self.channel.powers() / (rows * np.log(rows))
+        exceeded = self.channel.beyond(self.peaks.channels[1])  # what lies beyond is of one sample
+        return np.asarray(np.maximum(exceeded - normal, 0.0))
 
 
 def collect(

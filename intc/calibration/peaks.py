@@ -15,20 +15,27 @@ SHARE: Final = 8  # one of so many samples belongs to the tail
 
 @dataclass
 class Peaks:
-    """The KEPT highest, in falling order, of the largest magnitudes of ``count`` samples."""
+    """The KEPT highest, in falling order, of the largest magnitudes of ``count`` samples; ``channels`` [2, C]
+    the two highest of each index of the last axis.
+    """
 
     count: int = 0
     highest: Array = field(default_factory=lambda: np.zeros(0))
+    channels: Array = field(default_factory=lambda: np.zeros((2, 0)))
 
     def update(self, samples: Array) -> None:
         """Fold in ``samples`` [S, ..]."""
-        largest = np.abs(samples).reshape(len(samples), -1).max(axis=1)
-        self.merge(Peaks(len(samples), largest.astype(np.float64)))
+        largest = np.abs(samples).reshape(len(samples), -1, samples.shape[-1]).max(axis=1).astype(np.float64)
+        self.merge(Peaks(len(samples), largest.max(axis=1), largest))
 
     def merge(self, other: Peaks) -> None:
         """Fold in the magnitudes of other samples."""
         self.count += other.count
         self.highest = np.sort(np.concatenate([self.highest, other.highest]))[: -KEPT - 1 : -1]
+        width = max(self.channels.shape[1], other.channels.shape[1])
+        empty = np.zeros((2, width))  # of parts that have seen nothing yet
+        both = [c if c.size else empty for c in (self.channels, other.channels, empty)]
+        self.channels = np.sort(np.concatenate(both), axis=0)[:-3:-1]
 
     @property
     def exponent(self) -> float:

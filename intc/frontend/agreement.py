@@ -67,6 +67,15 @@ def require_product(have: Shape, wanted: Shape) -> None:
         if isinstance(a, Poly) and isinstance(b, Poly):
             require_equal(a, b)
     require_zero(product(have) - product(wanted))
+    _require_traced(have, wanted)
+
+
+def _require_traced(have: Shape, wanted: Shape) -> None:
+    """Raise :class:`EqualSizes` where an exporter wrote the sizes of its example in place of symbols."""
+    pairs = zip(*([d for d in shape if d != 1] for shape in (have, wanted)), strict=False)
+    traced: dict[str, Dim] = {str(a): b for a, b in pairs if isinstance(b, int) and is_symbol(a)}
+    if traced and dims.substitute(product(have), traced) == product(wanted):
+        raise EqualSizes(*next(iter(traced.items())))
 
 
 def _require_root(difference: Dim) -> None:

@@ -5,7 +5,7 @@ Every node that cannot be converted is collected; one :class:`UnsupportedModel` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from intc.frontend.converters import registry
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, read_model, take_initializers
-from intc.frontend.symbolic import Imported, Index, IndexTuple, Items, NanTest, Splat, is_symbolic
+from intc.frontend.symbolic import Imported, Index, IndexTuple, Items, NanTest, Pair, Splat, is_symbolic
 from intc.frontend.tabulated import Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows
 from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols
@@ -76,6 +76,7 @@ class Importer:
         self.proto, self.source, self.overrides, self.arrays = proto, source, overrides, arrays
         self.sizes: dict[str, Dim] = {}  # symbols found to be other sizes
         self.largest: dict[str, int] = {}  # symbols taken to be no larger
+        self.either: set[Pair] = set()  # symbols with numbers, of which the smaller is a size of its own
         self._reset()
 
     def _reset(self) -> None:
@@ -97,16 +98,38 @@ class Importer:
             raise ImportFailure(f"{self.source}: no input named {', '.join(sorted(unknown))}")
         while True:
             try:
-                return self._build()
+                built = self._build()
+            except UnsupportedModel:
+                if not self.either:
+                    raise
+                self._keep_below(self.either)
             except EqualSizes as found:
+                if open_pairs := {pair for pair in self.either if pair[0] == found.symbol}:
+                    self._keep_below(open_pairs)
+                    continue
                 size = substitute(self._same_axis(found), self.sizes)
                 if found.symbol in symbols((size,)):
                     raise ImportFailure(f"{self.source}: {found.symbol} would have to be {size}") from None
                 self.sizes[found.symbol] = size
                 self._reset()
             except AtMost as found:
-                self.largest[found.symbol] = min(found.largest, self.largest.get(found.symbol, found.largest))
+                pair = (found.symbol, found.largest)
+                if found.symbol in self.largest:
+                    self._keep_below({pair})
+                self.either |= {pair} - self.largest.items()
                 self._reset()
+            else:
+                kept = {pair for pair in self.either if kept_below(built, *pair)}
+                if not kept:
+                    return built
+                self._keep_below(kept)
+
+    def _keep_below(self, pairs: Set[Pair]) -> None:
+        """Start over with the symbols of ``pairs`` taken to be no larger than their numbers."""
+        for name, largest in sorted(pairs):
+            self.largest[name] = min(largest, self.largest.get(name, largest))
+        self.either -= pairs
+        self._reset()
 
     def _same_axis(self, found: EqualSizes) -> Dim:
         """Of several sizes that a symbol may be, one that stands at the same axis of another input."""

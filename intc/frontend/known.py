@@ -21,6 +21,7 @@ from intc.frontend.symbolic import (
     NanTest,
     Splat,
     as_index,
+    axes_of,
     dims_of,
     fold_index,
     fold_symbolic,
@@ -114,7 +115,7 @@ def _fold_known(
             return None if folded is None else [folded]
         if op == "Split" and arrays[0] is not None:
             return _parts(node, arrays[0], arrays[1] if len(arrays) > 1 else None, attributes)
-        result = fold_symbolic(op, arrays, attributes, ctx.largest)
+        result = fold_symbolic(op, arrays, attributes, ctx.largest, ctx.either)
         return None if result is None else [tidy(result)]
     return _compute(ctx, node, arrays)
 
@@ -219,14 +220,18 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
 
 def _fold_splat(
     ctx: Importer, node: onnx.NodeProto, inputs: Sequence[Any], attributes: dict[str, Any]
-) -> Splat | None:
+) -> Splat | Array | None:
     """Nodes on repeated values that stay repeated values."""
     x, op = inputs[0], node.op_type
     if isinstance(x, Splat) and op in ("Expand", "Reshape") and isinstance(inputs[1], np.ndarray):
         shape = dims_of(inputs[1])
         if op == "Expand":
             return Splat(broadcast(x.shape, shape), x.value)
+        if list(shape) == [-1]:
+            return Splat((product(x.shape),), x.value)
         return None if any(d in (0, -1) for d in shape) else Splat(shape, x.value)
+    if op == "ReduceSum" and x.value is not None and not x.value:
+        return _summed_zeros(x, inputs, attributes)
     if op not in ELEMENTWISE:
         return None
     feeds: dict[str, Array] = {}
@@ -241,6 +246,17 @@ def _fold_splat(
         feeds[name] = np.asarray(number)
     (result,) = compute(node, feeds, ctx.opsets)
     return Splat(whole, result[()])
+
+
+def _summed_zeros(x: Splat, inputs: Sequence[Any], attributes: dict[str, Any]) -> Splat | Array:
+    """The sum of zeros along axes, as an array where its size is known."""
+    given, rank = axes_of(inputs, attributes), len(x.shape)
+    if not given and attributes.get("noop_with_empty_axes", 0):
+        return x
+    axes = {a % rank for a in given} or {*range(rank)}
+    kept = attributes.get("keepdims", 1)
+    shape = tuple(1 if a in axes else d for a, d in enumerate(x.shape) if kept or a not in axes)
+    return np.full(evaluate_shape(shape, {}), x.value) if small(shape) else Splat(shape, x.value)
 
 
 def _counted(inputs: Sequence[Any], attributes: dict[str, Any]) -> Index | None:

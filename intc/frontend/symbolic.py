@@ -8,7 +8,7 @@ when exporters spell out mask positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -25,6 +25,8 @@ from intc.ir.dims import (
     broadcast,
     floor_div,
     is_symbol,
+    remainder,
+    smaller,
     terms_of,
 )
 from intc.ir.op import Array
@@ -66,9 +68,12 @@ class IndexTuple:
 
 @dataclass(frozen=True)
 class NanTest:
-    """``isnan`` of a live value; only ``Where(isnan(x), 0, x)``, which is x here, may read it."""
+    """``isnan`` of a live value that rows without any kept entry may reach, or its negation; only
+    ``Where(isnan(x), 0, x)``, which is x here, may read it.
+    """
 
     value: str
+    negated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,8 @@ class Items:
 
 
 Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | NanTest | Items | Tabulated
+
+Pair: TypeAlias = tuple[str, int]  # a symbol and a number
 
 
 def is_symbolic(array: Array) -> bool:
@@ -108,11 +115,22 @@ def _quotient(a: Any, b: Any) -> Any:
     return divide(a, b)
 
 
-def _decided(a: Any, b: Any, larger: bool, largest: Mapping[str, int]) -> Any:
+def _remainder(a: Any, b: Any) -> Any:
+    """``a`` modulo ``b``: of a size by a number, or of a multiple of a symbol and a small number by it."""
+    if not isinstance(b, Poly):
+        return a - floor_div(a, int(b)) * int(b)
+    name = str(b)
+    rest = a - terms_of(as_dim(a)).get((name,), 0) * b
+    if not is_symbol(b) or isinstance(rest, Poly) or abs(int(rest)) > REMAINDER:
+        raise GraphError(f"{a} modulo {b} is not supported")
+    return remainder(int(rest), name)
+
+
+def _decided(a: Any, b: Any, larger: bool, largest: Mapping[str, int], either: Container[Pair]) -> Any:
     """The larger (or smaller) of two sizes, where all symbols agree on which it is.
 
     ``max(0, x)`` is x: the start of a slice, which may not be negative. The smaller of a symbol and a number
-    asks for an import in which the symbol is no larger.
+    is a size of its own if they are a pair of ``either``, and else asks for another import.
     """
     low, high = bounds(as_dim(a) - as_dim(b), largest)
     if larger and 0 in (a, b):
@@ -120,6 +138,8 @@ def _decided(a: Any, b: Any, larger: bool, largest: Mapping[str, int]) -> Any:
     if low < 0 < high:
         for x, y in ((a, b), (b, a)):
             if not larger and is_symbol(as_dim(x)) and not isinstance(y, Poly) and int(y) > 0:
+                if (str(x), int(y)) in either:
+                    return smaller(str(x), int(y))
                 raise AtMost(str(x), int(y))
         raise GraphError(f"which of {a} and {b} is larger depends on the input")
     return a if (low >= 0) == larger else b
@@ -132,6 +152,7 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Div": _quotient,
     "Equal": lambda a, b: a == b,
 }
+REMAINDER = 16  # a number modulo a symbol is a sum of as many terms
 TERMS, FACTORS = 256, 16  # of a size that is computed from others, and of each term
 
 
@@ -146,18 +167,24 @@ def _moderate(size: Any) -> Any:
 
 
 def fold_symbolic(
-    op: str, inputs: Sequence[Array | None], attributes: dict[str, Any], largest: Mapping[str, int]
+    op: str,
+    inputs: Sequence[Array | None],
+    attributes: dict[str, Any],
+    largest: Mapping[str, int],
+    either: Container[Pair] = (),
 ) -> Array | None:
     """The result of a shape-arithmetic node on arrays that may hold symbolic sizes, of which ``largest``
-    bounds some; None where op is no such node.
+    bounds some, and ``either`` names some with a number that may be smaller; None where op is no such node.
     """
     args = [np.asarray(x, object) if x is not None else None for x in inputs]
     x = args[0]
     if op in _ELEMENTWISE and len(args) == 2:
         found = np.frompyfunc(_ELEMENTWISE[op], 2, 1)(args[0], args[1])
         return np.asarray(found if op == "Equal" else np.frompyfunc(_moderate, 1, 1)(found), object)
+    if op == "Mod" and not attributes.get("fmod"):
+        return np.asarray(np.frompyfunc(_remainder, 2, 1)(args[0], args[1]), object)
     if op in ("Max", "Min") and len(args) == 2:
-        decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest), 2, 1)
+        decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest, either), 2, 1)
         return np.asarray(decide(args[0], args[1]), object)
     if x is None:
         return None

@@ -193,6 +193,35 @@ def floor_div(a: Dim, k: int) -> Dim:
     return whole + factor(f"floor({f'({text})' if ' ' in text else text}/{k})")
 
 
+def exceeds(name: str, number: int) -> Dim:
+    """1 where the symbol ``name`` is larger than a positive number, else 0."""
+    return floor_div(factor(name) + SYMBOL_MAX - number, SYMBOL_MAX + 1)
+
+
+def smaller(name: str, number: int) -> Dim:
+    """The smaller of the symbol ``name`` and a positive number.
+
+    >>> [evaluate(smaller("seq", 16), {"seq": size}) for size in (1, 16, 17, SYMBOL_MAX)]
+    [1, 16, 16, 16]
+    """
+    size = factor(name)
+    return size + (number - size) * exceeds(name, number)
+
+
+def remainder(number: int, name: str) -> Dim:
+    """``number`` modulo the symbol ``name``, with the sign of the symbol.
+
+    >>> [[evaluate(remainder(k, "seq"), {"seq": size}) for size in (1, 2, 3, 7)] for k in (3, -2)]
+    [[0, 1, 0, 3], [0, 0, 1, 5]]
+    """
+    size, negative = factor(name), number < 0
+    apart = [number % v - (number + v * negative) for v in range(1, abs(number) + 1)] + [0]
+    out = number + size * negative + apart[0]
+    for v in range(1, len(apart)):
+        out = out + (apart[v] - apart[v - 1]) * exceeds(name, v)
+    return out
+
+
 @lru_cache(None)
 def quotient(name: str) -> tuple[Dim, int] | None:
     """Dividend and divisor of the factor ``name``; None for a symbol."""

@@ -17,11 +17,13 @@ from intc.ir.types import TensorType
 from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.movement import Concat, Gather, GatherElements, Reshape, Slice, Transpose
+from intc.ops.pointwise import CURVED, Pointwise
 from intc.ops.requantize import Clip
 from intc.passes.integer import rules_elementwise, rules_quantised
 from intc.passes.integer.codes import UNSIGNED_STEP
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
+from intc.passes.integer.noise import LOUD, Seen, rounding
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.rules import RULES
 from intc.passes.plan import Plan
@@ -40,7 +42,8 @@ class Integerise:
     ``plan``: what differs from 8 bits and ``family``.
 
     Float inputs become int8 (per tensor; wider for products that read more bits), float outputs int16 with
-    one scale, so that integer logits can be compared; a state is int8 at one scale on both sides.
+    one scale, so that integer logits can be compared (int32 where 16 bits are too few); a
+    state is int8 at one scale on both sides.
     UnsupportedModel lists every node that has no integer form, all at once.
     """
 
@@ -54,7 +57,8 @@ class Integerise:
     def run(self, graph: Graph) -> Graph:
         builder = Builder(graph.name, graph.states)
         forms = Forms(graph, builder, self.stats, self.calibrator)
-        context = Context(forms, self.plan.resolve(graph, self.family), graph.users(), self.rounding)
+        resolved = self.plan.resolve(graph, self.family, Seen(self.stats, self.calibrator))
+        context = Context(forms, resolved, graph.users(), self.rounding)
         indexed = _index_ranges(graph)
         unknown: list[str] = []  # values that data would have to show
         for name in graph.inputs:
@@ -271,10 +275,26 @@ def _reader_bits(context: Context, value: str) -> int:
     return max(8, *bits, *(_reader_bits(context, n.output) for n in moved), 8)
 
 
+def _wide_output(forms: Forms, name: str) -> Form | None:
+    """The 32-bit integers that the output ``name`` is, where it is a steep function or where OUTPUT_BITS are
+    too few for it.
+    """
+    value = name
+    while value not in forms.base and (node := forms.nodes.get(value)) is not None and forms.deferred(node):
+        value = forms.operand(node)[0]
+    form, found, made = forms.base.get(value), forms.stats.get(name), forms.nodes.get(value)
+    if form is None or found is None or made is None or not form.per_tensor or not form.plain:
+        return None
+    steep = isinstance(made.op, (Pointwise, *CURVED))
+    loud = steep or rounding(found, float(forms.scale_for(name, OUTPUT_BITS))) > LOUD
+    wide = forms.builder.graph.type(form.name).dtype == "int32" and float(form.scale) > 0
+    return forms.as_is(name, 32, OUTPUT_BITS) if wide and loud else None
+
+
 def _output(forms: Forms, name: str) -> str:
     if not forms.source.type(name).is_float:
         return forms.integer(name)
-    form = forms.quantised(name, OUTPUT_BITS)
+    form = _wide_output(forms, name) or forms.quantised(name, OUTPUT_BITS)
     if forms.builder.graph.values[form.name].scale == as_scale(form.scale):
         return form.name
     same = Clip(

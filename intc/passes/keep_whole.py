@@ -45,7 +45,8 @@ class KeepWhole:
                 _bound(graph, b, op, x, i) or whole.of(b, names, x) for i, x in enumerate(node.inputs)
             ]
             if None in operands:
-                return None
+                given = becomes and _given(graph, whole.producers, node.inputs[0])
+                return _truncated(b, node, names[node.inputs[0]]) if given else None
             return b.emit(op, *map(str, operands), name=node.output, source=node.source)
 
         return rewrite(graph, rule)
@@ -63,11 +64,37 @@ def _bound(graph: Graph, b: Builder, op: Op, value: str, place: int) -> str | No
     return b.constant(f"{value}.whole", whole.astype(np.int64)) if np.any(whole != array) else None
 
 
+def _given(graph: Graph, producers: Mapping[str, Node], value: str) -> bool:
+    """Whether ``value`` is computed from inputs by what keeps whole numbers whole."""
+    pending, seen = [value], set[str]()
+    while pending:
+        current = pending.pop()
+        node = producers.get(current)
+        if current in seen or current in graph.constants or not graph.type(current).is_float:
+            continue
+        seen.add(current)
+        if current not in graph.inputs and (node is None or not isinstance(node.op, KEEPING)):
+            return False
+        pending += node.inputs if node is not None else ()
+    return not seen.isdisjoint(graph.inputs)
+
+
+def _truncated(b: Builder, node: Node, x: str) -> str:
+    """The cast ``node`` of ``x``: ``floor(max(x, 0)) - floor(max(-x, 0))`` in integers."""
+
+    def emit(op: Op, *inputs: str) -> str:
+        return b.emit(op, *inputs, name=f"{node.output}.whole", source=node.source)
+
+    minus = b.constant(f"{node.output}.minus", np.full(1, -1, np.float32))
+    above, below = (emit(node.op, emit(Floor(), emit(Relu(), part))) for part in (x, emit(Mul(), x, minus)))
+    return b.emit(Sub(), above, below, name=node.output, source=node.source)
+
+
 class Wholes:
     """The float values of a graph that are whole numbers, as int64 in the graph that replaces it."""
 
     def __init__(self, graph: Graph) -> None:
-        self._graph, self._producers = graph, graph.producers()
+        self._graph, self.producers = graph, graph.producers()
         self._found: dict[str, str | None] = {}
 
     def of(self, b: Builder, names: Mapping[str, str], value: str) -> str | None:
@@ -88,7 +115,7 @@ class Wholes:
 
     def _read(self, value: str) -> list[str]:
         """The float values from which ``value`` is computed, where whole ones make it whole."""
-        node = self._producers.get(value)
+        node = self.producers.get(value)
         if node is None or not isinstance(node.op, KEEPING):
             return []
         return [x for x in node.inputs if self._graph.type(x).is_float]
@@ -101,7 +128,7 @@ class Wholes:
                 np.all(np.abs(array) <= EXACT) and np.all(array == np.rint(array))
             )
             return b.constant(f"{value}.whole", array.astype(np.int64)) if whole else None
-        node = self._producers.get(value)
+        node = self.producers.get(value)
         if node is None or not graph.type(value).is_float:
             return None
         op, inputs = node.op, node.inputs

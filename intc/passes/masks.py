@@ -14,7 +14,7 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ops.elementwise import Add, Cast, Max, Min, Mul, Sub, Where
 from intc.ops.logic import And, Equal, Less, Not
-from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Pad, Reshape, Slice, Transpose
 from intc.passes.rewrite import constant_of, scalar_of
 
 # A mask as an expression: True keeps everything; the rest is emitted on demand, once per expression.
@@ -167,6 +167,9 @@ class Masks:
             return None
         if isinstance(node.op, MOVES):
             return self._moved(node.op, self.additive(node.inputs[0], sign))
+        if isinstance(node.op, Pad):  # zeros around: more that is kept
+            keep = self.additive(node.inputs[0], sign)
+            return ("pad", node.op, keep) if isinstance(keep, tuple) else keep
         if isinstance(node.op, Concat):
             joined = [self.additive(x, sign) for x in node.inputs]
             return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
@@ -318,6 +321,9 @@ class Masks:
             half = b.constant(f"{first}.half", np.full(1, 0.5, np.float32))
             return b.emit(Less(), half, names[str(first)], name=f"{first}.keep")
         assert isinstance(first, Op)
+        if kind == "pad":
+            outside = self.emit(b, names, ("not", keep[2]))
+            return b.emit(Not(), b.emit(first, outside, name="mask.not"), name="mask")
         if kind == "join":
             return b.emit(first, *(self.emit(b, names, k) for k in keep[2:]), name="mask")  # type: ignore[arg-type]
         if isinstance(first, Transpose) and kind == "turn":

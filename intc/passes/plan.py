@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from intc.errors import GraphError, UsageError
 from intc.files import write_text
 from intc.ir.dims import Dim, product
@@ -21,8 +23,10 @@ from intc.ir.graph import Graph, Node
 from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
+from intc.ops.movement import MOVEMENT
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
+from intc.passes.integer.noise import Seen, loud
 from intc.passes.match import Uses, softmax_of, weight_of
 
 VERSION: Final = 1
@@ -32,6 +36,7 @@ SUM_LIMIT: Final = 2**31 - 1
 MANY: Final = 16  # rows of a sample
 NARROWING: Final = 8
 FEW: Final = 6  # terms of a sum
+GATES: Final = 4  # products of one step of a recurrent layer, at most
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
 ALLOWED: Final[dict[str, Collection[int | str]]] = {
     "weights": WEIGHT_BITS,
@@ -85,8 +90,11 @@ class Plan:
         """Write the plan's file in one step."""
         write_text(Path(path), json.dumps(self.as_json(), indent=1) + "\n")
 
-    def resolve(self, graph: Graph, family: str = "auto") -> Resolved:
-        """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none."""
+    def resolve(self, graph: Graph, family: str = "auto", seen: Seen | None = None) -> Resolved:
+        """The choice of every plannable node of ``graph``; UsageError for a name or field that fits none.
+
+        ``seen``: what calibration saw of its values, which tells whose operands 8 bits are too few for.
+        """
         known = planned(graph)
         nodes, keys = [n for n, _ in known], {n.output: fields for n, fields in known}
         names = _names(nodes)
@@ -94,7 +102,9 @@ class Plan:
         computed = (SCORE_KEYS, VALUE_KEYS)
         chosen = {value: self.default if fields in computed else base for value, fields in keys.items()}
         if self.default.activations is None:
-            chosen |= {n.output: Choice(activations=16).over(base) for n in _heads(graph, nodes)}
+            wide = [*_heads(graph, nodes), *_recurrent(graph, nodes)]
+            wide += loud(graph, seen) if seen is not None else []
+            chosen |= {n.output: Choice(activations=16).over(base) for n in wide}
         for name, choice in self.nodes.items():
             found = names.get(name)
             if not found:
@@ -203,6 +213,33 @@ def _pooled(graph: Graph, nodes: list[Node]) -> list[Node]:
     if not any(_many(samples, each) for each in rows.values()):
         return []
     return [n for n in nodes if rows.get(n.output) == samples]
+
+
+def _recurrent(graph: Graph, nodes: list[Node]) -> list[Node]:
+    """The products of recurrent layers (of one ONNX node that multiplies by the same weights at every step)
+    and those that read their states in no more columns: what enters a step stays in the states behind it.
+    """
+    parts: dict[str, list[Node]] = {}
+    for node in nodes:
+        if node.source and is_linear(graph, node):
+            parts.setdefault(node.source, []).append(node)
+    layers = {s: graph.type(p[-1].output).shape[-1] for s, p in parts.items() if _steps(graph, p)}
+    producers = graph.producers()
+
+    def reads(node: Node) -> bool:
+        made = producers.get(node.inputs[0])
+        while made is not None and isinstance(made.op, MOVEMENT):
+            made = producers.get(made.inputs[0])
+        width = layers.get(made.source) if made is not None else None
+        return isinstance(width, int) and graph.constants[node.inputs[1]].shape[1] <= width
+
+    return [n for part in parts.values() for n in part if n.source in layers or reads(n)]
+
+
+def _steps(graph: Graph, nodes: list[Node]) -> bool:
+    """Whether the last of these products has the weights of one of the GATES before it."""
+    *before, last = (graph.constants[n.inputs[1]] for n in nodes[-1 - GATES :])
+    return any(np.array_equal(weights, last) for weights in before)
 
 
 def _many(few: Dim, rows: Dim) -> bool:

@@ -3,8 +3,10 @@
 ``softmax(x + where(k, 0, -big)) = softmax(where(k, x, -big)) = softmax(x, mask=k)``, and
 ``softmax(x + (1 - k) * -big)`` and ``softmax(k * x + (1 - k) * -big)`` alike, because ``exp(-big)`` is 0 in
 float32. Integers stand for the bool ``k != 0``; masks that keep everything vanish; repeated axes are dropped,
-since softmax broadcasts its mask. A row without any kept element is 0; where -big is finite such a row is
-uniform, and so is it in softmax unless the mask is a function of positions alone, which leaves no row empty.
+since softmax broadcasts its mask. What all scores of a row have in common is dropped, their maximum for one;
+scores that are joined with others are masked behind the join. A row without any kept element is 0; where
+-big is finite such a row is uniform, and so is it in softmax unless the mask is a function of positions
+alone, which leaves no row empty.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Shape, broadcast
+from intc.ir.dims import Dim, Shape, broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, Mul, Where
-from intc.ops.movement import Expand
+from intc.ops.elementwise import Add, Mul, Sub, Where
+from intc.ops.movement import Concat, Expand, Reshape
 from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
 from intc.passes.masks import Keep, Masks
+from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
 
 
@@ -34,7 +37,7 @@ class RecoverSoftmaxMask:
     name: str = "recover_softmax_mask"
 
     def run(self, graph: Graph) -> Graph:
-        graph = _reassociated(graph, self.big)
+        graph = _joined_first(_reassociated(_unshifted(graph), self.big), self.big)
         masks = Masks(graph, graph.producers(), self.big)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
@@ -63,6 +66,78 @@ class RecoverSoftmaxMask:
             return b.emit(op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
+
+
+def _unshifted(graph: Graph) -> Graph:
+    """``softmax(x - c) = softmax(x)`` with c the same all along the axis."""
+    producers = graph.producers()
+
+    def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+        shift = producers.get(node.inputs[0]) if isinstance(node.op, Softmax) else None
+        if shift is None or not isinstance(shift.op, Add | Sub) or not isinstance(node.op, Softmax):
+            return None
+        shape = graph.type(node.output).shape
+        from_end = len(shape) - node.op.axis % len(shape)
+        pairs = (shift.inputs,) if isinstance(shift.op, Sub) else (shift.inputs, shift.inputs[::-1])
+        for x, other in pairs:
+            have = graph.type(other).shape
+            common = len(have) < from_end or have[-from_end] == 1
+            if common and graph.type(x).shape == shape and shape[-from_end] != 1:
+                inputs = (x, *node.inputs[1:])
+                return b.emit(node.op, *(names[v] for v in inputs), name=node.output, source=node.source)
+        return None
+
+    return rewrite(graph, rule)
+
+
+def _joined_first(graph: Graph, big: float) -> Graph:
+    """``concat(where(k, x, -big), y) = where(concat(k, true), concat(x, y), -big)`` in front of softmax."""
+    masks, users = Masks(graph, graph.producers(), big), graph.users()
+
+    def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+        if not isinstance(node.op, Concat) or softmax_of(graph, users, node.output) is None:
+            return None
+        masks.lowest.clear()
+        found = [masks.split(x) for x in node.inputs]
+        if not any(isinstance(keep, tuple) for _, keep, _ in found):
+            return None
+        parts, keeps = list[str](), list[str]()
+        for value, (x, keep, moves) in zip(node.inputs, found, strict=True):
+            if isinstance(keep, bool):
+                x, one = value, b.constant("true", np.ones(1, np.bool_))
+            elif moves or graph.type(x).shape != graph.type(value).shape:
+                return None
+            else:
+                one = masks.emit(b, names, keep)
+            parts.append(names[x])
+            keeps.append(_filled_up(b, one, graph.type(value).rank))
+        mask = _joined_masks(b, node.op, keeps, [graph.type(x).shape[node.op.axis] for x in node.inputs])
+        joined = b.emit(node.op, *parts, name=f"{node.output}.joined", source=node.source)
+        low = b.constant("low", np.full(1, min(masks.lowest, default=-np.inf), np.float32))
+        return b.emit(Where(), mask, joined, low, name=node.output, source=node.source)
+
+    return rewrite(graph, rule)
+
+
+def _filled_up(b: Builder, value: str, rank: int) -> str:
+    """``value`` with axes of size 1 in front, up to ``rank``."""
+    shape = b.graph.type(value).shape
+    whole = (*(1,) * (rank - len(shape)), *shape)
+    return value if whole == shape else b.emit(Reshape(whole), value, name="mask")
+
+
+def _joined_masks(b: Builder, op: Concat, masks: list[str], sizes: list[Dim]) -> str:
+    """``masks`` of one rank, which broadcast, joined with these ``sizes`` along the axis."""
+    common: Shape = ()
+    for mask in masks:
+        shape = b.graph.type(mask).shape
+        common = broadcast(common, (*shape[: op.axis], 1, *shape[op.axis + 1 :]))
+    wide = [(*common[: op.axis], size, *common[op.axis + 1 :]) for size in sizes]
+    whole = [
+        m if b.graph.type(m).shape == w else b.emit(Expand(w), m, name="mask")
+        for m, w in zip(masks, wide, strict=True)
+    ]
+    return b.emit(op, *whole, name="mask")
 
 
 def _maximum(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> str | None:

@@ -39,21 +39,22 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         return Planned(Plan())
     planner.tell("accuracy with 8 bits")
     wanted = Target("sqnr", FLOOR + SPARE)
-    noises = []
+    values = []
     for i in range(len(planner.samples)):
-        noises.append(10 ** (-wanted.value(*planner.outputs(integer, i)) / 10))
-        if i == 0 and noises[0] <= 10 ** (-CLEAR / 10):
+        values.append(wanted.value(*planner.outputs(integer, i)))
+        if values[0] >= CLEAR:
             return Planned(Plan())
-    noise = sum(noises) / len(noises)
-    if noise <= wanted.noise:
+    reached = wanted.mean(values)
+    if reached >= wanted.threshold:
         return Planned(Plan())
     plans: list[Plan] = [Plan()]
-    judged: list[dict[str, Any]] = [{"plan": "8 bits", "sqnr": round(-10 * math.log10(noise), 6)}]
+    judged: list[dict[str, Any]] = [{"plan": "8 bits", "sqnr": round(reached, 6)}]
     for options in STAGES:
-        units = [u for u in units_of(planner.graph, Plan(), planner.family, options) if len(u.choices) > 1]
+        found = units_of(planner.graph, Plan(), planner.family, options, planner.seen)
+        units = [u for u in found if len(u.choices) > 1]
         table = _table(planner, units)
         start = [0] * len(units)
-        known = table.total(table.noise, start) / noise  # the share of the noise that the units explain
+        known = table.total(table.noise, start) * 10 ** (reached / 10)  # the share of the noise explained
         if not known:
             continue
         goal = Goal(replace(wanted, threshold=wanted.threshold - 10 * math.log10(known)))
@@ -61,6 +62,9 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
             plans.append(planner.plan_of(Plan(), units, picks))
             if planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged):
                 return _chosen(plans[-1], judged[-1]["sqnr"], judged)
+        widest = [int(np.argmax(work)) for work in table.seconds]
+    plans.append(planner.plan_of(Plan(), units, widest))
+    planner.judge(plans[-1], "all nodes at their widest", wanted, judged)
     best = max(range(len(plans)), key=lambda i: judged[i]["sqnr"])
     return _chosen(plans[best], judged[best]["sqnr"], judged)
 

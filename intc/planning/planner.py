@@ -16,6 +16,7 @@ from intc.errors import AccuracyNotReached, UsageError
 from intc.ir.graph import Graph
 from intc.ir.op import Array
 from intc.passes.integer.families import FAMILIES
+from intc.passes.integer.noise import Seen
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integerise import Integerise
 from intc.passes.plan import ACTIVATION_BITS, WEIGHT_BITS, Choice, Plan, Resolved, is_linear
@@ -106,6 +107,11 @@ class Planner:
     tell: Tell = lambda step: None
     floats: list[tuple[list[Where], list[Array]]] = field(default_factory=list)
 
+    @property
+    def seen(self) -> Seen:
+        """What calibration saw."""
+        return Seen(self.stats, self.calibrator)
+
     def search(self, start: Plan | None, search: Search, target: Target | Predicate | None) -> Planned:
         """Every width and family (``start`` None: ``bits="auto"``), or ``start`` widened where needed."""
         weights = search.weights if start is None else ()
@@ -121,7 +127,7 @@ class Planner:
             and self.judge(start, "start", goal.target, tried)
         ):
             return Planned(start, {"judged": tried})
-        units = units_of(self.graph, start, self.family, options)
+        units = units_of(self.graph, start, self.family, options, self.seen)
         table, complete = self.table(units, options)
         base = [0] * len(units)
         report: dict[str, Any] = {"judged": tried, "complete": complete}
@@ -181,7 +187,7 @@ class Planner:
             met = bool(target(graph.evaluate))
             tried.append({"plan": name, "met": str(met)})
             return met
-        value = float(np.mean([target.value(*self.outputs(graph, i)) for i in range(len(self.samples))]))
+        value = target.mean([target.value(*self.outputs(graph, i)) for i in range(len(self.samples))])
         tried.append({"plan": name, target.metric: round(value, 6)})
         return value >= target.threshold
 

@@ -29,6 +29,7 @@ from intc.ops.matmul import MatMul
 from intc.ops.softmax import Softmax
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import Form, Forms
+from intc.passes.integer.noise import Seen
 from intc.passes.integer.rules import RULES
 from intc.passes.plan import VALUE_KEYS, Choice, Plan, Resolved, is_linear, names_of, planned
 from intc.planning.padding import attended
@@ -73,9 +74,13 @@ class Options:
     values: tuple[int, ...] = ()
 
 
-def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[Unit]:
-    """Every unit of a canonical graph with its choices, in order of the graph."""
-    resolved = start.resolve(graph, family)
+def units_of(
+    graph: Graph, start: Plan, family: str, options: Options, seen: Seen | None = None
+) -> list[Unit]:
+    """Every unit of a canonical graph with its choices, in order of the graph; ``seen`` as in
+    :meth:`Plan.resolve`. Where weights are not tried, activations only grow.
+    """
+    resolved = start.resolve(graph, family, seen)
     groups: dict[tuple[str, str], list[Node]] = {}
     keys = planned(graph)
     named = names_of([node for node, _ in keys])
@@ -91,7 +96,8 @@ def units_of(graph: Graph, start: Plan, family: str, options: Options) -> list[U
             kept = (first.weights or 8,)
             pairs = itertools.product(options.weights or kept, options.activations)
             widest = max(options.activations, default=8)
-            grid = [Choice(w, a) for w, a in pairs if w <= 8 or a == widest]
+            least = 8 if options.weights else first.activations or 8
+            grid = [Choice(w, a) for w, a in pairs if a >= least and (w <= 8 or a == widest)]
         elif nodes[0].output in weighing:
             grid = [Choice(values=v) for v in options.values]
         elif isinstance(nodes[0].op, MatMul):

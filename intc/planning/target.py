@@ -38,6 +38,12 @@ class Target:
             return -10 * math.log10(max(float(np.mean(list(map(relative, wanted, got)))), 1e-30))
         return float(np.mean([fidelity(b, a)["cosine_mean"] for a, b in zip(wanted, got, strict=True)]))
 
+    def mean(self, values: Sequence[float]) -> float:
+        """The metric over several samples from that of each: of dB, the noises are averaged."""
+        if self.metric == "sqnr":
+            return -10 * math.log10(float(np.mean([10 ** (-value / 10) for value in values])))
+        return float(np.mean(values))
+
     def __str__(self) -> str:
         return f"{self.metric}>={self.threshold:g}"
 

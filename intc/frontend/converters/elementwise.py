@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -262,15 +263,19 @@ def _whole(call: Call) -> Shape:
     return shape
 
 
-def _and(call: Call) -> list[Imported]:
-    """``true & x`` is x, and ``false & x`` false: exporters spell such masks out."""
-    for other, value in (call.inputs, call.inputs[::-1]):
-        known = _everywhere(value)
-        if known and other is not None:
-            return [other]
-        if known is False:
-            return [Splat(_whole(call), np.bool_(False))]
-    return [call.emit(logic.And(), call.x(0), call.x(1))]
+def _joined(op: Op, neutral: bool) -> Converter:
+    """``true & x`` is x and ``false & x`` false, and the other way round: exporters spell such masks out."""
+
+    def run(call: Call) -> list[Imported]:
+        for other, value in (call.inputs, call.inputs[::-1]):
+            known = _everywhere(value)
+            if known is neutral and other is not None:
+                return [other]
+            if known is not neutral and known is not None:
+                return [Splat(_whole(call), np.bool_(known))]
+        return [call.emit(op, call.x(0), call.x(1))]
+
+    return run
 
 
 def _swapped(op: Op) -> Converter:
@@ -281,8 +286,8 @@ def _swapped(op: Op) -> Converter:
 def _where(call: Call) -> list[Imported]:
     condition = call.inputs[0]
     if isinstance(condition, NanTest):
-        zero = call.inputs[1]
-        if isinstance(zero, np.ndarray) and not np.any(zero) and call.inputs[2] == condition.value:
+        zero, x = call.inputs[1:] if not condition.negated else call.inputs[:0:-1]
+        if _zero(zero) and x == condition.value:
             return [condition.value]
         raise GraphError("only Where(IsNaN(x), 0, x) has a meaning without NaN")
     known = _everywhere(condition)
@@ -293,8 +298,17 @@ def _where(call: Call) -> list[Imported]:
     return [call.emit(ew.Where(), call.x(0), call.x(1), call.x(2))]
 
 
+def _zero(value: Imported | None) -> bool:
+    """Whether ``value`` is known to be 0 everywhere."""
+    if isinstance(value, Splat):
+        return value.value is not None and not value.value
+    return isinstance(value, np.ndarray) and not np.any(value)
+
+
 def _is_nan(call: Call) -> list[Imported]:
-    return [NanTest(call.x())]
+    """False, for values that no infinity reaches, not even through a softmax of nothing else."""
+    x = call.x()
+    return [NanTest(x) if _infinite(call, x, ()) else Splat(call.shape(x), np.bool_(False))]
 
 
 def _is_inf(call: Call) -> list[Imported]:
@@ -304,8 +318,15 @@ def _is_inf(call: Call) -> list[Imported]:
     return [Splat(call.shape(x), np.bool_(False))]
 
 
-def _infinite(call: Call, value: str) -> bool:
-    """Whether an infinite constant (or one close to it) may reach ``value`` other than through softmax."""
+def _not(call: Call) -> list[Imported]:
+    x = call.inputs[0]
+    if isinstance(x, NanTest):
+        return [replace(x, negated=not x.negated)]
+    return [call.emit(logic.Not(), call.x())]
+
+
+def _infinite(call: Call, value: str, through: tuple[type[Op], ...] = (Softmax,)) -> bool:
+    """Whether an infinite constant (or one close to it) may reach ``value``, but not ``through`` these."""
     graph = call.ctx.builder.graph
     producers = graph.producers()
     pending, seen = [value], set[str]()
@@ -317,13 +338,16 @@ def _infinite(call: Call, value: str) -> bool:
         constant, node = graph.constants.get(name), producers.get(name)
         if constant is not None and np.any(np.abs(constant) > HUGE):
             return True
-        if node is not None and not isinstance(node.op, Softmax):
+        if node is not None and not isinstance(node.op, through):
             pending += node.inputs
     return False
 
 
 def _equal(call: Call) -> list[Imported]:
-    """A comparison with infinity tests for it."""
+    """A comparison with infinity tests for it, and one of numbers with themselves for NaN."""
+    x, y = call.inputs
+    if isinstance(x, str) and isinstance(y, str) and x == y and call.dtype(x) == "float32":
+        return call.apply("Not", _is_nan(call))
     for value, other in (call.inputs, call.inputs[::-1]):
         infinite = isinstance(other, np.ndarray) and other.dtype.kind == "f" and np.isinf(other).all()
         if infinite and isinstance(value, str):
@@ -380,9 +404,9 @@ CONVERTERS: dict[str, Converter] = {
     "LessOrEqual": elementwise(logic.LessOrEqual()),
     "Greater": _swapped(logic.Less()),
     "GreaterOrEqual": _swapped(logic.LessOrEqual()),
-    "And": _and,
-    "Or": elementwise(logic.Or()),
-    "Not": elementwise(logic.Not()),
+    "And": _joined(logic.And(), True),
+    "Or": _joined(logic.Or(), False),
+    "Not": _not,
     "Where": _where,
     "IsNaN": _is_nan,
     "IsInf": _is_inf,

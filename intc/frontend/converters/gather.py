@@ -123,7 +123,8 @@ def _select(call: Call, data: str, parts: Sequence[Index]) -> str:
 def _gather_nd(call: Call) -> list[Imported]:
     index = call.inputs[1]
     data = call.x(0)
-    call.refuse(call.attributes.get("batch_dims"), "batch_dims is not supported")
+    if batch := int(call.attributes.get("batch_dims", 0)):
+        return [_gather_in_batch(call, data, index, batch)]
     if (chosen := coordinates_of(index)) is not None:
         rows = _taken(call, data, 0, chosen, (chosen.parts[0].entries.count,))
         return [reshape_to(call, rows, (-1, *call.shape(data)[len(chosen.parts) + len(chosen.tail) :]), True)]
@@ -141,6 +142,21 @@ def _gather_nd(call: Call) -> list[Imported]:
     if not isinstance(index, IndexTuple) or len(index.parts) != len(call.shape(data)):
         raise GraphError("only whole coordinates made of index ranges are supported")
     return [_select(call, data, index.parts)]
+
+
+def _gather_in_batch(call: Call, data: str, index: Imported, batch: int) -> str:
+    """For each index of the first ``batch`` axes, entries along the next at positions [.., n, 1]."""
+    shape, where = call.shape(data), call.ctx.shape_of(index)
+    call.refuse(where[-1] != 1, "coordinates of several axes in a batch are not supported")
+    call.refuse(len(where) != batch + 2, "positions along several axes in a batch are not supported")
+    if isinstance(index, Index) and not any(index.steps[:batch]):
+        same = Index(where[batch:-1], index.steps[batch:-1], index.offset)
+        return _gather_range(call, data, batch, same)
+    rest = shape[batch + 1 :]
+    rows = reshape_to(call, call.x(1), (*where[:-1], *(1 for _ in rest)), True)
+    whole = (*shape[:batch], where[batch], *rest)
+    rows = rows if call.shape(rows) == whole else call.emit(Expand(whole), rows, last=False)
+    return call.emit(GatherElements(batch), data, rows)
 
 
 def _gather_elements(call: Call) -> list[Imported]:
@@ -205,6 +221,8 @@ def _non_zero(call: Call) -> list[Imported]:
     x = call.inputs[0]
     if isinstance(x, Splat) and x.value and len(x.shape) == 1:
         return [Index((1, *x.shape), (0, 1))]
+    if isinstance(x, Splat) and x.value is not None and not x.value:
+        return [np.zeros((len(x.shape), 0), np.int64)]
     return [non_zero(call.ctx, call.x())]
 
 

@@ -57,7 +57,8 @@ def extended(call: Call, x: str, axis: int, pads: tuple[int, int], mode: str, fi
     """``x`` with ``pads`` more entries at the two ends of ``axis``."""
     shape = call.shape(x)
     if mode == "constant":
-        constant = call.constant(np.full((1,) * len(shape), fill))
+        one = np.full((1,) * len(shape), fill, call.dtype(x))
+        constant = call.ctx.builder.constant(f"{call.node.output[0]}.fill", one)
         parts = [(*shape[:axis], p, *shape[axis + 1 :]) for p in pads]
         ends = [call.emit(Expand(p), constant, last=False) if p[axis] else "" for p in parts]
         present = [v for v in (ends[0], x, ends[1]) if v]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from intc.errors import GraphError
-from intc.frontend.agreement import divide, require_product
+from intc.frontend.agreement import divide, require_broadcast, require_product
 from intc.frontend.call import Call, Converter
 from intc.frontend.symbolic import NUMBERS, Imported, Index, dims_of
 from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
@@ -151,7 +151,9 @@ def _split(call: Call) -> list[Imported]:
 
 def _expand(call: Call) -> list[Imported]:
     x = call.x()
-    shape = broadcast(call.shape(x), dims_of(call.known(1, "the target shape")))
+    target = dims_of(call.known(1, "the target shape"))
+    require_broadcast(call.shape(x), target)
+    shape = broadcast(call.shape(x), target)
     return [x if shape == call.shape(x) else call.emit(Expand(shape), x)]
 
 

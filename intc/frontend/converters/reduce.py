@@ -15,8 +15,10 @@ from intc.ir.dims import Dim, product
 from intc.ops import elementwise as ew
 from intc.ops import logic
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Transpose
+from intc.ops.movement import Concat, Slice, Transpose
 from intc.ops.reduce import ArgMax, CumSum, ReduceMax, ReduceSum
+
+FACTORS = 64  # computed values of which a product is taken, at most
 
 
 def axes_or_all(call: Call, x: str) -> tuple[int, ...]:
@@ -103,6 +105,27 @@ def _reduce_min(call: Call) -> list[Imported]:
     x = call.x()
     op = ReduceMax(axes_or_all(call, x), _keepdims(call))
     return [_negated(call, call.emit(op, _negated(call, x), last=False), last=True)]
+
+
+def _reduce_prod(call: Call) -> list[Imported]:
+    """Products of halves of an axis, until one entry is left."""
+    x = call.x()
+    axes = tuple(a % len(call.shape(x)) for a in axes_or_all(call, x))
+    for axis in axes:
+        size = call.shape(x)[axis]
+        if not isinstance(size, int) or size > FACTORS:
+            raise GraphError(f"a product of {size} computed values; {FACTORS} can be multiplied")
+        while size > 1:
+            half = size // 2
+            first, second, rest = (
+                call.emit(Slice(axis, start, stop), x, last=False) if start < stop else ""
+                for start, stop in ((0, half), (half, 2 * half), (2 * half, size))
+            )
+            x = call.emit(ew.Mul(), first, second, last=False)
+            x = call.emit(Concat(axis), x, rest, last=False) if rest else x
+            size -= half
+    kept = [1 if a in axes else d for a, d in enumerate(call.shape(x)) if _keepdims(call) or a not in axes]
+    return [reshape_to(call, x, kept, True)]
 
 
 def _arg(largest: bool) -> Converter:
@@ -235,6 +258,7 @@ def _multiplied(call: Call, a: tuple[str, str], b: tuple[str, str], out: str) ->
 CONVERTERS: dict[str, Converter] = {
     "ReduceMax": lambda call: [call.emit(ReduceMax(axes_or_all(call, call.x()), _keepdims(call)), call.x())],
     "ReduceMin": _reduce_min,
+    "ReduceProd": _reduce_prod,
     "ReduceL1": _reduce_l1,
     "ReduceL2": _reduce_l2,
     "ReduceSumSquare": _reduce_sum_square,

@@ -1,7 +1,10 @@
-"""Converters of resizing: products with the matrix of an interpolation, at any size by a whole factor."""
+"""Converters of resizing: products with the matrix of an interpolation, at any size by a factor, or to any by
+the two entries around each place, which is an exact quotient of sizes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -14,16 +17,35 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.converters.image import extended
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.fold import compute, small
-from intc.frontend.symbolic import Imported
+from intc.frontend.symbolic import Imported, Index
+from intc.frontend.tabulated import LONGEST
 from intc.ir.dims import Dim, exact_div, floor_div
 from intc.ir.op import Array
+from intc.ops.division import Divide
+from intc.ops.elementwise import Add, Cast, Div, Max, Min, Mul, Sub
+from intc.ops.fused import WIDE
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Concat, Expand, Gather, Slice, Transpose
+from intc.ops.movement import Concat, Expand, Gather, Lookup, Slice, Transpose
+from intc.ops.requantize import Clip
 
 # tried where the new size follows from an image that must be a multiple
 FACTORS = tuple(
     map(Fraction, ("2", "3", "4", "8", "16", "32", "3/2", "2/3", "4/3", "3/4", "5/2", "5/3", "5/4"))
 )
+# (step, offset, divisor): the place of entry i of ``m`` in ``n`` is (step * i + offset) / divisor
+PLACES: dict[str, Callable[[Dim, Dim], tuple[Dim, Dim, Dim]]] = {
+    "half_pixel": lambda n, m: (2 * n, n - m, 2 * m),
+    "pytorch_half_pixel": lambda n, m: (2 * n, n - m, 2 * m),
+    "align_corners": lambda n, m: (n - 1, 0, m - 1),
+    "asymmetric": lambda n, m: (n, 0, m),
+}
+# what is added to the numerator, of a quotient whose terms are multiplied, before it is rounded down
+NEAREST: dict[str, Callable[[Dim], tuple[Dim, int]]] = {
+    "floor": lambda divisor: (0, 1),
+    "ceil": lambda divisor: (divisor - 1, 1),
+    "round_prefer_ceil": lambda divisor: (divisor, 2),
+    "round_prefer_floor": lambda divisor: (divisor - 1, 2),
+}
 SAMPLE = 12  # entries of the axis from which an interpolation at any size is read
 
 
@@ -46,9 +68,27 @@ def _resize(call: Call) -> list[Imported]:
             extent = {"sizes": [size, int(targets[i])]} if targets else {"scales": [1.0, scales[i]]}
             x = _by_matrix(call, x, axis, _interpolation(call, size, extent))
         else:
-            factor = _factor(size, targets[i]) if targets else Fraction(scales[i]).limit_denominator(64)
-            x = _by_factor(call, x, axis, factor)
+            x = _free(call, x, axis, targets[i] if targets else None, scales[i] if scales else None)
     return [x]
+
+
+def _free(call: Call, x: str, axis: int, target: Dim | None, scale: float | None) -> str:
+    """Resized from or to a symbolic size: by a factor where there is one, else from place to place."""
+    size = call.shape(x)[axis]
+    try:
+        factor = _factor(size, target) if target is not None else _fraction(scale)
+        if call.attributes.get("coordinate_transformation_mode") != "align_corners":
+            return _by_factor(call, x, axis, factor)
+    except GraphError:
+        if target is None:
+            raise
+    if target is None:
+        target = floor_div(size * factor.numerator, factor.denominator)
+    return _by_places(call, x, axis, target)
+
+
+def _fraction(scale: float | None) -> Fraction:
+    return Fraction(scale or 1).limit_denominator(64)
 
 
 def _interpolation(call: Call, size: int, extent: dict[str, Any]) -> Array:
@@ -157,6 +197,49 @@ def _neighbours(
         near = call.emit(Concat(rank), *parts, last=False) if len(parts) > 1 else parts[0]
         y = call.emit(MatMul(), near, call.constant(weights), last=False)
     return _back(call, reshape_to(call, y, (*lead, count * outputs), True), axis)
+
+
+def _by_places(call: Call, x: str, axis: int, target: Dim) -> str:
+    """``target`` entries, each between the two around its place ``numerator / divisor`` in ``axis``."""
+    size, rank = call.shape(x)[axis], len(call.shape(x))
+    mode, kind = (
+        call.attributes.get(k, d)
+        for k, d in (("coordinate_transformation_mode", "half_pixel"), ("mode", "nearest"))
+    )
+    known = mode in PLACES and kind in ("nearest", "linear") and not call.attributes.get("antialias")
+    call.refuse(
+        not known, f"a symbolic size {size} resized to {target} by {kind} under {mode} is not supported"
+    )
+    step, offset, divisor = PLACES[mode](size, target)
+    if kind == "nearest":
+        shift, double = NEAREST[call.attributes.get("nearest_mode", "round_prefer_floor")](divisor)
+        step, offset, divisor = (double * s for s in (step, offset, divisor))
+        offset = offset + shift
+    # a table of positions, so that a larger target is refused
+    rows = call.ctx.builder.constant(f"{call.node.output[0]}.rows", np.arange(LONGEST, dtype=np.int64))
+    place = call.emit(Lookup((target,), (1,), 0), rows, last=False)
+    place = call.emit(Mul(), place, _number(call, step), last=False)
+    place = call.emit(Add(), place, _number(call, offset), last=False)
+    place = call.emit(Max(), place, _number(call, 0), last=False)
+    below = call.emit(Sub(), place, _number(call, floor_div(divisor, 2)), last=False)
+    pair = (call.emit(Clip(-WIDE, WIDE, "int32"), v, last=False) for v in (below, _number(call, divisor)))
+    first = call.emit(Cast("int64"), call.emit(Divide(0, WIDE), *pair, last=False), last=False)
+    first = call.emit(Min(), first, _number(call, size - 1), last=False)
+    if kind == "nearest":
+        return call.emit(Gather(axis), x, first, last=False)
+    second = call.emit(Add(), first, _number(call, 1), last=False)
+    second = call.emit(Min(), second, _number(call, size - 1), last=False)
+    whole = call.emit(Mul(), first, _number(call, divisor), last=False)
+    rest = call.emit(Sub(), place, whole, last=False)
+    parts = (call.emit(Cast("float32"), v, last=False) for v in (rest, _number(call, divisor)))
+    share = reshape_to(call, call.emit(Div(), *parts, last=False), (target, *(1,) * (rank - 1 - axis)), True)
+    left, right = (call.emit(Gather(axis), x, v, last=False) for v in (first, second))
+    apart = call.emit(Mul(), call.emit(Sub(), right, left, last=False), share, last=False)
+    return call.emit(Add(), left, apart, last=False)
+
+
+def _number(call: Call, size: Dim) -> str:
+    return call.ctx.live(Index((1,), (0,), size), f"{call.node.output[0]}.size")
 
 
 def _upsample(call: Call) -> list[Imported]:

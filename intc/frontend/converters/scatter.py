@@ -34,6 +34,8 @@ def _scatter_nd(call: Call) -> list[Imported]:
     """``data`` with ``updates`` at coordinates of the first axes."""
     reduction = call.attributes.get("reduction", "none")
     index = call.inputs[1]
+    if isinstance(index, np.ndarray) and not index.size:
+        return [call.inputs[0]]
     if reduction in ("none", "add") and (chosen := coordinates_of(index)) is not None:
         return [_placed(call, 0, chosen, reduction == "add")]
     call.refuse(reduction != "none", "only plain writes are supported")

@@ -23,9 +23,11 @@ from intc.ops.dyadic import dyadic_array
 from intc.ops.elementwise import Cast, Div, Max, Min, Mul
 from intc.ops.fused import WIDE
 from intc.ops.im2col import Im2col
+from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Concat, Gather, GatherElements
 from intc.ops.positions import Positions
 from intc.ops.requantize import Clip, Requantize
+from intc.passes.integer import noise
 from intc.passes.integer.widths import headroom
 
 LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
@@ -103,6 +105,18 @@ class Forms:
         """
         room = 1.0 if value in self.source.constants else headroom(bits)
         return np.float64(self.range_of(value, bits) * room / LIMIT[bits])  # type: ignore[return-value]
+
+    def loud(self, node: Node, bits: int) -> tuple[bool, bool]:
+        """Whether ``bits`` bits are too few for the left and for the right operand of ``node``, a product of
+        two computed values that the model does not quantise itself.
+        """
+        known = [x in self.stats and not (x in self.base and self.base[x].fixed) for x in node.inputs]
+        if not all(known):
+            return False, False
+        left, right = (float(self.scale_for(x, bits)) for x in node.inputs)
+        shape = self.source.type(node.inputs[1]).shape[-2:] if isinstance(node.op, MatMul) else None
+        shares = noise.in_product(self.stats, node, shape, (left, right))
+        return shares[0] > noise.LOUD, shares[1] > noise.LOUD
 
     def quantised(self, value: str, bits: int, scale: Array | None = None, unsigned: bool = False) -> Form:
         """``value`` as signed ``bits``-wide integers, or ``unsigned`` ones of 8 bits, at ``scale`` (default:

@@ -16,7 +16,7 @@ from intc.ops.matmul import MatMul
 from intc.ops.requantize import Requantize
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
-from intc.passes.integer import families
+from intc.passes.integer import families, rules_wide
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
 from intc.passes.match import softmax_of
@@ -27,7 +27,7 @@ SCORE_NOISE: Final = 0.02  # of the exponent of e, by which softmax weights may 
 
 def product(context: Context, node: Node) -> Form:
     """A product of two computed values: weights times values in 8 bits, attention scores in 8 or as many as
-    leave them 31, any other in as many bits as its sums leave.
+    leave them 31, any other in as many bits as its sums leave, or, where those are too few, in parts.
     """
     forms, b = context.forms, context.forms.builder
     count = _count(forms, node)
@@ -39,6 +39,8 @@ def product(context: Context, node: Node) -> Form:
         a, c = _score_operands(context, node, count, *reader)
     else:
         bits = _room(count, 2**31)
+        if any(forms.loud(node, bits)):
+            return rules_wide.of_parts(context, node, forms.loud(node, 8))
         a, c = (forms.as_is(x, bits, bits) for x in node.inputs)
     a, c = _fitting(forms, node, (a, c), count)
     scale = np.asarray(a.scale * c.scale)

@@ -31,11 +31,12 @@ from intc.ops.elementwise import (
     Where,
 )
 from intc.ops.fused import WIDE
-from intc.ops.movement import Expand
+from intc.ops.movement import Concat, Expand
 from intc.ops.pointwise import CURVED, Pointwise
 from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip, Requantize
+from intc.passes.integer import noise
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
 
@@ -47,6 +48,7 @@ BENT = 1e-6  # of its power: the squared error that lines may have
 STEP_BITS = 10  # fraction bits of a number that is rounded to a whole one, at most
 MANY_TURNS: float = 4 * math.pi  # an angle that reaches further is brought into one turn
 MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
+REACH: float = 1.5  # and so much where its result has more than 16 bits
 
 
 def multiply(context: Context, node: Node) -> Form:
@@ -67,9 +69,37 @@ def multiply(context: Context, node: Node) -> Form:
         form = forms.as_is(left, 32, 16)
         scale = form.scale * constant.astype(np.float64).ravel()
         return emitted(forms, node, Expand(whole), (form.name,), scale)
+    if left != right and (found := _by_reciprocal(context, node)) is not None:
+        return found
     a, c = forms.quantised(left, 16), forms.quantised(right, 16)
     scale = np.asarray(a.scale * c.scale)
     return emitted(context.forms, node, Mul(), (a.name, c.name), scale)
+
+
+def _by_reciprocal(context: Context, node: Node) -> Form | None:
+    """``x * (c / y)``, ``c`` a number, as the quotient of ``c * x`` and ``y`` where 16 bits are too few for
+    ``c / y``: where ``y`` is small it is far larger than elsewhere. None for another product.
+    """
+    forms = context.forms
+    for x, other, loud in zip(node.inputs, node.inputs[::-1], forms.loud(node, 16)[::-1], strict=True):
+        path, value = list[Node](), other
+        while (made := forms.nodes.get(value)) is not None and _follows(forms, made):
+            path.append(made)
+            value = forms.operand(made)[0]
+        constant = context.constant(made.inputs[0]) if made is not None and isinstance(made.op, Div) else None
+        if made is None or constant is None or constant.size != 1 or not loud:
+            continue
+        a, b = forms.as_is(x, 32, 16), forms.as_is(made.inputs[1], 32, 16)
+        for step in reversed(path):
+            factor = forms.operand(step)[1]
+            b = forms.move(step, b) if factor is None else Form(b.name, np.asarray(b.scale / factor))
+        return quotient(forms, node, Form(a.name, a.scale * float(constant.ravel()[0])), b)
+    return None
+
+
+def _follows(forms: Forms, node: Node) -> bool:
+    """Whether ``node`` moves or scales one computed value."""
+    return forms.deferred(node) and not isinstance(node.op, Concat)
 
 
 def divide(context: Context, node: Node) -> Form:
@@ -80,12 +110,16 @@ def divide(context: Context, node: Node) -> Form:
     if constant is not None:
         raise QuantizationError(f"node '{node.source}' (div): the divisor is zero")
     a = forms.quantised(left, 32) if context.constant(left) is not None else forms.as_is(left, 32, 16)
-    b = forms.as_is(right, 32, 16)
+    return quotient(forms, node, a, forms.as_is(right, 32, 16))
+
+
+def quotient(forms: Forms, node: Node, a: Form, b: Form) -> Form:
+    """``a / b`` as what ``node`` computes, with the fraction bits that its calibrated range leaves."""
     ratio = float(a.scale / b.scale)
     room = 61 - forms.builder.graph.type(a.name).magnitude.bit_length()
-    shift = math.floor(math.log2(QUOTIENT * ratio / forms.range_of(node.output)))
+    shift = math.floor(math.log2(QUOTIENT * abs(ratio) / forms.range_of(node.output)))
     shift = min(max(shift, 0), room)
-    return emitted(context.forms, node, Divide(shift, WIDE), (a.name, b.name), np.asarray(ratio / 2.0**shift))
+    return emitted(forms, node, Divide(shift, WIDE), (a.name, b.name), np.asarray(ratio / 2.0**shift))
 
 
 def root(context: Context, node: Node) -> Form:
@@ -112,24 +146,62 @@ def pointwise(context: Context, node: Node) -> Form:
 
 
 def curve(context: Context, node: Node) -> Form:
-    """The function at even steps over its input's calibrated range, entries within that of its result."""
+    """The function at even steps over its input's calibrated range, entries within that of its result; one
+    that is :func:`_steep` as the square of its root.
+    """
     forms, op = context.forms, node.op
     assert isinstance(op, Pointwise)
-    reach = MARGIN * forms.range_of(node.inputs[0], CURVE_BITS)
+    steep = _steep(forms, node, op)
+    reach = (REACH if steep else MARGIN) * forms.range_of(node.inputs[0], CURVE_BITS)
     turns = circles(context, node)
     x = _phase(forms, node) if turns else forms.quantised(node.inputs[0], 16, np.asarray(reach / 32767))
-    scale = MARGIN * forms.scale_for(node.output, 16)
     at = np.linspace(-32768, 32768, FINEST * (KNOTS - 1) + 1) * float(x.scale)
-    exact = op.function(at) / scale
+    if not steep:
+        return _tabulated(forms, node, x, op.function(at), MARGIN * float(forms.scale_for(node.output, 16)))
+    scale = math.sqrt(_largest(forms, node, op, REACH)) / 32767
+    root = _tabulated(forms, node, x, np.sqrt(np.maximum(op.function(at), 0.0)), scale, ".root")
+    return emitted(forms, node, Mul(), (root.name, root.name), np.asarray(root.scale**2))
+
+
+def _steep(forms: Forms, node: Node, op: Pointwise) -> bool:
+    """Whether a function of no negative values leaves 16 bits just beyond its input's calibrated range, as
+    exponentials do, or where 16 bits are too few for what occurred.
+    """
+    found = forms.stats.get(node.output)
+    if found is None or not found.low.size or float(found.low.min()) < 0 or isinstance(node.op, Sin | Cos):
+        return False
+    scale = MARGIN * float(forms.scale_for(node.output, 16))
+    low, high = _ends(forms, node, REACH)
+    exact = op.function(np.linspace(low, high, KNOTS))
+    if not np.isfinite(exact).all() or exact.min() < 0:
+        return False
+    return _largest(forms, node, op, MARGIN) > 32767 * scale or noise.rounding(found, scale) > noise.LOUD
+
+
+def _ends(forms: Forms, node: Node, margin: float) -> tuple[float, float]:
+    """The ends of the calibrated range of the operand of ``node``, ``margin`` times as far from zero."""
+    found = forms.stats[node.inputs[0]]
+    return float(found.low.min(initial=0.0)) * margin, float(found.high.max(initial=0.0)) * margin
+
+
+def _largest(forms: Forms, node: Node, op: Pointwise, margin: float) -> float:
+    """The largest value of the function there."""
+    return float(op.function(np.linspace(*_ends(forms, node, margin), KNOTS)).max())
+
+
+def _tabulated(forms: Forms, node: Node, x: Form, exact: Array, scale: float, suffix: str = "") -> Form:
+    """The curve through the values ``exact`` of a function at even steps over the 16 bits of ``x``."""
+    exact = exact / scale
     known = np.flatnonzero(~np.isnan(exact))
     if not known.size:
-        raise QuantizationError(f"node '{node.source}' ({op.formula}): it is defined nowhere")
-    exact = np.interp(np.arange(at.size), known, exact[known])  # outside the domain: the nearest value inside
+        formula = node.op.formula if isinstance(node.op, Pointwise) else node.op.name
+        raise QuantizationError(f"node '{node.source}' ({formula}): it is defined nowhere")
+    exact = np.interp(np.arange(exact.size), known, exact[known])  # outside the domain: the nearest inside
     exact = np.clip(exact, -32767, 32767)
+    at = np.linspace(-32768, 32768, exact.size) * float(x.scale)
     entries = exact[:: _spacing(exact, _seen(forms, node.inputs[0], at))]
-    table = np.rint(entries).astype(np.int16)
-    name = forms.builder.constant(f"{node.output}.curve", table)
-    return emitted(context.forms, node, Curve(), (x.name, name), scale)
+    name = forms.builder.constant(f"{node.output}.curve", np.rint(entries).astype(np.int16))
+    return emitted(forms, node, Curve(), (x.name, name), np.asarray(scale), suffix)
 
 
 def _seen(forms: Forms, value: str, at: Array) -> Array:

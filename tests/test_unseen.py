@@ -1,0 +1,120 @@
+"""What samples lose that calibration has not seen, and the widths that follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from intc.calibration.histogram import Histogram
+from intc.calibration.observers import CHANNEL_BINS, Statistics
+from intc.calibration.peaks import Peaks
+from intc.ir.graph import Graph
+from intc.ops.matmul import MatMul
+from intc.ops.window import GroupedConv
+from tests.compiled_models import compiled, distance
+from tests.onnx_models import floats, model
+
+ROWS, CHANNELS = 12, 8
+
+
+def samples(count: int, tail: float, seed: int = 0) -> np.ndarray:
+    """[count, ROWS, CHANNELS], whose sizes have a tail of the exponent ``tail``."""
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(size=(count, 1, 1)) ** -tail
+    return (rng.normal(size=(count, ROWS, CHANNELS)).clip(-2, 2) * size).astype(np.float32)
+
+
+def statistics(parts: list[np.ndarray]) -> Statistics:
+    whole = Statistics(channel=Histogram(CHANNEL_BINS), peaks=Peaks())
+    for x in parts:
+        part = Statistics(channel=Histogram(CHANNEL_BINS), peaks=Peaks())
+        part.update(x.reshape(-1, CHANNELS))
+        assert part.peaks is not None
+        part.peaks.update(x)
+        whole.merge(part)
+    return whole
+
+
+@pytest.mark.parametrize("tail", [0.25, 0.5])
+def test_it_is_what_leaving_out_each_sample_cuts(tail: float) -> None:
+    x = samples(60, tail)
+    cut = 0.0
+    for i in range(len(x)):
+        known = np.abs(np.delete(x, i, axis=0)).max(axis=(0, 1))
+        cut += float((np.maximum(np.abs(x[i]) - known, 0) ** 2).sum())
+    normal = float((x**2).sum()) / (60 * ROWS * np.log(60 * ROWS))
+    found = statistics([x]).left_out
+    assert found is not None
+    assert found.sum() * 60 * ROWS == pytest.approx(cut - normal, rel=0.2)
+
+
+def test_of_normal_values_it_is_next_to_nothing() -> None:
+    for count in (32, 64, 256):
+        x = np.random.default_rng(count).normal(size=(count, ROWS, 64)).astype(np.float32)
+        whole = Statistics(channel=Histogram(CHANNEL_BINS), peaks=Peaks())
+        whole.update(x.reshape(-1, 64))
+        assert whole.peaks is not None
+        whole.peaks.update(x)
+        assert whole.left_out is not None and whole.left_out.mean() < 4e-4
+
+
+def test_parts_are_as_good_as_the_whole() -> None:
+    x = samples(40, 0.5)
+    for cuts in ([7], [1, 2, 39]):
+        whole, parts = (statistics(each).left_out for each in ([x], np.split(x, cuts)))
+        assert whole is not None and whole.sum() > 0
+        np.testing.assert_array_equal(parts, whole)
+    assert statistics([x[:31]]).left_out is None  # too few to tell
+
+
+def products(graph: Graph) -> list[str]:
+    """The types of what constant matrices multiply."""
+    nodes = [n for n in graph.nodes if isinstance(n.op, MatMul)]
+    return [graph.type(n.inputs[0]).dtype for n in nodes if n.inputs[1] in graph.constants]
+
+
+@pytest.mark.parametrize(("tail", "dtype"), [(0.5, "int16"), (0.0, "int8")])
+def test_products_that_read_such_values_have_16_bits(tail: float, dtype: str, tmp_path: Path) -> None:
+    weights = {"w": floats(CHANNELS, 24), "v": floats(24, 16)}
+    proto = model(
+        "a = MatMul(x, w) r = Relu(a) y = MatMul(r, v)",
+        f"float[batch, {ROWS}, {CHANNELS}] x", "float[b, s, c] y", weights,
+    )  # fmt: skip
+    module = compiled(proto, {"x": samples(64, tail)}, tmp_path)
+    assert set(products(module.graph)) == ({dtype} if tail else {"int8", "uint8"})
+    assert not module.plan.nodes
+    held = samples(64, min(tail, 0.25), seed=1)
+    assert distance(module, proto, {"x": held}) < (0.01 if tail else 0.05)
+
+
+def test_recurrent_layers_and_what_reads_their_states_have_16_bits(tmp_path: Path) -> None:
+    h, width, steps = 16, 12, 3
+    weights = {
+        "w": floats(1, 4 * h, width), "r": floats(1, 4 * h, h) / 4, "b": floats(1, 8 * h),
+        "one": np.array([1]), "o": floats(h, 8),
+    }  # fmt: skip
+    proto = model(
+        f"s, last, cell = LSTM<hidden_size={h}>(x, w, r, b) t = Squeeze(s, one) y = MatMul(t, o)",
+        f"float[{steps}, batch, {width}] x", f"float[{steps}, b, 8] y", weights,
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(steps, 64, width)).astype(np.float32)
+    module = compiled(proto, {"x": x}, tmp_path)
+    assert set(products(module.graph)) == {"int16"}
+    assert distance(module, proto, {"x": x[:, ::-1].copy()}) < 0.02
+
+
+def test_convolutions_channel_by_channel_have_fine_weights(tmp_path: Path) -> None:
+    """As fine as sums of 9 products with 16 bits leave: 8 bits alone would be off by half a hundredth."""
+    proto = model(
+        'y = Conv<group=16, pads=[1, 1, 1, 1]>(x, w)', "float[batch, 16, 9, 9] x", "float[b, c, h, v] y",
+        {"w": floats(16, 1, 3, 3)},
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(64, 16, 9, 9)).astype(np.float32)
+    module = compiled(proto, {"x": x}, tmp_path)
+    (node,) = (n for n in module.graph.nodes if isinstance(n.op, GroupedConv))
+    assert module.graph.type(node.inputs[1]).dtype == "int16"
+    onnx.checker.check_model(proto)
+    assert distance(module, proto, {"x": x[:8]}) < 5e-4
