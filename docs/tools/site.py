@@ -17,6 +17,7 @@ from nbconvert import MarkdownExporter
 ROOT: Final = Path(__file__).parents[2]
 NOTEBOOKS: Final = ROOT / "examples" / "notebooks"
 LINK: Final = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+PICTURE: Final = re.compile(r"(!\[[^\]]*\]\()docs/")  # in the README
 TERMINAL: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -42,7 +43,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def placed(source: Path, name: str) -> str:
     """The text of ``source`` as the page ``name``."""
-    return relinked(source.read_text(encoding="utf-8"), source, name)
+    return PICTURE.sub(r"\1", relinked(source.read_text(encoding="utf-8"), source, name))
 
 
 def relinked(text: str, source: Path, page: str) -> str:
