@@ -130,7 +130,7 @@ def test_more_requests_than_places_are_refused(slow: str) -> None:
         found = list(
             clients.map(lambda n: status_of(lambda: post(f"{slow}/infer", request(1, seed=n))), range(12))
         )
-    assert set(found) == {200, 503}
+    assert set(found) == {200, 503} and found.count(200) >= 4
     assert right(post(f"{slow}/infer", request(1)), 1, 0)
 
 

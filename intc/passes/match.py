@@ -11,7 +11,7 @@ from intc.ir.graph import Graph, Node
 from intc.ir.op import Array, Op
 from intc.ops.elementwise import Add, Div, Mul, Sub, Where
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Reshape, Transpose
+from intc.ops.movement import MOVEMENT, Reshape, Transpose
 from intc.ops.softmax import Softmax
 
 SCALED = Mul | Div
@@ -51,6 +51,13 @@ class Uses:
         if len(users) == 1 and value not in self.outputs and isinstance(users[0].op, kinds):
             return users[0]
         return None
+
+
+def behind_movement(producers: Mapping[str, Node], value: str) -> Node | None:
+    """The node that computes what is moved, if at all, to give ``value``; None for an input or a constant."""
+    while (made := producers.get(value)) is not None and isinstance(made.op, MOVEMENT):
+        value = made.inputs[0]
+    return made
 
 
 def weight_of(graph: Graph, node: Node) -> Array | None:

@@ -23,11 +23,10 @@ from intc.ir.graph import Graph, Node
 from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
-from intc.ops.movement import MOVEMENT
 from intc.ops.softmax import Softmax
 from intc.passes.integer.families import FAMILIES
 from intc.passes.integer.noise import Seen, loud
-from intc.passes.match import Uses, softmax_of, weight_of
+from intc.passes.match import Uses, behind_movement, softmax_of, weight_of
 
 VERSION: Final = 1
 WEIGHT_BITS: Final = (4, 8, 16)
@@ -227,9 +226,7 @@ def _recurrent(graph: Graph, nodes: list[Node]) -> list[Node]:
     producers = graph.producers()
 
     def reads(node: Node) -> bool:
-        made = producers.get(node.inputs[0])
-        while made is not None and isinstance(made.op, MOVEMENT):
-            made = producers.get(made.inputs[0])
+        made = behind_movement(producers, node.inputs[0])
         width = layers.get(made.source) if made is not None else None
         return isinstance(width, int) and graph.constants[node.inputs[1]].shape[1] <= width
 

@@ -26,9 +26,7 @@ from intc.passes.match import Uses
 from intc.passes.rewrite import constant_of, rewrite, scalar_of
 
 FACTORS: Final = 8  # of a tree of products and quotients
-NEGLIGIBLE: Final = (
-    1e-5  # a number that is added to a root may count as one inside it: n + e is sqrt(n^2 + e^2)
-)
+NEGLIGIBLE: Final = 1e-5  # a number added to a root that may count as one inside: n + e is sqrt(n^2 + e^2)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from intc.calibration.observers import Statistics
 from intc.ir.dims import Shape
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
+from intc.ir.spool import trim
 from intc.ops.elementwise import Add
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.widths import NARROW
-from intc.passes.match import Uses, biased_product, weight_of
+from intc.passes.match import Uses, behind_movement, biased_product, weight_of
 
 LOUD: Final = 10**-3.2
 TAIL: Final = 1 / 32
@@ -105,8 +106,9 @@ class Operands:
         noise = self.known[value]
         if noise is None or noise.size != len(weight):
             return 0.0
-        heard = float(np.square(weight.astype(np.float64)).mean(axis=1) @ noise)
-        return heard / max(end.power, LEAST)
+        trim()
+        squares = np.einsum("kn,kn->k", weight, weight, dtype=np.float64) / weight.shape[1]
+        return float(squares @ noise) / max(end.power, LEAST)
 
     def _noise(self, value: str, seen: Statistics) -> Array | None:
         """The mean square of the error [K] of every channel of ``value`` in 8 bits: of rounding, of clipping
@@ -154,6 +156,5 @@ class Operands:
 
     def _quantised(self, value: str) -> bool:
         """Whether the model itself quantises ``value``."""
-        while (made := self.uses.producers.get(value)) is not None and isinstance(made.op, MOVEMENT):
-            value = made.inputs[0]
+        made = behind_movement(self.uses.producers, value)
         return made is not None and isinstance(made.op, FakeQuantize)

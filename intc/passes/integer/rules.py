@@ -33,7 +33,7 @@ from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, as_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
-from intc.passes.match import biased_product
+from intc.passes.match import behind_movement, biased_product
 from intc.passes.split_outliers import offsets
 
 WEIGHT_LIMIT = 127
@@ -104,9 +104,7 @@ def _keeps_zeros(context: Context, node: Node) -> bool:
     forms, users = context.forms, context.users[node.output]
     if not users or not all(isinstance(n.op, LayerNorm) and not n.op.centred for n in users):
         return False
-    value = node.inputs[0]
-    while (made := forms.nodes.get(value)) is not None and isinstance(made.op, MOVEMENT):
-        value = made.inputs[0]
+    made = behind_movement(forms.nodes, node.inputs[0])
     weights = forms.nodes.get(made.inputs[0]) if made is not None and isinstance(made.op, MatMul) else None
     return weights is not None and isinstance(weights.op, Softmax) and len(weights.inputs) == 2
 
