@@ -34,7 +34,8 @@ Feeds = dict[str, NDArray[np.generic]]
 class Architecture:
     """One exportable network: `family` is that of a `transformers` config, sizes are as there.
 
-    A swin or segformer has the sizes of its first stage, and `depths` gives the layers of each stage.
+    A swin, segformer or resnet has the sizes of its first stage, and `depths` gives the layers of each stage;
+    the later stages, and those of a mobilenet_v2, are as the config's defaults have them.
     """
 
     family: str
@@ -56,6 +57,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vit-base": Architecture("vit", 12, 768, 12, 3072),
     "swin-tiny": Architecture("swin", 12, 96, 3, 384, (2, 2, 6, 2)),
     "segformer-b0": Architecture("segformer", 8, 32, 1, 128, (2, 2, 2, 2), image=512, classes=150),
+    "resnet-50": Architecture("resnet", 50, 64, 0, 256, (3, 4, 6, 3)),
+    "mobilenet-v2": Architecture("mobilenet_v2", 53, 32, 0, 0),
     "vit-tiny2": Architecture("vit", 2, 64, 2, 128, image=32, patch=8, classes=10),
     "bert-base": Architecture("bert", 12, 768, 12, 3072, classes=8),
     "bert-tiny": Architecture("bert", 2, 128, 2, 512, vocabulary=1000, positions=128, classes=8),
@@ -121,16 +124,45 @@ def build(name: str, *, attention: str = "sdpa", seed: int = 0) -> torch.nn.Modu
             num_heads=heads, num_labels=arch.classes,
         )  # fmt: skip
         model = transformers.SwinForImageClassification(swin)
-    elif arch.family == "segformer":  # the sizes of the later stages are those of B0, the config's default
+    elif arch.family == "segformer":
         segformer = transformers.SegformerConfig(depths=list(arch.depths), num_labels=arch.classes)
         model = transformers.SegformerForSemanticSegmentation(segformer)
+    elif arch.family == "resnet":
+        resnet = transformers.ResNetConfig(depths=list(arch.depths), num_labels=arch.classes)
+        model = transformers.ResNetForImageClassification(resnet)
+    elif arch.family == "mobilenet_v2":
+        mobilenet = transformers.MobileNetV2Config(image_size=arch.image, num_labels=arch.classes)
+        model = transformers.MobileNetV2ForImageClassification(mobilenet)
     else:
         bert = transformers.BertConfig(
             vocab_size=arch.vocabulary, max_position_embeddings=arch.positions, **shared
         )
         model = transformers.BertForSequenceClassification(bert)
     enliven(model, seed)
+    if arch.family in CONVOLUTIONAL:
+        settle(model, sample_feeds(name, 8, seed=7))
     return model.eval()
+
+
+def settle(model: torch.nn.Module, feeds: Feeds) -> None:
+    """Let batch normalisation learn the size of its inputs.
+
+    Not their means: what a random network does with all inputs alike would be taken away, and the small
+    differences that are left amplified, noise included, at every layer.
+    """
+    import torch
+
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
+    for norm in norms:
+        norm.momentum = None
+        norm.reset_running_stats()
+    if norms:
+        model.train()
+        with torch.no_grad():
+            model(**{k: torch.from_numpy(v) for k, v in feeds.items()})
+    for norm in norms:
+        norm.running_var += norm.running_mean**2
+        norm.running_mean.zero_()
 
 
 def enliven(model: torch.nn.Module, seed: int) -> None:
@@ -189,6 +221,7 @@ def enliven(model: torch.nn.Module, seed: int) -> None:
                 parameter.mul_(normal(tuple(parameter.shape), 0.25).exp())
 
 
+CONVOLUTIONAL = ("resnet", "mobilenet_v2")
 _SCORE_LAYERS = frozenset({"query", "key", "q_proj", "k_proj"})
 
 

@@ -110,6 +110,8 @@ CASES: dict[str, Case] = {
     "vit-base": synthetic("vit-base", calibration=16, held_out=8),
     "swin-tiny": synthetic("swin-tiny", calibration=16, held_out=8),
     "segformer-b0": synthetic("segformer-b0", calibration=8, held_out=4),
+    "resnet-50": synthetic("resnet-50"),
+    "mobilenet-v2": synthetic("mobilenet-v2"),
     "bert-base": synthetic("bert-base", 128),
     "minilm": minilm(),
     "digits": digits(),

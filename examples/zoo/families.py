@@ -16,7 +16,7 @@ import families_vision
 import numpy as np
 import torch
 from family import Family, Feeds
-from models import enliven
+from models import enliven, settle
 
 ZOO: dict[str, Family] = {
     **families_text.FAMILIES,
@@ -34,24 +34,5 @@ def network(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
     model = ZOO[name].build()
     enliven(model, 0)
-    _settle(model, ZOO[name].feeds(32, np.random.default_rng(7)))
+    settle(model, ZOO[name].feeds(32, np.random.default_rng(7)))
     return model.eval()
-
-
-def _settle(model: torch.nn.Module, feeds: Feeds) -> None:
-    """Batch normalisation learns the size of its inputs.
-
-    Not their means: what a random network does with all inputs alike would be taken away, and the small
-    differences that are left amplified, noise included, at every layer.
-    """
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
-    if norms:
-        for norm in norms:
-            norm.momentum = None
-            norm.reset_running_stats()
-        model.train()
-        with torch.no_grad():
-            model(**{k: torch.from_numpy(v) for k, v in feeds.items()})
-        for norm in norms:
-            norm.running_var += norm.running_mean**2
-            norm.running_mean.zero_()
