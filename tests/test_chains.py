@@ -69,21 +69,27 @@ def gate(b: Builder, channels: int) -> str:
 
 
 def convolution(
-    b: Builder, dtype: str = "int16", size: int = 9, stride: int = 1, kernel: int = 3, symbolic: bool = False
+    b: Builder,
+    dtype: str = "int16",
+    size: int = 9,
+    stride: int = 1,
+    kernel: int = 3,
+    symbolic: bool = False,
+    channels: int = 64,
 ) -> str:
-    """A filter for each of 64 channels, then what follows it in SegFormer's layers."""
+    """A filter for each channel, then what follows it in SegFormer's layers."""
     height, width = (symbol("height"), symbol("width")) if symbolic else (size, size)
-    x = b.input(b.fresh("x"), TensorType((B, height, width, 64), dtype))  # type: ignore[arg-type]
+    x = b.input(b.fresh("x"), TensorType((B, height, width, channels), dtype))  # type: ignore[arg-type]
     if symbolic:
         x = b.emit(Pad((0, 1, 1, 0), (0, 1, 1, 0)), x)
-    w = b.constant("w", ints(-127, 127, (kernel, kernel, 1, 64), np.int8))
-    y = b.emit(GroupedConv((stride, stride), (1, 2 if kernel == 2 else 1), 64), x, w)
-    y = b.emit(Add(), y, b.constant("bias", ints(-(2**20), 2**20, 64, np.int32)))
-    m, e = ints(2**30, 2**31 - 1, 64, np.int32), ints(40, 42, 64, np.int32)
+    w = b.constant(b.fresh("w"), ints(-127, 127, (kernel, kernel, 1, channels), np.int8))
+    y = b.emit(GroupedConv((stride, stride), (1, 2 if kernel == 2 else 1), channels), x, w)
+    y = b.emit(Add(), y, b.constant(b.fresh("bias"), ints(-(2**20), 2**20, channels, np.int32)))
+    m, e = ints(2**30, 2**31 - 1, channels, np.int32), ints(40, 42, channels, np.int32)
     y = requantized(b, y, Requantize(-32767, 32767, "int16"), m, e)
     _, rows, columns, _ = b.graph.type(y).shape
-    y = b.emit(PolyGelu(11), b.emit(Reshape((B, rows * columns, 64)), y))
-    y = b.emit(Max(), y, int16(b, "other", B, rows * columns, 64))
+    y = b.emit(PolyGelu(11), b.emit(Reshape((B, rows * columns, channels)), y))
+    y = b.emit(Max(), y, int16(b, "other", B, rows * columns, channels))
     return requantized(b, y, Requantize(-127, 127, "int8"), m, e - 17)
 
 
@@ -106,11 +112,11 @@ def test_a_convolution_with_what_follows(target: object) -> None:
     b = Builder("convolution")
     for options in (
         {}, {"dtype": "uint8", "size": 12, "stride": 2}, {"dtype": "int8", "size": 3}, {"kernel": 2},
-        {"kernel": 5, "size": 11}, {"symbolic": True},
+        {"kernel": 5, "size": 11}, {"symbolic": True}, {"channels": 8}, {"channels": 120, "size": 4},
     ):  # fmt: skip
         b.output(convolution(b, **options))  # type: ignore[arg-type]
     lowered = check_graph(b.finish(), {"batch": 2, "height": 5, "width": 6}, target)
-    assert len(lowered.stages) == 6 + 2, lowered.stages  # two for the padding
+    assert len(lowered.stages) == 8 + 1, lowered.stages  # one for the padding
 
 
 def test_a_convolution_alone_and_two_that_are_added() -> None:

@@ -15,7 +15,7 @@ import families_text
 import families_vision
 import numpy as np
 import torch
-from family import Family, Feeds
+from family import Family
 from models import enliven, settle
 
 ZOO: dict[str, Family] = {

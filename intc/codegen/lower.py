@@ -13,7 +13,7 @@ import numpy as np
 from intc.artifact.fields import Size
 from intc.artifact.schema import Interface, PortType
 from intc.artifact.schema import Launch as StoredLaunch
-from intc.codegen.cpu import chains
+from intc.codegen.cpu import chains, patches
 from intc.codegen.cuda import boundary
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.cuda import elementwise as cuda_elementwise
@@ -122,7 +122,8 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
     program = Program(graph, target)
-    program.inlined = cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(program)
+    inside = chains.inlined(program) | patches.inlined(program)
+    program.inlined = cuda_elementwise.inlined(graph) if target.gpu else inside
     for name, value in graph.values.items():
         if value.type.is_float:
             raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")

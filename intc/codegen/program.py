@@ -204,6 +204,9 @@ class Program:
         """The address of value ``name``, computed or constant."""
         return self.graph_constant(name) if name in self.graph.constants else ValueArg(name)
 
+    def _placed(self, name: str, layout: Layout | Array) -> ConstArg:
+        return self.graph_constant(name, layout) if isinstance(layout, Layout) else self.constant(layout)
+
     def add(
         self, kernel: str, args: Sequence[Arg], output: str, source: str = "", launches: Sequence[Launch] = ()
     ) -> None:
@@ -220,11 +223,11 @@ class Program:
         scalars: Sequence[tuple[str, int]] = (),
         scratch: Sequence[tuple[str, str, Dim]] = (),
         source: str = "",
-        layouts: Mapping[str, Layout] | None = None,
+        layouts: Mapping[str, Layout | Array] | None = None,
         dims: Sequence[Dim] = (),
     ) -> None:
-        """Append a stage of our standard form; ``layouts`` gives graph constants in another order;
-        ``dims`` are sizes that ``body`` needs beside those of the shapes.
+        """Append a stage of our standard form; ``layouts`` gives graph constants in another order
+        (an array: of other elements too); ``dims`` are sizes that ``body`` needs beside those of the shapes.
 
         Pointers are ``x0, x1, ..`` (inputs), ``y`` (output), then ``scratch`` as (name, element type,
         elements); scalars are passed at run time, so that ``key`` need not hold them. Shapes and element
@@ -250,9 +253,7 @@ class Program:
 
         kernel = self.kernel(stem, key, build)
         special = layouts or {}
-        args: list[Arg] = [
-            self.graph_constant(x, special[x]) if x in special else self.operand(x) for x in inputs
-        ]
+        args: list[Arg] = [self._placed(x, special[x]) if x in special else self.operand(x) for x in inputs]
         args.append(ValueArg(output))
         args += [ScratchArg(count * np.dtype(dtype).itemsize) for _, dtype, count in scratch]
         args += [IntArg(v) for _, v in scalars]

@@ -26,6 +26,7 @@ from intc.codegen.kernel import Expr, Frame, storage, store
 from intc.codegen.program import Program
 from intc.ir.dims import Dim, Shape
 from intc.ir.graph import Node
+from intc.ir.op import Array
 from intc.ops.movement import Reshape
 from intc.ops.window import GroupedConv
 
@@ -41,7 +42,7 @@ def inlined(program: Program) -> frozenset[str]:
     found: dict[str, tuple[Node, int, bool]] = {}  # the chain's end, operators up to it, reshaped on the way
     for node in reversed(graph.nodes):
         readers, own = users[node.output], graph.type(node.output).shape
-        convolved = depthwise.lanes(program, node) > 0
+        convolved = depthwise.applies(program, node)
         if len(readers) != 1 or node.output in graph.outputs:
             continue
         if not (node.op.name in operators or isinstance(node.op, Reshape) or convolved):
@@ -94,6 +95,7 @@ def lower_chain(program: Program, node: Node) -> None:
         node.output,
         chain.body,
         source=node.source,
+        layouts=chain.layouts,
         dims=chain.dims,
     )
 
@@ -125,6 +127,13 @@ class _Chain:
     def dims(self) -> Sequence[Dim]:
         """Sizes that the kernel may need beside those of its operands."""
         return self.program.type(self.convolution.output).shape if self.convolution else ()
+
+    @property
+    def layouts(self) -> dict[str, Array]:
+        """The weights of the convolution, if there is one, as its kernel reads them."""
+        if not self.convolution:
+            return {}
+        return {self.convolution.inputs[1]: depthwise.weights(self.program, self.convolution)}
 
     def follows(self, convolution: Node) -> bool:
         """Whether all can be computed where the sums of ``convolution`` are, channel by channel."""
@@ -218,14 +227,14 @@ class _Chain:
 
     def _convolved(self, frame: Frame, convolution: Node) -> None:
         """The loop over the sums of the convolution, with all that follows them."""
-        lanes, steps = depthwise.lanes(self.program, convolution), self._per_channel()
+        steps = self._per_channel()
         channels = self.program.type(convolution.output).shape[-1]
         assert steps is not None and isinstance(channels, int)
         weights = (f"x{len(self.leaves)}", f"x{len(self.leaves) + 1}")
 
         def done(total: Vec, pixel: Expr, channel: Expr) -> None:
             at = [pixel * along + channel * step for along, step in (*steps, (channels, 1))]
-            self._store(frame, at, [step > 0 for _, step in steps], lanes, total)
+            self._store(frame, at, [step > 0 for _, step in steps], total.lanes, total)
 
         depthwise.sums(self.program, convolution, frame, *weights, done)
 

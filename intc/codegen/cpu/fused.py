@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from intc.codegen.cpu import patches
 from intc.codegen.cpu.attention import attention
 from intc.codegen.cpu.attention_spec import (
     AttentionSpec,
@@ -116,6 +117,11 @@ def lower_linear(program: Program, node: Node) -> None:
     isa, run = linear_form(program, node)
     spec, factors = linear_spec(program, node, isa)
     spec = replace(spec, run=run)
+    sizes: tuple[Dim, ...] = ()
+    if x in program.inlined:
+        made = program.producers[x]
+        form, sizes = patches.windows(program, made)
+        spec, x = replace(spec, windows=form), made.inputs[0]
     rows: Dim = product(x_type.shape[:-1])
     kernel = program.kernel("linear", (spec, isa), lambda: linear(spec, isa))
     constants = program.graph.constants
@@ -131,7 +137,11 @@ def lower_linear(program: Program, node: Node) -> None:
         program.constant(start),
         *factors.args,
     ]
-    args += [ValueArg(node.output), ScratchArg(linear_scratch_bytes(spec, isa)), SizeArg(rows)]
+    args += [
+        ValueArg(node.output),
+        ScratchArg(linear_scratch_bytes(spec, isa)),
+        *map(SizeArg, (*sizes, rows)),
+    ]
     args += [ShareArg(count, (rows,), end=False), ShareArg(count, (rows,), end=True)]
     program.add(kernel, args, node.output, node.source)
 

@@ -131,6 +131,12 @@ class Isa:
         return acc + T.call_llvm_pure_intrin(kind, _INTRINSIC[self.dot], a, b)
 
 
+def dot_pairs(acc: Any, a: Any, b: Any, lanes: int) -> Any:
+    """``acc`` (None: nothing) and the products of int16 vectors, neighbours together: int32 x ``lanes``."""
+    product = T.call_llvm_pure_intrin(f"int32x{lanes}", _INTRINSIC[_PAIRS[lanes]], a, b)
+    return product if acc is None else acc + product
+
+
 AVX512_VNNI: Final = Isa("avx512-vnni", "vpdpbusd.512", 16, 4, "uint8", "int8", 6, 4, 32)
 AVX512: Final = Isa("avx512", "vpmaddwd.512", 16, 2, "int16", "int16", 6, 4, 32)
 AVX2: Final = Isa("avx2", "vpmaddwd.256", 8, 2, "int16", "int16", 6, 2, 16)

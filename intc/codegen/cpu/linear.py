@@ -18,6 +18,7 @@ from tvm.tirx.script.builder import ir as T
 from intc.artifact.tensors import INT4
 from intc.codegen.cpu.epilogue import Residual, Stage, stage_arguments
 from intc.codegen.cpu.isa import Isa
+from intc.codegen.cpu.patches import Windows, emit_pack_windows
 from intc.codegen.cpu.tile import Output, as_a, emit_pack_rows, emit_store, emit_tile, for_row_tiles
 from intc.codegen.cpu.vector import buffer, const, pointer, prefetch, ramp, typed
 from intc.codegen.program import Layout
@@ -25,6 +26,12 @@ from intc.errors import CodegenError
 
 BLOCK_BYTES: Final = 640 * 1024  # packed rows of one block; beyond it, panels are better read twice
 BLOCK_ROWS: Final = 204  # enough to make what is done once a panel negligible
+IMAGE: Final = (
+    "height",
+    "width",
+    "rows_out",
+    "columns_out",
+)  # sizes of images under windows, and of their results
 LINE: Final = 64  # bytes that one prefetch brings
 
 
@@ -35,7 +42,8 @@ class LinearSpec:
     ``x`` is [M, k] of ``x_dtype`` with ``x_stride`` elements between rows (0: ``k``), the output [M, n] of
     ``out_dtype`` with ``out_stride`` (0: ``n``).
     Without stages the int32 accumulators are stored. ``w_bits`` is 8, or 4 for weights in [-8, 7]. ``run`` is
-    that of :func:`intc.codegen.cpu.tile.emit_tile`.
+    that of :func:`intc.codegen.cpu.tile.emit_tile`. With ``windows``, ``x`` is an image and the rows are
+    windows over it.
     """
 
     k: int
@@ -47,6 +55,7 @@ class LinearSpec:
     out_stride: int = 0
     w_bits: int = 8
     run: int = 0
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.n < 1:
@@ -148,7 +157,8 @@ def linear_tasks(spec: LinearSpec, isa: Isa, rows: Any) -> Any:
 def linear_arguments(spec: LinearSpec) -> tuple[str, ...]:
     """The kernel's parameters in order."""
     stages = [name for name, _ in stage_arguments(spec.stages)]
-    return ("x", "w", "bias", *stages, "out", "scratch", "rows", "begin", "end")
+    sizes = IMAGE if spec.windows else ()
+    return ("x", "w", "bias", *stages, "out", "scratch", *sizes, "rows", "begin", "end")
 
 
 class _Linear:
@@ -170,6 +180,7 @@ class _Linear:
         bias = pointer("bias", "int32")
         extra = {n: (pointer(n, dtype), dtype) for n, dtype in stage_arguments(spec.stages)}
         out, scratch = pointer("out", spec.out_dtype), pointer("scratch", "int32")
+        self.image = tuple(T.arg(n, T.int32()) for n in (IMAGE if spec.windows else ()))
         rows, begin, end = (T.arg(n, T.int32()) for n in ("rows", "begin", "end"))
         self.x, self.w, self.bias = buffer(x, spec.x_dtype), buffer(w, "int8"), buffer(bias, "int32")
         self.extra = {n: buffer(p, dtype) for n, (p, dtype) in extra.items()}
@@ -200,16 +211,33 @@ class _Linear:
         """``count`` rows from ``first`` as packed A in scratch."""
         isa, k = self.isa, self.spec.k
         convert = as_a(isa, self.spec.x_dtype)
+        stride, end = self.stride * isa.group, isa.words(k) * isa.group
+        if form := self.spec.windows:
+            offset = 128 if isa.unsigned_a and self.spec.x_dtype == "int8" else 0
+            emit_pack_windows(
+                form,
+                self.image,
+                self.x,
+                first,
+                self.elements,
+                stride,
+                count,
+                end,
+                isa.a_dtype,
+                convert,
+                form.fill + offset,
+            )
+            return
         emit_pack_rows(
             self.x,
             first * self.x_stride,
             self.x_stride,
             self.elements,
             0,
-            self.stride * isa.group,
+            stride,
             count,
             k,
-            isa.words(k) * isa.group,
+            end,
             isa.a_dtype,
             convert,
         )
@@ -232,8 +260,8 @@ class _Linear:
         def tile(size: int, row: Any) -> None:
             a, a_base, words = self.words, T.Bind(row * self.stride), isa.words(self.spec.k)
             to, stride = self.acc_base, self.stride
-            width, run = isa.columns, self.spec.run
-            emit_tile(isa, size, a, a_base, stride, b, b_base, words, start, a, to, width, run)
+            width, run, used = isa.columns, self.spec.run, -(-valid // isa.lanes)
+            emit_tile(isa, size, a, a_base, stride, b, b_base, words, start, a, to, width, run, used)
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import tvm.tirx as tir
 from tvm.tirx.script.builder import ir as T
@@ -18,6 +18,7 @@ from intc.codegen.cpu.epilogue import Epilogue, Stage
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.vector import Vec, const, load, ramp, register, stack, store, typed
 
+SHORT: Final = 8  # lanes of the shortest vectors that ends of rows are cut into
 Start: TypeAlias = Callable[[int], Any]
 Place: TypeAlias = Callable[[Any], Any]
 Convert: TypeAlias = Callable[[Any, int], Any]
@@ -37,17 +38,21 @@ def emit_tile(
     out_base: Any,
     out_stride: Any,
     run: int = 0,
+    used: int = 0,
 ) -> None:
     """``out[r][c] = start(vector)[c] + sum A[r] B[c]`` for ``rows`` rows; ``a``, ``out`` in words, ``b`` in
     elements.
 
     ``words`` is even. ``run``: of so many words, an even number, the sums are proven to fit 16 bits; 0 for no
-    such proof.
+    such proof. ``used``: only so many vectors of columns are computed; 0 for all.
     """
+    used = used or isa.vectors
     if run:
-        _emit_runs(isa, rows, a, a_base, a_stride, b, b_base, words, start, out, out_base, out_stride, run)
+        _emit_runs(
+            isa, rows, a, a_base, a_stride, b, b_base, words, start, out, out_base, out_stride, run, used
+        )
         return
-    lanes, vectors, step = isa.lanes, isa.vectors, isa.lanes * isa.group
+    lanes, vectors, step = isa.lanes, used, isa.lanes * isa.group
     acc = [[register(lanes) for _ in range(vectors)] for _ in range(rows)]
     for v in range(vectors):
         initial = T.Bind(start(v))
@@ -56,7 +61,7 @@ def emit_tile(
     with T.serial(0, tir.floordiv(words, 2) if not isinstance(words, int) else words // 2) as pair:
         for u in range(2):
             word = pair * 2 + u
-            at = b_base + word * (step * vectors)
+            at = b_base + word * (step * isa.vectors)
             b_v = [T.Bind(b[ramp(at + v * step, step)]) for v in range(vectors)]
             for r in range(rows):
                 a_word = T.Bind(a[a_base + r * a_stride + word])
@@ -81,9 +86,10 @@ def _emit_runs(
     out_base: Any,
     out_stride: Any,
     run: int,
+    vectors: int,
 ) -> None:
     """:func:`emit_tile` with sums of 16 bits in registers, added to those in ``out`` after every run."""
-    lanes, vectors, step = isa.lanes, isa.vectors, isa.lanes * isa.group
+    lanes, step = isa.lanes, isa.lanes * isa.group
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
     places = {(r, v): ramp(out_base + r * out_stride + v * lanes, lanes) for r, v in tile}
     for v in range(vectors):
@@ -97,7 +103,7 @@ def _emit_runs(
             T.buffer_store(part, const(0, 2 * lanes, "int16"), [0])
         with T.serial(0, count) as i:
             word = T.Bind(first + i)
-            at = b_base + word * (step * vectors)
+            at = b_base + word * (step * isa.vectors)
             b_v = [T.Bind(b[ramp(at + v * step, step)]) for v in range(vectors)]
             for r in range(rows):
                 a_word = T.Bind(a[a_base + r * a_stride + word])
@@ -207,17 +213,21 @@ class Output:
 
 def emit_store(isa: Isa, acc: Any, acc_base: Any, rows: Any, valid: int, to: Output) -> None:
     """The epilogue of ``rows`` rows by ``valid`` columns of accumulators, which lie as tiles do."""
-    lanes = isa.epilogue
-    if valid >= lanes:
+    lanes, at = isa.epilogue, valid // isa.epilogue * isa.epilogue
+    if at:
         with T.serial(0, valid // lanes) as step:
-            _store_vectors(isa, acc, acc_base, rows, T.Bind(step * lanes), lanes, to)
-    if valid % lanes:
-        _store_vectors(isa, acc, acc_base, rows, valid // lanes * lanes, valid % lanes, to)
+            _store_vectors(isa, acc, acc_base, rows, T.Bind(step * lanes), lanes, lanes, to)
+    while at < valid:
+        while lanes > valid - at and lanes > min(isa.lanes, SHORT):
+            lanes //= 2
+        _store_vectors(isa, acc, acc_base, rows, at, lanes, min(lanes, valid - at), to)
+        at += lanes
 
 
-def _store_vectors(isa: Isa, acc: Any, acc_base: Any, rows: Any, at: Any, valid: int, to: Output) -> None:
-    """One vector of every row, from column ``at``; of its lanes, ``valid`` exist in the output."""
-    lanes = isa.epilogue
+def _store_vectors(
+    isa: Isa, acc: Any, acc_base: Any, rows: Any, at: Any, lanes: int, valid: int, to: Output
+) -> None:
+    """``lanes`` columns of every row, from column ``at``, of which ``valid`` exist in the output."""
     epilogue = Epilogue(to.stages, to.parameters, T.Bind(to.channel + at), lanes, isa, to.dtype)
     edge = stack(lanes, to.dtype) if valid < lanes else None
     with T.serial(0, rows) as r:

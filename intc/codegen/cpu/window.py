@@ -8,17 +8,46 @@ from intc.codegen.cpu import chains, depthwise
 from intc.codegen.cpu.strided import View, loop, row_major
 from intc.codegen.kernel import Expr, Frame, store
 from intc.codegen.program import Program
-from intc.ir.dims import Dim
+from intc.ir.dims import Dim, product
 from intc.ir.graph import Node
 from intc.ops.movement import Pad
 from intc.ops.window import GroupedConv, MaxPool
 
 
 def lower_pad(program: Program, node: Node) -> None:
-    """Zeros everywhere, then the image inside."""
+    """Every run of elements behind the last padded axis is a copy, or zeros.
+
+    Where the last axis itself is padded there are no such runs, and a GPU has an element a thread: zeros
+    everywhere, then the image inside.
+    """
     op = node.op
     assert isinstance(op, Pad)
     inner, shape = program.type(node.inputs[0]).shape, program.type(node.output).shape
+    last = max(
+        (i + 1 for i, ends in enumerate(zip(op.before, op.after, strict=True)) if any(ends)), default=0
+    )
+
+    def runs(frame: Frame) -> None:
+        x, y = frame.buffers["x0"], frame.buffers["y"]
+        length, steps = frame.dim(product(shape[last:])), row_major(inner[:last])
+        with frame.share(product(shape[:last])) as run:
+            rest, source, inside = run, T.IntImm("int32", 0), T.IntImm("bool", 1)
+            for axis in range(last - 1, -1, -1):
+                at = T.bind((T.truncmod(rest, frame.dim(shape[axis])) if axis else rest) - op.before[axis])
+                rest = T.bind(T.truncdiv(rest, frame.dim(shape[axis]))) if axis else rest
+                source = source + at * frame.dim(steps[axis])
+                if op.before[axis] or op.after[axis]:
+                    inside = T.And(inside, T.And(at >= 0, at < frame.dim(inner[axis])))
+            base, to = T.bind(source * length), T.bind(run * length)
+            with T.If(inside):
+                with T.Then(), T.serial(0, length) as i:
+                    store(y, x[base + i], to + i)
+                with T.Else(), T.serial(0, length) as i:
+                    store(y, T.IntImm(y.dtype, 0), to + i)
+
+    if last < len(shape) and not program.target.gpu:
+        program.generic("pad", op, node.inputs, node.output, runs, source=node.source)
+        return
     strides = row_major(shape)
     offset = sum((b * s for b, s in zip(op.before, strides, strict=True)), 0)
 
@@ -74,7 +103,7 @@ def lower_grouped_conv(program: Program, node: Node) -> None:
     """One product of a channel with the outputs of its group at a time, summed into the output row."""
     op = node.op
     assert isinstance(op, GroupedConv)
-    if depthwise.lanes(program, node):
+    if depthwise.applies(program, node):
         chains.lower_chain(program, node)
         return
     batch, height, width, channels = program.type(node.inputs[0]).shape
