@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from intc.codegen.cpu import patches
+from intc.codegen.cpu import patches, taps
 from intc.codegen.cpu.attention import attention
 from intc.codegen.cpu.attention_spec import (
     AttentionSpec,
@@ -115,8 +115,10 @@ def lower_linear(program: Program, node: Node) -> None:
     x, w, bias = node.inputs[:3]
     x_type = program.type(x)
     isa, run = linear_form(program, node)
+    few = taps.find(program.graph.constants[w], isa) if w in program.graph.constants else None
+    isa = isa.wide() if few else isa
     spec, factors = linear_spec(program, node, isa)
-    spec = replace(spec, run=run)
+    spec = replace(spec, taps=few[0]) if few else replace(spec, run=run)
     sizes: tuple[Dim, ...] = ()
     if x in program.inlined:
         made = program.producers[x]
@@ -133,7 +135,7 @@ def lower_linear(program: Program, node: Node) -> None:
 
     args: list[Arg] = [
         program.operand(x),
-        program.graph_constant(w, layout),
+        program.constant(few[1]) if few else program.graph_constant(w, layout),
         program.constant(start),
         *factors.args,
     ]

@@ -19,6 +19,7 @@ from intc.artifact.tensors import INT4
 from intc.codegen.cpu.epilogue import Residual, Stage, stage_arguments
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.patches import Windows, emit_pack_windows
+from intc.codegen.cpu.taps import Taps, emit_taps
 from intc.codegen.cpu.tile import Output, as_a, emit_pack_rows, emit_store, emit_tile, for_row_tiles
 from intc.codegen.cpu.vector import buffer, const, pointer, prefetch, ramp, typed
 from intc.codegen.program import Layout
@@ -43,7 +44,7 @@ class LinearSpec:
     ``out_dtype`` with ``out_stride`` (0: ``n``).
     Without stages the int32 accumulators are stored. ``w_bits`` is 8, or 4 for weights in [-8, 7]. ``run`` is
     that of :func:`intc.codegen.cpu.tile.emit_tile`. With ``windows``, ``x`` is an image and the rows are
-    windows over it.
+    windows over it. With ``taps``, the weights are those of :func:`intc.codegen.cpu.taps.find`.
     """
 
     k: int
@@ -56,6 +57,7 @@ class LinearSpec:
     w_bits: int = 8
     run: int = 0
     windows: Windows | None = None
+    taps: tuple[Taps, ...] = ()
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.n < 1:
@@ -137,7 +139,7 @@ def linear_scratch_bytes(spec: LinearSpec, isa: Isa) -> int:
 
 
 def _widens(spec: LinearSpec, isa: Isa) -> bool:
-    return isa.b_dtype != "int8" or spec.w_bits == 4
+    return (isa.b_dtype != "int8" or spec.w_bits == 4) and not spec.taps
 
 
 def _even_block(rows: Any, spec: LinearSpec, isa: Isa) -> Any:
@@ -188,6 +190,7 @@ class _Linear:
         self.words = buffer(scratch, "int32")
         self.elements = buffer(scratch, isa.a_dtype)
         self.wide = buffer(scratch, isa.b_dtype)
+        self.factors = buffer(w, "int16")  # of taps
         block = T.Bind(_even_block(rows, spec, isa))
         full, total = spec.n // isa.columns, panels(spec, isa)
         with T.serial(begin, end) as task:
@@ -196,7 +199,12 @@ class _Linear:
             count = T.Bind(tir.Min(block, rows - first))
             with T.If(tir.Or(task == begin, panel == 0)), T.Then():
                 self._pack(first, count)
-            if full == total:
+            if spec.taps:
+                for number in range(total):
+                    with T.If(panel == number), T.Then():
+                        valid = min(isa.columns, spec.n - number * isa.columns)
+                        self._panel(tir.IntImm("int32", number), first, count, valid)
+            elif full == total:
                 self._panel(panel, first, count, isa.columns)
             elif full == 0:
                 self._panel(panel, first, count, spec.n)
@@ -249,6 +257,9 @@ class _Linear:
         """
         isa = self.isa
         column = T.Bind(panel * isa.columns)
+        vector = int(panel) * isa.vectors if self.spec.taps else 0
+        taps = self.spec.taps[vector : vector + isa.vectors]
+        places = vector * 2 * isa.lanes * len(taps[0].pairs) if taps else 0
         b, b_base = self.w, T.Bind(panel * self.stored)
         lines = T.Bind(tir.floordiv(self.stored, LINE * tir.floordiv(count + (isa.rows - 1), isa.rows)) + 1)
         if _widens(self.spec, isa):
@@ -260,13 +271,19 @@ class _Linear:
         def tile(size: int, row: Any) -> None:
             a, a_base, words = self.words, T.Bind(row * self.stride), isa.words(self.spec.k)
             to, stride = self.acc_base, self.stride
+            if taps:
+                base, step = T.Bind(row * (stride * isa.group)), stride * isa.group
+                emit_taps(
+                    taps, size, self.elements, base, step, self.factors, places, start, a, to, isa.columns
+                )
+                return
             width, run, used = isa.columns, self.spec.run, -(-valid // isa.lanes)
             emit_tile(isa, size, a, a_base, stride, b, b_base, words, start, a, to, width, run, used)
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)
             ahead = T.Bind((panel + 1) * self.stored + tir.floordiv(row, isa.rows) * lines * LINE)
-            with T.serial(0, lines) as line:
+            with T.serial(0, 0 if taps else lines) as line:
                 prefetch(self.w, ahead + line * LINE)
             to = Output(
                 spec.stages,
