@@ -76,10 +76,12 @@ class Integerise:
             raise _unknown_ranges(graph, unknown)
         continued = {index: name for name, index in graph.states.items()}
         for index, name in enumerate(graph.outputs):
-            state = forms.base[continued[index]] if index in continued else None
-            builder.output(
-                _output(forms, name) if state is None else forms.quantised(name, STATE_BITS, state.scale).name
-            )
+            if index in continued:
+                state = forms.base[continued[index]]
+                builder.output(forms.quantised(name, STATE_BITS, state.scale).name)
+                continue
+            rest = forms.sentinels.rest(name) if graph.type(name).is_float else None
+            builder.output(_output(forms, name), rest.number if rest is not None and rest.returned else None)
         return builder.finish()
 
     def _node(

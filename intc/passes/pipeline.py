@@ -36,6 +36,7 @@ from intc.passes.recover_layer_norm import RecoverLayerNorm
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 from intc.passes.reorder_products import ReorderProducts
 from intc.passes.simplify_movement import SimplifyMovement
+from intc.passes.sink_masks import SinkMasks
 from intc.passes.sink_transposes import SinkTransposes
 from intc.passes.split_outliers import SplitOutliers
 from intc.passes.split_projections import SplitProjections
@@ -47,6 +48,7 @@ CANONICALISE: tuple[Pass, ...] = (
     RecoverSoftmaxMask(),
     KeepWhole(),
     FusePointwise(),
+    SinkMasks(),
     FoldInputNormalisation(),
     FoldChannelScale(),
     SplitProjections(),

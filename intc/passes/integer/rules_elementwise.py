@@ -285,10 +285,18 @@ def extreme(context: Context, node: Node) -> Form:
 
 
 def where(context: Context, node: Node) -> Form:
-    """Both branches at the result's 16-bit scale."""
-    forms = context.forms
+    """Both branches at the result's 16-bit scale; what a caller reads as a far number below the others is the
+    least integer, and nothing else is.
+    """
+    forms, limit = context.forms, LIMIT[16]
     scale = forms.scale_for(node.output, 16)
     branches = [forms.quantised(x, 16, scale).name for x in node.inputs[1:]]
+    rest = forms.sentinels.rest(node.output)
+    far = forms.sentinels.branch(node, rest.number) if rest is not None and rest.returned else None
+    if far is not None:
+        branches[far] = forms.builder.constant(f"{node.output}.least", np.full(1, -limit, np.int16))
+        above = Clip(1 - limit, limit, "int16")
+        branches[1 - far] = forms.builder.emit(above, branches[1 - far], name=f"{node.output}.above")
     return emitted(context.forms, node, Where(), (forms.integer(node.inputs[0]), *branches), scale)
 
 
