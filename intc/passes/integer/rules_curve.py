@@ -31,6 +31,7 @@ MAGNIFIED = 1e-4  # of its power: the error that rounding its operand may cause
 CLOSER = 2**7  # times as fine, around 0
 LOOKS = 3  # so fine, at most
 SMALL = 2.0**-14  # of an operand, where roots and logarithms still differ
+RARE = 2.0**-11  # of the largest one: the least seen lies below where small ones count
 TERM_BITS = 29  # of the largest sum
 
 
@@ -92,13 +93,15 @@ def _finer_steps(forms: Forms, node: Node, op: Pointwise, step: float, scale: fl
     found, steps = forms.stats.get(node.output), list[float]()
     if found is None or found.tensor is None or not found.tensor.limit.size:
         return steps
-    least = float(forms.as_is(node.inputs[0], 32, 16).scale)
-    while len(steps) < LOOKS and step >= 4 * least > 0:
+    while len(steps) < LOOKS:
         at = _points(step)
         exact = _within(node, op.function(at), scale) * scale
         seen = _results(forms, node, exact)
         errors = np.diff(exact, prepend=exact[0]) ** 2 / 12
         if float(seen @ errors) <= MAGNIFIED * found.power * float(found.tensor.counts.sum()):
+            break
+        least = float(forms.as_is(node.inputs[0], 32, 16).scale)
+        if not 0 < 4 * least <= step:
             break
         step = max(step / CLOSER, least)
         steps.append(step)
@@ -116,9 +119,13 @@ def _results(forms: Forms, node: Node, exact: Array) -> Array:
 
 
 def magnifies(forms: Forms, node: Node) -> bool:
-    """Whether ``node`` is a function that tells small operands apart, as roots and logarithms do."""
+    """Whether ``node`` is a function that tells small operands apart, as roots and logarithms do, and some
+    were seen.
+    """
     found = forms.stats.get(node.inputs[0])
-    if not isinstance(node.op, Pointwise) or found is None or found.magnitude == 0 or found.low.min() < 0:
+    if not isinstance(node.op, Pointwise) or found is None or found.magnitude == 0:
+        return False
+    if not 0 <= found.low.min() < found.magnitude * RARE:
         return False
     tiny, small, largest = node.op.function(found.magnitude * np.array([SMALL / 64, SMALL, 1.0]))
     return bool(abs(small - tiny) > abs(largest) / 128)
