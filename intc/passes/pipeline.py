@@ -18,6 +18,7 @@ from intc.passes.base import Pass, Snapshot
 from intc.passes.equalise_heads import EqualiseHeads
 from intc.passes.fold_channel_scale import FoldChannelScale
 from intc.passes.fold_constants import FoldConstants
+from intc.passes.fold_expanded import FoldExpanded
 from intc.passes.fold_input_normalisation import FoldInputNormalisation
 from intc.passes.fold_repeated import FoldRepeated
 from intc.passes.fuse_attention import FuseAttention
@@ -43,6 +44,7 @@ from intc.passes.split_projections import SplitProjections
 
 CANONICALISE: tuple[Pass, ...] = (
     FoldConstants(),
+    FoldExpanded(),
     RecoverLayerNorm(),
     RecoverGelu(),
     RecoverSoftmaxMask(),
