@@ -33,7 +33,7 @@ from intc.ops.positions import Positions
 
 OLDEST_OPSET = 13
 INSTEAD: dict[str, str] = {
-    "Loop": " (torch writes one for nn.EmbeddingBag; nn.Embedding and the sum or mean of its rows do the same)",
+    "Loop": " (torch writes one for nn.EmbeddingBag; nn.Embedding and a sum or mean of its rows do the same)",
 }
 ELEMENT: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
