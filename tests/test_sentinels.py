@@ -107,7 +107,28 @@ def test_the_text_of_a_graph_keeps_the_lowest_number(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.evaluate(FEEDS)[0], graph.evaluate(FEEDS)[0])
 
 
-@pytest.mark.parametrize("function", ["Sigmoid", "Exp", "Relu", "Softplus"])
+LOGARITHMS = {
+    "one operator": "q = Where(m, s, far) y = LogSoftmax(q)",
+    "written out": (
+        "u = Cast<to=1>(m) r = Sub(one, u) b = Mul(r, far) q = Add(s, b) l = ReduceMax<axes=[1]>(q)"
+        " d = Sub(q, l) e = Exp(d) t = ReduceSum(e, at) f = Log(t) y = Sub(d, f)"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", LOGARITHMS)
+def test_masked_logarithms_of_probabilities(form: str, tmp_path: Path) -> None:
+    """What else is added to a masked value does not meet the mask."""
+    body = "h = MatMul(x, w) g = MatMul(h, v) s = Squeeze(g, ax) " + LOGARITHMS[form]
+    proto = model(body, f"{X}, bool[batch, seq] m", "float[a, b] y", WEIGHTS)
+    module = compiled(proto, FEEDS, tmp_path, rounding="nearest")
+    (found,), (wanted,) = module.session().run(None, FEEDS), expected(proto, FEEDS)
+    np.testing.assert_array_equal(found, module.graph.evaluate(FEEDS)[0])
+    assert (found[~KEPT] == np.float32(-1e30)).all()
+    assert np.linalg.norm((found - wanted)[KEPT]) < 0.03 * np.linalg.norm(wanted[KEPT])
+
+
+@pytest.mark.parametrize("function", ["Sigmoid", "Softplus"])
 def test_functions_do_not_see_what_a_mask_sets(function: str, tmp_path: Path) -> None:
     head = "h = MatMul(x, w) g = MatMul(h, v) d = Div(g, four) s = Squeeze(d, ax) "
     body = f"{head} q = Where(m, s, low) y = {function}(q)"

@@ -1,8 +1,9 @@
-"""Phase 1: what a mask sets to minus infinity is set behind the functions that read it, and where maxima or a
-caller read it, it is one number.
+"""Phase 1: what a mask sets to minus infinity is set behind the sums and functions that read it, and where
+maxima or a caller read it, it is one number.
 
-``f(where(k, x, -big)) = where(k, f(x), f(-big))`` for a function that is small there: of a value with the
-range of -big no step would be left to x. ``x + where(k, 0, -big)``, however it is spelt, becomes
+``where(k, x, -big) + y = where(k, x + y, -big)``, and ``f(v) = where(k, f(v), f(-big))`` with
+``v = where(k, x, -big)`` for a function that is small there: now nothing of v counts but x, and of a value
+with the range of -big no step would be left to x. ``x + where(k, 0, -big)``, however it is spelt, becomes
 ``where(k, x, -big)``, in whose integers -big is the least one (:mod:`intc.passes.integer.sentinels`).
 """
 
@@ -28,6 +29,7 @@ from intc.passes.rewrite import Rule, rewrite
 MASKING: Final = (Add, Sub, Mul, Max, Min, Where)
 FUNCTIONS: Final = (*UNARY, Gelu, Pointwise)
 LEAST: Final = float(np.finfo(np.float32).min)
+SUMS: Final = 3  # one behind another, at most
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class SinkMasks:
     name: str = "sink_masks"
 
     def run(self, graph: Graph) -> Graph:
-        graph = rewrite(_finite(graph), _behind_functions(graph, self.big))
+        graph = _finite(graph)
+        for _ in range(SUMS):
+            graph = rewrite(graph, _behind_sums(graph, self.big))
+        graph = rewrite(graph, _behind_functions(graph, self.big))
         return rewrite(graph, _one_number(graph, self.big))
 
 
@@ -60,6 +65,29 @@ def _finite(graph: Graph) -> Graph:
     return rewrite(graph, rule)
 
 
+def _behind_sums(graph: Graph, big: float) -> Rule:
+    masks = Masks(graph, graph.producers(), big)
+
+    def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+        if not isinstance(node.op, Add | Sub) or not graph.type(node.output).is_float:
+            return None
+        for i in range(2 if isinstance(node.op, Add) else 1):
+            other, found = node.inputs[1 - i], _masked(masks, node.inputs[i])
+            same = graph.type(node.inputs[i]).shape == graph.type(node.output).shape
+            if found is None or not same or masks.split(other)[1] or masks.additive(other, 1) is not None:
+                continue
+            if masks.additive(other, -1) is not None:
+                continue
+            operands = (found.x, other) if i == 0 else (other, found.x)
+            total = b.emit(
+                node.op, *(names[x] for x in operands), name=f"{node.output}.kept", source=node.source
+            )
+            return _chosen(masks, b, names, total, found, node)
+        return None
+
+    return rule
+
+
 def _behind_functions(graph: Graph, big: float) -> Rule:
     masks = Masks(graph, graph.producers(), big)
 
@@ -70,7 +98,10 @@ def _behind_functions(graph: Graph, big: float) -> Rule:
         low = float(node.op.evaluate(np.full(1, found.low, np.float32), sizes={})[0])
         if not abs(low) < big:
             return None
-        y = b.emit(node.op, names[found.x], name=f"{node.output}.kept", source=node.source)
+        whole = _chosen(masks, b, names, names[found.x], found, graph.producers()[node.inputs[0]])
+        if whole is None:
+            return None
+        y = b.emit(node.op, whole, name=f"{node.output}.kept", source=node.source)
         return _chosen(masks, b, names, y, replace(found, low=low), node)
 
     return rule

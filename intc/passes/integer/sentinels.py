@@ -144,7 +144,7 @@ class Sentinels:
                 elif isinstance(user.op, MAXIMA) and factor > 0:
                     if not isinstance(user.op, ArgMax) and not self._clear(user.output, number * factor):
                         return None
-                elif not self._compares_itself(user):
+                elif not self._compares_itself(user) and not (at == value and self._masked_again(user)):
                     return None
         return returned
 
@@ -157,6 +157,14 @@ class Sentinels:
     def _compares_itself(self, node: Node) -> bool:
         """Whether ``node`` compares the entries of one value with one another."""
         return isinstance(node.op, COMPARISONS) and len({self.unmoved(x) for x in node.inputs}) == 1
+
+    def _masked_again(self, node: Node) -> bool:
+        """Whether ``node`` is a function of a choice, and read where the same branch is chosen."""
+        chosen, readers = self.producers.get(node.inputs[0]), self.users[node.output]
+        if chosen is None or len(node.inputs) != 1 or node.output in self.graph.outputs or not readers:
+            return False
+        same = [isinstance(n.op, Where) and n.inputs[:2] == (chosen.inputs[0], node.output) for n in readers]
+        return isinstance(chosen.op, Where) and all(same)
 
     def _clear(self, value: str, number: float) -> bool:
         """Whether calibration saw nothing of ``value`` as far from zero as ``number``, on its side."""
