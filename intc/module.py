@@ -267,7 +267,7 @@ def _port(graph: Graph, name: str) -> Port:
     for scale in value.scale if isinstance(value.scale, tuple) else (value.scale,):
         if scale is not None and not SCALES[0] <= scale <= SCALES[1]:
             raise QuantizationError(f"'{name}' has the scale {scale:g}, which float32 cannot invert")
-    return Port(name, shape, dtype, value.scale, lo, hi)
+    return Port(name, shape, dtype, value.scale, lo, hi, value.lowest)
 
 
 def _producer() -> dict[str, str]:

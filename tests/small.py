@@ -19,8 +19,11 @@ from intc.ops.requantize import Requantize
 FEATURES, ROWS, CLASSES = 24, 50, 10
 
 
-def small_graph() -> Graph:
-    """``logits = requantize(x @ w + table[ids])`` (per-tensor scale) and the raw sums (no scale)."""
+def small_graph(least: int = -32768, lowest: float | None = None) -> Graph:
+    """``logits = requantize(x @ w + table[ids])`` (per-tensor scale) and the raw sums (no scale).
+
+    The ``least`` integer of the logits may stand for a ``lowest`` number.
+    """
     rng = np.random.default_rng(7)
     b = Builder("small")
     batch = symbol("batch")
@@ -33,8 +36,8 @@ def small_graph() -> Graph:
     total = b.emit(Add(), acc, rows, name="sums")
     m = b.constant("m", np.array([1 << 30], np.int32))
     e = b.constant("e", np.array([40], np.int32))
-    logits = b.emit(Requantize(-32768, 32767, "int16"), total, m, e, name="logits", scale=0.001)
-    b.output(logits)
+    logits = b.emit(Requantize(least, 32767, "int16"), total, m, e, name="logits", scale=0.001)
+    b.output(logits, lowest)
     b.output(total)
     return b.finish()
 

@@ -144,6 +144,15 @@ def test_results_stay_on_the_device(session: Session, raw: bool) -> None:
     assert repr(results[0]).startswith("DeviceArray(shape=(4, 10), dtype=")
 
 
+def test_the_least_integer_may_stand_for_another_number(emulated: None) -> None:
+    graph, given = small_graph(-50, -1e30), small_feeds(4)
+    session = Module(graph, graph, lower(graph, "cuda"), tuple(graph.outputs)).session()
+    (want,), (raw,) = session.run(["logits"], given), session.run(["logits"], given, raw=True)
+    assert 0 < (raw == -50).sum() < raw.size
+    assert ((want == np.float32(-1e30)) == (raw == -50)).all()
+    np.testing.assert_array_equal(session.run(["logits"], given, on_device=True)[0].numpy(), want)
+
+
 def test_a_result_is_not_overwritten(session: Session) -> None:
     feeds = [small_feeds(3, seed) for seed in range(5)]
     results = [session.run(["logits"], on_device(f), on_device=True)[0] for f in feeds]

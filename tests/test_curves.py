@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import intc
-from intc.passes.integer import rules_elementwise
+from intc.passes.integer import rules_curve
 from intc.report.reference import fidelity
 from tests.onnx_models import expected, model
 
@@ -46,10 +46,35 @@ def test_a_function_that_bends_where_values_are_gets_more_points(
     (found,) = module.session().run(None, held)
     np.testing.assert_array_equal(found, module.graph.evaluate(held)[0])
     finer = fidelity(found, expected(function(ROOT), held)[0])["sqnr_db"]
-    monkeypatch.setattr(rules_elementwise, "BENT", 1.0)
+    monkeypatch.setattr(rules_curve, "BENT", 1.0)
     (coarse,) = compiled(ROOT, tmp_path).graph.evaluate(held)
     assert finer > fidelity(coarse, expected(function(ROOT), held)[0])["sqnr_db"] + 6
 
 
 def test_a_smooth_function_has_1025(tmp_path: Path) -> None:
     assert points(compiled(SWISH, tmp_path, power=1)) == 1025
+
+
+# a root or a logarithm tells small means apart, which 16 bits of what they are means of would not
+SMALL_MEANS = {
+    "generalised means": "c = Max(x, small) q = Pow(c, three) m = ReduceMean<axes=[1]>(q) y = Pow(m, third)",
+    "logarithms of means": (
+        "c = Max(x, small) q = Pow(c, three) m = ReduceMean<axes=[1]>(q) a = Add(m, small) y = Log(a)"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SMALL_MEANS)
+def test_small_means_keep_their_precision_in_front_of_roots_and_logarithms(form: str, tmp_path: Path) -> None:
+    weights = {"small": np.float32(1e-6), "three": np.float32(3), "third": np.float32(1 / 3)}
+    proto = model(SMALL_MEANS[form], "float[batch, 32, 64] x", "float[a, b] y", weights)
+    onnx.save(proto, tmp_path / "m.onnx")
+    rng = np.random.default_rng(5)
+    calibration, held = (
+        {"x": (rng.normal(size=(n, 32, 64)) + rng.uniform(-4, 1, size=(n, 1, 64))).astype(np.float32)}
+        for n in (64, 32)
+    )
+    module = intc.compile(tmp_path / "m.onnx", calibration)
+    (found,) = module.session().run(None, held)
+    np.testing.assert_array_equal(found, module.graph.evaluate(held)[0])
+    assert fidelity(found, expected(proto, held)[0])["sqnr_db"] > 45

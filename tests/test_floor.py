@@ -74,6 +74,16 @@ def test_other_models_keep_8_bits(tmp_path: Path) -> None:
     assert not module.plan.nodes and "planning" not in module.provenance
 
 
+def test_a_model_without_products_has_no_more_bits_to_get(tmp_path: Path) -> None:
+    """Of an input with this tail 16 bits leave most numbers no digit."""
+    proto = model("y = Log(x)", f"float[batch, {WIDTH}] x", "float[a, b] y")
+    onnx.save(proto, tmp_path / "m.onnx")
+    data = {"x": np.exp(4 * np.random.default_rng(1).normal(size=(64, WIDTH))).astype(np.float32)}
+    module = intc.compile(tmp_path / "m.onnx", data)
+    assert "planning" not in module.provenance
+    assert fidelity(module.session().run(None, data)[0], expected(proto, data)[0])["sqnr_db"] < floor.FLOOR
+
+
 @pytest.mark.parametrize("choice", [Choice(16, 16), Choice(16, 16, values=16)], ids=["weights", "values"])
 def test_kernels_of_wide_weights_and_values(choice: Choice, tmp_path: Path) -> None:
     """They equal the graph, and are nearer to float by what the bits are worth."""

@@ -258,6 +258,12 @@ UNSUPPORTED = {
         {},
         "control flow is not supported",
     ),
+    "bags of embeddings": (
+        "n = Shape(x) y = Loop(n, c) <body = g (int64 i, bool c) => (bool c, float[1] z) {"
+        " z = Gather(x, i) }>",
+        {"c": np.bool_(True)},
+        "torch writes one for nn.EmbeddingBag; nn.Embedding and a sum or mean",
+    ),
     "4-D convolution": ("y = Conv(x, w)", {"w": np.ones((1, 1, 2, 2, 2, 2), np.float32)}, "three dimensions"),
     "unbounded result": (
         "s = ConstantOfShape(n) y = Add(x, s)",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from intc.artifact.tensors import INT4, MAX_RANK
 from intc.errors import ArtifactCorrupt, ArtifactVersion
 
 FORMAT: Final = "intc"
-VERSION: Final = 4
+VERSION: Final = 5
 MANIFEST: Final = "manifest.json"
 GRAPH: Final = "graph.intc.txt"
 WEIGHTS: Final = "weights.safetensors"
@@ -54,7 +55,10 @@ Scale: TypeAlias = float | tuple[float, ...] | None
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: real value = integer * ``scale``; integers lie in [``lo``, ``hi``]."""
+    """An input or output: real value = integer * ``scale``; integers lie in [``lo``, ``hi``].
+
+    ``lowest``: what ``lo`` stands for instead in an output of which the model sets entries to minus infinity.
+    """
 
     name: str
     shape: tuple[Size, ...]
@@ -62,6 +66,7 @@ class Port:
     scale: Scale
     lo: int
     hi: int
+    lowest: float | None = None
 
     @property
     def type(self) -> PortType:
@@ -349,7 +354,10 @@ def _port(spec: dict[str, Any], symbols: tuple[str, ...]) -> Port:
     shape = tuple(read_size(s, symbols) for s in spec["shape"])
     if len(shape) > MAX_RANK or (isinstance(scale, tuple) and (len(scale),) != shape[-1:]):
         raise ValueError(f"shape {shape} or scales of {spec['name']!r}")
-    return Port(read_text(spec["name"]), shape, spec["dtype"], scale, lo, hi)
+    lowest = spec["lowest"]
+    if lowest is not None and (type(lowest) is not float or not math.isfinite(lowest) or scale is None):
+        raise ValueError(f"lowest number {lowest!r} of {spec['name']!r}")
+    return Port(read_text(spec["name"]), shape, spec["dtype"], scale, lo, hi, lowest)
 
 
 def _packed(spec: dict[str, Any]) -> Packed:

@@ -79,6 +79,10 @@ def _size(dim: Dim) -> int | str:
 
 
 def _scales(graph: Graph, names: Sequence[str]) -> dict[str, Any]:
-    """``real = integer * scale`` of inputs and outputs; null where the integers are what is meant."""
-    pairs = [*((n, n) for n in graph.inputs), *zip(names, graph.outputs, strict=True)]
-    return {"scales": {public: graph.values[name].scale for public, name in pairs}}
+    """``real = integer * scale`` of inputs and outputs, null where the integers are what is meant; what the
+    least integer of an output stands for instead.
+    """
+    outputs = list(zip(names, graph.outputs, strict=True))
+    values = {public: graph.values[name] for public, name in [*((n, n) for n in graph.inputs), *outputs]}
+    lowest = {public: value.lowest for public, value in values.items() if value.lowest is not None}
+    return {"scales": {public: value.scale for public, value in values.items()}, "lowest": lowest}

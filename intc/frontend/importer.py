@@ -32,6 +32,9 @@ from intc.ops.movement import Concat, Expand, Reshape
 from intc.ops.positions import Positions
 
 OLDEST_OPSET = 13
+INSTEAD: dict[str, str] = {
+    "Loop": " (torch writes one for nn.EmbeddingBag; nn.Embedding and a sum or mean of its rows do the same)",
+}
 ELEMENT: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float32",
@@ -361,7 +364,7 @@ class Importer:
 
     def _refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
         self.failed.update(node.output)
-        self.problems.append((label, node.op_type, reason))
+        self.problems.append((label, node.op_type, reason + INSTEAD.get(node.op_type, "")))
 
     def _attribute(self, attribute: onnx.AttributeProto) -> Any:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):

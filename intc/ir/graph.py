@@ -8,7 +8,7 @@ graph and builds the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -25,12 +25,13 @@ Scale: TypeAlias = float | tuple[float, ...] | None
 @dataclass(frozen=True)
 class Value:
     """A named tensor. ``scale``: real = integer * scale (a float, or one float per index of the last
-    axis).
+    axis). ``lowest``: of an output, the number that the least integer of its interval stands for instead.
     """
 
     name: str
     type: TensorType
     scale: Scale = None
+    lowest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,15 @@ def quantize_feed(value: Value, array: Array) -> Array:
 
 
 def dequantize(value: Value, array: Array) -> Array:
-    """Integers of ``value`` as float32 (array * scale); unchanged where the value has no scale."""
+    """Integers of ``value`` as float32 (array * scale, ``lowest`` for the least); unchanged where it has no
+    scale.
+    """
     if value.scale is None or value.type.is_float:
         return array
-    return np.asarray(array.astype(np.float64) * np.asarray(value.scale), np.float32)
+    reals = np.asarray(array.astype(np.float64) * np.asarray(value.scale), np.float32)
+    if value.lowest is not None:
+        reals = np.where(array == value.type.interval[0], np.float32(value.lowest), reals)
+    return reals
 
 
 class Builder:
@@ -250,8 +256,10 @@ class Builder:
         self.graph.nodes.append(node)
         return output
 
-    def output(self, name: str) -> None:
+    def output(self, name: str, lowest: float | None = None) -> None:
         self.graph.outputs.append(name)
+        if lowest is not None:
+            self.graph.values[name] = replace(self.graph.values[name], lowest=lowest)
 
     def finish(self) -> Graph:
         """The graph without the nodes and constants that no output needs."""
@@ -288,7 +296,7 @@ def rebuild(graph: Graph, visit: Visit) -> Graph:
         result = visit(builder, node, inputs)
         names[node.output] = copy_node(graph, builder, node, inputs) if result is None else result
     for name in graph.outputs:
-        builder.output(names[name])
+        builder.output(names[name], graph.values[name].lowest)
     return builder.finish()
 
 

@@ -107,7 +107,8 @@ def _declare(value: Value) -> str:
         scale = " scale @"
     elif value.scale is not None:
         scale = f" scale {float(value.scale)!r}"
-    return f"{format_name(value.name)} : {format_type(value.type)}{scale}"
+    lowest = "" if value.lowest is None else f" lowest {float(value.lowest)!r}"
+    return f"{format_name(value.name)} : {format_type(value.type)}{scale}{lowest}"
 
 
 def _inline(array: Array) -> bool:
@@ -306,7 +307,8 @@ def _define(cursor: _Cursor, graph: Graph, tensors: Mapping[str, Array]) -> Valu
             scale = tuple(float(x) for x in _tensor(tensors, SCALE_KEY + name).reshape(-1))
         else:
             scale = _real(cursor.take(r"[^ ]+", "a scale"))
-    graph.values[name] = Value(name, type_, scale)
+    lowest = _real(cursor.take(r"[^ ]+", "a number")) if cursor.accept("lowest ") else None
+    graph.values[name] = Value(name, type_, scale, lowest)
     return graph.values[name]
 
 

@@ -91,6 +91,8 @@ def _check_scale(graph: Graph, name: str) -> None:
     scales = value.scale if isinstance(value.scale, tuple) else (value.scale,)
     if not all(scale is None or math.isfinite(scale) for scale in scales):
         raise GraphError(f"value '{name}' has a scale that is not a finite number")
+    if value.lowest is not None and (value.scale is None or not math.isfinite(value.lowest)):
+        raise GraphError(f"value '{name}' has no scale beside its lowest number, or that is not finite")
 
 
 def float_values(graph: Graph) -> list[str]:

@@ -1,7 +1,7 @@
 """Nodes on constants are computed; nodes that change nothing disappear; division by a constant multiplies.
 
 ``x + 0 = x - 0 = x * 1 = x / 1 = x`` (where the constant does not broaden x), ``cast(x) = x`` to its own
-type, ``expand(x) = x`` to its own shape.
+type, ``expand(x) = x`` to its own shape; ``x + (y - x) = y``, which training passes gradients by.
 """
 
 from __future__ import annotations
@@ -90,4 +90,10 @@ def _without_effect(
             same = graph.type(kept) == graph.type(node.output)
             if same and scalar_of(graph, producers, node.inputs[i]) == neutral:
                 return names[kept]
+    for x, other in (node.inputs, node.inputs[::-1]) if isinstance(node.op, Add) else ():
+        difference = producers.get(other)
+        if difference is not None and isinstance(difference.op, Sub) and difference.inputs[1] == x:
+            y = difference.inputs[0]
+            if graph.type(y) == graph.type(node.output) and graph.type(y).is_float:
+                return names[y]
     return None

@@ -19,7 +19,7 @@ from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.movement import Concat, Gather, GatherElements, Reshape, Slice, Transpose
 from intc.ops.pointwise import CURVED, Pointwise
 from intc.ops.requantize import Clip
-from intc.passes.integer import rules_elementwise, rules_quantised
+from intc.passes.integer import rules_curve, rules_quantised
 from intc.passes.integer.codes import UNSIGNED_STEP
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import DTYPE, LIMIT, Form, Forms, as_scale
@@ -76,10 +76,12 @@ class Integerise:
             raise _unknown_ranges(graph, unknown)
         continued = {index: name for name, index in graph.states.items()}
         for index, name in enumerate(graph.outputs):
-            state = forms.base[continued[index]] if index in continued else None
-            builder.output(
-                _output(forms, name) if state is None else forms.quantised(name, STATE_BITS, state.scale).name
-            )
+            if index in continued:
+                state = forms.base[continued[index]]
+                builder.output(forms.quantised(name, STATE_BITS, state.scale).name)
+                continue
+            rest = forms.sentinels.rest(name) if graph.type(name).is_float else None
+            builder.output(_output(forms, name), rest.number if rest is not None and rest.returned else None)
         return builder.finish()
 
     def _node(
@@ -125,7 +127,7 @@ def _differs_by_reader(context: Context, value: str) -> bool:
     wide = forms.builder.graph.type(form.name).dtype == "int32" and not form.per_tensor and form.plain
     if not wide:
         return False
-    readers = [n for n in _readers(context, value) if not rules_elementwise.circles(context, n)]
+    readers = [n for n in _readers(context, value) if not rules_curve.circles(context, n)]
     return len(readers) > 1 and len(context.products(value)) < len(readers)
 
 

@@ -69,6 +69,7 @@ class Masks:
     big: float
     emitted: dict[Keep, str] = field(default_factory=dict)
     lowest: list[float] = field(default_factory=list)  # what stood for minus infinity in the last mask
+    tables: list[float] = field(default_factory=list)  # what did in constants of several numbers
     asked: list[str] = field(default_factory=list)  # values looked at for the present question
 
     def unmoved(self, value: str) -> tuple[Node | None, tuple[Op, ...]]:
@@ -161,7 +162,10 @@ class Masks:
             kept = constant == 0
             if not np.all(kept | (sign * constant <= -self.big)):
                 return None
-            return True if bool(kept.all()) else ("zeros", value)
+            if bool(kept.all()):
+                return True
+            self.tables.append(float(-np.abs(constant).max()))
+            return ("zeros", value)
         node = self.producers.get(value)
         if node is None:
             return None
@@ -333,3 +337,10 @@ class Masks:
             inner = b.emit(Reshape(ones + shape), inner, name="mask") if ones else inner
             return b.emit(first, inner, name="mask")
         return b.emit(first, self.emit(b, names, keep[2]), name="mask")  # type: ignore[arg-type]
+
+
+def unrepeated(keep: Keep) -> Keep:
+    """``keep`` before its axes were repeated, where that came last."""
+    while isinstance(keep, tuple) and keep[0] == "move" and isinstance(keep[1], Expand):
+        keep = keep[2]  # type: ignore[assignment]
+    return keep

@@ -18,6 +18,7 @@ from intc.passes.base import Pass, Snapshot
 from intc.passes.equalise_heads import EqualiseHeads
 from intc.passes.fold_channel_scale import FoldChannelScale
 from intc.passes.fold_constants import FoldConstants
+from intc.passes.fold_expanded import FoldExpanded
 from intc.passes.fold_input_normalisation import FoldInputNormalisation
 from intc.passes.fold_repeated import FoldRepeated
 from intc.passes.fuse_attention import FuseAttention
@@ -36,17 +37,20 @@ from intc.passes.recover_layer_norm import RecoverLayerNorm
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 from intc.passes.reorder_products import ReorderProducts
 from intc.passes.simplify_movement import SimplifyMovement
+from intc.passes.sink_masks import SinkMasks
 from intc.passes.sink_transposes import SinkTransposes
 from intc.passes.split_outliers import SplitOutliers
 from intc.passes.split_projections import SplitProjections
 
 CANONICALISE: tuple[Pass, ...] = (
     FoldConstants(),
+    FoldExpanded(),
     RecoverLayerNorm(),
     RecoverGelu(),
     RecoverSoftmaxMask(),
     KeepWhole(),
     FusePointwise(),
+    SinkMasks(),
     FoldInputNormalisation(),
     FoldChannelScale(),
     SplitProjections(),

@@ -24,7 +24,7 @@ from intc.ops.elementwise import Add, Mul, Sub, Where
 from intc.ops.movement import Concat, Expand, Reshape
 from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
-from intc.passes.masks import Keep, Masks
+from intc.passes.masks import Masks, unrepeated
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
 
@@ -59,7 +59,7 @@ class RecoverSoftmaxMask:
                     if scores == node.inputs[0]
                     else b.emit(node.op, kept, name=node.output, source=node.source)
                 )
-            mask = masks.emit(b, names, _unrepeated(keep))
+            mask = masks.emit(b, names, unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
             op = replace(node.op, uniform=all(np.isfinite(masks.lowest)) and not masks.by_position(keep))
@@ -197,9 +197,3 @@ def _reassociated(graph: Graph, big: float) -> Graph:
         return None
 
     return rewrite(graph, rule)
-
-
-def _unrepeated(keep: Keep) -> Keep:
-    while isinstance(keep, tuple) and keep[0] == "move" and isinstance(keep[1], Expand):
-        keep = keep[2]  # type: ignore[assignment]
-    return keep

@@ -49,6 +49,7 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         return Planned(Plan())
     plans: list[Plan] = [Plan()]
     judged: list[dict[str, Any]] = [{"plan": "8 bits", "sqnr": round(reached, 6)}]
+    widest: list[int] = []
     for options in STAGES:
         found = units_of(planner.graph, Plan(), planner.family, options, planner.seen)
         units = [u for u in found if len(u.choices) > 1]
@@ -63,6 +64,8 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
             if planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged):
                 return _chosen(plans[-1], judged[-1]["sqnr"], judged)
         widest = [int(np.argmax(work)) for work in table.seconds]
+    if not widest:
+        return Planned(Plan())
     plans.append(planner.plan_of(Plan(), units, widest))
     planner.judge(plans[-1], "all nodes at their widest", wanted, judged)
     best = max(range(len(plans)), key=lambda i: judged[i]["sqnr"])

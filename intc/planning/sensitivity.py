@@ -33,6 +33,7 @@ from intc.passes.integer.noise import Seen
 from intc.passes.integer.rules import RULES
 from intc.passes.plan import VALUE_KEYS, Choice, Plan, Resolved, is_linear, names_of, planned
 from intc.planning.padding import attended
+from intc.report.reference import unmasked
 
 Tell: TypeAlias = Callable[[str], None]
 Measure: TypeAlias = Literal["output", "local", "hessian", "relevance", "outliers"]
@@ -262,9 +263,9 @@ WEIGHTS: Final[dict[Measure, Callable[[Probe, Unit], float]]] = {
 
 
 def relative(wanted: Array, got: Array) -> float:
-    """The squared distance as a share of the wanted power."""
-    power = float((wanted.astype(np.float64) ** 2).sum())
-    return float(((wanted.astype(np.float64) - got) ** 2).sum()) / max(power, 1e-30)
+    """The squared distance as a share of the wanted power, where no mask has set both to minus infinity."""
+    given, real = unmasked(got, wanted)
+    return float(((real - given) ** 2).sum()) / max(float((real**2).sum()), 1e-30)
 
 
 def measure_noises(

@@ -176,4 +176,5 @@ def _port(port: Port) -> dict[str, Any]:
         "dtype": port.dtype,
         "scale": scale,
         "interval": interval,
+        "lowest": port.lowest,
     }

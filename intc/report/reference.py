@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from intc.errors import UsageError, first_line
 
 Array = NDArray[Any]
+FAR: Final = 9999.0
+LEAST: Final = float(np.finfo(np.float32).min)
 _KINDS = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -52,6 +54,13 @@ class Reference:
         return [np.asarray(a) for a in self._session.run(None, typed)]
 
 
+def unmasked(ours: Array, theirs: Array) -> tuple[Array, Array]:
+    """Both as float64, with zeros where a mask set both to one number of at most -FAR."""
+    a, b = ours.astype(np.float64), np.maximum(theirs.astype(np.float64), LEAST)
+    masked = (b <= -FAR) & (a == b)
+    return (np.where(masked, 0.0, a), np.where(masked, 0.0, b)) if masked.any() else (a, b)
+
+
 def fidelity(ours: Array, theirs: Array) -> dict[str, float]:
     """:func:`fidelity_of` one pair of results."""
     return fidelity_of([(ours, theirs)])
@@ -66,7 +75,7 @@ def fidelity_of(pairs: Iterable[tuple[Array, Array]]) -> dict[str, float]:
     noise = signal = largest = 0.0
     cosines, agreements = [], []
     for ours, theirs in pairs:
-        a, b = (np.atleast_1d(x).astype(np.float64) for x in (ours, theirs))
+        a, b = (np.atleast_1d(x) for x in unmasked(ours, theirs))
         a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
         noise, signal = noise + float(((a - b) ** 2).sum()), signal + float((b**2).sum())
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

@@ -128,9 +128,9 @@ def info_text(result: Mapping[str, Any]) -> str:
             shape = ", ".join(map(str, port["shape"]))
             scale = port["scale"]
             scale = f"{len(scale)} scales" if isinstance(scale, list) else scale
-            lines.append(
-                f"  {kind[:-1]} {port['name']}: {port['dtype']}[{shape}] in {port['interval']}, scale {scale}"
-            )
+            lowest = "" if port["lowest"] is None else f", the least stands for {port['lowest']:g}"
+            integers = f"{port['dtype']}[{shape}] in {port['interval']}, scale {scale}{lowest}"
+            lines.append(f"  {kind[:-1]} {port['name']}: {integers}")
     if result["states"]:
         tensors = f"{len(result['states'])} tensors, {result['state_bytes']:,} bytes a position"
         lines.append(f"  state: {tensors} of a sequence (Session.create_state)")

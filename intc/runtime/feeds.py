@@ -139,7 +139,10 @@ def _quantise(port: Port, array: Array, out: Array) -> None:
 
 
 def reals(port: Port, array: Array) -> Array:
-    """Integers of ``port`` as float32 (array * scale); unchanged where the port has no scale."""
+    """Integers of ``port`` as float32 (array * scale, ``lowest`` for the least); unchanged where the port has
+    no scale.
+    """
     if port.scale is None:
         return array
-    return np.asarray(array.astype(np.float64) * np.asarray(port.scale), np.float32)
+    out = np.asarray(array.astype(np.float64) * np.asarray(port.scale), np.float32)
+    return out if port.lowest is None else np.where(array == port.lo, np.float32(port.lowest), out)

@@ -48,7 +48,7 @@ class Port:
     """An input or output as callers see it; ``type`` is ONNX's, float where integers stand for real values.
 
     ``dtype``, ``scale`` and ``interval`` describe the integers themselves, for callers who pass and take
-    those.
+    those; ``lowest`` is what the least integer stands for where a mask sets entries to minus infinity.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Port:
     dtype: str
     scale: float | tuple[float, ...] | None
     interval: tuple[int, int]
+    lowest: float | None = None
 
 
 def load(
@@ -389,4 +390,4 @@ class Session:
 
 def _public(port: schema.Port) -> Port:
     kind = ONNX_TYPES["float32" if port.scale is not None else port.dtype]
-    return Port(port.name, list(port.shape), kind, port.dtype, port.scale, (port.lo, port.hi))
+    return Port(port.name, list(port.shape), kind, port.dtype, port.scale, (port.lo, port.hi), port.lowest)

@@ -36,6 +36,7 @@ class Port:
     lo: int
     hi: int
     scale: Scale
+    lowest: float | None = None
 
     @property
     def size(self) -> int:
@@ -66,7 +67,7 @@ def ports(graph: Graph, output_names: Sequence[str], functions: Iterable[str]) -
         lo, hi = value.type.interval
         shape = tuple(evaluate(d, {}) for d in value.type.shape)
         name = _free(identifier(onnx), taken)
-        out.append(Port(name, onnx, is_output, value.type.dtype, shape, lo, hi, value.scale))
+        out.append(Port(name, onnx, is_output, value.type.dtype, shape, lo, hi, value.scale, value.lowest))
     return out
 
 
@@ -135,6 +136,8 @@ def _describe(upper: str, port: Port) -> str:
         lines.append("   real value = integer * SCALE_M[c] / 2^SCALE_E[c], c the index of the last axis")
         for part, values in zip("ME", zip(*pairs, strict=True), strict=True):
             macros.append(f"{stem}_SCALE_{part} {{{', '.join(map(str, values))}}}")
+    if port.lowest is not None:
+        lines.append(f"   the least integer stands for {port.lowest!r}, which a mask sets")
     return "\n".join(lines) + " */\n" + "\n".join(macros)
 
 

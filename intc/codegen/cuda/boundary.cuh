@@ -93,9 +93,12 @@ DEVICE void take(const u8* from, u8* to, i64 count, i32 given, i32 wanted, u32 f
   }
 }
 
-// rows of `columns` integers; scales lie `stride` (0 or 1) apart
-DEVICE void give(const u8* from, u32* to, i64 rows, i64 columns, i32 given, const u64* scales, i32 stride) {
+// rows of `columns` integers; scales lie `stride` (0 or 1) apart; the integer `least` has the bits `lowest`
+DEVICE void give(const u8* from, u32* to, i64 rows, i64 columns, i32 given, const u64* scales, i32 stride, i64 least,
+                 u32 lowest) {
   for (i64 row = blockIdx.y; row < rows; row += gridDim.y)
-    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < columns; i += (i64)gridDim.x * blockDim.x)
-      to[row * columns + i] = real_of(integer_at(from, row * columns + i, given), scales[i * stride]);
+    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < columns; i += (i64)gridDim.x * blockDim.x) {
+      const i64 q = integer_at(from, row * columns + i, given);
+      to[row * columns + i] = q == least ? lowest : real_of(q, scales[i * stride]);
+    }
 }

@@ -13,7 +13,8 @@ TAKE: Final = """extern "C" __global__ void take_feed(
   take(from, to, count, given, wanted, factor, lo, hi, problems);
 }"""
 GIVE: Final = """extern "C" __global__ void give_reals(
-    const u8* from, u32* to, i64 rows, i64 columns, i32 given, const u64* scales, i32 stride) {
-  give(from, to, rows, columns, given, scales, stride);
+    const u8* from, u32* to, i64 rows, i64 columns, i32 given, const u64* scales, i32 stride, i64 least,
+    u32 lowest) {
+  give(from, to, rows, columns, given, scales, stride, least, lowest);
 }"""
 KERNELS: Final = {"take_feed": TAKE, "give_reals": GIVE}

@@ -28,6 +28,7 @@ from intc.ops.movement import MOVEMENT, Concat, Gather, GatherElements
 from intc.ops.positions import Positions
 from intc.ops.requantize import Clip, Requantize
 from intc.passes.integer import noise
+from intc.passes.integer.sentinels import Sentinels
 from intc.passes.integer.widths import headroom
 
 LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
@@ -75,9 +76,11 @@ class Forms:
     base: dict[str, Form] = field(default_factory=dict)
     cache: dict[tuple[object, ...], Form] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
+    sentinels: Sentinels = field(init=False)
 
     def __post_init__(self) -> None:
         self.nodes = self.source.producers()
+        self.sentinels = Sentinels(self.source, self.stats, self.nodes, self.source.users())
 
     def range_of(self, value: str, bits: int = 16) -> float:
         """The magnitude of a float value to represent in ``bits`` bits; 1.0 where it is always zero.
@@ -86,6 +89,8 @@ class Forms:
         """
         if value in self.source.constants:
             return float(np.abs(self.source.constants[value]).max(initial=0.0)) or 1.0
+        if (rest := self.sentinels.rest(value)) is not None:
+            return max(abs(factor) * self.range_of(part, bits) for part, factor in rest.parts)
         found = self.seen(value, bits)
         magnitude = found.range(self.calibrator if bits == 8 else "minmax")
         return (max(magnitude, found.reach) if bits >= WIDE_BITS else magnitude) or 1.0

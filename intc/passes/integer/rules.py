@@ -24,6 +24,7 @@ from intc.passes.integer import (
     codes,
     families,
     rules_attention,
+    rules_curve,
     rules_elementwise,
     rules_quantised,
     rules_wide,
@@ -310,6 +311,7 @@ def gather(context: Context, node: Node) -> Form:
 
 
 RULES: dict[type, Rule] = {
+    **rules_curve.RULES,
     **rules_elementwise.RULES,
     **rules_window.RULES,
     **rules_quantised.RULES,

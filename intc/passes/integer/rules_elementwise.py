@@ -11,13 +11,10 @@ import numpy as np
 from intc.errors import QuantizationError
 from intc.ir.dims import product
 from intc.ir.graph import Node
-from intc.ir.op import Array
-from intc.ops.curve import KNOTS, Curve
 from intc.ops.division import Divide, Root
 from intc.ops.elementwise import (
     Add,
     Cast,
-    Cos,
     Div,
     Floor,
     Max,
@@ -26,29 +23,22 @@ from intc.ops.elementwise import (
     Pow,
     Relu,
     Round,
-    Sin,
     Sqrt,
     Where,
 )
 from intc.ops.fused import WIDE
 from intc.ops.movement import Concat, Expand
-from intc.ops.pointwise import CURVED, Pointwise
+from intc.ops.pointwise import Pointwise
 from intc.ops.positions import Positions
 from intc.ops.reduce import CumSum, ReduceMax, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip, Requantize
-from intc.passes.integer import noise
+from intc.passes.integer import rules_curve
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
 
 QUOTIENT: float = 2.0**28  # where the largest calibrated quotient lies: 3 bits of room to WIDE
 MEAN_BITS = 10  # fraction bits of a mean
-CURVE_BITS = 10  # its pieces are at least as fine as that
-FINEST = 16  # times as many pieces, where the function bends between two knots
-BENT = 1e-6  # of its power: the squared error that lines may have
 STEP_BITS = 10  # fraction bits of a number that is rounded to a whole one, at most
-MANY_TURNS: float = 4 * math.pi  # an angle that reaches further is brought into one turn
-MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
-REACH: float = 1.5  # and so much where its result has more than 16 bits
 
 
 def multiply(context: Context, node: Node) -> Form:
@@ -137,116 +127,7 @@ def power(context: Context, node: Node) -> Form:
         return multiply(context, Node(Mul(), (x, x), node.output, node.source))
     if e == 0.5:
         return root(context, node)
-    return curve(context, Node(Pointwise(f"(pow x {e!r})"), (x,), node.output, node.source))
-
-
-def pointwise(context: Context, node: Node) -> Form:
-    formula = node.op.formula if isinstance(node.op, Pointwise) else f"({node.op.name} x)"
-    return curve(context, Node(Pointwise(formula), node.inputs, node.output, node.source))
-
-
-def curve(context: Context, node: Node) -> Form:
-    """The function at even steps over its input's calibrated range, entries within that of its result; one
-    that is :func:`_steep` as the square of its root.
-    """
-    forms, op = context.forms, node.op
-    assert isinstance(op, Pointwise)
-    steep = _steep(forms, node, op)
-    reach = (REACH if steep else MARGIN) * forms.range_of(node.inputs[0], CURVE_BITS)
-    turns = circles(context, node)
-    x = _phase(forms, node) if turns else forms.quantised(node.inputs[0], 16, np.asarray(reach / 32767))
-    at = np.linspace(-32768, 32768, FINEST * (KNOTS - 1) + 1) * float(x.scale)
-    if not steep:
-        return _tabulated(forms, node, x, op.function(at), MARGIN * float(forms.scale_for(node.output, 16)))
-    scale = math.sqrt(_largest(forms, node, op, REACH)) / 32767
-    root = _tabulated(forms, node, x, np.sqrt(np.maximum(op.function(at), 0.0)), scale, ".root")
-    return emitted(forms, node, Mul(), (root.name, root.name), np.asarray(root.scale**2))
-
-
-def _steep(forms: Forms, node: Node, op: Pointwise) -> bool:
-    """Whether a function of no negative values leaves 16 bits just beyond its input's calibrated range, as
-    exponentials do, or where 16 bits are too few for what occurred.
-    """
-    found = forms.stats.get(node.output)
-    if found is None or not found.low.size or float(found.low.min()) < 0 or isinstance(node.op, Sin | Cos):
-        return False
-    scale = MARGIN * float(forms.scale_for(node.output, 16))
-    low, high = _ends(forms, node, REACH)
-    exact = op.function(np.linspace(low, high, KNOTS))
-    if not np.isfinite(exact).all() or exact.min() < 0:
-        return False
-    return _largest(forms, node, op, MARGIN) > 32767 * scale or noise.rounding(found, scale) > noise.LOUD
-
-
-def _ends(forms: Forms, node: Node, margin: float) -> tuple[float, float]:
-    """The ends of the calibrated range of the operand of ``node``, ``margin`` times as far from zero."""
-    found = forms.stats[node.inputs[0]]
-    return float(found.low.min(initial=0.0)) * margin, float(found.high.max(initial=0.0)) * margin
-
-
-def _largest(forms: Forms, node: Node, op: Pointwise, margin: float) -> float:
-    """The largest value of the function there."""
-    return float(op.function(np.linspace(*_ends(forms, node, margin), KNOTS)).max())
-
-
-def _tabulated(forms: Forms, node: Node, x: Form, exact: Array, scale: float, suffix: str = "") -> Form:
-    """The curve through the values ``exact`` of a function at even steps over the 16 bits of ``x``."""
-    exact = exact / scale
-    known = np.flatnonzero(~np.isnan(exact))
-    if not known.size:
-        formula = node.op.formula if isinstance(node.op, Pointwise) else node.op.name
-        raise QuantizationError(f"node '{node.source}' ({formula}): it is defined nowhere")
-    exact = np.interp(np.arange(exact.size), known, exact[known])  # outside the domain: the nearest inside
-    exact = np.clip(exact, -32767, 32767)
-    at = np.linspace(-32768, 32768, exact.size) * float(x.scale)
-    entries = exact[:: _spacing(exact, _seen(forms, node.inputs[0], at))]
-    name = forms.builder.constant(f"{node.output}.curve", np.rint(entries).astype(np.int16))
-    return emitted(forms, node, Curve(), (x.name, name), np.asarray(scale), suffix)
-
-
-def _seen(forms: Forms, value: str, at: Array) -> Array:
-    """How often calibration saw ``value`` near each of the points ``at``, which are even, as weights."""
-    stats = forms.stats.get(value)
-    if stats is None or stats.tensor is None or not stats.tensor.limit.size:
-        return np.asarray(np.abs(at) <= forms.range_of(value), np.float64)
-    counts, limit = stats.tensor.counts[0], float(stats.tensor.limit[0]) or 1.0
-    edges = np.linspace(-limit, limit, counts.size + 1)
-    return np.diff(np.interp(at, edges, np.concatenate([[0], np.cumsum(counts)])), prepend=0.0)
-
-
-def _spacing(exact: Array, seen: Array) -> int:
-    """How many points of ``exact``, FINEST at most, may lie between two entries of a table for lines between
-    them to keep the shape of the function where values were seen.
-    """
-    power, points = float(seen @ exact**2), np.arange(exact.size)
-    for halvings in range(FINEST.bit_length() - 1):
-        spacing = FINEST >> halvings
-        lines = np.interp(points, points[::spacing], exact[::spacing])
-        if float(seen @ (lines - exact) ** 2) <= BENT * power:
-            return spacing
-    return 1
-
-
-def circles(context: Context, node: Node) -> bool:
-    """Whether ``node`` is a sine or cosine of so many turns that only what is beyond whole ones is kept."""
-    circular = isinstance(node.op, Sin | Cos) or (
-        isinstance(node.op, Pointwise) and node.op.formula in ("(sin x)", "(cos x)")
-    )
-    return circular and MARGIN * context.forms.range_of(node.inputs[0], CURVE_BITS) > MANY_TURNS
-
-
-def _phase(forms: Forms, node: Node) -> Form:
-    """What the operand of a circular ``node`` is beyond whole turns, of 2**16 steps each."""
-    b, steps = forms.builder, 2**16
-    most = LIMIT[32] // steps + 1
-    angle = forms.quantised(node.inputs[0], 32, np.asarray(2 * math.pi / steps))
-    op = Requantize(-most, most, "int32")
-    ratio = forms.ratio(np.asarray(1 / steps))
-    turns = b.emit(op, angle.name, *ratio, name=f"{node.output}.turns", source=node.source)
-    full = b.constant(f"{node.output}.turn", np.full(1, -steps, np.int32))
-    whole = b.emit(Mul(), turns, full, name=f"{node.output}.whole", source=node.source)
-    rest = b.emit(Add(), angle.name, whole, name=f"{node.output}.rest", source=node.source)
-    return emitted(forms, node, Clip(-32768, 32767, "int16"), (rest,), angle.scale, ".phase")
+    return rules_curve.curve(context, Node(Pointwise(f"(pow x {e!r})"), (x,), node.output, node.source))
 
 
 def whole(context: Context, node: Node) -> Form:
@@ -285,10 +166,18 @@ def extreme(context: Context, node: Node) -> Form:
 
 
 def where(context: Context, node: Node) -> Form:
-    """Both branches at the result's 16-bit scale."""
-    forms = context.forms
+    """Both branches at the result's 16-bit scale; what a caller reads as a far number below the others is the
+    least integer, and nothing else is.
+    """
+    forms, limit = context.forms, LIMIT[16]
     scale = forms.scale_for(node.output, 16)
     branches = [forms.quantised(x, 16, scale).name for x in node.inputs[1:]]
+    rest = forms.sentinels.rest(node.output)
+    far = forms.sentinels.branch(node, rest.number) if rest is not None and rest.returned else None
+    if far is not None:
+        branches[far] = forms.builder.constant(f"{node.output}.least", np.full(1, -limit, np.int16))
+        above = Clip(1 - limit, limit, "int16")
+        branches[1 - far] = forms.builder.emit(above, branches[1 - far], name=f"{node.output}.above")
     return emitted(context.forms, node, Where(), (forms.integer(node.inputs[0]), *branches), scale)
 
 
@@ -308,7 +197,7 @@ def reduce_mean(context: Context, node: Node) -> Form:
     forms = context.forms
     x = forms.source.type(node.inputs[0])
     count = product(x.shape[a % x.rank] for a in node.op.axes)
-    form = forms.as_is(node.inputs[0], 16, 16)
+    form = rules_curve.small_terms(context, node, count) or forms.as_is(node.inputs[0], 16, 16)
     op = ReduceSum(tuple(a % x.rank for a in node.op.axes), node.op.keepdims)
     if isinstance(count, int):
         return emitted(context.forms, node, op, (form.name,), form.scale / count)
@@ -322,7 +211,10 @@ def reduce_mean(context: Context, node: Node) -> Form:
 
 def reduce_sum(context: Context, node: Node) -> Form:
     """Sums, whole and running, of 16-bit integers."""
-    form = context.forms.as_is(node.inputs[0], 16, 16)
+    assert isinstance(node.op, ReduceSum | CumSum)
+    axes = node.op.axes if isinstance(node.op, ReduceSum) else (node.op.axis,)
+    count = product(context.forms.source.type(node.inputs[0]).shape[a] for a in axes)
+    form = rules_curve.small_terms(context, node, count) or context.forms.as_is(node.inputs[0], 16, 16)
     return emitted(context.forms, node, node.op, (form.name,), form.scale)
 
 
@@ -360,6 +252,4 @@ RULES: dict[type, Rule] = {
     ReduceSum: reduce_sum,
     ReduceMax: reduce_max,
     CumSum: reduce_sum,
-    Pointwise: pointwise,
-    **dict.fromkeys(CURVED, pointwise),
 }

@@ -25,6 +25,7 @@ from intc.runtime.dlpack import Given
 KINDS: Final = ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32")  # as in .cuh
 THREADS: Final = 256
 MOST_BLOCKS: Final = 4096
+NEVER: Final = -(2**63)  # the integer of no output with a scale
 WORDS: Final = 2  # of every input: an integer is outside its interval, a real number is none
 
 
@@ -123,7 +124,9 @@ class Boundary:
         columns = shape[-1] if isinstance(port.scale, tuple) else count
         rows = count // max(columns, 1)
         scales_at, stride = self._scales[index].address, int(isinstance(port.scale, tuple))
-        values = (at, memory.address, rows, columns, _kind(port.dtype), scales_at, stride)
+        least = NEVER if port.lowest is None else port.lo
+        lowest = int(np.float32(port.lowest or 0).view(np.uint32))
+        values = (at, memory.address, rows, columns, _kind(port.dtype), scales_at, stride, least, lowest)
         self._launch("give_reals", columns, rows, values)
         return lease, dtype
 
