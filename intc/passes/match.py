@@ -11,7 +11,7 @@ from intc.ir.graph import Graph, Node
 from intc.ir.op import Array, Op
 from intc.ops.elementwise import Add, Div, Mul, Sub, Where
 from intc.ops.matmul import MatMul
-from intc.ops.movement import MOVEMENT, Reshape, Transpose
+from intc.ops.movement import MOVEMENT, Concat, Expand, Reshape, Slice, Transpose
 from intc.ops.softmax import Softmax
 
 SCALED = Mul | Div
@@ -58,6 +58,18 @@ def behind_movement(producers: Mapping[str, Node], value: str) -> Node | None:
     while (made := producers.get(value)) is not None and isinstance(made.op, MOVEMENT):
         value = made.inputs[0]
     return made
+
+
+def keeps_channels(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` moves its operands without touching their last axis: every index of that axis of the
+    result holds what it held before.
+    """
+    op, out = node.op, graph.type(node.output)
+    if isinstance(op, Transpose):
+        return op.perm[-1] == out.rank - 1
+    if isinstance(op, Slice | Concat):
+        return op.axis % out.rank != out.rank - 1
+    return isinstance(op, Reshape | Expand) and graph.type(node.inputs[0]).shape[-1:] == out.shape[-1:]
 
 
 def weight_of(graph: Graph, node: Node) -> Array | None:

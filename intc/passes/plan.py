@@ -20,6 +20,7 @@ from intc.errors import GraphError, UsageError
 from intc.files import write_text
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Graph, Node
+from intc.ir.op import Array
 from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
@@ -35,6 +36,8 @@ SUM_LIMIT: Final = 2**31 - 1
 MANY: Final = 16  # rows of a sample
 NARROWING: Final = 8
 FEW: Final = 6  # terms of a sum
+SHOWN: Final = 64
+UNEVEN: Final = 1e-4  # of the squared length of vectors that are equally long and orthogonal
 GATES: Final = 4  # products of one step of a recurrent layer, at most
 BIAS_LIMIT: Final = 2**29  # what a product's interval leaves to its bias
 ALLOWED: Final[dict[str, Collection[int | str]]] = {
@@ -101,8 +104,8 @@ class Plan:
         computed = (SCORE_KEYS, VALUE_KEYS)
         chosen = {value: self.default if fields in computed else base for value, fields in keys.items()}
         if self.default.activations is None:
-            wide = [*_heads(graph, nodes), *_recurrent(graph, nodes)]
-            wide += loud(graph, seen) if seen is not None else []
+            wide = [*_heads(graph, nodes), *_recurrent(graph, nodes), *_transforms(graph, nodes)]
+            wide += loud(graph, seen, wide) if seen is not None else []
             chosen |= {n.output: Choice(activations=16).over(base) for n in wide}
         for name, choice in self.nodes.items():
             found = names.get(name)
@@ -212,6 +215,38 @@ def _pooled(graph: Graph, nodes: list[Node]) -> list[Node]:
     if not any(_many(samples, each) for each in rows.values()):
         return []
     return [n for n in nodes if rows.get(n.output) == samples]
+
+
+def _transforms(graph: Graph, nodes: list[Node]) -> list[Node]:
+    """The products that change the basis, as Fourier transforms do: nothing of them was learned, and all that
+    they read counts alike.
+    """
+    return [n for n in nodes if is_linear(graph, n) and _orthogonal(graph.constants[n.inputs[1]])]
+
+
+def _orthogonal(matrix: Array) -> bool:
+    """Whether the rows or the columns of ``matrix`` are equally long and orthogonal to each other, and some
+    columns sum up several elements.
+    """
+    if np.count_nonzero(matrix, axis=0).max(initial=0) < 2:
+        return False
+    squares = np.einsum("kn,kn->k", matrix, matrix), np.einsum("kn,kn->n", matrix, matrix)
+    for lengths, vectors in zip(squares, (matrix, matrix.T), strict=True):
+        allowed = UNEVEN * lengths.mean()
+        if len(lengths) < 2 or not allowed or np.ptp(lengths) > allowed:
+            continue
+        blocks = range(0, len(vectors), SHOWN)  # the first one shows most that are not
+        if all(np.abs(_products(vectors, start)).max() <= allowed for start in blocks):
+            return True
+    return False
+
+
+def _products(vectors: Array, start: int) -> Array:
+    """Those of SHOWN of the ``vectors`` with all others."""
+    part = vectors[start : start + SHOWN]
+    products = part @ vectors.T
+    products[np.arange(len(part)), start + np.arange(len(part))] = 0
+    return np.asarray(products)
 
 
 def _recurrent(graph: Graph, nodes: list[Node]) -> list[Node]:

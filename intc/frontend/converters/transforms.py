@@ -12,17 +12,19 @@ from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported
 from intc.ir.op import Array
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Transpose
+from intc.ops.movement import Concat, Expand, Reshape, Transpose
 
 
 def _dft(call: Call) -> list[Imported]:
     """The transform along one axis of fixed size; the last axis holds one or both parts of each number."""
     x = call.x()
-    shape, rank = call.shape(x), len(call.shape(x))
+    rank = len(call.shape(x))
     axis = int(call.known(2, "the axis").ravel()[0]) if call.has(2) else call.attributes.get("axis")
     if axis is None:
         axis = 1 if next(o.version for o in call.ctx.opsets if o.domain in ("", "ai.onnx")) < 20 else -2
     axis %= rank
+    x = _real(call, x)
+    shape = call.shape(x)
     size, parts = fixed(call, (shape[axis], shape[-1]), "the signal")
     call.refuse(axis == rank - 1 or parts not in (1, 2), "the last axis holds one or two parts of a number")
     length = int(call.known(1, "the length").ravel()[0]) if call.has(1) else None
@@ -38,6 +40,20 @@ def _dft(call: Call) -> list[Imported]:
     y = reshape_to(call, y, (*lead, outputs, width), True)
     back = tuple(turn.index(a) for a in range(rank))
     return [y if axis == rank - 2 else call.emit(Transpose(back), y)]
+
+
+def _real(call: Call, x: str) -> str:
+    """The real parts of the complex numbers ``x`` where all others are zeros, else ``x``."""
+    graph = call.ctx.builder.graph
+    producers = graph.producers()
+    made = producers.get(x)
+    if made is None or not isinstance(made.op, Concat) or call.shape(x)[-1] != 2 or len(made.inputs) != 2:
+        return x
+    real, other = made.inputs
+    while other in producers and isinstance(producers[other].op, Expand | Reshape):
+        other = producers[other].inputs[0]
+    zeros = other in graph.constants and not graph.constants[other].any()
+    return real if zeros and made.op.axis == len(call.shape(x)) - 1 else x
 
 
 def _fourier(size: int, parts: int, length: int | None, onesided: bool, inverse: bool) -> Array:

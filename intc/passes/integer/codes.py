@@ -31,7 +31,7 @@ def one_sided(context: Context, value: str, scales: Array | None = None) -> Form
     ``scales`` [C]: of signed integers that hold every channel; else there is one for all.
     """
     forms = context.forms
-    if _settled(forms, value) or value not in forms.stats:
+    if settled(forms, value) or value not in forms.stats:
         return None
     signed = forms.scale_for(value, 8) if scales is None else scales
     if forms.never_negative(value):
@@ -46,7 +46,7 @@ def one_sided(context: Context, value: str, scales: Array | None = None) -> Form
     return _coded(forms, value, forms.on_grid(value, signed * step), round(low / step) - limit)
 
 
-def _settled(forms: Forms, value: str) -> bool:
+def settled(forms: Forms, value: str) -> bool:
     """Whether ``value`` has its 8 bits already, by itself or by the model."""
     while value not in forms.base:
         node = forms.nodes.get(value)

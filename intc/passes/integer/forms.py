@@ -121,7 +121,8 @@ class Forms:
         left, right = (float(self.scale_for(x, bits)) for x in node.inputs)
         shape = self.source.type(node.inputs[1]).shape[-2:] if isinstance(node.op, MatMul) else None
         shares = noise.in_product(self.stats, node, shape, (left, right))
-        return shares[0] > noise.LOUD, shares[1] > noise.LOUD
+        limit = noise.limit(self.source, self.stats, node)
+        return shares[0] > limit, shares[1] > limit
 
     def quantised(self, value: str, bits: int, scale: Array | None = None, unsigned: bool = False) -> Form:
         """``value`` as signed ``bits``-wide integers, or ``unsigned`` ones of 8 bits, at ``scale`` (default:

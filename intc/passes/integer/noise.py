@@ -8,7 +8,7 @@ values the errors of one come with the power of the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,12 +23,17 @@ from intc.ir.spool import trim
 from intc.ops.elementwise import Add
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.im2col import Im2col
-from intc.ops.movement import MOVEMENT
+from intc.ops.matmul import MatMul
+from intc.ops.movement import MOVEMENT, Concat
 from intc.passes.integer.equalise import channel_scales
 from intc.passes.integer.widths import NARROW
-from intc.passes.match import Uses, behind_movement, biased_product, weight_of
+from intc.passes.match import Uses, behind_movement, biased_product, keeps_channels, weight_of
 
 LOUD: Final = 10**-3.2
+MODEST: Final = 10**-3.6
+QUIET: Final = 10**-4.0  # what is less is left as it is, however cheap more bits would be
+MOST: Final = 1 / 4
+CHEAP: Final = 1 / 8  # of the multiply-accumulates of all products
 TAIL: Final = 1 / 32
 FEWEST: Final = 256  # rows: fewer say too little of a tail to widen anything for
 LEAST: Final = float(np.finfo(np.float32).tiny)
@@ -76,10 +81,40 @@ class Seen:
     calibrator: Calibrator
 
 
-def loud(graph: Graph, seen: Seen) -> list[Node]:
-    """The products with constant matrices of which 8 bits of the operand would be louder than ``LOUD``."""
+def loud(graph: Graph, seen: Seen, wide: Collection[Node] = ()) -> list[Node]:
+    """The products with constant matrices, but those ``wide`` already, of which 8 bits of the operand would
+    be louder than ``LOUD``; and cheap ones that lose ``MOST`` of what all that have 8 bits then lose.
+    """
     operands = Operands(graph, seen.stats, seen.calibrator, Uses.of(graph))
-    return [node for node in graph.nodes if operands.noise(node) > LOUD]
+    noises = {node.output: operands.noise(node) for node in graph.nodes if node not in wide}
+    found = [node for node in graph.nodes if noises.get(node.output, 0.0) > LOUD]
+    work = {n.output: _work(graph, seen.stats, n) for n in graph.nodes}
+    spare = CHEAP * sum(work.values())
+    left = {n.output: n for n in graph.nodes if 0 < noises.get(n.output, 0.0) <= LOUD}
+    for name in sorted(left, key=noises.__getitem__, reverse=True):
+        if noises[name] < max(QUIET, MOST * sum(noises[x] for x in left)):
+            break
+        if work[name] <= spare:
+            spare -= work[name]
+            found.append(left.pop(name))
+    return found
+
+
+def limit(graph: Graph, stats: Mapping[str, Statistics], node: Node) -> float:
+    """The share of noise that is too loud in ``node``, a product of two computed values."""
+    if not isinstance(node.op, MatMul):
+        return LOUD
+    own = _work(graph, stats, node)
+    return MODEST if own <= CHEAP * sum(_work(graph, stats, n) for n in graph.nodes) else LOUD
+
+
+def _work(graph: Graph, stats: Mapping[str, Statistics], node: Node) -> float:
+    """The multiply-accumulates of a matrix product in calibration; 0 for other nodes."""
+    counts = [s.tensor.counts.sum() for x in (*node.inputs, node.output) if (s := stats.get(x)) and s.tensor]
+    if not isinstance(node.op, MatMul) or len(counts) < 2:
+        return 0.0
+    shape = graph.type(node.inputs[1]).shape[-2:]
+    return float(_terms(shape, counts[0], counts[-1]) * counts[-1])
 
 
 @dataclass(frozen=True)
@@ -131,11 +166,21 @@ class Operands:
 
     def _steps(self, value: str, seen: Statistics) -> Array:
         """The steps [K] of ``value`` in 8 bits, on both sides of zero."""
-        made = self.uses.producers.get(value)
-        if made is None or (isinstance(made.op, MOVEMENT) and not isinstance(made.op, Im2col)):
-            return np.full(seen.channels.shape, seen.range(self.calibrator) / STEPS)
+        alike = np.full(seen.channels.shape, seen.range(self.calibrator) / STEPS)
+        if not self._computed(value):
+            return alike
         readers = [w for n in self.uses.users[value] if (w := weight_of(self.graph, n)) is not None]
         return channel_scales(seen.channel_ranges(self.calibrator), readers, 8, NARROW)
+
+    def _computed(self, value: str) -> bool:
+        """Whether every channel of ``value`` may have a step of its own: it is computed, and moved in no way
+        that mixes channels.
+        """
+        made = self.uses.producers.get(value)
+        if made is None or not isinstance(made.op, MOVEMENT) or isinstance(made.op, Im2col):
+            return made is not None
+        moved = made.inputs if isinstance(made.op, Concat) else made.inputs[:1]
+        return keeps_channels(self.graph, made) and all(map(self._computed, moved))
 
     def _finer(self, seen: Statistics) -> float:
         """By how much less the square of a step is where codes are counted from one end."""

@@ -17,7 +17,7 @@ from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
-from intc.ops.movement import MOVEMENT, Gather
+from intc.ops.movement import MOVEMENT, Concat, Gather
 from intc.ops.requantize import Clip
 from intc.ops.softmax import Softmax
 from intc.passes.integer import (
@@ -31,14 +31,15 @@ from intc.passes.integer import (
     rules_window,
 )
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, as_scale
+from intc.passes.integer.forms import Form, Forms, as_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
-from intc.passes.match import behind_movement, biased_product
+from intc.passes.match import behind_movement, biased_product, keeps_channels
 from intc.passes.split_outliers import offsets
 
 WEIGHT_LIMIT = 127
 BLOCK_ELEMENTS = 2**21
+WORTH_MOVING = 1 / 2  # of the noise of one scale for all channels
 SMALL_TABLE = 2**20  # elements that may take two bytes
 
 
@@ -72,7 +73,7 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     def folded(part: slice) -> Array:
         return weight[:, part].astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
 
-    pairs = [(grid_scales(w), weight_scales(w, limit)) for w in map(folded, parts)]
+    pairs = [(grid_scales(w), weight_scales(w, limit, covariance)) for w in map(folded, parts)]
     grid, free = (np.concatenate(scales) for scales in zip(*pairs, strict=True))
     scale = context.bias_room(node, np.where(grid > 0, grid, free))
     exact = (grid > 0) & (scale == grid) & (bits == 8)
@@ -146,26 +147,62 @@ def linear_input(context: Context, value: str, bits: int) -> Form:
     read it where that is exact.
     """
     forms = context.forms
-    node = forms.nodes.get(value)
-    if value in forms.base and forms.base[value].fixed:
-        return forms.base[value]
+    node, base = forms.nodes.get(value), forms.base.get(value)
+    if base is not None and base.fixed:
+        return base
     if node is not None and isinstance(node.op, Im2col) and node.op.channels_last:
         return forms.windowed(node, linear_input(context, node.inputs[0], bits), bits)
-    weights = [w for _, w in (*context.products(value), *context.windows(value))]
-    movable = node is not None and not isinstance(node.op, MOVEMENT) and value in forms.base
-    stats = forms.stats.get(value)
-    if movable and weights and stats is not None and stats.channels.size == weights[0].shape[0]:
-        scales, centre = context.channel_scales(value, bits), forms.base[value].centre
-        if bits != 8:
-            return forms.quantised(value, bits, scales)
-        if centre is not None:  # the same highest number with about half the step
-            low, high = _codes(context, value)
-            scales = np.maximum(high - centre, centre - low) / 127
-        elif (found := codes.one_sided(context, value, scales)) is not None:
+    scales = _channel_scales(context, value, bits)
+    if scales is None or not _takes_channels(forms, value):
+        if bits == 8 and (found := codes.one_sided(context, value)) is not None:
             return found
-        return forms.quantised(value, 8, forms.on_grid(value, scales))
-    found = codes.one_sided(context, value) if bits == 8 else None
-    return found or forms.as_is(value, bits, bits)
+        if scales is None:
+            return forms.as_is(value, bits, bits)
+        key = (value, "behind", scales.tobytes())
+        if key not in forms.cache:
+            forms.cache[key] = forms.requantised(forms.quantised(value, 16), value, bits, scales)
+        return forms.cache[key]
+    if bits != 8:
+        return forms.quantised(value, bits, scales)
+    if base is not None and base.centre is not None:  # the same highest number with about half the step
+        low, high = _codes(context, value)
+        scales = np.maximum(high - base.centre, base.centre - low) / 127
+    elif (found := codes.one_sided(context, value, scales)) is not None:
+        return found
+    return forms.quantised(value, 8, forms.on_grid(value, scales))
+
+
+def _channel_scales(context: Context, value: str, bits: int) -> Array | None:
+    """Scales of the channels of ``value``, which products read; None where one for all of them is as good, or
+    where nothing is known of them. What has to be moved in 16 bits for them must gain ``WORTH_MOVING``.
+    """
+    forms, node, stats = context.forms, context.forms.nodes.get(value), context.forms.stats.get(value)
+    readers = (*context.products(value), *context.windows(value))
+    if node is None or stats is None or not readers or stats.channels.size != len(readers[0][1]):
+        return None
+    moved = isinstance(node.op, MOVEMENT) or value not in forms.base
+    if moved and (value in forms.base or not stats.magnitude or codes.settled(forms, value)):
+        return None
+    scales = context.channel_scales(value, bits)
+    if not moved:
+        return scales
+    squares = np.sum([np.einsum("cn,cn->c", w, w) for _, w in readers], axis=0, dtype=np.float64)
+    share = float(squares @ scales**2) / (squares.sum() * float(forms.scale_for(value, bits)) ** 2)
+    allowed = 1.0 if _takes_channels(forms, value) else WORTH_MOVING if bits == 8 else 0.0
+    return scales if share < allowed else None
+
+
+def _takes_channels(forms: Forms, value: str) -> bool:
+    """Whether each channel of ``value`` may have a scale of its own: it is computed, and moved in no way that
+    mixes channels.
+    """
+    node = forms.nodes.get(value)
+    if node is None:
+        return value in forms.source.constants
+    if value in forms.base:
+        return not isinstance(node.op, MOVEMENT)
+    inner = node.inputs if isinstance(node.op, Concat) else node.inputs[:1]
+    return keeps_channels(forms.source, node) and all(_takes_channels(forms, x) for x in inner)
 
 
 def add(context: Context, node: Node) -> Form:
@@ -292,7 +329,7 @@ def gather(context: Context, node: Node) -> Form:
     """
     forms, table = context.forms, context.constant(node.inputs[0])
     assert isinstance(node.op, Gather) and table is not None
-    small = table.size <= SMALL_TABLE and len(table) > 2  # of two rows, one has every channel's largest entry
+    small = table.size <= SMALL_TABLE and len(table) > 1
     if table.ndim != 2 or node.op.axis != 0 or small:
         whole = forms.quantised(node.inputs[0], 16)
         index = forms.index(node.inputs[1], table.shape[node.op.axis])

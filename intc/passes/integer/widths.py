@@ -18,6 +18,8 @@ ROOMY: Final = 12  # bits that can spare one
 SHORTEST: Final = 8
 OFF_GRID: Final = 1e-3  # of a step; dequantised floats are off by 1e-5 at most
 SHRINK: Final = tuple(1.0 - 0.05 * i for i in range(9))
+FEW_ROWS: Final = 16  # of a matrix, in whose columns chance makes one scale better than another
+GROWN: Final = tuple(1.0 + i / 256 for i in range(64))
 
 
 def strength(wide: bool, weight_bits: int) -> float:
@@ -32,19 +34,21 @@ def headroom(bits: int) -> float:
     return 2.0 if bits >= ROOMY else 1.0
 
 
-def weight_scales(folded: Array, limit: int) -> Array:
+def weight_scales(folded: Array, limit: int, covariance: Array | None = None) -> Array:
     """One scale per column of ``folded`` [K, N] for integers up to ``limit``.
 
-    It maps the largest magnitude to ``limit``; for 4 bits to a share of it, the one of ``SHRINK`` with the
-    smallest squared rounding error, since few steps are better spent on the many small weights.
+    It maps the largest magnitude to ``limit``; for 4 bits a share of it, since few steps are better spent on
+    the many small weights: the one of ``SHRINK`` with the smallest squared rounding error. Where the
+    ``covariance`` [K, K] of what they multiply is known, the scale of short columns may be up to a quarter
+    larger: the one of ``GROWN`` with the smallest error of the products.
     """
     largest = np.asarray(np.abs(folded).max(axis=0) / limit)
-    if limit > 7:
-        return largest
+    metric = None if limit <= 7 or len(folded) > FEW_ROWS else covariance
     best, lowest = largest, np.full(largest.shape, np.inf)
-    for share in SHRINK:
+    for share in SHRINK if limit <= 7 else GROWN if metric is not None else ():
         scale = np.maximum(largest * share, np.finfo(np.float64).tiny)
-        error = ((np.clip(np.rint(folded / scale), -limit, limit) * scale - folded) ** 2).sum(axis=0)
+        off = np.clip(np.rint(folded / scale), -limit, limit) * scale - folded
+        error = np.einsum("kn,kn->n", off if metric is None else metric @ off, off)
         best, lowest = np.where(error < lowest, scale, best), np.minimum(error, lowest)
     return best
 
