@@ -160,8 +160,13 @@ def _gather_in_batch(call: Call, data: str, index: Imported, batch: int) -> str:
 
 
 def _gather_elements(call: Call) -> list[Imported]:
-    data = call.x(0)
-    return [call.emit(GatherElements(call.axis(data)), data, call.x(1))]
+    """Positions may cover the first entries of the other axes only."""
+    data, index = call.x(0), call.x(1)
+    axis = call.axis(data)
+    for other, (have, wanted) in enumerate(zip(call.shape(data), call.shape(index), strict=True)):
+        if other != axis and isinstance(have, int) and isinstance(wanted, int) and wanted < have:
+            data = call.emit(Slice(other, 0, wanted), data, last=False)
+    return [call.emit(GatherElements(axis), data, index)]
 
 
 def _gather_first(call: Call, index: Imported) -> str:
