@@ -10,6 +10,7 @@ import onnx
 
 from intc.errors import GraphError, QuantizationError
 from intc.frontend.call import Call, Converter
+from intc.frontend.converters.few import of_few
 from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.dims import Shape, broadcast
@@ -236,6 +237,8 @@ def _cast(call: Call) -> list[Imported]:
     x = call.x()
     if to not in CASTS:
         raise GraphError(f"cast to {element_name(to)} is not supported")
+    if call.dtype(x) == "float32" and CASTS[to] in ("int64", "int32"):
+        x = of_few(call, x) or x
     type_, (low, high) = call.ctx.builder.graph.type(x), LIMITS.get(CASTS[to], (0, 0))
     if CASTS[to] in ("int16", "int8", "uint8") and not type_.is_float:
         call.refuse(

@@ -9,6 +9,7 @@ import numpy as np
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of, non_zero
+from intc.frontend.converters.between import Between, chosen_between
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import (
     Imported,
@@ -32,6 +33,8 @@ def _gather(call: Call) -> list[Imported]:
     size = call.shape(data)[axis]
     if isinstance(indices, Index):
         return [_gather_range(call, data, axis, indices)]
+    if isinstance(indices, Between):
+        indices = chosen_between(call, data, axis, indices)
     if isinstance(indices, Part):
         return [_taken(call, data, axis, Parts((indices,), False), indices.shape)]
     if isinstance(indices, np.ndarray):

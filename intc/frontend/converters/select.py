@@ -5,7 +5,7 @@ from __future__ import annotations
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported, Index
-from intc.ir.dims import Shape
+from intc.ir.dims import Dim, Shape, as_dim
 from intc.ops import elementwise as ew
 from intc.ops import logic
 from intc.ops.movement import Concat, GatherElements, Slice, Transpose
@@ -22,17 +22,19 @@ def _positions(call: Call, shape: Shape, axis: int) -> str:
 
 def _top_k(call: Call) -> list[Imported]:
     """The k largest (or smallest) entries along an axis and where they stand, in order."""
-    x, k = call.x(), int(call.known(1, "the count").ravel()[0])
+    x, k = call.x(), as_dim(call.known(1, "the count").ravel()[0])
     rank, axis = len(call.shape(x)), call.axis(x, -1)
     turn = (*(a for a in range(rank) if a != axis), axis)
     back = tuple(turn.index(a) for a in range(rank))
     rows = x if axis == rank - 1 else call.emit(Transpose(turn), x, last=False)
     size = call.shape(rows)[-1]
-    if isinstance(size, int):
+    if not isinstance(k, int):
+        call.refuse(k != size, f"{k} of {size} entries")
+    elif isinstance(size, int):
         call.refuse(k > size, f"{k} of {size} entries")
         pairs = size * min(size, _group(k))
         call.refuse(pairs > PAIRS, f"{k} of {size} entries take more than {PAIRS} comparisons")
-    call.refuse(k < 1, f"{k} of {size} entries")
+    call.refuse(isinstance(k, int) and k < 1, f"{k} of {size} entries")
     at = _first(call, rows, k)
     values = call.emit(GatherElements(rank - 1), rows, at, last=False)
     if axis != rank - 1:
@@ -45,14 +47,15 @@ def _group(k: int) -> int:
     return max(RANKED, 2 * k)
 
 
-def _first(call: Call, rows: str, k: int) -> str:
+def _first(call: Call, rows: str, k: Dim) -> str:
     """The positions of the first ``k`` along the last axis. Of a long row the first of every group are
     candidates, in the order of the row where they are equal.
     """
     *lead, size = call.shape(rows)
-    rank, group = len(lead), _group(k)
-    if not isinstance(size, int) or size <= group:
+    rank = len(lead)
+    if not isinstance(size, int) or not isinstance(k, int) or size <= _group(k):
         return _ranked(call, rows, k)
+    group = _group(k)
     whole, rest = size - size % group, size % group
     candidates = []
     for start, count, width in ((0, whole // group, group), (whole, 1, rest)):
@@ -68,7 +71,7 @@ def _first(call: Call, rows: str, k: int) -> str:
     return call.emit(GatherElements(rank), places, chosen, last=False)
 
 
-def _ranked(call: Call, rows: str, k: int) -> str:
+def _ranked(call: Call, rows: str, k: Dim) -> str:
     """:func:`_first`, by the place of every entry: the number of those that come before it; of equal ones the
     first.
     """
@@ -85,7 +88,8 @@ def _ranked(call: Call, rows: str, k: int) -> str:
     before = call.emit(logic.Or(), above, call.emit(logic.And(), level, first, last=False), last=False)
     place = call.emit(ReduceSum((rank,), False), call.emit(ew.Cast("int32"), before, last=False), last=False)
     place = reshape_to(call, call.emit(ew.Cast("int64"), place, last=False), (*lead, 1, size), True)
-    asked = call.emit(Slice(0, 0, k), _positions(call, (size, 1), 0), last=False)  # refuses k > size
+    asked = _positions(call, (size, 1), 0)
+    asked = asked if k == size else call.emit(Slice(0, 0, k), asked, last=False)  # refuses k > size
     here = call.emit(logic.Equal(), place, asked, last=False)
     zero = call.ctx.live(Index((1,), (0,)), "zero")
     at = call.emit(ew.Where(), here, _positions(call, (1, size), 1), zero, last=False)
