@@ -36,6 +36,12 @@ def test_elements_of_long_constants(axis: int) -> None:
         import_onnx(model(body, "float[7, 5] x", "float[7, 5] y", {"table": table, "index": index + 90}))
 
 
+def test_magnitudes_of_integers() -> None:
+    """Of distances between blocks, say, of which logarithms choose a bias."""
+    proto = model("a = Abs(i) f = Cast<to=1>(a) y = Mul(f, x)", "int64[n] i, float[n] x", "float[m] y")
+    canonical(proto, {"i": np.array([-7, 0, 5]), "x": floats(3)})
+
+
 def test_elements_of_a_part_of_the_other_axes() -> None:
     """Positions may have fewer entries than the data along the axes that they do not choose in."""
     index = np.random.default_rng(3).integers(-6, 6, (2, 9, 3, 1))

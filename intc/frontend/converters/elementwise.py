@@ -126,8 +126,12 @@ def _softplus(call: Call, x: str) -> str:
     return call.emit(ew.Add(), tail, call.emit(ew.Relu(), x, last=False))
 
 
-def _abs(call: Call, x: str) -> str:
-    return call.emit(ew.Abs(), x, last=False)
+def _abs(call: Call, x: str, last: bool = False) -> str:
+    """``|x|``; of integers the larger of x and -x."""
+    if call.dtype(x) == "float32":
+        return call.emit(ew.Abs(), x, last=last)
+    zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(x)))
+    return call.emit(ew.Max(), x, call.emit(ew.Sub(), zero, x, last=False), last=last)
 
 
 def _mish(call: Call, x: str) -> str:
@@ -372,7 +376,7 @@ CONVERTERS: dict[str, Converter] = {
     "Max": _many(ew.Max()),
     "Clip": _clip,
     "Min": _many(ew.Min()),
-    "Abs": elementwise(ew.Abs()),
+    "Abs": lambda call: [_scalars(call, _abs(call, call.x(), last=True))],
     "Log": elementwise(ew.Log()),
     "Sin": elementwise(ew.Sin()),
     "Cos": elementwise(ew.Cos()),
