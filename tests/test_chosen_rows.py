@@ -243,6 +243,11 @@ def test_a_loop_over_the_entries_that_were_true_is_one_over_all_that_can_be() ->
         ("s = Softmax<axis=0>(a) y = ScatterND(x, i, s)", "does not treat every row alone.*softmax"),
         ("y = Identity(a)", "the size of output 'y' depends on the values"),
         ("j = Cast<to=1>(i) u = Add(a, j) y = ScatterND(x, i, u)", "is used as data"),
+        (
+            "d = Shape<end=1>(a) e = Squeeze(d) r = Range(none, e, e1) k = Cast<to=1>(r)"
+            " j = Unsqueeze(k, second) u = Add(a, j) y = ScatterND(x, i, u)",
+            "does not treat every row alone.*positions",
+        ),
         ("u = Add(a, three) y = ScatterND(x, i, u)", "how many entries of a condition are true"),
     ],
 )

@@ -9,6 +9,8 @@ import pytest
 
 from intc.errors import FeedError, UnsupportedModel
 from intc.frontend import import_onnx
+from intc.ops.im2col import Im2col
+from intc.ops.window import MaxPool
 from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
@@ -32,6 +34,40 @@ def test_elements_of_long_constants(axis: int) -> None:
     assert operators(graph) == {"add": 1}
     with pytest.raises(UnsupportedModel, match="an index lies outside the 90 entries"):
         import_onnx(model(body, "float[7, 5] x", "float[7, 5] y", {"table": table, "index": index + 90}))
+
+
+def test_magnitudes_of_integers() -> None:
+    """Of distances between blocks, say, of which logarithms choose a bias."""
+    proto = model("a = Abs(i) f = Cast<to=1>(a) y = Mul(f, x)", "int64[n] i, float[n] x", "float[m] y")
+    canonical(proto, {"i": np.array([-7, 0, 5]), "x": floats(3)})
+
+
+def test_elements_of_a_part_of_the_other_axes() -> None:
+    """Positions may have fewer entries than the data along the axes that they do not choose in."""
+    index = np.random.default_rng(3).integers(-6, 6, (2, 9, 3, 1))
+    proto = model(
+        "g = GatherElements<axis=1>(x, i)", "float[2, 6, 4, 2] x, int64[2, 9, 3, 1] i", "float[2, 9, 3, 1] g"
+    )
+    graph = canonical(proto, {"x": floats(2, 6, 4, 2), "i": index})
+    assert operators(graph) == {"slice": 2, "gather_elements": 1}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kernel"),
+    [
+        ("kernel_shape=[2560,2560], strides=[2560,2560], ceil_mode=1", (5, 7)),
+        ("kernel_shape=[9,12], strides=[9,12], ceil_mode=1, pads=[1,2,0,0], count_include_pad=1", (6, 9)),
+        ("kernel_shape=[9,7], pads=[1,0,3,0]", (5, 7)),
+    ],
+)
+def test_windows_larger_than_the_image(attributes: str, kernel: tuple[int, int]) -> None:
+    """Only what counts of a window is laid out: EfficientNets end in means over 2560 x 2560."""
+    for pool in ("AveragePool", "MaxPool"):
+        given = attributes.replace(", count_include_pad=1", "") if pool == "MaxPool" else attributes
+        proto = model(f"y = {pool}<{given}>(x)", "float[batch, 3, 5, 7] x", "float[b, 3, 1, 1] y")
+        graph = canonical(proto, {"x": floats(2, 3, 5, 7)})
+        (window,) = (n.op for n in graph.nodes if isinstance(n.op, Im2col | MaxPool))
+        assert window.kernel == ((5, 7) if pool == "MaxPool" else kernel)
 
 
 @pytest.mark.parametrize("axis", [-1, 0, 1])

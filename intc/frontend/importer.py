@@ -17,6 +17,7 @@ from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel, 
 from intc.frontend.agreement import AtMost, EqualSizes, kept_above, kept_below, part_of, substitute
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.converters import registry
+from intc.frontend.converters.between import Between
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, read_model, take_initializers
@@ -91,6 +92,8 @@ class Importer:
         self.opsets = self.proto.opset_import
         self.computed: dict[object, str] = {}  # masks and positions, each emitted once
         self.numbers, self.entries = Numbers(), dict[int, Entries]()  # of conditions whose entries are chosen
+        self.between: dict[str, tuple[Between, Part]] = {}  # of the symbols that count their positions
+        self.joined: dict[str, int] = {}  # the last positions of rows that are joined again
         self.least: dict[Dim, int] = {}  # sizes taken to be no smaller
         self.room = FOLD_TOTAL + FOLD_SHARE * sum(array.nbytes for array in self.arrays.values())
 
@@ -208,7 +211,7 @@ class Importer:
 
     def _whole(self, graph: Graph, names: Mapping[str, str]) -> Graph:
         """``graph``, whose outputs are called ``names``, without sizes that depend on values."""
-        counts = self._counts()
+        counts = self._counts() | {f"joined_{i}" for i in self.joined.values()}
         for value, name in names.items():
             if counts & {*symbols(graph.type(value).shape)}:
                 raise ImportFailure(
@@ -290,7 +293,7 @@ class Importer:
             return self._map(node)
         if any(x in self.failed for x in node.input):
             if not registry.exists(node) and node.op_type not in FOLDED:
-                self._refuse(node, label, "the operator is not supported")
+                self._refuse(node, label, registry.unknown(node))
             self.failed.update(node.output)
             return None
         missing = [x for x in node.input if x and x not in self.env]

@@ -12,6 +12,7 @@ import onnx
 from intc.errors import GraphError
 from intc.frontend.chosen import Part, Parts, counted, fold_chosen
 from intc.frontend.converters import sequence
+from intc.frontend.converters.between import Between
 from intc.frontend.fold import UNFOLDED, compute, small
 from intc.frontend.symbolic import (
     Imported,
@@ -69,6 +70,10 @@ def fold(
         return [_range(inputs)]
     if op in SEQUENCES:
         return None
+    if any(isinstance(x, Between) for x in inputs):
+        if op == "Gather":
+            return None
+        raise GraphError("the bounds of a range depend on input values")
     if any(isinstance(x, Part | Parts) for x in inputs):
         return fold_chosen(ctx, node, inputs, attributes)
     if op == "Concat":
@@ -204,6 +209,10 @@ def _filled(shape: Imported | None, attributes: dict[str, Any]) -> Imported:
 
 def _range(inputs: Sequence[Imported | None]) -> Imported:
     if not all(isinstance(x, np.ndarray) for x in inputs):
+        start, stop, step = (np.asarray(x).ravel()[0] if isinstance(x, np.ndarray) else x for x in inputs)
+        if isinstance(stop, str) and not isinstance(step, str) and step == 1:
+            if isinstance(start, str) or start == 0:
+                return Between(start if isinstance(start, str) else 0, stop)
         raise GraphError("the bounds of a range depend on input values")
     start, stop, step = (np.asarray(x).ravel()[0] for x in inputs)
     if not any(is_symbolic(np.asarray(x, object)) for x in (start, stop, step)):

@@ -83,7 +83,7 @@ class Items:
     values: tuple[Any, ...]
 
 
-Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | NanTest | Items | Tabulated
+Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | Between | NanTest | Items | Tabulated
 
 Pair: TypeAlias = tuple[str, int]  # a symbol and a number
 

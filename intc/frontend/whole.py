@@ -79,7 +79,9 @@ class Whole:
         if isinstance(op, Placed) and op.count == self.count:
             return self._placed(op, *inputs)
         if self._mentions(op) or any(self.axis(x) is not None for x in (*self.node.inputs, self.node.output)):
-            return self._end(op, *inputs) if self.node.inputs[0] in self.samples else self._alone(op, inputs)
+            return (
+                self._end(op, *inputs) if {*self.node.inputs[:1]} & self.samples else self._alone(op, inputs)
+            )
         return None
 
     def refuse(self, condition: object, reason: str) -> None:

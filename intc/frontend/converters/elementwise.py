@@ -10,6 +10,7 @@ import onnx
 
 from intc.errors import GraphError, QuantizationError
 from intc.frontend.call import Call, Converter
+from intc.frontend.converters.few import of_few
 from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.dims import Shape, broadcast
@@ -125,8 +126,12 @@ def _softplus(call: Call, x: str) -> str:
     return call.emit(ew.Add(), tail, call.emit(ew.Relu(), x, last=False))
 
 
-def _abs(call: Call, x: str) -> str:
-    return call.emit(ew.Abs(), x, last=False)
+def _abs(call: Call, x: str, last: bool = False) -> str:
+    """``|x|``; of integers the larger of x and -x."""
+    if call.dtype(x) == "float32":
+        return call.emit(ew.Abs(), x, last=last)
+    zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(x)))
+    return call.emit(ew.Max(), x, call.emit(ew.Sub(), zero, x, last=False), last=last)
 
 
 def _mish(call: Call, x: str) -> str:
@@ -236,6 +241,8 @@ def _cast(call: Call) -> list[Imported]:
     x = call.x()
     if to not in CASTS:
         raise GraphError(f"cast to {element_name(to)} is not supported")
+    if call.dtype(x) == "float32" and CASTS[to] in ("int64", "int32"):
+        x = of_few(call, x) or x
     type_, (low, high) = call.ctx.builder.graph.type(x), LIMITS.get(CASTS[to], (0, 0))
     if CASTS[to] in ("int16", "int8", "uint8") and not type_.is_float:
         call.refuse(
@@ -369,7 +376,7 @@ CONVERTERS: dict[str, Converter] = {
     "Max": _many(ew.Max()),
     "Clip": _clip,
     "Min": _many(ew.Min()),
-    "Abs": elementwise(ew.Abs()),
+    "Abs": lambda call: [_scalars(call, _abs(call, call.x(), last=True))],
     "Log": elementwise(ew.Log()),
     "Sin": elementwise(ew.Sin()),
     "Cos": elementwise(ew.Cos()),

@@ -9,6 +9,7 @@ import numpy as np
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of, non_zero
+from intc.frontend.converters.between import Between, chosen_between
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import (
     Imported,
@@ -32,6 +33,8 @@ def _gather(call: Call) -> list[Imported]:
     size = call.shape(data)[axis]
     if isinstance(indices, Index):
         return [_gather_range(call, data, axis, indices)]
+    if isinstance(indices, Between):
+        indices = chosen_between(call, data, axis, indices)
     if isinstance(indices, Part):
         return [_taken(call, data, axis, Parts((indices,), False), indices.shape)]
     if isinstance(indices, np.ndarray):
@@ -160,8 +163,13 @@ def _gather_in_batch(call: Call, data: str, index: Imported, batch: int) -> str:
 
 
 def _gather_elements(call: Call) -> list[Imported]:
-    data = call.x(0)
-    return [call.emit(GatherElements(call.axis(data)), data, call.x(1))]
+    """Positions may cover the first entries of the other axes only."""
+    data, index = call.x(0), call.x(1)
+    axis = call.axis(data)
+    for other, (have, wanted) in enumerate(zip(call.shape(data), call.shape(index), strict=True)):
+        if other != axis and isinstance(have, int) and isinstance(wanted, int) and wanted < have:
+            data = call.emit(Slice(other, 0, wanted), data, last=False)
+    return [call.emit(GatherElements(axis), data, index)]
 
 
 def _gather_first(call: Call, index: Imported) -> str:

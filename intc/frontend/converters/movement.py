@@ -77,7 +77,7 @@ def _transpose(call: Call) -> list[Imported]:
     return [x if perm == tuple(range(len(perm))) else call.emit(Transpose(perm), x)]
 
 
-def _concat(call: Call) -> list[Imported]:
+def concat(call: Call) -> list[Imported]:
     every = [call.x(i) for i in range(len(call.inputs)) if call.has(i)]
     axis = call.axis(every[0])
     values = [v for v in every if call.shape(v)[axis] != 0] or every[:1]
@@ -250,7 +250,6 @@ CONVERTERS: dict[str, Converter] = {
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
-    "Concat": _concat,
     "Slice": _slice,
     "Split": _split,
     "Expand": _expand,

@@ -15,6 +15,7 @@ from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters import (
     attention,
+    between,
     elementwise,
     fused,
     gather,
@@ -44,6 +45,7 @@ STANDARD: dict[str, Converter] = {
     **elementwise.CONVERTERS,
     **whole.CONVERTERS,
     **movement.CONVERTERS,
+    **between.CONVERTERS,
     **gather.CONVERTERS,
     **nn.CONVERTERS,
     **image.CONVERTERS,
@@ -69,6 +71,14 @@ MICROSOFT: dict[str, Converter] = {
     **{k: nn.CONVERTERS[k] for k in ("LayerNormalization", "SimplifiedLayerNormalization")},
 }
 TENSORRT = quantised.TENSORRT
+RANDOM = (
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
 DOMAINS: dict[str, dict[str, Converter]] = {
     "": STANDARD,
     "ai.onnx": STANDARD,
@@ -82,6 +92,14 @@ def exists(node: onnx.NodeProto) -> bool:
     return node.op_type in DOMAINS.get(node.domain, {})
 
 
+def unknown(node: onnx.NodeProto) -> str:
+    """Why an operator without a converter is refused."""
+    if node.op_type in RANDOM:
+        return "random numbers have no exact meaning; export the model with them as an input"
+    domain = f" of domain '{node.domain}'" if node.domain else ""
+    return f"the operator{domain} is not supported"
+
+
 def convert(
     ctx: Importer,
     node: onnx.NodeProto,
@@ -92,6 +110,5 @@ def convert(
     """The results of ``node``; GraphError when no converter exists."""
     converter = DOMAINS.get(node.domain, {}).get(node.op_type)
     if converter is None:
-        domain = f" of domain '{node.domain}'" if node.domain else ""
-        raise GraphError(f"the operator{domain} is not supported")
+        raise GraphError(unknown(node))
     return converter(Call(ctx, node, inputs, attributes, label))

@@ -24,7 +24,7 @@ from intc.ops.elementwise import Add, Where
 from intc.ops.logic import Equal, Less, LessOrEqual, Or
 from intc.ops.movement import Concat, Expand, Gather, Slice
 from intc.ops.positions import Positions
-from intc.ops.reduce import ReduceMax
+from intc.ops.reduce import ReduceMax, ReduceSum
 
 FEW = 16  # positions of a row that are written one after the other
 Ranges = dict[int, tuple[Dim, Dim, int]]  # start, count, step along each axis that is not written as a whole
@@ -235,9 +235,22 @@ def _scatter_elements(call: Call) -> list[Imported]:
     few = where[axis]
     if isinstance(few, int) and few <= FEW and product(where) != few:
         return [_in_rows(call, data, updates, call.x(1), axis, reduction == "add")]
+    if reduction == "add" and len(shape) == 1:
+        return [_summed(call, data, updates, call.x(1))]
     call.refuse(reduction == "add", "sums at many positions are not supported")
     positions = _along(call, index, axis)
     return [_at_computed(call, data, updates, positions, axis)]
+
+
+def _summed(call: Call, data: str, updates: str, index: str) -> str:
+    """``data`` [N] and, at each of its places, the sum of the ``updates`` [n] whose ``index`` it is."""
+    (size,), (count,) = call.shape(data), call.shape(index)
+    at = reshape_to(call, index, (1, count), True)
+    rows = [call.ctx.live(Index((size, 1), (1, 0), start), "positions") for start in (0, -size)]
+    here = call.emit(Or(), *(call.emit(Equal(), row, at, last=False) for row in rows), last=False)
+    zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(updates)))
+    new = call.emit(Where(), here, reshape_to(call, updates, (1, count), True), zero, last=False)
+    return call.emit(Add(), data, call.emit(ReduceSum((1,), False), new, last=False))
 
 
 def _in_rows(call: Call, data: str, updates: str, index: str, axis: int, added: bool) -> str:

@@ -79,7 +79,7 @@ def _windows(call: Call, sizes: Sequence[Dim]) -> list[Window]:
                 (size,) = fixed(call, sizes[i : i + 1], "an image under ceil_mode")
                 pads[i + rank] += _rounded_up(size, kernel[i], stride, pads[i::rank], dilations[i])
     counted = given if call.attributes.get("count_include_pad") else [0] * (2 * rank)
-    return [
+    windows = (
         Window(
             kernel[i],
             strides[i],
@@ -88,7 +88,19 @@ def _windows(call: Call, sizes: Sequence[Dim]) -> list[Window]:
             (pads[i] - counted[i], pads[i + rank] - counted[i + rank]),
         )
         for i in range(rank)
-    ]
+    )
+    return [_trimmed(size, window) for size, window in zip(sizes, windows, strict=True)]
+
+
+def _trimmed(size: Dim, window: Window) -> Window:
+    """A window that takes in a whole axis at once loses the padding that does not count: it may be far larger
+    than the image.
+    """
+    whole = isinstance(size, int) and size + sum(window.pads) == window.kernel and window.dilation == 1
+    if not whole or not any(window.uncounted):
+        return window
+    before, after = (p - u for p, u in zip(window.pads, window.uncounted, strict=True))
+    return Window(window.kernel - sum(window.uncounted), pads=(before, after))
 
 
 def _rounded_up(size: int, kernel: int, stride: int, pads: Sequence[int], dilation: int) -> int:
