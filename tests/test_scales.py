@@ -80,6 +80,15 @@ def test_what_mixes_channels_moves_16_bits_where_they_differ_much(monkeypatch: p
     assert distance(proto, state.graph) > distance(proto, integers(proto).graph) + 5
 
 
+@pytest.mark.usefixtures("narrow")
+def test_what_attention_gives_has_one_scale_as_its_kernel_does() -> None:
+    body = (
+        "k = Transpose<perm=[0, 2, 1]>(x) s = MatMul(x, k) p = Softmax<axis=-1>(s) a = MatMul(x, u)"
+        " c = MatMul(p, a) t = Concat<axis=1>(c, a) y = MatMul(t, w)"
+    )
+    assert scales(integers(uneven(body)).graph, "y") == 1
+
+
 def test_one_scale_where_those_of_channels_would_be_coarser() -> None:
     """Few rows leave room for what they did not show; a clipped value needs none."""
     ends: Feeds = {"zero": np.float32(0), "one": np.float32(1)}

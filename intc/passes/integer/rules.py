@@ -183,6 +183,8 @@ def _channel_scales(context: Context, value: str, bits: int) -> Array | None:
     moved = isinstance(node.op, MOVEMENT) or value not in forms.base
     if moved and (value in forms.base or not stats.magnitude or codes.settled(forms, value)):
         return None
+    if moved and _weighted(forms, value):  # by attention, whose kernel gives the moved 8 bits at one scale
+        return None
     scales = context.channel_scales(value, bits)
     if not moved:
         return scales
@@ -190,6 +192,13 @@ def _channel_scales(context: Context, value: str, bits: int) -> Array | None:
     share = float(squares @ scales**2) / (squares.sum() * float(forms.scale_for(value, bits)) ** 2)
     allowed = 1.0 if _takes_channels(forms, value) else WORTH_MOVING if bits == 8 else 0.0
     return scales if share < allowed else None
+
+
+def _weighted(forms: Forms, value: str) -> bool:
+    """Whether ``value`` is a product of softmax weights, moved."""
+    made = behind_movement(forms.nodes, value)
+    weights = forms.nodes.get(made.inputs[0]) if made is not None and isinstance(made.op, MatMul) else None
+    return weights is not None and isinstance(weights.op, Softmax)
 
 
 def _takes_channels(forms: Forms, value: str) -> bool:
