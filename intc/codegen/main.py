@@ -202,6 +202,7 @@ class _Build:
             with T.Then():
                 for i, stage in listed:
                     places.call(self.kernels[stage.kernel], stage, 0, 1)
+                    _fence()
                     places.tick(i + 1)
             with T.Else(), T.attr(0, "pragma_parallel_launch_point", 1):
                 for i, stage in listed:
@@ -210,6 +211,15 @@ class _Build:
                         if self.ticks:
                             with T.If(task == 0), T.Then():
                                 places.tick(i + 1)
+
+
+def _fence() -> None:
+    """Keep LLVM from moving loads and stores of one stage into another.
+
+    TVM tells it that what two kernels reach through their parameters is never the same memory, which holds
+    within a kernel. Where LLVM inlines small ones it would read what is not written yet.
+    """
+    T.evaluate(T.call_llvm_intrin("void", "llvm.x86.sse.sfence"))
 
 
 def _rounded(size: Dim, symbols: Mapping[str, Expr]) -> Expr:
