@@ -21,6 +21,7 @@ from intc.files import write_text
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
+from intc.ir.spool import trim
 from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
@@ -221,7 +222,12 @@ def _transforms(graph: Graph, nodes: list[Node]) -> list[Node]:
     """The products that change the basis, as Fourier transforms do: nothing of them was learned, and all that
     they read counts alike.
     """
-    return [n for n in nodes if is_linear(graph, n) and _orthogonal(graph.constants[n.inputs[1]])]
+    found = []
+    for node in nodes:
+        if is_linear(graph, node) and _orthogonal(graph.constants[node.inputs[1]]):
+            found.append(node)
+        trim()
+    return found
 
 
 def _orthogonal(matrix: Array) -> bool:
