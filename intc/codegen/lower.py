@@ -122,8 +122,9 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
     program = Program(graph, target)
-    inside = chains.inlined(program) | patches.inlined(program)
-    program.inlined = cuda_elementwise.inlined(graph) if target.gpu else inside
+    program.inlined = (
+        cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(program) | patches.inlined(program)
+    )
     for name, value in graph.values.items():
         if value.type.is_float:
             raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")

@@ -263,5 +263,6 @@ def joined(shape: Shape, dtype: DType, types: Sequence[TensorType]) -> TensorTyp
     return TensorType(shape, dtype, min(t.interval[0] for t in types), max(t.interval[1] for t in types))
 
 
+MOVES = (Reshape, Transpose, Slice, Expand)  # of one operand and nothing else
 MOVEMENT = (Reshape, Transpose, Slice, Concat, Gather, GatherElements, Expand, Lookup, Pad)
 OPS = MOVEMENT

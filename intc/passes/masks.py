@@ -14,13 +14,14 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ops.elementwise import Add, Cast, Max, Min, Mul, Sub, Where
 from intc.ops.logic import And, Equal, Less, Not
-from intc.ops.movement import Concat, Expand, Pad, Reshape, Slice, Transpose
+from intc.ops.movement import MOVES, Concat, Expand, Pad, Reshape, Transpose
 from intc.passes.rewrite import constant_of, scalar_of
 
 # A mask as an expression: True keeps everything; the rest is emitted on demand, once per expression.
 Keep: TypeAlias = bool | tuple[object, ...]
 Question = TypeVar("Question", bound=Callable[..., Any])
-MOVES = (Reshape, Expand, Transpose, Slice)
+BIG = 9999.0  # what lies as far below zero counts as minus infinity
+LEAST = float(np.finfo(np.float32).min)
 LONGEST = 256  # values that one mask is spelt with; what is longer is no mask
 
 

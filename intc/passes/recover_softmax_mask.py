@@ -24,7 +24,7 @@ from intc.ops.elementwise import Add, Mul, Sub, Where
 from intc.ops.movement import Concat, Expand, Reshape
 from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
-from intc.passes.masks import Masks, unrepeated
+from intc.passes.masks import BIG, Masks, unrepeated
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
 
@@ -33,7 +33,7 @@ from intc.passes.rewrite import rewrite
 class RecoverSoftmaxMask:
     """``big``: an added constant of at most ``-big`` counts as minus infinity."""
 
-    big: float = 9999.0
+    big: float = BIG
     name: str = "recover_softmax_mask"
 
     def run(self, graph: Graph) -> Graph:

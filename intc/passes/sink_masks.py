@@ -17,18 +17,18 @@ import numpy as np
 
 from intc.ir.dims import broadcast
 from intc.ir.graph import Builder, Graph, Node
+from intc.ir.spool import trim
 from intc.ops.elementwise import Add, Max, Min, Mul, Sub, Where
 from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT
 from intc.ops.pointwise import UNARY, Pointwise
 from intc.passes.integer.sentinels import COMPARISONS, MAXIMA
-from intc.passes.masks import Keep, Masks, unrepeated
+from intc.passes.masks import BIG, LEAST, Keep, Masks, unrepeated
 from intc.passes.rewrite import Rule, rewrite
 
 MASKING: Final = (Add, Sub, Mul, Max, Min, Where)
 FUNCTIONS: Final = (*UNARY, Gelu, Pointwise)
-LEAST: Final = float(np.finfo(np.float32).min)
 SUMS: Final = 3  # one behind another, at most
 
 
@@ -36,7 +36,7 @@ SUMS: Final = 3  # one behind another, at most
 class SinkMasks:
     """``big``: a constant of at most ``-big`` counts as minus infinity."""
 
-    big: float = 9999.0
+    big: float = BIG
     name: str = "sink_masks"
 
     def run(self, graph: Graph) -> Graph:
@@ -49,7 +49,11 @@ class SinkMasks:
 
 def _finite(graph: Graph) -> Graph:
     """``graph`` with the largest float for infinity in constants."""
-    infinite = {n for n, c in graph.constants.items() if c.dtype.kind == "f" and np.isinf(c).any()}
+    infinite = set[str]()
+    for name, constant in graph.constants.items():
+        if constant.dtype.kind == "f" and np.isinf(constant).any():
+            infinite.add(name)
+        trim()
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         if infinite.isdisjoint(node.inputs):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from intc.errors import UsageError, first_line
+from intc.passes.masks import BIG, LEAST
 
 Array = NDArray[Any]
-FAR: Final = 9999.0
-LEAST: Final = float(np.finfo(np.float32).min)
 _KINDS = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -55,9 +54,9 @@ class Reference:
 
 
 def unmasked(ours: Array, theirs: Array) -> tuple[Array, Array]:
-    """Both as float64, with zeros where a mask set both to one number of at most -FAR."""
+    """Both as float64, with zeros where a mask set both to one number of at most -BIG."""
     a, b = ours.astype(np.float64), np.maximum(theirs.astype(np.float64), LEAST)
-    masked = (b <= -FAR) & (a == b)
+    masked = (b <= -BIG) & (a == b)
     return (np.where(masked, 0.0, a), np.where(masked, 0.0, b)) if masked.any() else (a, b)
 
 

@@ -24,7 +24,16 @@ from intc.codegen.cpu.attention_spec import (
 from intc.codegen.cpu.epilogue import stage_arguments
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.probabilities import RowWeights, row_factor
-from intc.codegen.cpu.tile import Output, as_a, as_b, emit_pack_rows, emit_store, emit_tile, for_row_tiles
+from intc.codegen.cpu.tile import (
+    Output,
+    Packed,
+    as_a,
+    as_b,
+    emit_pack_rows,
+    emit_store,
+    emit_tile,
+    for_row_tiles,
+)
 from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, stack, transposed
 
 
@@ -88,14 +97,16 @@ class _Attention:
                 self.at["k"],
                 base + key * self.spec.k.step,
                 self.spec.k.step,
-                self.packed[isa.b_dtype],
-                lay.q * unit,
-                lay.q_stride * unit,
                 count,
                 self.spec.head_dim,
-                lay.words * isa.group,
-                isa.b_dtype,
-                as_b(isa),
+                Packed(
+                    self.packed[isa.b_dtype],
+                    lay.q * unit,
+                    lay.q_stride * unit,
+                    lay.words * isa.group,
+                    isa.b_dtype,
+                    as_b(isa),
+                ),
             )
             panel = T.Bind(
                 tir.floordiv(group, isa.vectors) * panel_words + tir.floormod(group, isa.vectors) * lanes
@@ -144,14 +155,16 @@ class _Attention:
             self.at["q"],
             T.Bind(spec.q.at(batch, head, self.sq, row)),
             spec.q.step,
-            self.packed[isa.a_dtype],
-            lay.q * isa.group,
-            lay.q_stride * isa.group,
             count,
             spec.head_dim,
-            lay.words * isa.group,
-            isa.a_dtype,
-            as_a(isa, spec.q.dtype),
+            Packed(
+                self.packed[isa.a_dtype],
+                lay.q * isa.group,
+                lay.q_stride * isa.group,
+                lay.words * isa.group,
+                isa.a_dtype,
+                as_a(isa, spec.q.dtype),
+            ),
         )
         self._scores(count)
         weights, group = self.packed[self.isa.a_dtype], self.isa.group

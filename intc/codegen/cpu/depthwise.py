@@ -96,7 +96,6 @@ def sums(program: Program, node: Node, frame: Frame, x: str, w: str, done: Done)
             halves, lanes = (0, 1), width // 2
             # in memory for TVM, whose simplifier is slow on chains of variables; LLVM keeps them in registers
             totals = {(k, half): register(lanes) for k in range(each) for half in halves}
-            begun: set[tuple[int, int]] = set()
             for pair in range(-(-kh // 2)):
                 row = T.bind(first * channels + c + down * (2 * pair))
                 at = stored + pair * kw * 2 * width
@@ -114,8 +113,7 @@ def sums(program: Program, node: Node, frame: Frame, x: str, w: str, done: Done)
                         both = shuffle([upper, lower], _interleaved(width, half))
                         for k, kx in users:
                             total = totals[k, half]
-                            before = total[0] if (k, half) in begun else None
-                            begun.add((k, half))
+                            before = total[0] if pair or kx else None  # columns come in order
                             T.buffer_store(total, dot_pairs(before, both, factor[kx, half], lanes), [0])
             for k in range(each):
                 for part in halves:

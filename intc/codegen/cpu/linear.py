@@ -20,19 +20,23 @@ from intc.codegen.cpu.epilogue import Residual, Stage, stage_arguments
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.patches import Windows, emit_pack_windows
 from intc.codegen.cpu.taps import Taps, emit_taps
-from intc.codegen.cpu.tile import Output, as_a, emit_pack_rows, emit_store, emit_tile, for_row_tiles
+from intc.codegen.cpu.tile import (
+    Output,
+    Packed,
+    as_a,
+    emit_pack_rows,
+    emit_store,
+    emit_tile,
+    for_row_tiles,
+    offset_a,
+)
 from intc.codegen.cpu.vector import buffer, const, pointer, prefetch, ramp, typed
 from intc.codegen.program import Layout
 from intc.errors import CodegenError
 
 BLOCK_BYTES: Final = 640 * 1024  # packed rows of one block; beyond it, panels are better read twice
 BLOCK_ROWS: Final = 204  # enough to make what is done once a panel negligible
-IMAGE: Final = (
-    "height",
-    "width",
-    "rows_out",
-    "columns_out",
-)  # sizes of images under windows, and of their results
+IMAGE: Final = ("height", "width", "rows_out", "columns_out")  # sizes of an image and of its windows
 LINE: Final = 64  # bytes that one prefetch brings
 
 
@@ -109,8 +113,8 @@ def start_values(w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str
     n = w.shape[1]
     start = np.zeros(padded(n, isa), np.int64)
     start[:n] = np.asarray(bias, np.int64)
-    if isa.unsigned_a and x_dtype == "int8":
-        start[:n] -= 128 * w.sum(axis=0, dtype=np.int64)
+    if offset := offset_a(isa, x_dtype):
+        start[:n] -= offset * w.sum(axis=0, dtype=np.int64)
     return start.astype(np.int32)  # wraps modulo 2**32, as the accumulator does
 
 
@@ -203,7 +207,7 @@ class _Linear:
                 for number in range(total):
                     with T.If(panel == number), T.Then():
                         valid = min(isa.columns, spec.n - number * isa.columns)
-                        self._panel(tir.IntImm("int32", number), first, count, valid)
+                        self._panel(panel, first, count, valid, number)
             elif full == total:
                 self._panel(panel, first, count, isa.columns)
             elif full == 0:
@@ -218,46 +222,23 @@ class _Linear:
     def _pack(self, first: Any, count: Any) -> None:
         """``count`` rows from ``first`` as packed A in scratch."""
         isa, k = self.isa, self.spec.k
-        convert = as_a(isa, self.spec.x_dtype)
         stride, end = self.stride * isa.group, isa.words(k) * isa.group
+        to = Packed(self.elements, 0, stride, end, isa.a_dtype, as_a(isa, self.spec.x_dtype))
         if form := self.spec.windows:
-            offset = 128 if isa.unsigned_a and self.spec.x_dtype == "int8" else 0
-            emit_pack_windows(
-                form,
-                self.image,
-                self.x,
-                first,
-                self.elements,
-                stride,
-                count,
-                end,
-                isa.a_dtype,
-                convert,
-                form.fill + offset,
-            )
-            return
-        emit_pack_rows(
-            self.x,
-            first * self.x_stride,
-            self.x_stride,
-            self.elements,
-            0,
-            stride,
-            count,
-            k,
-            end,
-            isa.a_dtype,
-            convert,
-        )
+            around = form.fill + offset_a(isa, self.spec.x_dtype)
+            emit_pack_windows(form, self.image, self.x, first, count, to, around)
+        else:
+            emit_pack_rows(self.x, first * self.x_stride, self.x_stride, count, k, to)
 
-    def _panel(self, panel: Any, first: Any, count: Any, valid: int) -> None:
-        """One panel of B under every row tile of the block; ``valid`` of its columns exist.
+    def _panel(self, panel: Any, first: Any, count: Any, valid: int, number: int = 0) -> None:
+        """One panel of B under every row tile of the block; ``valid`` of its columns exist. With taps its
+        ``number`` is known.
 
         Meanwhile the next panel is fetched into the second-level cache, a share behind every tile.
         """
         isa = self.isa
         column = T.Bind(panel * isa.columns)
-        vector = int(panel) * isa.vectors if self.spec.taps else 0
+        vector = number * isa.vectors
         taps = self.spec.taps[vector : vector + isa.vectors]
         places = vector * 2 * isa.lanes * len(taps[0].pairs) if taps else 0
         b, b_base = self.w, T.Bind(panel * self.stored)
@@ -282,9 +263,10 @@ class _Linear:
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)
-            ahead = T.Bind((panel + 1) * self.stored + tir.floordiv(row, isa.rows) * lines * LINE)
-            with T.serial(0, 0 if taps else lines) as line:
-                prefetch(self.w, ahead + line * LINE)
+            if not taps:
+                ahead = T.Bind((panel + 1) * self.stored + tir.floordiv(row, isa.rows) * lines * LINE)
+                with T.serial(0, lines) as line:
+                    prefetch(self.w, ahead + line * LINE)
             to = Output(
                 spec.stages,
                 self.extra,

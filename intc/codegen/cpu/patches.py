@@ -11,7 +11,7 @@ from typing import Any, Final
 import tvm.tirx as tir
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu.tile import Convert
+from intc.codegen.cpu.tile import Packed
 from intc.codegen.cpu.vector import const, ramp
 from intc.codegen.program import Program
 from intc.ir.dims import Dim
@@ -78,30 +78,25 @@ def emit_pack_windows(
     sizes: tuple[Any, Any, Any, Any],
     x: Any,
     first: Any,
-    to: Any,
-    to_stride: Any,
     rows: Any,
-    end: int,
-    dtype: str,
-    convert: Convert,
+    to: Packed,
     around: int,
 ) -> None:
-    """Copy rows ``first`` and the ``rows - 1`` behind it of the windows over ``x`` to ``to`` through
-    ``convert``, then zeros up to ``end`` elements; ``sizes`` are H, W, OH and OW, ``around`` is the converted
-    element beyond the image.
+    """Copy rows ``first`` and the ``rows - 1`` behind it of the windows over ``x``; ``sizes`` are H, W, OH
+    and OW, ``around`` is the converted element beyond the image.
     """
     height, width, oh, ow = sizes
     (kh, kw), (sy, sx), (top, left), (dy, dx) = form.kernel, form.strides, form.pads, form.dilations
 
     def copied(source: Any, target: Any, count: int) -> None:
         def copy(at: Any, n: int) -> None:
-            T.buffer_store(to, convert(x[ramp(source + at, n)], n), [ramp(target + at, n)])
+            T.buffer_store(to.buffer, to.convert(x[ramp(source + at, n)], n), [ramp(target + at, n)])
 
         _spans(count, copy)
 
     def filled(target: Any, count: int) -> None:
         def fill(at: Any, n: int) -> None:
-            T.buffer_store(to, const(around, n, dtype), [ramp(target + at, n)])
+            T.buffer_store(to.buffer, const(around, n, to.dtype), [ramp(target + at, n)])
 
         _spans(count, fill)
 
@@ -149,14 +144,13 @@ def emit_pack_windows(
         ix = T.Bind(tir.floormod(pixel, ow) * sx - left)
         image = T.Bind(tir.floordiv(above, oh) * form.planes)
         iy = T.Bind(tir.floormod(above, oh) * sy - top)
-        target = T.Bind(row * to_stride)
+        target = to.row(row)
         with T.serial(0, form.planes) as plane, T.serial(0, kh) as ky:
             y = T.Bind(iy + ky * dy)
             line = T.Bind(((image + plane) * height + y) * width)
             place = T.Bind(target + (plane * kh + ky) * (kw * form.depth))
             row_of_window(y, line, ix, place)
-        for i in range(form.k, end):
-            T.buffer_store(to, tir.IntImm(dtype, 0), [target + i])
+        to.fill(target, form.k)
 
 
 def _spans(count: int, copy: Callable[[Any, int], None]) -> None:

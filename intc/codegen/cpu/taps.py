@@ -38,11 +38,11 @@ def find(w: NDArray[np.int8], isa: Isa) -> tuple[tuple[Taps, ...], NDArray[np.in
     where too many elements are not zero, or a dense product is as fast.
     """
     k, n = w.shape
+    if isa.lanes != LANES or isa.dot == "generic" or n > COLUMNS or isa.words(k) < COST:
+        return None
     most = int(np.count_nonzero(w, axis=0).max(initial=0))
     pairs = max(1, -(-most // 2))
-    if isa.lanes != LANES or isa.dot == "generic" or n > COLUMNS or pairs > PAIRS:
-        return None
-    if pairs * COST > isa.words(k):
+    if pairs > PAIRS or pairs * COST > isa.words(k):
         return None
     vectors = -(-n // LANES)
     weights = np.zeros((vectors, pairs, LANES, 2), np.int16)

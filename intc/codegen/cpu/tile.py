@@ -143,48 +143,60 @@ def for_row_tiles(
             after(first, count)
 
 
-def emit_pack_rows(
-    x: Any,
-    x_base: Any,
-    x_stride: Any,
-    to: Any,
-    to_base: Any,
-    to_stride: Any,
-    rows: Any,
-    k: int,
-    fill: int,
-    dtype: str,
-    convert: Convert,
-) -> None:
-    """Copy ``rows`` rows of ``k`` elements of ``x`` to ``to`` through ``convert``, then zeros up to ``fill``
-    elements.
-
-    Bases and strides count elements of their own buffer; ``dtype`` is that of ``to``.
+@dataclass(frozen=True)
+class Packed:
+    """Where rows of a packed operand go: elements of ``buffer``, of ``dtype``, from ``base``, ``stride``
+    apart, each through ``convert``, with zeros up to ``end`` elements.
     """
+
+    buffer: Any
+    base: Any
+    stride: Any
+    end: int
+    dtype: str
+    convert: Convert
+
+    def row(self, number: Any) -> Any:
+        """The place of a row's first element."""
+        return T.Bind(self.base + number * self.stride)
+
+    def fill(self, target: Any, k: int) -> None:
+        """Zeros behind the ``k`` elements of the row at ``target``."""
+        for i in range(k, self.end):
+            T.buffer_store(self.buffer, tir.IntImm(self.dtype, 0), [target + i])
+
+
+def emit_pack_rows(x: Any, x_base: Any, x_stride: Any, rows: Any, k: int, to: Packed) -> None:
+    """Copy ``rows`` rows of ``k`` elements of ``x``, ``x_stride`` apart from ``x_base``."""
     chunk = 32
     body = k // chunk * chunk
     with T.serial(0, rows) as row:
-        source, target = T.Bind(x_base + row * x_stride), T.Bind(to_base + row * to_stride)
+        source, target = T.Bind(x_base + row * x_stride), to.row(row)
         if body:
             with T.serial(0, body // chunk) as i:
-                moved = convert(x[ramp(source + i * chunk, chunk)], chunk)
-                T.buffer_store(to, moved, [ramp(target + i * chunk, chunk)])
+                moved = to.convert(x[ramp(source + i * chunk, chunk)], chunk)
+                T.buffer_store(to.buffer, moved, [ramp(target + i * chunk, chunk)])
         if k > body:
             with T.serial(body, k) as i:
-                T.buffer_store(to, convert(x[source + i], 1), [target + i])
-        for i in range(k, fill):
-            T.buffer_store(to, tir.IntImm(dtype, 0), [target + i])
+                T.buffer_store(to.buffer, to.convert(x[source + i], 1), [target + i])
+        to.fill(target, k)
+
+
+def offset_a(isa: Isa, dtype: str) -> int:
+    """What is added to integers of ``dtype`` in packed A: 128 to int8 where A is unsigned."""
+    return 128 if isa.unsigned_a and dtype == "int8" else 0
 
 
 def as_a(isa: Isa, dtype: str) -> Convert:
-    """Turn integers of ``dtype`` into elements of packed A; int8 is offset by 128 where A is unsigned."""
+    """Turn integers of ``dtype`` into elements of packed A, with :func:`offset_a`."""
+    offset = offset_a(isa, dtype)
 
     def convert(value: Any, lanes: int) -> Any:
         if not isa.unsigned_a:
             return T.cast(value, typed(isa.a_dtype, lanes))
-        if dtype == "uint8":
+        if not offset:
             return value
-        return T.bitwise_xor(T.reinterpret(typed("uint8", lanes), value), const(128, lanes, "uint8"))
+        return T.bitwise_xor(T.reinterpret(typed("uint8", lanes), value), const(offset, lanes, "uint8"))
 
     return convert
 

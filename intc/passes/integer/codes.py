@@ -14,12 +14,12 @@ from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.elementwise import Add
 from intc.ops.im2col import Im2col
-from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
+from intc.ops.movement import MOVES, Concat
 from intc.ops.requantize import Clip, Requantize
 from intc.passes.integer.context import Context
 from intc.passes.integer.forms import LIMIT, Form, Forms
 
-MOVES: Final = (Reshape, Transpose, Slice, Expand, Im2col)  # of one operand, and nothing added but zeros
+MOVED: Final = (*MOVES, Im2col)  # of one operand, and nothing added but zeros
 WORTHWHILE: Final = 0.8  # of the step of codes around 0; what is less costs two operations
 UNSIGNED_STEP: Final = 127 / 255  # of a signed one over the same range
 
@@ -98,7 +98,7 @@ def _followed(forms: Forms, node: Node, scale: Array, zero: int) -> str | None:
     if factor is not None:
         found = _coded(forms, inner, np.asarray(scale / factor), zero) if factor > 0 else None
         return None if found is None else found.name
-    if not isinstance(node.op, MOVES):
+    if not isinstance(node.op, MOVED):
         return None
     found = _coded(forms, inner, scale, zero)
     return None if found is None else forms.move(node, found).name

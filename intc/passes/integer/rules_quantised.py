@@ -14,7 +14,7 @@ from intc.ops.elementwise import Add
 from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.fused import WIDE
 from intc.ops.requantize import Clip, Requantize
-from intc.passes.integer.codes import MOVES
+from intc.passes.integer.codes import MOVED
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale
 from intc.passes.plan import proven_bits
@@ -68,7 +68,7 @@ def codes(forms: Forms, value: str) -> Form | None:
         if not _beyond_int8(forms, base):
             return None
         forms.cache[key] = _codes(forms, value, base)
-    elif node is not None and isinstance(node.op, MOVES):
+    elif node is not None and isinstance(node.op, MOVED):
         inner = codes(forms, node.inputs[0])
         if inner is None:
             return None

@@ -18,11 +18,10 @@ from intc.ir.graph import Graph, Node
 from intc.ops.elementwise import Div, Mul, Where
 from intc.ops.im2col import Im2col
 from intc.ops.logic import Equal, Less, LessOrEqual
-from intc.ops.movement import MOVEMENT, Concat, Expand, Reshape, Slice, Transpose
+from intc.ops.movement import MOVEMENT, MOVES, Concat
 from intc.ops.reduce import ArgMax, ReduceMax
 from intc.ops.window import MaxPool
 
-MOVES: Final = (Reshape, Transpose, Slice, Expand)  # of one operand and nothing else
 MAXIMA: Final = (ReduceMax, MaxPool, ArgMax)
 COMPARISONS: Final = (Equal, Less, LessOrEqual)
 
