@@ -20,6 +20,7 @@ from intc.errors import ArtifactCorrupt, ArtifactError, ArtifactVersion, UsageEr
 from intc.ir.text import print_graph
 from intc.module import narrowed, open_module
 from intc.report.reading import read_graph
+from intc.runtime import native
 from intc.runtime.constants import Blob
 from tests.artifacts import edit_manifest, members, refused, rewritten
 from tests.small import small_feeds, small_graph, small_module
@@ -193,6 +194,20 @@ def test_a_manifest_that_names_what_its_kernels_should_be_called(artifact: Path,
     refused(
         rewritten(artifact, tmp_path / "lie.intc", edit_manifest(edit)), ArtifactCorrupt, "cannot be loaded"
     )
+
+
+def test_an_interruption_while_kernels_load_is_not_taken_for_damage(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Timeout(Exception):
+        """Raised in the loading thread by whoever waits for it."""
+
+    def load(*_: Any, **__: Any) -> None:
+        raise Timeout
+
+    monkeypatch.setattr(native.ffi(), "load_module", load)
+    with pytest.raises(Timeout):
+        intc.load(artifact)
 
 
 def weights_of(path: Path) -> dict[str, np.ndarray]:

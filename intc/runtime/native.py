@@ -114,7 +114,7 @@ def load_kernels(path: Path, code: memoryview, entry: str) -> Callable[..., Any]
         try:
             module = library.load_module(str(file), keep_module_alive=False)
             function: Callable[..., Any] = module.get_function(entry)
-        except Exception as error:
+        except (RuntimeError, AttributeError) as error:  # not a file to load; no such function
             cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise ArtifactCorrupt(f"{path}: the kernel library cannot be loaded ({cause[0]})") from None
     return function
