@@ -142,16 +142,16 @@ def test_im2col_takes_the_windows_of_a_convolution(
 ) -> None:
     x = np.random.default_rng(1).integers(-128, 128, (2, 3, 7, 6)).astype(np.int8)
     op = Im2col(kernel, strides, pads, dilations)
-    rows = op.evaluate(x, sizes={})
+    windows = op.evaluate(x, sizes={})
     type_ = op.infer(TensorType((symbol("batch"), 3, 7, 6), "int8", 5, 90))
     assert type_.interval == ((0, 90) if any(pads) else (5, 90))
-    assert rows.shape[1:] == type_.shape[1:]
+    assert windows.shape[1:] == type_.shape[1:]
     oh, ow = op.output_size(TensorType((2, 3, 7, 6), "int8"))
     for b, i, j, c, u, v in np.random.default_rng(2).integers(0, (2, oh, ow, 3, *kernel), (40, 6)):
         y = i * strides[0] + u * dilations[0] - pads[0]
         z = j * strides[1] + v * dilations[1] - pads[1]
         want = x[b, c, y, z] if 0 <= y < 7 and 0 <= z < 6 else 0
-        assert rows[b, i * ow + j, (c * kernel[0] + u) * kernel[1] + v] == want
+        assert windows[b, i, j, (c * kernel[0] + u) * kernel[1] + v] == want
 
 
 def test_reduce_sum_proves_its_interval() -> None:

@@ -31,7 +31,7 @@ from intc.artifact.tensors import INT4, MAX_RANK
 from intc.errors import ArtifactCorrupt, ArtifactVersion
 
 FORMAT: Final = "intc"
-VERSION: Final = 5
+VERSION: Final = 6
 MANIFEST: Final = "manifest.json"
 GRAPH: Final = "graph.intc.txt"
 WEIGHTS: Final = "weights.safetensors"

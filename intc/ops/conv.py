@@ -45,10 +45,9 @@ class Conv(Op):
 
     def evaluate(self, *arrays: Array, sizes: Sizes) -> Array:
         x, w = arrays[:2]
-        oh, ow = self._columns(w.shape).output_size(TensorType(x.shape, "float32"))
         columns = self._columns(w.shape).evaluate(x, sizes=sizes)
-        b, p, _ = columns.shape
-        grouped = columns.reshape(b, p, self.groups, -1).transpose(0, 2, 1, 3)  # B G P K
+        b, oh, ow, _ = columns.shape
+        grouped = columns.reshape(b, oh * ow, self.groups, -1).transpose(0, 2, 1, 3)  # B G P K
         weights = w.reshape(self.groups, w.shape[0] // self.groups, -1).transpose(0, 2, 1)  # G K O
         out = np.matmul(grouped, weights).transpose(0, 1, 3, 2).reshape(b, w.shape[0], oh, ow)
         return np.asarray(out if len(arrays) == 2 else out + arrays[2][:, None, None])

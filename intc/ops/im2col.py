@@ -17,10 +17,10 @@ from intc.ops.window import at_least_one, output_size
 
 @dataclass(frozen=True)
 class Im2col(Op):
-    """NCHW images to rows [B, OH*OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) elements,
+    """NCHW images to windows [B, OH, OW, C*KH*KW]; ``pads`` are (top, left, bottom, right) elements,
     each ``fill``: the integer that stands for zero.
 
-    ``channels_last``: NHWC images to rows [B, OH*OW, KH*KW*C].
+    ``channels_last``: NHWC images to windows [B, OH, OW, KH*KW*C].
     """
 
     kernel: tuple[int, int]
@@ -45,9 +45,8 @@ class Im2col(Op):
         x = types[0]
         if x.rank != 4:
             raise GraphError(f"im2col takes images of rank 4, not {x}")
-        oh, ow = self.output_size(x)
         channels = x.shape[3 if self.channels_last else 1]
-        shape = (x.shape[0], oh * ow, channels * self.kernel[0] * self.kernel[1])
+        shape = (x.shape[0], *self.output_size(x), channels * self.kernel[0] * self.kernel[1])
         padded = any(self.pads) and not x.is_float
         around = TensorType(shape, x.dtype, self.fill, self.fill) if padded else x.with_shape(shape)
         return joined(shape, x.dtype, (x, around))
@@ -63,7 +62,7 @@ class Im2col(Op):
         picked = windows[:, :, ::sh, ::sw, ::dh, ::dw]
         b, c, oh, ow, kh, kw = picked.shape
         order = (0, 2, 3, 4, 5, 1) if self.channels_last else (0, 2, 3, 1, 4, 5)
-        return picked.transpose(order).reshape(b, oh * ow, c * kh * kw)
+        return picked.transpose(order).reshape(b, oh, ow, c * kh * kw)
 
 
 OPS = (Im2col,)

@@ -1,6 +1,6 @@
 """Convolutions become matrix products, or convolutions in groups, of channels-last images.
 
-``conv(x, w)[b, o, i, j] = sum_k im2col(x)[b, p(i, j), k] * w[k, o]``; a kernel of one pixel needs no im2col.
+``conv(x, w)[b, o, i, j] = sum_k im2col(x)[b, i, j, k] * w[k, o]``; a kernel of one pixel needs no im2col.
 The images are transposed before and behind; between two convolutions the transposes cancel. An image that
 comes straight from an input keeps its layout.
 """
@@ -55,11 +55,9 @@ def _given(graph: Graph, producers: Mapping[str, Node], value: str) -> bool:
 
 
 def _lowered(b: Builder, node: Node, inputs: tuple[str, ...], weight: np.ndarray, given: bool) -> str:
-    op, stem, shape = node.op, node.output, b.graph.type(inputs[0]).shape
+    op, stem, x = node.op, node.output, inputs[0]
     assert isinstance(op, Conv)
     outputs, _, kh, kw = weight.shape
-    _, _, oh, ow = op.infer(*(b.graph.type(x) for x in inputs)).shape
-    rows, x = (shape[0], oh, ow, outputs), inputs[0]
     if op.groups != 1:
         top, left, bottom, right = op.pads
         x = b.emit(Transpose(TO_LAST), x, name=f"{stem}.last", source=node.source)
@@ -82,6 +80,4 @@ def _lowered(b: Builder, node: Node, inputs: tuple[str, ...], weight: np.ndarray
         y = b.emit(MatMul(), x, matrix, name=f"{stem}.product", source=node.source)
     if len(inputs) == 3:
         y = b.emit(Add(), y, inputs[2], name=f"{stem}.biased", source=node.source)
-    if b.graph.type(y).shape != rows:
-        y = b.emit(Reshape(rows), y, name=f"{stem}.rows", source=node.source)
     return b.emit(Transpose(TO_FIRST), y, name=stem, source=node.source)

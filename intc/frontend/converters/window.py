@@ -158,9 +158,8 @@ def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
     size = columns_of.output_size(call.ctx.builder.graph.type(image))
     taps = rows.kernel * columns.kernel
     patches = call.emit(columns_of, image, last=False)
-    patches = reshape_to(call, patches, (batch, size[0] * size[1], taps, channels), True)
-    y = call.emit(ReduceMean((2,), False), patches, last=False)
-    y = reshape_to(call, y, (batch, *size, channels), True)
+    patches = reshape_to(call, patches, (batch, *size, taps, channels), True)
+    y = call.emit(ReduceMean((3,), False), patches, last=False)
     along = ((height, size[0], rows), (width, size[1], columns))
     if all(isinstance(length, int) or not any(window.uncounted) for length, _, window in along):
         counts = _counts(height, rows)[:, None] * _counts(width, columns)

@@ -151,11 +151,8 @@ class Forms:
         inner, factor = self.operand(node)
         return (factor is None or factor > 0) and self.never_negative(inner)
 
-    def on_grid(self, value: str, scale: Array) -> Array:
-        """The smallest scales at or above ``scale`` that int16 integers of ``value`` reach by m / 2**15.
-
-        Such a requantisation takes 16-bit lanes. Where it does not apply, ``scale`` itself.
-        """
+    def on_grid(self, value: str, scale: Array, room: float = 1.0) -> Array:
+        """:func:`grid_scale` for the int16 integers of ``value``; ``scale`` itself where it has none."""
         node = self.nodes.get(value)
         while value not in self.base and node is not None and self.deferred(node):
             value, factor = self.operand(node)
@@ -165,9 +162,7 @@ class Forms:
         base = self.base.get(value)
         if base is None or not base.per_tensor or self.builder.graph.type(base.name).dtype != "int16":
             return scale
-        m = np.floor(base.scale / scale * 2**15)
-        usable = np.all((m >= GRID_MIN) & (m < 2**15))
-        return np.asarray(base.scale * 2**15 / m) if usable else scale
+        return grid_scale(base.scale, scale, room)
 
     def as_is(self, value: str, widest: int, bits: int) -> Form:
         """The base form where it is an integer of at most ``widest`` bits with one scale, else
@@ -332,6 +327,18 @@ def _around(node: Node, form: Form) -> Node:
 def _interval(bits: int, unsigned: bool) -> tuple[int, int, DType]:
     """The smallest and the largest of such integers, and the type that holds them."""
     return (0, 255, "uint8") if unsigned else (-LIMIT[bits], LIMIT[bits], DTYPE[bits])
+
+
+def grid_scale(base: Array, scale: Array, room: float = 1.0) -> Array:
+    """The smallest scales at or above ``scale`` that int16 integers at the scale ``base`` reach by m / 2**15;
+    the largest such m is less than 2**15, for which a scale may grow up to ``room`` times.
+
+    Such a requantisation takes 16-bit lanes. Where it does not apply, ``scale`` itself.
+    """
+    m = np.floor(base / scale * 2**15)
+    m = np.where(m < room * 2**15, np.minimum(m, 2**15 - 1), m)
+    usable = np.all((m >= GRID_MIN) & (m < 2**15))
+    return np.asarray(base * 2**15 / m) if usable else scale
 
 
 def as_scale(scale: Array) -> float | tuple[float, ...]:

@@ -31,7 +31,7 @@ from intc.passes.integer import (
     rules_window,
 )
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, Forms, as_scale
+from intc.passes.integer.forms import Form, Forms, as_scale, grid_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
 from intc.passes.match import behind_movement, biased_product, keeps_channels
@@ -41,6 +41,7 @@ WEIGHT_LIMIT = 127
 BLOCK_ELEMENTS = 2**21
 WORTH_MOVING = 1 / 2  # of the noise of one scale for all channels
 SMALL_TABLE = 2**20  # elements that may take two bytes
+SUM_ROOM = 2.0  # how much coarser than 16 bits allow a sum may be, to be cheaper
 
 
 def matmul(context: Context, node: Node) -> Form:
@@ -273,15 +274,21 @@ def _biased(context: Context, node: Node, left: str, base: Form, constant: Array
 def _sum(context: Context, node: Node, left: str, right: str, sign: int) -> Form:
     """Both branches requantised to the sum's 16-bit scale, added, saturated: the residual stream.
 
-    Of two products one is stored, in 16 bits: the kernel of the other then takes the sum.
+    Of two products one is stored, in 16 bits: the kernel of the other then takes the sum. A branch that is
+    stored in 16 bits is rescaled in 16-bit lanes, for which the sum can spare a bit.
     """
     forms, b = context.forms, context.forms.builder
     scale = forms.scale_for(node.output, 16)
-    a = forms.quantised(left, 32, scale)
     if all(_product_only(context, x) for x in (left, right)) and forms.stats[right].looseness == 1.0:
-        c = forms.requantised(forms.quantised(right, 16), right, 32, np.asarray(sign * scale))
+        stored = forms.quantised(right, 16)
+        scale = grid_scale(stored.scale, scale, SUM_ROOM)
+        a = forms.quantised(left, 32, scale)
+        c = forms.requantised(stored, right, 32, np.asarray(sign * scale))
     else:
-        c = forms.quantised(right, 32, sign * scale)
+        plain = scale
+        scale = forms.on_grid(right, plain, SUM_ROOM)
+        scale = scale if scale is not plain else forms.on_grid(left, plain, SUM_ROOM)
+        a, c = forms.quantised(left, 32, scale), forms.quantised(right, 32, sign * scale)
     total = b.emit(
         Add(), a.name, c.name, name=f"{node.output}.sum", source=node.source, scale=as_scale(scale)
     )
