@@ -13,7 +13,7 @@ import numpy as np
 from intc.artifact.fields import Size
 from intc.artifact.schema import Interface, PortType
 from intc.artifact.schema import Launch as StoredLaunch
-from intc.codegen.cpu import chains, patches
+from intc.codegen.cpu import chains, framed, patches
 from intc.codegen.cuda import boundary
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.cuda import elementwise as cuda_elementwise
@@ -125,11 +125,13 @@ def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     program.inlined = (
         cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(program) | patches.inlined(program)
     )
+    program.framed = framed.framed(program)
+    padded = {pad.output for pad in program.framed.values()}
     for name, value in graph.values.items():
         if value.type.is_float:
             raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")
     for node in graph.nodes:
-        if node.output not in program.inlined:
+        if node.output not in program.inlined and node.output not in padded:
             lower_node(program, node)
     return program, place_outputs(program)
 

@@ -156,8 +156,8 @@ class Constant:
 @dataclass
 class Program:
     """Kernels by name, stages in order, constants in blob order and aliases (value -> value with the same
-    bytes). Values of ``inlined`` are computed by their readers. A GPU's kernels are text, and ``work`` says
-    how many threads those of standard form need.
+    bytes). Values of ``inlined`` are computed by their readers, those of ``framed`` are stored as the output
+    of a Pad. A GPU's kernels are text, and ``work`` says how many threads those of standard form need.
     """
 
     graph: Graph
@@ -168,6 +168,7 @@ class Program:
     constants: list[Constant] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
     inlined: frozenset[str] = frozenset()
+    framed: dict[str, Node] = field(default_factory=dict)
     _kernel_names: dict[object, str] = field(default_factory=dict)
     _constant_numbers: dict[object, int] = field(default_factory=dict)
 

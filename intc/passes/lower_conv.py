@@ -2,17 +2,18 @@
 
 ``conv(x, w)[b, o, i, j] = sum_k im2col(x)[b, i, j, k] * w[k, o]``; a kernel of one pixel needs no im2col.
 The images are transposed before and behind; between two convolutions the transposes cancel. An image that
-comes straight from an input keeps its layout.
+comes straight from an input and is cut into patches keeps its layout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node, rebuild
+from intc.ir.op import Array, Op
 from intc.ops.conv import Conv
 from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
 from intc.ops.im2col import Im2col
@@ -33,13 +34,38 @@ class LowerConv:
     def run(self, graph: Graph) -> Graph:
         producers = graph.producers()
 
+        bare: dict[str, str] = {}  # what is padded, in the new graph
+
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
+            if isinstance(node.op, Pad):
+                bare[node.output] = inputs[0]
             weight = graph.constants.get(node.inputs[1]) if isinstance(node.op, Conv) else None
             if weight is None or weight.ndim != 4:
                 return None
-            return _lowered(b, node, inputs, weight, _given(graph, producers, node.inputs[0]))
+            whole = _absorbed(producers, node)
+            if whole is not node:
+                inputs = (bare[node.inputs[0]], *inputs[1:])
+            given = _patches(whole.op, weight) and _given(graph, producers, whole.inputs[0])
+            return _lowered(b, whole, inputs, weight, given)
 
         return rebuild(graph, visit)
+
+
+def _absorbed(producers: Mapping[str, Node], node: Node) -> Node:
+    """Convolution ``node`` with the zeros that its images are padded with as pads of its own."""
+    pad, op = producers.get(node.inputs[0]), node.op
+    assert isinstance(op, Conv)
+    if pad is None or not isinstance(pad.op, Pad) or any((*pad.op.before[:2], *pad.op.after[:2])):
+        return node
+    around = (*pad.op.before[2:], *pad.op.after[2:])
+    pads = (op.pads[0] + around[0], op.pads[1] + around[1], op.pads[2] + around[2], op.pads[3] + around[3])
+    return replace(node, op=replace(op, pads=pads), inputs=(pad.inputs[0], *node.inputs[1:]))
+
+
+def _patches(op: Op, weight: Array) -> bool:
+    """Whether no element of an image is in two windows."""
+    assert isinstance(op, Conv)
+    return op.dilations == (1, 1) and op.strides[0] >= weight.shape[2] and op.strides[1] >= weight.shape[3]
 
 
 def _given(graph: Graph, producers: Mapping[str, Node], value: str) -> bool:

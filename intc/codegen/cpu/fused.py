@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from intc.codegen.cpu import patches, taps
+from intc.codegen.cpu import framed, patches, taps
 from intc.codegen.cpu.attention import attention
 from intc.codegen.cpu.attention_spec import (
     AttentionSpec,
@@ -125,6 +125,9 @@ def lower_linear(program: Program, node: Node) -> None:
         form, sizes = patches.windows(program, made)
         spec, x = replace(spec, windows=form), made.inputs[0]
     rows: Dim = product(x_type.shape[:-1])
+    pad = program.framed.get(node.output)
+    spec = replace(spec, border=framed.border(program, pad, spec.n)) if pad else spec
+    out = pad.output if pad else node.output
     kernel = program.kernel("linear", (spec, isa), lambda: linear(spec, isa))
     constants = program.graph.constants
     start = start_values(constants[w], constants[bias], isa, spec.x_dtype)
@@ -140,12 +143,12 @@ def lower_linear(program: Program, node: Node) -> None:
         *factors.args,
     ]
     args += [
-        ValueArg(node.output),
+        ValueArg(out),
         ScratchArg(linear_scratch_bytes(spec, isa)),
         *map(SizeArg, (*sizes, rows)),
     ]
     args += [ShareArg(count, (rows,), end=False), ShareArg(count, (rows,), end=True)]
-    program.add(kernel, args, node.output, node.source)
+    program.add(kernel, args, out, node.source)
 
 
 def linear_form(program: Program, node: Node) -> tuple[Isa, int]:

@@ -17,6 +17,7 @@ from tvm.tirx.script.builder import ir as T
 
 from intc.artifact.tensors import INT4
 from intc.codegen.cpu.epilogue import Residual, Stage, stage_arguments
+from intc.codegen.cpu.framed import Border, clear
 from intc.codegen.cpu.isa import Isa
 from intc.codegen.cpu.patches import Windows, emit_pack_windows
 from intc.codegen.cpu.taps import Taps, emit_taps
@@ -48,7 +49,8 @@ class LinearSpec:
     ``out_dtype`` with ``out_stride`` (0: ``n``).
     Without stages the int32 accumulators are stored. ``w_bits`` is 8, or 4 for weights in [-8, 7]. ``run`` is
     that of :func:`intc.codegen.cpu.tile.emit_tile`. With ``windows``, ``x`` is an image and the rows are
-    windows over it. With ``taps``, the weights are those of :func:`intc.codegen.cpu.taps.find`.
+    windows over it. With ``taps``, the weights are those of :func:`intc.codegen.cpu.taps.find`. With
+    ``border``, the output is that of images with zeros around them.
     """
 
     k: int
@@ -62,6 +64,7 @@ class LinearSpec:
     run: int = 0
     windows: Windows | None = None
     taps: tuple[Taps, ...] = ()
+    border: Border | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.n < 1:
@@ -136,10 +139,12 @@ def panels(spec: LinearSpec, isa: Isa) -> int:
 
 def linear_scratch_bytes(spec: LinearSpec, isa: Isa) -> int:
     """Bytes of scratch memory that one thread needs: a packed row block, one tile of accumulators and, where
-    the dot takes wider elements than weights are stored in, one widened panel.
+    the dot takes wider elements than weights are stored in, one widened panel; the places of the rows where
+    they are not side by side.
     """
     panel = isa.words(spec.k) * isa.columns if _widens(spec, isa) else 0
-    return 4 * (block_rows(spec, isa) * _stride(spec, isa) + isa.rows * isa.columns + panel)
+    places = block_rows(spec, isa) + 1 if spec.border else 0
+    return 4 * (block_rows(spec, isa) * _stride(spec, isa) + isa.rows * isa.columns + panel + places)
 
 
 def _widens(spec: LinearSpec, isa: Isa) -> bool:
@@ -175,6 +180,7 @@ class _Linear:
         self.stride = _stride(spec, isa)
         self.acc_base = block_rows(spec, isa) * self.stride
         self.panel_base = self.acc_base + isa.rows * isa.columns
+        self.places = linear_scratch_bytes(spec, isa) // 4 - block_rows(spec, isa) - 1
         self.panel_elements = isa.words(spec.k) * isa.columns * isa.group
         self.stored = self.panel_elements * spec.w_bits // 8  # bytes of a panel
         self.x_stride, self.out_stride = spec.x_stride or spec.k, spec.out_stride or spec.n
@@ -203,6 +209,8 @@ class _Linear:
             count = T.Bind(tir.Min(block, rows - first))
             with T.If(tir.Or(task == begin, panel == 0)), T.Then():
                 self._pack(first, count)
+                if spec.border:
+                    spec.border.emit_places(self.words, self.places, first, count, rows)
             if spec.taps:
                 for number in range(total):
                     with T.If(panel == number), T.Then():
@@ -273,12 +281,22 @@ class _Linear:
                 self.out,
                 spec.out_dtype,
                 column,
-                place=lambda r: (top + r) * self.out_stride + column,
+                place=lambda r: (self._place(row + r) if spec.border else top + r) * self.out_stride + column,
                 beside=lambda r: (top + r) * spec.n + column,
             )
             emit_store(isa, self.words, self.acc_base, size, valid, to)
+            if spec.border:
+                with T.If(top == 0), T.Then():
+                    clear(self.out, 0, self._place(0), self.out_stride, column, valid)
+                with T.serial(0, size) as r:
+                    ends = T.Bind(self._place(row + r) + 1), T.Bind(self._place(row + r + 1))
+                    clear(self.out, *ends, self.out_stride, column, valid)
 
         for_row_tiles(isa, count, tile, after)
+
+    def _place(self, row: Any) -> Any:
+        """Where a row of the block is stored."""
+        return self.words[self.places + row]
 
     def _widen(self, source: Any) -> Any:
         """The panel at ``source`` converted into scratch; its place there, in elements."""

@@ -2,7 +2,7 @@
 
 An element-wise copy whose source is contiguous along one axis and whose target along another touches a line
 of memory for every element. A block of 16 x 16 bytes is read as rows, transposed by shuffles and written as
-rows.
+rows. Fewer rows, as the channels of an image, are interleaved into one run of elements.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tvm.tirx as tir
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.strided import View, coalesce, rows
-from intc.codegen.cpu.vector import ramp, transposed
+from intc.codegen.cpu.vector import ramp, shuffle, transposed
 from intc.codegen.kernel import Expr, Frame
 from intc.ir.dims import Dim, Shape
 
@@ -21,14 +21,17 @@ LINE = 64  # bytes of memory that move together
 
 def crossing(shape: Shape, read: View, write: View, itemsize: int) -> int | None:
     """The axis of the merged ``shape`` along which ``read`` is contiguous, where ``write`` is along another
-    and both hold a block.
+    and both hold a block, or ``write`` a few elements without gaps.
     """
     sizes, (source, target) = coalesce(shape, (read, write))
-    lanes = BYTES // itemsize
-    if target.strides[-1] != 1 or source.strides[-1] == 1:
+    lanes, last = BYTES // itemsize, sizes[-1]
+    if target.strides[-1] != 1 or source.strides[-1] == 1 or not isinstance(last, int):
         return None
-    wide = [isinstance(size, int) and size >= lanes for size in sizes]
-    return next((i for i in range(len(sizes) - 1) if source.strides[i] == 1 and wide[i] and wide[-1]), None)
+    for i, size in enumerate(sizes[:-1]):
+        dense = last >= lanes or target.strides[i] == last
+        if source.strides[i] == 1 and isinstance(size, int) and size >= lanes and dense:
+            return i
+    return None
 
 
 def transposing_copy(frame: Frame, shape: Shape, read: View, write: View, axis: int, itemsize: int) -> None:
@@ -46,6 +49,13 @@ def transposing_copy(frame: Frame, shape: Shape, read: View, write: View, axis: 
     views = [View(others(v.strides), v.offset) for v in (source, target)]
     with rows(frame, outer, views) as (row, bases):
         first = _start(T.truncmod(row, outer[-1]), run, along)
+        if across < lanes:
+            origin = T.bind(bases[0] + first)
+            taken = [T.bind(x[ramp(origin + i * step_in, run)]) for i in range(across)]
+            order = [i * run + lane for lane in range(run) for i in range(across)]
+            to = T.bind(bases[1] + first * across)
+            T.buffer_store(y, shuffle(taken, order), [ramp(to, run * across)])
+            return
         with T.serial(0, -(-across // lanes)) as block:
             column = _start(block, lanes, across)
             for part in range(run // lanes):
