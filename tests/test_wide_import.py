@@ -100,7 +100,13 @@ IMAGES: dict[str, tuple[str, Feeds, str]] = {
         {"k": floats(4, 1, 3, 3), "b": floats(4)},
         "grouped_conv",
     ),
-    "in groups": ("y = Conv<group=2>(x, k)", {"k": floats(6, 2, 3, 3)}, "grouped_conv"),
+    "in small groups": ("y = Conv<group=2>(x, k)", {"k": floats(6, 2, 3, 3)}, "matmul"),
+    "in groups": (
+        "y = Conv<group=2, pads=[1,0,1,2]>(x, k, b)",
+        {"k": floats(64, 2, 3, 3), "b": floats(64)},
+        "concat",
+    ),
+    "channels repeated": ("y = Conv<group=4, strides=[2,1]>(x, k)", {"k": floats(12, 1, 3, 2)}, "matmul"),
     "bottleneck": (
         "a = Conv(x, k1) n = BatchNormalization(a, g, o, u, v) r = Relu(n) c = Conv<pads=[1,1,1,1]>(r, k3)"
         " t = Relu(c) e = Conv(t, k2) s = Add(e, x) y = Relu(s)",

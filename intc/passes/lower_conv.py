@@ -18,11 +18,12 @@ from intc.ops.conv import Conv
 from intc.ops.elementwise import Add, Cast, Div, Mul, Sub
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
-from intc.ops.movement import Pad, Reshape, Transpose
+from intc.ops.movement import Concat, Pad, Reshape, Slice, Transpose
 from intc.ops.window import GroupedConv
 
 TO_LAST = (0, 2, 3, 1)
 TO_FIRST = (0, 3, 1, 2)
+COLUMNS = 16  # of a product that fills a vector
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ class LowerConv:
 
     def run(self, graph: Graph) -> Graph:
         producers = graph.producers()
-
         bare: dict[str, str] = {}  # what is padded, in the new graph
 
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
@@ -46,7 +46,8 @@ class LowerConv:
             if whole is not node:
                 inputs = (bare[node.inputs[0]], *inputs[1:])
             given = _patches(whole.op, weight) and _given(graph, producers, whole.inputs[0])
-            return _lowered(b, whole, inputs, weight, given)
+            assert isinstance(whole.op, Conv)
+            return _Convolution(b, whole, whole.op, weight).lowered(inputs, given)
 
         return rebuild(graph, visit)
 
@@ -80,30 +81,68 @@ def _given(graph: Graph, producers: Mapping[str, Node], value: str) -> bool:
     return value in graph.inputs
 
 
-def _lowered(b: Builder, node: Node, inputs: tuple[str, ...], weight: np.ndarray, given: bool) -> str:
-    op, stem, x = node.op, node.output, inputs[0]
-    assert isinstance(op, Conv)
-    outputs, _, kh, kw = weight.shape
-    if op.groups != 1:
-        top, left, bottom, right = op.pads
-        x = b.emit(Transpose(TO_LAST), x, name=f"{stem}.last", source=node.source)
+@dataclass(frozen=True)
+class _Convolution:
+    """Convolution ``node`` with ``weight`` [O, C/groups, KH, KW] in the making."""
+
+    b: Builder
+    node: Node
+    op: Conv
+    weight: Array
+
+    def lowered(self, inputs: tuple[str, ...], given: bool) -> str:
+        """Its value from ``inputs``; images that are ``given`` keep their layout."""
+        outputs, depth = self.weight.shape[:2]
+        x = inputs[0] if given else self._emit(Transpose(TO_LAST), inputs[0], "last")
+        if self.op.groups == 1:
+            filters = self.weight if given else self.weight.transpose(0, 2, 3, 1)
+            y = self._product(x, filters.reshape(outputs, -1).T, given=given)
+        elif depth == 1 and outputs == self.op.groups:
+            y = self._by_channel(x)
+        else:
+            y = self._by_group(x)
+        if len(inputs) == 3:
+            y = self._emit(Add(), y, "biased", inputs[2])
+        return self.b.emit(Transpose(TO_FIRST), y, name=self.node.output, source=self.node.source)
+
+    def _emit(self, op: Op, x: str, what: str, *others: str) -> str:
+        return self.b.emit(op, x, *others, name=f"{self.node.output}.{what}", source=self.node.source)
+
+    def _constant(self, what: str, array: Array) -> str:
+        return self.b.constant(f"{self.node.inputs[1]}.{what}", np.ascontiguousarray(array))
+
+    def _product(self, x: str, matrix: Array, suffix: str = "", given: bool = False) -> str:
+        """The windows of images ``x`` times ``matrix``."""
+        op, kernel = self.op, (self.weight.shape[2], self.weight.shape[3])
+        if given or kernel != (1, 1) or op.strides != (1, 1) or any(op.pads):
+            windows = Im2col(kernel, op.strides, op.pads, op.dilations, not given)
+            x = self._emit(windows, x, f"patches{suffix}")
+        return self._emit(MatMul(), x, f"product{suffix}", self._constant(f"matrix{suffix}", matrix))
+
+    def _by_channel(self, x: str) -> str:
+        """Every channel with a filter of its own."""
+        op, (top, left, bottom, right) = self.op, self.op.pads
         if any(op.pads):
-            x = b.emit(
-                Pad((0, top, left, 0), (0, bottom, right, 0)), x, name=f"{stem}.padded", source=node.source
-            )
-        w = b.constant(f"{node.inputs[1]}.last", np.ascontiguousarray(weight.transpose(2, 3, 1, 0)))
-        y = b.emit(
-            GroupedConv(op.strides, op.dilations, op.groups), x, w, name=f"{stem}.product", source=node.source
+            x = self._emit(Pad((0, top, left, 0), (0, bottom, right, 0)), x, "padded")
+        w = self._constant("last", self.weight.transpose(2, 3, 1, 0))
+        return self._emit(GroupedConv(op.strides, op.dilations, op.groups), x, "product", w)
+
+    def _by_group(self, x: str) -> str:
+        """A product for every run of groups that fills a vector, with zeros where groups do not meet."""
+        outputs, depth, kh, kw = self.weight.shape
+        each = outputs // self.op.groups
+        run = next(
+            n
+            for n in range(1, self.op.groups + 1)
+            if self.op.groups % n == 0 and (n * each >= COLUMNS or n == self.op.groups)
         )
-    else:
-        columns = Im2col((kh, kw), op.strides, op.pads, op.dilations, not given)
-        order = weight.reshape(outputs, -1) if given else weight.transpose(0, 2, 3, 1).reshape(outputs, -1)
-        matrix = b.constant(f"{node.inputs[1]}.matrix", np.ascontiguousarray(order.T))
-        if not given:
-            x = b.emit(Transpose(TO_LAST), x, name=f"{stem}.last", source=node.source)
-        if given or kh * kw > 1 or op.strides != (1, 1) or any(op.pads):
-            x = b.emit(columns, x, name=f"{stem}.patches", source=node.source)
-        y = b.emit(MatMul(), x, matrix, name=f"{stem}.product", source=node.source)
-    if len(inputs) == 3:
-        y = b.emit(Add(), y, inputs[2], name=f"{stem}.biased", source=node.source)
-    return b.emit(Transpose(TO_FIRST), y, name=stem, source=node.source)
+        parts = []
+        for first in range(0, self.op.groups, run):
+            matrix = np.zeros((kh, kw, run, depth, run, each), self.weight.dtype)
+            for i in range(run):
+                filters = self.weight[(first + i) * each : (first + i + 1) * each]
+                matrix[:, :, i, :, i] = filters.transpose(2, 3, 1, 0)
+            channels = Slice(3, first * depth, (first + run) * depth)
+            part = self._emit(channels, x, f"group{first}") if run < self.op.groups else x
+            parts.append(self._product(part, matrix.reshape(-1, run * each), str(first)))
+        return self._emit(Concat(3), parts[0], "product", *parts[1:]) if len(parts) > 1 else parts[0]
