@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from intc.artifact import schema, tensors
 from intc.artifact.container import Container
@@ -163,3 +166,19 @@ def test_what_is_no_library_for_this_processor() -> None:
 def test_addresses_without_a_function() -> None:
     elf = SimpleNamespace(get_section_by_name=lambda name: None, has_dwarf_info=lambda: False)
     assert Functions(elf).at(4096) == ""
+
+
+def test_a_function_that_is_inlined_as_well_is_named_by_its_origin(tmp_path: Path) -> None:
+    source = tmp_path / "both.c"
+    source.write_text("int twice(int x) { return 2 * x * x; }\nint more(int x) { return twice(x) + 1; }\n")
+    library = tmp_path / "both.so"
+    subprocess.run(["gcc", "-O2", "-g", "-shared", "-fPIC", "-o", library, source], check=True)
+    elf = ELFFile(BytesIO(library.read_bytes()))
+    origins = [
+        entry
+        for unit in elf.get_dwarf_info().iter_CUs()
+        for entry in unit.iter_DIEs()
+        if "DW_AT_abstract_origin" in entry.attributes and "DW_AT_low_pc" in entry.attributes
+    ]
+    assert origins, "the compiler describes it that way"
+    assert {"twice", "more"} <= {name for _, _, name in Functions(elf).ranges}

@@ -165,6 +165,13 @@ def _imports(elf: Any) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name))
 
 
+def _name(entry: Any) -> str:
+    """What a subprogram is called: where it was inlined elsewhere, its abstract origin has the name."""
+    while "DW_AT_name" not in entry.attributes:
+        entry = entry.get_DIE_from_attribute("DW_AT_abstract_origin")
+    return str(entry.attributes["DW_AT_name"].value.decode())
+
+
 class Functions:
     """Which function an address belongs to, from the symbols and the debugging information."""
 
@@ -179,8 +186,7 @@ class Functions:
             for entry in (entry for unit in units for entry in unit.iter_DIEs()):
                 known = entry.attributes
                 if entry.tag == "DW_TAG_subprogram" and {"DW_AT_low_pc", "DW_AT_high_pc"} <= set(known):
-                    start, size, name = (known[f"DW_AT_{k}"].value for k in ("low_pc", "high_pc", "name"))
-                    self._add(start, size, name.decode())
+                    self._add(known["DW_AT_low_pc"].value, known["DW_AT_high_pc"].value, _name(entry))
         self.ranges.sort()
 
     def _add(self, start: int, size: int, name: str) -> None:
