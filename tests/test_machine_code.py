@@ -172,7 +172,10 @@ def test_a_function_that_is_inlined_as_well_is_named_by_its_origin(tmp_path: Pat
     source = tmp_path / "both.c"
     source.write_text("int twice(int x) { return 2 * x * x; }\nint more(int x) { return twice(x) + 1; }\n")
     library = tmp_path / "both.so"
-    subprocess.run(["gcc", "-O2", "-g", "-shared", "-fPIC", "-o", library, source], check=True)
+    subprocess.run(
+        ["gcc", "-O2", "-g", "-fno-semantic-interposition", "-shared", "-fPIC", "-o", library, source],
+        check=True,
+    )
     elf = ELFFile(BytesIO(library.read_bytes()))
     origins = [
         entry
