@@ -20,6 +20,13 @@ def matmul_cases() -> list[Case]:
         Case(MatMul(), (t((B, S, 33), "int8"), ints(-128, 127, (33, 17), np.int8))),
         Case(MatMul(), (t((B, 1, S, 9), "int16", -3000, 3000), t((4, 9, 3), "int8"))),
         Case(MatMul(), (t((9,), "int8"), ints(-128, 127, (9, 4), np.int8))),
+        # more rows than a block, whole panels and parts of them, leading axes repeated on either side
+        Case(MatMul(), (t((B, 100, 40), "int8"), t((B, 40, 128), "int8"))),
+        Case(MatMul(), (t((B, 3, 13, 9), "uint8"), t((3, 9, 66), "int8"))),
+        Case(MatMul(), (t((3, 1, 5, 19), "int8"), t((B, 19, 24), "uint8"))),
+        Case(MatMul(), (t((B, 1, S, S), "uint8"), t((2, S, S), "int16", -99, 99))),
+        Case(MatMul(), (t((2, 3, 101, 8), "int8"), ints(-128, 127, (8, 80), np.int8))),
+        Case(MatMul(), (ints(-128, 127, (12, 16), np.int8), t((B, 16, 9), "int8"))),
     ]
 
 

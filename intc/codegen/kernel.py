@@ -128,11 +128,11 @@ def local(dtype: str, size: int = 1) -> Any:
     return T.alloc_buffer((size,), dtype, scope="global", layout=None)
 
 
-def opaque(value: Expr) -> Expr:
-    """An int64 ``value`` by way of memory: TVM's simplifier, exponential in chains of variables, stops
-    here.
+def opaque(value: Expr, dtype: str = "int64") -> Expr:
+    """``value``, of type ``dtype``, by way of memory: TVM's simplifier, exponential in chains of variables,
+    stops here.
     """
-    cell = local("int64")
+    cell = local(dtype)
     T.buffer_store(cell, value, [0])
     return T.bind(cell[0])
 

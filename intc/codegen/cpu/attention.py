@@ -34,7 +34,7 @@ from intc.codegen.cpu.tile import (
     emit_tile,
     for_row_tiles,
 )
-from intc.codegen.cpu.vector import Vec, buffer, const, pointer, ramp, stack, transposed
+from intc.codegen.cpu.vector import buffer, const, pointer, ramp, stack, transposed, woven
 
 
 class _Attention:
@@ -146,7 +146,7 @@ class _Attention:
                 width = isa.lanes if column + isa.lanes <= dim else 1
                 for c in range(column, min(column + isa.lanes, dim), width):
                     parts = [v[ramp(row + c, width)] for row in rows]
-                    T.buffer_store(self.words, _woven(parts, width), [ramp(at + (c - column), width)])
+                    T.buffer_store(self.words, woven(parts, width), [ramp(at + (c - column), width)])
 
     def _block(self, softmax: RowWeights, batch: Any, head: Any, row: Any, count: Any) -> None:
         """``count`` query rows from ``row``: scores, probabilities, context."""
@@ -275,17 +275,6 @@ class _Attention:
                 emit(whole, isa.columns)
         if spec.head_dim % isa.columns:
             emit(tir.IntImm("int32", full), spec.head_dim % isa.columns)
-
-
-def _woven(parts: list[Any], lanes: int) -> Any:
-    """2 or 4 vectors of int8 as one of int32, each part in its own 16 or 8 bits, the first lowest."""
-    bits = 32 // len(parts)
-    wide = [T.Bind(T.cast(p, "int32" if lanes == 1 else f"int32x{lanes}")) for p in parts]
-    word = Vec(wide[0], lanes) & ((1 << bits) - 1)
-    for i, part in enumerate(wide[1:], 1):
-        kept = Vec(part, lanes) if i == len(wide) - 1 else Vec(part, lanes) & ((1 << bits) - 1)
-        word = word | (kept << (i * bits))
-    return word.expr
 
 
 def attention(spec: AttentionSpec, isa: Isa, name: str = "attention") -> tir.PrimFunc:

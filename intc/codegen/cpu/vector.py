@@ -214,6 +214,17 @@ def transposed(rows: list[Any], lanes: int) -> list[Any]:
     return rows
 
 
+def woven(parts: list[Any], lanes: int) -> Any:
+    """2 or 4 vectors of 8 or 16 bits as one of int32, each part in its own 16 or 8 bits, the first lowest."""
+    bits = 32 // len(parts)
+    wide = [T.Bind(T.cast(p, "int32" if lanes == 1 else f"int32x{lanes}")) for p in parts]
+    word = Vec(wide[0], lanes) & ((1 << bits) - 1)
+    for i, part in enumerate(wide[1:], 1):
+        kept = Vec(part, lanes) if i == len(wide) - 1 else Vec(part, lanes) & ((1 << bits) - 1)
+        word = word | (kept << (i * bits))
+    return word.expr
+
+
 def reduce_lanes(value: Any, lanes: int, combine: Callable[[Any, Any], Any] = operator.add) -> Any:
     """All lanes of ``value`` combined, halves with halves, as a scalar."""
     value = T.Bind(value)
