@@ -127,6 +127,12 @@ def layer_norm_cases() -> list[Case]:
     for dtype in ("int8", "int16", "int32"):  # values of 16 bits in any type
         rows = t((B, S, 64), dtype, *((-128, 127) if dtype == "int8" else (-32767, 32767)))
         cases.append(Case(ShiftLayerNorm(99, 40, -127, 127, "int8"), (rows, wide, beta)))
+    # a row whose sums of squares fit no 32 bits
+    length = 2**16 + 64
+    long = ints(-(2**20), 2**20, (length,), np.int32), ints(-(2**40), 2**40, (length,), np.int64)
+    cases.append(
+        Case(ShiftLayerNorm(99, 40, -127, 127, "int8"), (t((2, length), "int16", -8191, 8191), *long))
+    )
     return cases
 
 

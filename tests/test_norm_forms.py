@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
+import intc
 from tests.onnx_models import Feeds, canonical, floats, model, operators
 
 MOMENT = "q = Mul(x, x) v = ReduceMean<axes=[-1]>(q) e = Add(v, eps)"
@@ -89,3 +93,16 @@ def test_what_is_no_norm(form: str) -> None:
 def test_means_of_two_axes_are_no_norm() -> None:
     body = "q = Mul(x, x) v = ReduceMean<axes=[1, 2]>(q) e = Add(v, eps) r = Sqrt(e) y = Div(x, r)"
     assert "layer_norm" not in _operators(body, "[batch, 3, 8]", {}, floats(2, 3, 8))
+
+
+def test_rows_longer_than_32768(tmp_path: Path) -> None:
+    """PoolFormer and the like normalise whole images: such rows are read in fewer bits."""
+    x, gamma, beta = floats(2, 40000), floats(40000, seed=1), floats(40000, seed=2)
+    weights: Feeds = {"gamma": gamma, "beta": beta}
+    proto = model("y = LayerNormalization(x, gamma, beta)", "float[b, 40000] x", "float[b, 40000] y", weights)
+    onnx.save(proto, tmp_path / "long.onnx")
+    module = intc.compile(tmp_path / "long.onnx", {"x": x})
+    want = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * gamma + beta
+    (ours,) = module.graph.evaluate({"x": x})
+    noise = np.square(want - ours).sum()
+    assert 10 * np.log10(np.square(want).sum() / noise) > 60

@@ -36,6 +36,7 @@ class Window:
     uncounted: tuple[int, int] = (0, 0)
 
 
+FILTERS = 64  # elements of a window whose mean is a filter
 Pool: TypeAlias = Callable[[Call, str, Window, Window], str]
 
 
@@ -151,15 +152,22 @@ def _largest(call: Call, x: str, rows: Window, columns: Window) -> str:
 
 
 def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
-    """Means over windows laid out as rows; where padding does not count, times what makes up for it."""
+    """Means over windows: filters of every channel, large ones laid out as rows; where padding does not
+    count, times what makes up for it.
+    """
     batch, channels, height, width = call.shape(x)
-    columns_of = Im2col(*_parts(rows, columns), True)
+    kernel, strides, pads, dilations = _parts(rows, columns)
+    windows, taps = Im2col(kernel, strides, pads, dilations, True), rows.kernel * columns.kernel
     image = call.emit(Transpose((0, 2, 3, 1)), x, last=False)
-    size = columns_of.output_size(call.ctx.builder.graph.type(image))
-    taps = rows.kernel * columns.kernel
-    patches = call.emit(columns_of, image, last=False)
-    patches = reshape_to(call, patches, (batch, *size, taps, channels), True)
-    y = call.emit(ReduceMean((3,), False), patches, last=False)
+    size = windows.output_size(call.ctx.builder.graph.type(image))
+    if taps <= FILTERS and isinstance(channels, int):
+        every = call.constant(np.full((channels, 1, *kernel), 1 / taps, np.float32))
+        y = call.emit(Conv(strides, pads, dilations, channels), x, every, last=False)
+        y = call.emit(Transpose((0, 2, 3, 1)), y, last=False)
+    else:
+        patches = call.emit(windows, image, last=False)
+        patches = reshape_to(call, patches, (batch, *size, taps, channels), True)
+        y = call.emit(ReduceMean((3,), False), patches, last=False)
     along = ((height, size[0], rows), (width, size[1], columns))
     if all(isinstance(length, int) or not any(window.uncounted) for length, _, window in along):
         counts = _counts(height, rows)[:, None] * _counts(width, columns)

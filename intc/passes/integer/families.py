@@ -155,16 +155,18 @@ def shift_sigmoid(forms: Forms, node: Node) -> Form:
 
 def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
     """LayerNorm straight into ``bits`` bits at ``scale`` (one, or one per channel): gamma, beta and scale
-    fold.
+    fold. Rows of more than 2**15 channels are read in less than 16 bits, as their sums have room for.
     """
     assert isinstance(node.op, LayerNorm)
-    x = forms.quantised(node.inputs[0], 16)
     channels = int(forms.source.type(node.inputs[0]).shape[-1])  # type: ignore[arg-type]
-    gamma, beta = _affine(forms, node)
-    gain = [
-        Fraction(float(g)) / Fraction(float(s)) / 2**20
-        for g, s in zip(gamma, _spread(scale, channels), strict=True)
-    ]
+    beyond = max(0, (channels - 1).bit_length() - 15)
+    if beyond > 8:
+        raise QuantizationError(f"node '{node.source}' (layer_norm): a row of {channels} values, beyond 2^23")
+    x = forms.quantised(node.inputs[0], 16 - beyond)
+    rows = np.stack([*_affine(forms, node), _spread(scale, channels)], axis=1)
+    rows, places = np.unique(rows, axis=0, return_inverse=True)  # long rows repeat a few
+    gamma, beta, scales = ([Fraction(float(v)) for v in column] for column in rows.T)
+    gain = [g / s / 2**20 for g, s in zip(gamma, scales, strict=True)]
     largest = max(max(abs(g) for g in gain), Fraction(1, 2**31))
     e = dyadic(largest)[1]
     if not 32 <= e <= 62:
@@ -173,13 +175,11 @@ def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
             raise QuantizationError(
                 f"node '{node.source}': gamma / scale reaches {float(largest)}, too large"
             )
-    g = np.array([round(r * 2**e) for r in gain], np.int64)
-    g = np.clip(g, -(2**31) + 1, 2**31 - 1).astype(np.int32)
-    shift = [
-        Fraction(float(t)) / Fraction(float(s)) for t, s in zip(beta, _spread(scale, channels), strict=True)
-    ]
-    top = 2**61
+    exact = np.array([round(r * 2**e) for r in gain], np.int64)
+    g = np.clip(exact, -(2**31) + 1, 2**31 - 1).astype(np.int32)[places.ravel()]
+    shift, top = [t / s for t, s in zip(beta, scales, strict=True)], 2**61
     b = np.array([max(-top, min(top, round(r * 2**e))) + 2 ** (e - 1) for r in shift], np.int64)
+    b = b[places.ravel()]
     s_x = Fraction(float(x.scale))
     eps_q = max(1, round(Fraction(node.op.epsilon) * channels * channels / (s_x * s_x)))
     limit = LIMIT[bits]
