@@ -145,3 +145,13 @@ def test_sums_read_the_whole_range(tmp_path: Path) -> None:
     means = compiled(proto, feeds, tmp_path, rounding="nearest").session().run(None, feeds)[1]
     wanted = expected(proto, feeds)[1]
     np.testing.assert_allclose(means, wanted, rtol=1e-3)
+
+
+def test_many_choices_behind_one_another_are_looked_through_once(tmp_path: Path) -> None:
+    body = "h0 = MatMul(x, w) " + " ".join(
+        f"d{i} = Mul(h{i}, half) c{i} = Less(h{i}, d{i}) h{i + 1} = Where(c{i}, d{i}, h{i})"
+        for i in range(40)
+    )
+    proto = model(body + " y = Mul(h40, one)", X, "float[a, b, c] y", {**WEIGHTS, "half": np.float32(0.999)})
+    feeds = {"x": FEEDS["x"]}
+    assert distance(compiled(proto, feeds, tmp_path, rounding="nearest"), proto, feeds) < 0.05
