@@ -177,6 +177,17 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
         "float[batch, 2, f, n, m] x", {"w": floats(4, 2, 2, 2, 2)}, ((2, 2, 6, 5, 4), (1, 2, 5, 3, 2)),
         (1, 2, 3, 3, 2),
     ),
+    "transposed frames": (
+        "y = ConvTranspose<strides=[2,1,2], pads=[1,0,0,0,1,0], group=2>(x, w, b)",
+        "float[batch, 2, f, n, m] x", {"w": floats(2, 3, 3, 2, 2), "b": floats(6)},
+        ((2, 2, 4, 3, 5), (1, 2, 2, 2, 1)), None,
+    ),
+    "a stem's length by hand": (
+        "a = Conv<strides=[2]>(x, k) c = Conv<strides=[2]>(a, w) s = Shape<start=2>(x) d = Sub(s, three)"
+        " q = Div(d, four) t = Concat<axis=0>(b, q) y = Reshape(c, t)",
+        SEQUENCE, {"k": floats(6, 6, 3) / 4, "w": W1, "three": np.array([3]), "four": np.array([4]),
+         "b": np.array([0, 8])}, ((2, 6, 40), (1, 6, 13)), (1, 6, 6),
+    ),
     "means of frames": (
         "y = AveragePool<kernel_shape=[2,2,2], strides=[2,1,2], pads=[1,0,0,0,1,0]>(x)",
         "float[batch, 2, 4, 5, 6] x", {}, ((2, 2, 4, 5, 6),), None,
@@ -184,7 +195,7 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
 }  # fmt: skip
 COMPILED = (
     "audio stem", "windows", "means of what is inside", "vocoder", "bilinear", "half as large again",
-    "up and down again", "corners stay", "whole chunks", "one chunk",
+    "up and down again", "corners stay", "transposed frames", "whole chunks", "one chunk",
 )  # fmt: skip
 
 

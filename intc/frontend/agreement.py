@@ -188,8 +188,13 @@ def kept_above(graph: Graph, size: Dim, least: int) -> bool:
     """Whether the limits of ``graph`` keep ``size`` at ``least`` or above."""
     if bounds(size)[0] >= least:
         return True
-    excesses = ((limited + size, most) for limited, most in graph.limits().items())
-    return any(isinstance(rest, int) and rest - most >= least for rest, most in excesses)
+    limits = graph.limits()
+    excesses = ((limited + size, most) for limited, most in limits.items())
+    if any(isinstance(rest, int) and rest - most >= least for rest, most in excesses):
+        return True
+    taken = [dims.tried(x) <= most for x, most in limits.items() if symbols((x,)) == symbols((size,))]
+    alone = len(symbols((size,))) == 1 and bool(taken)
+    return alone and bool((dims.tried(size)[np.all(taken, axis=0)] >= least).all())
 
 
 def part_of(name: str, divisor: int) -> Dim:
