@@ -188,6 +188,11 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
         SEQUENCE, {"k": floats(6, 6, 3) / 4, "w": W1, "three": np.array([3]), "four": np.array([4]),
          "b": np.array([0, 8])}, ((2, 6, 40), (1, 6, 13)), (1, 6, 6),
     ),
+    "repeated for all but three": (
+        "c = ReduceMean<axes=[2]>(x) s = Shape<start=2>(x) n = Sub(s, three) t = Concat<axis=0>(b, n)"
+        " y = Expand(c, t)",
+        SEQUENCE, {"three": np.array([3]), "b": np.array([1, 1])}, ((2, 6, 9), (1, 6, 4)), (1, 6, 2),
+    ),
     "means of frames": (
         "y = AveragePool<kernel_shape=[2,2,2], strides=[2,1,2], pads=[1,0,0,0,1,0]>(x)",
         "float[batch, 2, 4, 5, 6] x", {}, ((2, 2, 4, 5, 6),), None,
@@ -195,7 +200,8 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
 }  # fmt: skip
 COMPILED = (
     "audio stem", "windows", "means of what is inside", "vocoder", "bilinear", "half as large again",
-    "up and down again", "corners stay", "transposed frames", "whole chunks", "one chunk",
+    "up and down again", "corners stay", "transposed frames", "whole chunks",
+    "repeated for all but three", "one chunk",
 )  # fmt: skip
 
 

@@ -159,7 +159,8 @@ class Expand(Op):
 
     def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
         sizes = [size for size in self.shape if not isinstance(size, int) and bounds(size)[0] < 0]
-        return [(terms_of(size).get((), 0) - size, terms_of(size).get((), 0)) for size in sizes]
+        rooms = (max(terms_of(size).get((), 0), 0) for size in sizes)  # of a size such as 64 - n
+        return [(room - size, room) for size, room in zip(sizes, rooms, strict=True)]
 
     def infer(self, *types: TensorType) -> TensorType:
         have = types[0].shape
