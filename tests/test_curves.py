@@ -78,3 +78,14 @@ def test_small_means_keep_their_precision_in_front_of_roots_and_logarithms(form:
     (found,) = module.session().run(None, held)
     np.testing.assert_array_equal(found, module.graph.evaluate(held)[0])
     assert fidelity(found, expected(proto, held)[0])["sqnr_db"] > 45
+
+
+def test_a_function_that_is_zero_wherever_it_is_read(tmp_path: Path) -> None:
+    """A running maximum that starts at -1e38, as RWKV has it."""
+    body = "m = Max(x, least) d = Sub(least, m) e = Exp(d) y = Mul(e, x)"
+    proto = model(body, "float[batch, 64] x", "float[batch, 64] y", {"least": np.float32([-1e38])})
+    onnx.save(proto, tmp_path / "m.onnx")
+    feeds = numbers(32, 1, 1)
+    module = intc.compile(tmp_path / "m.onnx", feeds)
+    (found,) = module.session().run(None, feeds)
+    assert not found.any() and not module.graph.evaluate(feeds)[0].any()

@@ -85,3 +85,16 @@ def test_what_gradients_are_passed_by_is_no_sum(tmp_path: Path) -> None:
     graph = FoldConstants().run(import_onnx(proto))
     assert [n.op.name for n in graph.nodes] == ["matmul", "round", "matmul"]
     assert distance(compiled(proto, FEEDS, tmp_path, rounding="nearest"), proto, FEEDS) < 0.2
+
+
+def test_operators_without_inputs_are_no_products() -> None:
+    body = JOINED + (
+        " k = Shape<end=1>(x) size = Squeeze(k) i = Range(zero, size, step) f = Cast<to=1>(i)"
+        " f3 = Unsqueeze(f, both) y = Add(d, f3)"
+    )
+    weights = {**WEIGHTS, "zero": np.int64(0), "step": np.int64(1), "both": np.array([1, 2])}
+    proto = model(body, X, "float[a, b, c] y", weights)
+    graph = FoldConstants().run(import_onnx(proto))
+    assert any(not node.inputs for node in graph.nodes)
+    (found,) = FoldExpanded().run(graph).evaluate(FEEDS)
+    np.testing.assert_allclose(found, expected(proto, FEEDS)[0], rtol=1e-4, atol=1e-4)

@@ -145,3 +145,42 @@ def test_sums_read_the_whole_range(tmp_path: Path) -> None:
     means = compiled(proto, feeds, tmp_path, rounding="nearest").session().run(None, feeds)[1]
     wanted = expected(proto, feeds)[1]
     np.testing.assert_allclose(means, wanted, rtol=1e-3)
+
+
+def test_many_choices_behind_one_another_are_looked_through_once(tmp_path: Path) -> None:
+    body = "h0 = MatMul(x, w) " + " ".join(
+        f"d{i} = Mul(h{i}, half) c{i} = Less(h{i}, d{i}) h{i + 1} = Where(c{i}, d{i}, h{i})"
+        for i in range(40)
+    )
+    proto = model(body + " y = Mul(h40, one)", X, "float[a, b, c] y", {**WEIGHTS, "half": np.float32(0.999)})
+    feeds = {"x": FEEDS["x"]}
+    assert distance(compiled(proto, feeds, tmp_path, rounding="nearest"), proto, feeds) < 0.05
+
+
+@pytest.mark.parametrize("low", ["low", "least"])
+def test_a_logarithm_of_sums_where_a_mask_keeps_nothing(low: str, tmp_path: Path) -> None:
+    """Gates by what attention summed up: 0 where nothing was kept."""
+    body = (
+        f"h = MatMul(x, w) t = Transpose<perm=[0, 2, 1]>(h) s = MatMul(x, t) u = Unsqueeze(m, at)"
+        f" a = Where(u, s, {low}) l = ReduceLogSumExp<axes=[2], keepdims=1>(a) g = Sigmoid(l) y = Mul(x, g)"
+    )
+    proto = model(body, f"{X}, bool[batch, seq] m", "float[a, b, c] y", WEIGHTS)
+    module = compiled(proto, FEEDS, tmp_path, rounding="nearest")
+    assert distance(module, proto, FEEDS) < 0.05
+    some = {**FEEDS, "m": KEPT & (np.arange(48) > 0)[:, None]}
+    assert np.isfinite(module.session().run(None, some)[0]).all()
+    nothing = compiled(proto, some, tmp_path, rounding="nearest")
+    assert np.array_equal(nothing.session().run(None, some)[0], nothing.graph.evaluate(some)[0])
+
+
+def test_rows_of_masked_tokens_stay_zeros_in_front_of_norms(tmp_path: Path) -> None:
+    body = (
+        "c = Cast<to=1>(m) u = Unsqueeze(c, ax) k = Mul(x, u) h = MatMul(k, w) i = MatMul(k, w2)"
+        " g = Mul(h, i) o = MatMul(g, w3) n = SimplifiedLayerNormalization<axis=-1>(o, scale) y = Add(x, n)"
+    )
+    weights = {
+        "w": floats(8, 32) / 3, "w2": floats(8, 32, seed=1) / 3, "w3": floats(32, 8) / 6,
+        "scale": np.ones(8, np.float32), "ax": np.array([2]),
+    }  # fmt: skip
+    proto = model(body, f"{X}, bool[batch, seq] m", "float[a, b, c] y", weights)
+    assert distance(compiled(proto, FEEDS, tmp_path), proto, FEEDS) < 0.05

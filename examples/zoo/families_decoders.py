@@ -95,4 +95,28 @@ FAMILIES: dict[str, Family] = {
         first_k_dense_replace=2,
         num_experts_per_tok=2,
     ),
+    # scans in whole chunks of the length: Mamba-2 and the gated delta rule, each beside attention; RWKV
+    "granite-hybrid": decoder(
+        "GraniteMoeHybrid",
+        masked=True,
+        **GQA,
+        layer_types=["mamba", "attention"],
+        num_local_experts=0,
+        shared_intermediate_size=128,
+        mamba_n_heads=4,
+        mamba_d_head=32,
+        mamba_d_state=16,
+        mamba_chunk_size=64,
+    ),
+    "olmo-hybrid": decoder(
+        "OlmoHybrid",
+        masked=True,
+        **GQA,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+    ),
+    "lfm3": decoder("Lfm3", masked=True, **GQA, layer_types=["conv", "sliding_attention"], sliding_window=8),
 }

@@ -7,10 +7,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from intc.errors import GraphError
 from intc.ir import dims
 from intc.ir.dims import (
+    PAST,
     Dim,
+    Monomial,
     Poly,
     Shape,
     bounds,
@@ -23,6 +27,7 @@ from intc.ir.dims import (
     symbol,
     symbols,
     terms_of,
+    total,
 )
 from intc.ir.graph import Graph
 
@@ -36,15 +41,19 @@ class EqualSizes(Exception):
 
 
 class AtMost(Exception):
-    """The import starts over with ``symbol`` at most ``largest``; some operator must ask for that."""
+    """The import starts over with ``symbol`` at most ``largest``, or ``either``, where the smaller of the two
+    may be a size of its own; some operator must ask for that.
+    """
 
-    def __init__(self, symbol: str, largest: int) -> None:
+    def __init__(self, symbol: str, largest: int, either: bool = True) -> None:
         super().__init__(f"{symbol} <= {largest}")
-        self.symbol, self.largest = symbol, largest
+        self.symbol, self.largest, self.either = symbol, largest, either
 
 
 def require_equal(a: Dim, b: Dim) -> None:
-    """Raise :class:`EqualSizes` where two different sizes must agree and one is a bare symbol."""
+    """Raise :class:`EqualSizes` where two different sizes must agree and one is a bare symbol, and
+    :class:`AtMost` where they agree up to some size.
+    """
     if a == b:
         return
     for x, y in ((a, b), (b, a)):
@@ -56,6 +65,7 @@ def require_equal(a: Dim, b: Dim) -> None:
         raise EqualSizes(less[0][0], factor(more[0][0]))
     _require_root(a - b)
     require_zero(a - b)
+    _require_few(a - b)
 
 
 def require_product(have: Shape, wanted: Shape) -> None:
@@ -68,6 +78,7 @@ def require_product(have: Shape, wanted: Shape) -> None:
             require_equal(a, b)
     require_zero(product(have) - product(wanted))
     _require_traced(have, wanted)
+    _require_few(product(have) - product(wanted))
 
 
 def _require_traced(have: Shape, wanted: Shape) -> None:
@@ -82,13 +93,9 @@ def _require_root(difference: Dim) -> None:
     """Raise :class:`EqualSizes` where a size is, but for factors that all its terms have, ``a*n - b`` or
     ``a*n - b*m``: it is 0 where the symbol n is b / a, or that times m.
     """
-    terms = terms_of(difference)
-    if len(terms) != 2:
+    rest = _without_common(difference)
+    if len(rest) != 2:
         return
-    common = Counter(next(iter(terms)))
-    for names in terms:
-        common &= Counter(names)
-    rest = [(tuple((Counter(names) - common).elements()), coef) for names, coef in terms.items()]
     for (names, slope), (others, constant) in (rest, rest[::-1]):
         root, off = divmod(-constant, slope)
         if len(names) != 1 or len(others) > 1 or quotient(names[0]) or off or root < 1:
@@ -96,6 +103,28 @@ def _require_root(difference: Dim) -> None:
         size = root * product(map(factor, others))
         if names[0] not in symbols((size,)):
             raise EqualSizes(names[0], size)
+
+
+def _without_common(size: Dim) -> list[tuple[Monomial, int]]:
+    """The terms of ``size`` without the factors that all of them have."""
+    terms = terms_of(size)
+    common = Counter(next(iter(terms), ()))
+    for names in terms:
+        common &= Counter(names)
+    return [(tuple((Counter(names) - common).elements()), coef) for names, coef in terms.items()]
+
+
+def _require_few(difference: Dim) -> None:
+    """Raise :class:`AtMost` where a size is, but for factors that all its terms have, 0 for all sizes of its
+    only symbol up to some, such as ``ceil(n/64) - 1``: a single chunk was written into the file.
+    """
+    rest = total(coef * product(map(factor, names)) for names, coef in _without_common(difference))
+    names = symbols((rest,))
+    if len(names) == 1 and names[0] != PAST:
+        zero = dims.tried(rest) == 0
+        most = int(np.argmin(zero))
+        if most > 1 and not zero[most:].any():
+            raise AtMost(names[0], most, either=False)
 
 
 def require_broadcast(*shapes: Shape) -> None:
@@ -159,8 +188,13 @@ def kept_above(graph: Graph, size: Dim, least: int) -> bool:
     """Whether the limits of ``graph`` keep ``size`` at ``least`` or above."""
     if bounds(size)[0] >= least:
         return True
-    excesses = ((limited + size, most) for limited, most in graph.limits().items())
-    return any(isinstance(rest, int) and rest - most >= least for rest, most in excesses)
+    limits = graph.limits()
+    excesses = ((limited + size, most) for limited, most in limits.items())
+    if any(isinstance(rest, int) and rest - most >= least for rest, most in excesses):
+        return True
+    taken = [dims.tried(x) <= most for x, most in limits.items() if symbols((x,)) == symbols((size,))]
+    alone = len(symbols((size,))) == 1 and bool(taken)
+    return alone and bool((dims.tried(size)[np.all(taken, axis=0)] >= least).all())
 
 
 def part_of(name: str, divisor: int) -> Dim:

@@ -120,7 +120,7 @@ class Importer:
                 self._reset()
             except AtMost as found:
                 pair = (found.symbol, found.largest)
-                if found.symbol in self.largest:
+                if found.symbol in self.largest or not found.either:
                     self._keep_below({pair})
                 self.either |= {pair} - self.largest.items()
                 self._reset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from intc.frontend.symbolic import (
     tidy,
 )
 from intc.frontend.tabulated import ELEMENTWISE, Tabulated, tabulate
-from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, product
+from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, linear, product
 from intc.ir.op import Array
 from intc.ir.types import DType
 
@@ -120,9 +120,16 @@ def _fold_known(
             return None if folded is None else [folded]
         if op == "Split" and arrays[0] is not None:
             return _parts(node, arrays[0], arrays[1] if len(arrays) > 1 else None, attributes)
-        result = fold_symbolic(op, arrays, attributes, ctx.largest, ctx.either)
-        return None if result is None else [tidy(result)]
+        result = fold_symbolic(op, arrays, attributes, ctx.largest, ctx.either, ctx.least)
+        return None if result is None else [tidy(_linear(result, ctx.largest))]
     return _compute(ctx, node, arrays)
+
+
+def _linear(sizes: Array, largest: Mapping[str, int]) -> Array:
+    """``sizes`` without the quotients that ``largest`` makes superfluous."""
+    if not largest or not is_symbolic(sizes):
+        return sizes
+    return np.asarray(np.frompyfunc(lambda size: linear(as_dim(size), largest), 1, 1)(sizes), object)
 
 
 def _cut(ctx: Importer, inputs: Sequence[Any]) -> Index | None:

@@ -104,14 +104,17 @@ def dims_of(array: Array) -> Shape:
     return tuple(as_dim(x) for x in np.asarray(array, object).ravel())
 
 
-def _quotient(a: Any, b: Any) -> Any:
-    """ONNX's quotient of integers, rounded towards zero."""
+def _quotient(a: Any, b: Any, least: dict[Dim, int]) -> Any:
+    """ONNX's quotient of integers, rounded towards zero; what some inputs make negative goes to ``least``:
+    some operator must refuse those.
+    """
     if isinstance(a, Poly) and not isinstance(b, Poly) and b > 0:
         low, high = bounds(a)
-        if low >= 0:
-            return floor_div(a, int(b))
         if high <= 0:
             return -floor_div(-a, int(b))
+        if low < 0 and floor_div(a, int(b)) * int(b) != a:
+            least[a] = max(least.get(a, 0), 0)
+        return floor_div(a, int(b))
     return divide(a, b)
 
 
@@ -149,7 +152,6 @@ _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": _quotient,
     "Equal": lambda a, b: a == b,
 }
 REMAINDER = 16  # a number modulo a symbol is a sum of as many terms
@@ -171,15 +173,18 @@ def fold_symbolic(
     inputs: Sequence[Array | None],
     attributes: dict[str, Any],
     largest: Mapping[str, int],
-    either: Container[Pair] = (),
+    either: Container[Pair],
+    least: dict[Dim, int],
 ) -> Array | None:
     """The result of a shape-arithmetic node on arrays that may hold symbolic sizes, of which ``largest``
     bounds some, and ``either`` names some with a number that may be smaller; None where op is no such node.
+    Sizes that are taken to be no smaller than a number go to ``least``.
     """
     args = [np.asarray(x, object) if x is not None else None for x in inputs]
     x = args[0]
-    if op in _ELEMENTWISE and len(args) == 2:
-        found = np.frompyfunc(_ELEMENTWISE[op], 2, 1)(args[0], args[1])
+    if op in (*_ELEMENTWISE, "Div") and len(args) == 2:
+        function = _ELEMENTWISE.get(op, lambda a, b: _quotient(a, b, least))
+        found = np.frompyfunc(function, 2, 1)(args[0], args[1])
         return np.asarray(found if op == "Equal" else np.frompyfunc(_moderate, 1, 1)(found), object)
     if op == "Mod" and not attributes.get("fmod"):
         return np.asarray(np.frompyfunc(_remainder, 2, 1)(args[0], args[1]), object)

@@ -157,6 +157,11 @@ class Expand(Op):
     shape: Shape
     name: ClassVar[str] = "expand"
 
+    def limits(self, *types: TensorType) -> list[tuple[Dim, int]]:
+        sizes = [size for size in self.shape if not isinstance(size, int) and bounds(size)[0] < 0]
+        rooms = (max(terms_of(size).get((), 0), 0) for size in sizes)  # of a size such as 64 - n
+        return [(room - size, room) for size, room in zip(sizes, rooms, strict=True)]
+
     def infer(self, *types: TensorType) -> TensorType:
         have = types[0].shape
         padded = (1,) * (len(self.shape) - len(have)) + tuple(have)

@@ -143,7 +143,8 @@ def _split(graph: Graph) -> Rule:
     repeated = _Repeated(graph, graph.producers())
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
-        weight, joined = weight_of(graph, node), repeated.producers.get(node.inputs[0])
+        weight = weight_of(graph, node)
+        joined = None if weight is None else repeated.producers.get(node.inputs[0])
         if weight is None or joined is None or joined.op != Concat(graph.type(node.output).rank - 1):
             return None
         parts = _parts(repeated, joined, weight)

@@ -11,7 +11,7 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.fold import small
 from intc.frontend.symbolic import Imported
-from intc.ir.dims import Dim, factor, product, terms_of
+from intc.ir.dims import Dim, as_dim, bounds, factor, product, terms_of
 from intc.ops import elementwise as ew
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.movement import Concat, Expand, Gather, Pad, Slice, Transpose
@@ -29,31 +29,40 @@ def fixed(call: Call, sizes: Sequence[Dim], what: str) -> list[int]:
 def _pad(call: Call) -> list[Imported]:
     x = call.x()
     rank = len(call.shape(x))
-    pads = [int(p) for p in call.known(1, "the padding").ravel()]
+    pads = [as_dim(p) for p in call.known(1, "the padding").ravel()]
     axes = [int(a) % rank for a in call.known(3, "axes").ravel()] if call.has(3) else list(range(rank))
     mode = str(call.attributes.get("mode", "constant"))
     call.refuse(len(pads) != 2 * len(axes), f"{len(pads)} pads do not fit {len(axes)} axes")
-    before, after = [0] * rank, [0] * rank
+    before: list[Dim] = [0] * rank
+    after: list[Dim] = [0] * rank
     for i, axis in enumerate(axes):
         before[axis], after[axis] = pads[i], pads[i + len(axes)]
     for axis in range(rank):
         size = call.shape(x)[axis]
-        start, stop = max(-before[axis], 0), size - max(-after[axis], 0)
-        if start or stop != size:
-            x = call.emit(Slice(axis, start, stop), x, last=False)
-    before, after = [max(p, 0) for p in before], [max(p, 0) for p in after]
+        cut = [_decided(call, -p) for p in (before[axis], after[axis])]
+        if any(cut):
+            x = call.emit(Slice(axis, cut[0], size - cut[1]), x, last=False)
+    before, after = ([_decided(call, p) for p in ends] for ends in (before, after))
     if not any(before) and not any(after):
         return [x]
     fill = float(call.known(2, "the fill value").ravel()[0]) if call.has(2) else 0.0
-    if mode == "constant" and fill == 0.0:
-        return [call.emit(Pad(tuple(before), tuple(after)), x)]
+    numbers = all(isinstance(p, int) for p in (*before, *after))
+    if mode == "constant" and fill == 0.0 and numbers:
+        return [call.emit(Pad(tuple(before), tuple(after)), x)]  # type: ignore[arg-type]
     for axis in range(rank):
         if before[axis] or after[axis]:
             x = extended(call, x, axis, (before[axis], after[axis]), mode, fill)
     return [x]
 
 
-def extended(call: Call, x: str, axis: int, pads: tuple[int, int], mode: str, fill: float) -> str:
+def _decided(call: Call, size: Dim) -> Dim:
+    """``size``, or 0 where it is negative; refused where that depends on the input."""
+    low, high = bounds(size, call.ctx.largest)
+    call.refuse(low < 0 < high, f"whether {size} more entries are less than none depends on the input")
+    return size if low >= 0 else 0
+
+
+def extended(call: Call, x: str, axis: int, pads: tuple[Dim, Dim], mode: str, fill: float) -> str:
     """``x`` with ``pads`` more entries at the two ends of ``axis``."""
     shape = call.shape(x)
     if mode == "constant":
@@ -63,12 +72,12 @@ def extended(call: Call, x: str, axis: int, pads: tuple[int, int], mode: str, fi
         ends = [call.emit(Expand(p), constant, last=False) if p[axis] else "" for p in parts]
         present = [v for v in (ends[0], x, ends[1]) if v]
         return call.emit(Concat(axis), *present, last=False)
-    size = shape[axis]
+    size, (first, last) = shape[axis], fixed(call, pads, f"a padding with mode '{mode}'")
     if not isinstance(size, int):
-        return _with_ends(call, x, axis, pads, mode)
-    call.refuse(not small([size + sum(pads)]), f"{sum(pads)} more entries are too many")
+        return _with_ends(call, x, axis, (first, last), mode)
+    call.refuse(not small([size + first + last]), f"{first + last} more entries are too many")
     positions = np.pad(
-        np.arange(size), pads, mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
+        np.arange(size), (first, last), mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
     )  # type: ignore[call-overload]
     index = call.ctx.builder.constant(f"{call.node.output[0]}.index", positions.astype(np.int64))
     return call.emit(Gather(axis), x, index, last=False)

@@ -60,12 +60,15 @@ def _reduce_log_sum(call: Call) -> list[Imported]:
 
 
 def _reduce_log_sum_exp(call: Call) -> list[Imported]:
-    """``log(sum(exp(x - max))) + max``, which does not overflow."""
+    """``log(sum(exp(x - max))) + max``, which does not overflow; the sum is at least 1, also where a mask
+    leaves nothing of it.
+    """
     x = call.x()
     axes = tuple(a % len(call.shape(x)) for a in axes_or_all(call, x))
     largest = call.emit(ReduceMax(axes, True), x, last=False)
     grown = call.emit(ew.Exp(), call.emit(ew.Sub(), x, largest, last=False), last=False)
-    total = call.emit(ew.Log(), call.emit(ReduceSum(axes, True), grown, last=False), last=False)
+    total = call.emit(ReduceSum(axes, True), grown, last=False)
+    total = call.emit(ew.Log(), call.emit(ew.Max(), total, call.constant([1.0]), last=False), last=False)
     y = call.emit(ew.Add(), total, largest, last=False)
     kept = _keepdims(call)
     return [

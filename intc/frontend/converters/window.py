@@ -230,7 +230,7 @@ def _conv_transpose(call: Call) -> list[Imported]:
     x = call.x()
     weight = np.asarray(call.known(1, "the weights"), np.float32)  # C, O / groups, K..
     n, groups = weight.ndim - 2, int(call.attributes.get("group", 1))
-    call.refuse(n not in (1, 2), "only one- and two-dimensional windows are supported")
+    call.refuse(n not in (1, 2, 3), "only windows in one to three dimensions are supported")
     call.refuse(call.attributes.get("auto_pad", "NOTSET") != "NOTSET", "auto_pad is not supported")
     call.refuse(call.attributes.get("output_shape"), "output_shape is not supported")
     strides, dilations = (list(call.attributes.get(k, [1] * n)) for k in ("strides", "dilations"))
@@ -255,36 +255,44 @@ def _dilated(weight: Array, dilations: Sequence[int]) -> Array:
     """The kernel with zeros between its taps."""
     spans = [d * (k - 1) + 1 for d, k in zip(dilations, weight.shape[2:], strict=True)]
     out = np.zeros((*weight.shape[:2], *spans), weight.dtype)
-    out[:, :, :: dilations[0], :: dilations[1]] = weight
+    out[(slice(None), slice(None), *(slice(None, None, d) for d in dilations))] = weight
     return out
 
 
 def _side_by_side(
     call: Call, x: str, weight: Array, cuts: Sequence[tuple[int, int, int, int, int]], groups: int
 ) -> str:
-    """``cuts`` are (stride, dilation, pad before, pad after, output padding) along both axes of ``x``."""
+    """``cuts`` are (stride, dilation, pad before, pad after, output padding) along each axis of ``x``."""
     c, per, *kernel = weight.shape
-    strides = [cut[0] for cut in cuts]
+    n, strides = len(kernel), [cut[0] for cut in cuts]
     taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
     whole = [(0, t * s - k) for t, s, k in zip(taps, strides, kernel, strict=True)]
     w = np.pad(weight, ((0, 0), (0, 0), *whole))
-    w = w.reshape(groups, c // groups, per, taps[0], strides[0], taps[1], strides[1])
-    w = w.transpose(0, 2, 4, 6, 1, 3, 5)[..., ::-1, ::-1]  # G O/G SH SW C/G TH TW
-    w = w.reshape(groups * per * prod(strides), c // groups, *taps)
+    w = w.reshape(
+        groups, c // groups, per, *(size for pair in zip(taps, strides, strict=True) for size in pair)
+    )
+    w = np.flip(w, tuple(range(3, 3 + 2 * n, 2)))
+    w = w.transpose(0, 2, *range(4, 4 + 2 * n, 2), 1, *range(3, 3 + 2 * n, 2))  # G O/G S.. C/G T..
+    w = np.ascontiguousarray(w.reshape(groups * per * prod(strides), c // groups, *taps))
     ends = [_missing(k, t, cut) for k, t, cut in zip(kernel, taps, cuts, strict=True)]
-    around = (taps[0] - 1, taps[1] - 1, taps[0] - 1 + ends[0], taps[1] - 1 + ends[1])
-    y = call.emit(Conv((1, 1), around, (1, 1), groups), x, call.constant(np.ascontiguousarray(w)), last=False)
-    batch, _, height, width = call.shape(y)
-    y = reshape_to(call, y, (batch, groups * per, *strides, height, width), True)
-    y = call.emit(Transpose((0, 1, 4, 2, 5, 3)), y, last=False)
-    y = reshape_to(call, y, (batch, groups * per, height * strides[0], width * strides[1]), True)
+    around = (*(t - 1 for t in taps), *(t - 1 + end for t, end in zip(taps, ends, strict=True)))
+    if n == 2:
+        y = call.emit(Conv((1, 1), around, (1, 1), groups), x, call.constant(w), last=False)
+    else:
+        (y,) = call.apply("Conv", [x, w], pads=around, group=groups)
+    batch, _, *sizes = call.shape(y)
+    y = reshape_to(call, y, (batch, groups * per, *strides, *sizes), True)
+    y = call.emit(Transpose((0, 1, *(a for i in range(n) for a in (2 + n + i, 2 + i)))), y, last=False)
+    y = reshape_to(
+        call, y, (batch, groups * per, *(d * s for d, s in zip(sizes, strides, strict=True))), True
+    )
     for axis, (k, cut) in enumerate(zip(kernel, cuts, strict=True), 2):
         stride, _, before, after, extra = cut
         size = (call.shape(x)[axis] - 1) * stride + k - before - after + extra
         if before or call.shape(y)[axis] != size:
             y = call.emit(Slice(axis, before, before + size), y, last=False)
     if call.has(2):
-        bias = reshape_to(call, call.x(2), (groups * per, 1, 1), True)
+        bias = reshape_to(call, call.x(2), (groups * per, *(1,) * n), True)
         y = call.emit(ew.Add(), y, bias, last=False)
     return y
 

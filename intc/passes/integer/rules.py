@@ -34,6 +34,7 @@ from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import Form, Forms, as_scale, grid_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
+from intc.passes.integer.zeros import keeps_zeros
 from intc.passes.match import behind_movement, biased_product, keeps_channels
 from intc.passes.split_outliers import offsets
 
@@ -80,7 +81,7 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
     exact = (grid > 0) & (scale == grid) & (bits == 8)
     centre = context.centre(node.inputs[0], x)
     offset = np.broadcast_to(centre, len(weight))
-    known = moments is not None and not _keeps_zeros(context, node)
+    known = moments is not None and not keeps_zeros(context, node)
     mean = (moments.mean - centre) / x.scale if moments is not None and known else np.zeros(len(weight))
     corrected = known or bool(centre.any())
     integers, correction = np.empty(weight.shape, np.int8), np.empty(weight.shape[1])
@@ -98,18 +99,6 @@ def _linear(context: Context, node: Node, weight: Array) -> Form:
         return form
     context.corrections[node.output] = correction
     return form if _bias_follows(context, node) else _biased(context, node, node.output, form, np.zeros(1))
-
-
-def _keeps_zeros(context: Context, node: Node) -> bool:
-    """Whether rows of zeros must stay zeros: those of an attention whose mask may keep nothing, where a norm
-    that is not centred would magnify the least constant.
-    """
-    forms, users = context.forms, context.users[node.output]
-    if not users or not all(isinstance(n.op, LayerNorm) and not n.op.centred for n in users):
-        return False
-    made = behind_movement(forms.nodes, node.inputs[0])
-    weights = forms.nodes.get(made.inputs[0]) if made is not None and isinstance(made.op, MatMul) else None
-    return weights is not None and isinstance(weights.op, Softmax) and len(weights.inputs) == 2
 
 
 def _covariance(moments: Moments, x: Form) -> Array | None:

@@ -171,6 +171,8 @@ def _steep(context: Context, node: Node, op: Pointwise) -> bool:
     found = forms.stats.get(node.output)
     if found is None or not found.low.size or float(found.low.min()) < 0 or isinstance(node.op, Sin | Cos):
         return False
+    if found.magnitude == 0:
+        return False
     scale = MARGIN * float(forms.scale_for(node.output, 16))
     low, high = _ends(forms, node, REACH)
     exact = op.function(np.linspace(low, high, KNOTS))

@@ -97,10 +97,15 @@ class Sentinels:
         return alone.index(True) if True in alone else None
 
     def _sources(self, value: str, side: int) -> Iterator[tuple[str, float]]:
-        """What ``value`` is joined or chosen from, through movement and factors, times ``side``."""
-        pending = [(value, float(side))]
+        """What ``value`` is joined or chosen from, through movement and factors, times ``side``; each
+        once.
+        """
+        seen, pending = set[tuple[str, float]](), [(value, float(side))]
         while pending:
             at, factor = pending.pop()
+            if (at, factor) in seen:
+                continue
+            seen.add((at, factor))
             node = self.producers.get(at)
             if node is not None and isinstance(node.op, (*MOVES, Concat)):
                 pending += [(x, factor) for x in node.inputs]
