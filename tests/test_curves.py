@@ -11,7 +11,7 @@ import pytest
 import intc
 from intc.passes.integer import rules_curve
 from intc.report.reference import fidelity
-from tests.onnx_models import expected, model
+from tests.onnx_models import expected, floats, model
 
 ROOT = "m = Abs(x) s = Add(m, small) y = Sqrt(s)"
 SWISH = "s = Sigmoid(x) y = Mul(x, s)"
@@ -89,3 +89,35 @@ def test_a_function_that_is_zero_wherever_it_is_read(tmp_path: Path) -> None:
     module = intc.compile(tmp_path / "m.onnx", feeds)
     (found,) = module.session().run(None, feeds)
     assert not found.any() and not module.graph.evaluate(feeds)[0].any()
+
+
+def test_a_curve_covers_what_calibration_did_not_show(tmp_path: Path) -> None:
+    """Means of cubes of other data are half as large again; their root is nearly flat there."""
+    weights = {"small": np.float32(1e-6), "three": np.float32(3), "third": np.float32(1 / 3)}
+    proto = model(SMALL_MEANS["generalised means"], "float[batch, 32, 64] x", "float[a, b] y", weights)
+    onnx.save(proto, tmp_path / "m.onnx")
+    held = {"x": np.random.default_rng(5).normal(size=(64, 32, 64)).astype(np.float32)}
+    module = intc.compile(tmp_path / "m.onnx", {"x": held["x"] * np.float32(0.85)})
+    (found,) = module.session().run(None, held)
+    np.testing.assert_array_equal(found, module.graph.evaluate(held)[0])
+    assert fidelity(found, expected(proto, held)[0])["sqnr_db"] > 60
+
+
+def test_weights_that_are_divided_by_the_sums_of_their_columns_keep_small_ones(tmp_path: Path) -> None:
+    """Of a column that no row attends to, 16 bits of softmax would leave nothing (point transformers)."""
+    proto = model(
+        "q = MatMul(x, w) k = Transpose<perm=[0, 2, 1]>(x) e = MatMul(q, k) a = Softmax<axis=-1>(e)"
+        " t = ReduceSum<keepdims=1>(a, axes) u = Add(t, small) y = Div(a, u)",
+        "float[batch, 12, 16] x",
+        "float[batch, n, m] y",
+        {"axes": np.array([1]), "small": np.float32([1e-9]), "w": floats(16, 16)},
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    first, held = (
+        {"x": r.normal(size=(48, 12, 16), scale=0.7).astype(np.float32)}
+        for r in map(np.random.default_rng, (1, 2))
+    )
+    module = intc.compile(tmp_path / "m.onnx", first)
+    (found,) = module.session().run(None, held)
+    np.testing.assert_array_equal(found, module.graph.evaluate(held)[0])
+    assert fidelity(found, expected(proto, held)[0])["sqnr_db"] > 30

@@ -68,6 +68,16 @@ def test_a_model_that_8_bits_lose_gets_more(tmp_path: Path) -> None:
     assert str(pipeline.integerise(state, stats, plan=module.plan).graph) == str(module.graph)
 
 
+def test_what_little_work_gains_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the plans within ``WORTH`` more work than 8 bits the one of the least noise."""
+    onnx.save(sharp(10.0), tmp_path / "model.onnx")
+    monkeypatch.setattr(floor, "WORTH", 0.0)
+    least = intc.compile(tmp_path / "model.onnx", feeds(64, 1)).provenance["planning"]["judged"]
+    monkeypatch.setattr(floor, "WORTH", 1.0)
+    *_, before, last = intc.compile(tmp_path / "model.onnx", feeds(64, 1)).provenance["planning"]["judged"]
+    assert before == least[-1] and last["sqnr"] > before["sqnr"]
+
+
 def test_other_models_keep_8_bits(tmp_path: Path) -> None:
     onnx.save(sharp(0.2), tmp_path / "model.onnx")
     module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))

@@ -36,6 +36,7 @@ from intc.passes.recover_gelu import RecoverGelu
 from intc.passes.recover_layer_norm import RecoverLayerNorm
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 from intc.passes.reorder_products import ReorderProducts
+from intc.passes.scan_log_sums import ScanLogSums
 from intc.passes.simplify_movement import SimplifyMovement
 from intc.passes.sink_masks import SinkMasks
 from intc.passes.sink_transposes import SinkTransposes
@@ -48,6 +49,7 @@ CANONICALISE: tuple[Pass, ...] = (
     RecoverLayerNorm(),
     RecoverGelu(),
     RecoverSoftmaxMask(),
+    ScanLogSums(),
     KeepWhole(),
     FusePointwise(),
     SinkMasks(),

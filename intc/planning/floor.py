@@ -13,7 +13,7 @@ from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
 from intc.passes.plan import Choice, Plan
 from intc.planning.planner import Goal, Planned, Planner
-from intc.planning.search import Table
+from intc.planning.search import Table, solve
 from intc.planning.sensitivity import Options, Unit, measure_noises, units_of
 from intc.planning.target import Target
 from intc.report.accuracy import bounded
@@ -25,12 +25,13 @@ CLEAR: Final = 27.0  # dB of the first batch, after which no other is looked at
 SAMPLES: Final = 16  # in batches of BATCH
 BATCH: Final = 4
 MEASURED: Final = 2  # batches, of every choice alone
+WORTH: Final = 1 / 8  # of the work with 8 bits, which may be spent on more than the floor
 STAGES: Final = (Options((), (8, 16)), Options((8, 16), (8, 16), values=(8, 16)))
 
 
 def lifted(planner: Planner, integer: Graph) -> Planned:
     """8 bits where the outputs of ``integer``, which has them, keep ``FLOOR``; else a plan that does for the
-    least work, or the best that was found.
+    least work, or the least noise that ``WORTH`` more work buys, or the best that was found.
 
     What is judged is the exact integer graph, on ``planner.samples``, unless all outputs are classes. Nothing
     is timed, so that the plan does not depend on the target.
@@ -62,17 +63,24 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         for picks in planner.candidates(table, start, goal):
             plans.append(planner.plan_of(Plan(), units, picks))
             if planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged):
-                return _chosen(plans[-1], judged[-1]["sqnr"], judged)
+                limit = (1 + WORTH) * table.total(table.seconds, start)
+                more = solve(table, max_seconds=limit) if table.total(table.seconds, picks) < limit else None
+                if more is not None and more != picks:
+                    plans.append(planner.plan_of(Plan(), units, more))
+                    planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged)
+                return _best(plans, judged)
         widest = [int(np.argmax(work)) for work in table.seconds]
     if not widest:
         return Planned(Plan())
     plans.append(planner.plan_of(Plan(), units, widest))
     planner.judge(plans[-1], "all nodes at their widest", wanted, judged)
+    return _best(plans, judged)
+
+
+def _best(plans: list[Plan], judged: list[dict[str, Any]]) -> Planned:
+    """The plan that was judged best."""
     best = max(range(len(plans)), key=lambda i: judged[i]["sqnr"])
-    return _chosen(plans[best], judged[best]["sqnr"], judged)
-
-
-def _chosen(plan: Plan, sqnr: float, judged: list[dict[str, Any]]) -> Planned:
+    plan, sqnr = plans[best], judged[best]["sqnr"]
     told = (
         f"8 bits give {judged[0]['sqnr']:.1f} dB on calibration data, which may be below {FLOOR:g} on other: "
         f"{len(plan.nodes)} nodes have more, which gives {sqnr:.1f} dB"

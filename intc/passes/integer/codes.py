@@ -38,7 +38,7 @@ def one_sided(context: Context, value: str, scales: Array | None = None) -> Form
         return forms.quantised(value, 8, forms.on_grid(value, signed * UNSIGNED_STEP), unsigned=True)
     stats, limit = forms.stats[value], LIMIT[8]
     lows, highs = (stats.low, stats.high) if scales is not None else (stats.low.min(), stats.high.max())
-    room = 1.0 if scales is None else stats.unseen
+    room = 1.0 if scales is None else stats.unseen * context.room(value)
     low, high = (min(float((x / signed).max(initial=0.0)) * room, limit) for x in (-lows, highs))
     step = (low + high) / (2 * limit)
     if step > WORTHWHILE or step <= 0:

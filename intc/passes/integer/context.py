@@ -13,7 +13,7 @@ from intc.ir.op import Array
 from intc.ops.elementwise import Add
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
-from intc.passes.integer.equalise import channel_scales
+from intc.passes.integer.equalise import channel_scales, room
 from intc.passes.integer.forms import Form, Forms
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.widths import strength
@@ -69,6 +69,16 @@ class Context:
 
     def channel_scales(self, value: str, bits: int) -> Array:
         """Scales that equalise the channels of ``value`` for all products that read it."""
+        scales = self._even_scales(value, bits)
+        return scales * self.room(value, scales) if bits == 8 else scales
+
+    def room(self, value: str, scales: Array | None = None) -> float:
+        """How much more than what calibration showed 8 bits of ``value`` hold."""
+        scales = self._even_scales(value, 8) if scales is None else scales
+        weights = [w for _, w in (*self.products(value), *self.windows(value))]
+        return room(self.forms.stats[value], scales, weights, strength(False, 8))
+
+    def _even_scales(self, value: str, bits: int) -> Array:
         readers = [*self.products(value), *self.windows(value)]
         narrowest = min(self.plan.weights(n) for n, _ in readers)
         share = strength(bits > 8, narrowest)

@@ -8,13 +8,20 @@ dyadic epilogue the per-channel scale costs nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
+from intc.calibration.histogram import Histogram
+from intc.calibration.observers import TELLING, Statistics
 from intc.ir.op import Array
 from intc.passes.integer.widths import headroom
 
 FLOOR = 2.0**-10  # channels far below the largest keep at least this share of its range
+ROOM: Final = (1.0, 1.125, 1.25, 1.5, 1.75, 2.0)
+TRUSTED: Final = 256  # samples that show what clipping costs; of fewer it counts more, with the square
+WORTHWHILE: Final = 1 / 2  # of the loss without room
+SHOWN: Final = 512  # channels that show what all need
 
 
 def channel_scales(activation: Array, weights: Sequence[Array], bits: int, strength: float) -> Array:
@@ -27,3 +34,26 @@ def channel_scales(activation: Array, weights: Sequence[Array], bits: int, stren
     spread = act**strength / rows ** (1 - strength)
     limit = 2.0 ** (bits - 1) - 1
     return np.asarray(spread * (float((act / spread).max()) * headroom(bits) / limit))
+
+
+def room(seen: Statistics, scales: Array, weights: Sequence[Array], strength: float) -> float:
+    """The factor of ``scales`` [C], of 8 bits, at which ``weights`` [C, N] lose the least by rounding and by
+    what every sample in turn has beyond the ranges of the others; 1 where too few were seen to tell.
+    """
+    channel, peaks = seen.channel, seen.peaks
+    if channel is None or peaks is None or peaks.count < TELLING or channel.limit.shape != scales.shape:
+        return 1.0
+    some = slice(None, None, -(-scales.size // SHOWN))
+    part = Histogram(channel.bins, channel.limit[some], channel.counts[some])
+    highest, second = (np.maximum(p[some], np.finfo(np.float32).tiny) for p in peaks.channels)
+    limits = scales[some] * 127 * (second / highest) ** strength
+    squares = np.sum([np.einsum("cn,cn->c", w[some], w[some]) for w in weights], axis=0, dtype=np.float64)
+    rounding = float(squares @ scales[some] ** 2) / 12
+
+    risk = max(TRUSTED / peaks.count, 1.0) ** 2
+
+    def lost(factor: float) -> float:
+        return risk * float(squares @ part.beyond(factor * limits)) + factor**2 * rounding
+
+    best = min(ROOM, key=lost)
+    return best if lost(best) < WORTHWHILE * lost(1.0) else 1.0

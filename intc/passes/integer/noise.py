@@ -25,7 +25,7 @@ from intc.ops.fake_quantize import FakeQuantize
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Concat
-from intc.passes.integer.equalise import channel_scales
+from intc.passes.integer.equalise import channel_scales, room
 from intc.passes.integer.widths import NARROW
 from intc.passes.match import Uses, behind_movement, biased_product, keeps_channels, weight_of
 
@@ -170,7 +170,8 @@ class Operands:
         if not self._computed(value):
             return alike
         readers = [w for n in self.uses.users[value] if (w := weight_of(self.graph, n)) is not None]
-        return channel_scales(seen.channel_ranges(self.calibrator), readers, 8, NARROW)
+        scales = channel_scales(seen.channel_ranges(self.calibrator), readers, 8, NARROW)
+        return scales * room(seen, scales, readers, NARROW)
 
     def _computed(self, value: str) -> bool:
         """Whether every channel of ``value`` may have a step of its own: it is computed, and moved in no way

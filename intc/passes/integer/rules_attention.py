@@ -11,17 +11,22 @@ import numpy as np
 from intc.errors import QuantizationError
 from intc.ir.dims import SYMBOL_MAX
 from intc.ir.graph import Node
+from intc.ops.curve import KNOTS, Curve
 from intc.ops.elementwise import Add, Div, Mul
 from intc.ops.matmul import MatMul
-from intc.ops.requantize import Requantize
+from intc.ops.reduce import ReduceMax, ReduceSum
+from intc.ops.requantize import Clip, Requantize
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
 from intc.ops.softmax import Softmax
-from intc.passes.integer import families, rules_wide
+from intc.passes.integer import families, rules_curve, rules_wide
 from intc.passes.integer.context import Context, Rule
 from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
+from intc.passes.integer.rules_elementwise import quotient
 from intc.passes.match import softmax_of
 
 SCORE_BIAS_MAX: Final = 2**29  # so that the distance of two scores fits 32 bits
+SUM_LIMIT: Final = 2**30  # of exponentials in a row
+OCTAVES: Final = 32  # below the largest of a row, in which they are told apart
 SCORE_NOISE: Final = 0.02  # of the exponent of e, by which softmax weights may be off
 
 
@@ -179,7 +184,36 @@ def softmax(context: Context, node: Node) -> Form:
         if any(value_bits(context, n) > 8 for n in context.users[node.output]):
             return families.shiftmax(context.forms, node, mask)
         return families.shift_weights(context.forms, node, mask)
+    length = context.forms.source.type(node.inputs[0]).shape[-1]
+    if (
+        family.weighs
+        and not mask
+        and isinstance(length, int)
+        and rules_curve.read_small(context, node.output)
+    ):
+        return _told_apart(context.forms, node, length)
     return family.softmax(context.forms, node, mask)
+
+
+def _told_apart(forms: Forms, node: Node, length: int) -> Form:
+    """Softmax of rows of ``length`` scores whose small weights count, as where the sums of their columns
+    divide them: quotients of 32 bits, of exponentials that are squares of their roots.
+    """
+    b, limit = forms.builder, math.isqrt(SUM_LIMIT // length)
+    step, unit = np.asarray(OCTAVES * math.log(2) / LIMIT[16]), np.asarray(1 / limit)
+    scores = forms.quantised(node.inputs[0], 32, step)
+    top = emitted(forms, node, ReduceMax((-1,), True), (scores.name,), step, ".top")
+    minus = b.emit(
+        Mul(), top.name, b.constant("minus", np.full(1, -1, np.int32)), name=f"{node.output}.minus"
+    )
+    below = emitted(forms, node, Add(), (scores.name, minus), step, ".below")
+    below = emitted(forms, node, Clip(-LIMIT[16], 0, "int16"), (below.name,), step, ".near")
+    roots = np.exp(np.minimum(np.linspace(-32768, 32768, KNOTS) * step, 0.0) / 2) * limit
+    table = b.constant(f"{node.output}.curve", np.rint(roots).astype(np.int16))
+    root = emitted(forms, node, Curve(), (below.name, table), unit, ".root")
+    part = emitted(forms, node, Mul(), (root.name, root.name), unit**2, ".part")
+    total = emitted(forms, node, ReduceSum((-1,), True), (part.name,), unit**2, ".total")
+    return quotient(forms, node, part, total)
 
 
 def _only_weighs(context: Context, value: str) -> bool:

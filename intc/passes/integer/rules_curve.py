@@ -11,7 +11,7 @@ from intc.ir.dims import Dim
 from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.curve import KNOTS, Curve
-from intc.ops.elementwise import Add, Cos, Mul, Sin, Where
+from intc.ops.elementwise import Add, Cos, Div, Mul, Sin, Where
 from intc.ops.logic import And, Less
 from intc.ops.movement import MOVEMENT
 from intc.ops.pointwise import CURVED, Pointwise
@@ -25,8 +25,9 @@ CURVE_BITS = 10  # its pieces are at least as fine as that
 FINEST = 16  # times as many pieces, where the function bends between two knots
 BENT = 1e-6  # of its power: the squared error that lines may have
 MANY_TURNS: float = 4 * math.pi  # an angle that reaches further is brought into one turn
-MARGIN: float = 1.25  # a curve covers this much more than the calibrated range of its input
+COVERED: float = 2.0  # a curve covers this much more than the calibrated range of its input
 REACH: float = 1.5  # and so much where its result has more than 16 bits
+MARGIN: float = 1.25  # a result of 16 bits has this much more room than others
 MAGNIFIED = 1e-4  # of its power: the error that rounding its operand may cause
 CLOSER = 2**7  # times as fine, around 0
 LOOKS = 3  # so fine, at most
@@ -47,7 +48,7 @@ def curve(context: Context, node: Node) -> Form:
     forms, op = context.forms, node.op
     assert isinstance(op, Pointwise)
     steep = _steep(context, node, op)
-    reach = (REACH if steep else MARGIN) * forms.range_of(node.inputs[0], CURVE_BITS)
+    reach = (REACH if steep else COVERED) * forms.range_of(node.inputs[0], CURVE_BITS)
     turns = circles(context, node)
     x = _phase(forms, node) if turns else forms.quantised(node.inputs[0], 16, np.asarray(reach / 32767))
     at = _points(float(x.scale))
@@ -131,14 +132,31 @@ def magnifies(forms: Forms, node: Node) -> bool:
     return bool(abs(small - tiny) > abs(largest) / 128)
 
 
-def _read_small(context: Context, value: str) -> bool:
-    """Whether a function that magnifies reads ``value``, or sums and means of it."""
+def read_small(context: Context, value: str) -> bool:
+    """Whether a function that magnifies reads ``value``, or a quotient divides by it, or by sums and means of
+    it.
+    """
     users = context.users[value]
     summing = (*MOVEMENT, ReduceMean, ReduceSum, CumSum)
     return any(
-        magnifies(context.forms, n) or (isinstance(n.op, summing) and _read_small(context, n.output))
+        magnifies(context.forms, n)
+        or _divides(context.forms, n, value)
+        or ((isinstance(n.op, summing) or _shifted(context, n)) and read_small(context, n.output))
         for n in users
     )
+
+
+def _divides(forms: Forms, node: Node, value: str) -> bool:
+    """Whether ``node`` divides by ``value``, of which small ones were seen."""
+    found = forms.stats.get(value)
+    if not isinstance(node.op, Div) or node.inputs[1] != value or found is None or not found.magnitude:
+        return False
+    return 0 <= float(found.low.min()) < found.magnitude * RARE
+
+
+def _shifted(context: Context, node: Node) -> bool:
+    """Whether ``node`` only adds a constant."""
+    return isinstance(node.op, Add) and any(context.constant(x) is not None for x in node.inputs)
 
 
 def small_terms(context: Context, node: Node, count: Dim) -> Form | None:
@@ -151,7 +169,7 @@ def small_terms(context: Context, node: Node, count: Dim) -> Form | None:
         form is None
         or not form.per_tensor
         or not isinstance(count, int)
-        or not _read_small(context, node.output)
+        or not read_small(context, node.output)
     ):
         return None
     limit = 2**TERM_BITS // count
@@ -179,7 +197,7 @@ def _steep(context: Context, node: Node, op: Pointwise) -> bool:
     if not np.isfinite(exact).all() or exact.min() < 0:
         return False
     leaves = _largest(forms, node, op, MARGIN) > 32767 * scale
-    return leaves or noise.rounding(found, scale) > noise.LOUD or _read_small(context, node.output)
+    return leaves or noise.rounding(found, scale) > noise.LOUD or read_small(context, node.output)
 
 
 def _ends(forms: Forms, node: Node, margin: float) -> tuple[float, float]:
