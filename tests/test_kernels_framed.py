@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from intc.codegen.targets import TARGETS, host_features
+from intc.codegen.lower import outlined
+from intc.codegen.targets import TARGETS, host_features, native
 from intc.ir.dims import symbol
 from intc.ir.graph import Builder
 from intc.ir.types import TensorType
 from intc.ops.fused import Linear
 from intc.ops.movement import Pad, Reshape
+from intc.report.listings import listings
+from intc.report.profile import stage_times
 from tests.kernel_cases import ints
 from tests.native import check_graph
 
@@ -58,3 +61,20 @@ def test_other_pads_are_stages() -> None:
     b.output(padded(b, b.emit(Linear(0, 0, "int32", raw=True), free, w, bias), BORDERS[1]))
     lowered = check_graph(b.finish(), {"batch": 2, "height": 3})
     assert sum(kernel.startswith("pad") for kernel, _, _ in lowered.stages) == 4
+
+
+def test_reports_know_which_kernel_computes_what() -> None:
+    b = Builder("reported")
+    x = b.input("x", TensorType((B, 12, 9), "int8", -127, 127))
+    w, bias = b.constant("w", ints(-127, 127, (9, 8), np.int8)), b.constant("c", ints(-9, 9, 8, np.int32))
+    y = b.emit(Linear(0, 0, "int32", raw=True), x, w, bias)
+    z = padded(b, b.emit(Reshape((B, 3, 4, 8)), y), BORDERS[0])
+    b.output(z)
+    graph = b.finish()
+    found = listings(graph, native())
+    assert found.kernels[y] == found.kernels[z] and found.kernels[z][0].startswith("linear")
+    (stage,) = stage_times(
+        graph, outlined(graph, native()).within, [("linear_0", "", z)], [1.0], {"batch": 2}
+    )
+    assert stage.macs == 2 * 12 * 9 * 8
+    assert stage.bytes == 2 * 12 * 9 + 9 * 8 + 4 * 8 + 4 * 2 * 5 * 6 * 8

@@ -121,11 +121,7 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
 
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
-    program = Program(graph, target)
-    program.inlined = (
-        cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(program) | patches.inlined(program)
-    )
-    program.framed = framed.framed(program)
+    program = outlined(graph, target)
     padded = {pad.output for pad in program.framed.values()}
     for name, value in graph.values.items():
         if value.type.is_float:
@@ -134,6 +130,16 @@ def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
         if node.output not in program.inlined and node.output not in padded:
             lower_node(program, node)
     return program, place_outputs(program)
+
+
+def outlined(graph: Graph, target: Target) -> Program:
+    """The program of ``graph`` without its stages: which values they will not store."""
+    program = Program(graph, target)
+    program.inlined = (
+        cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(program) | patches.inlined(program)
+    )
+    program.framed = framed.framed(program)
+    return program
 
 
 def interface(program: Program, slots: Sequence[Dim], scratch: Sequence[Dim]) -> Interface:

@@ -176,6 +176,18 @@ class Program:
     def producers(self) -> dict[str, Node]:
         return self.graph.producers()
 
+    @property
+    def within(self) -> frozenset[str]:
+        """The values that no memory holds: inlined ones, and those that are stored as the output of a Pad."""
+        found = set(self.inlined)
+        for pad in self.framed.values():
+            value = pad.inputs[0]
+            while value not in self.framed:  # a reshape
+                found.add(value)
+                value = self.producers[value].inputs[0]
+            found.add(value)
+        return frozenset(found)
+
     def type(self, name: str) -> TensorType:
         return self.graph.type(name)
 

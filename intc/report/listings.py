@@ -48,9 +48,9 @@ def listings(graph: Graph, target: Target, library: bytes | None = None) -> List
             if value in graph.values:
                 found.kernels.setdefault(value, []).append(stage.kernel)
     users = graph.users()
-    for value in program.inlined:
+    for value in (within := program.within):
         reader = users[value][0].output
-        while reader in program.inlined:
+        while reader in within:
             reader = users[reader][0].output
         found.kernels[value] = found.kernels[found.holders.get(reader, reader)]
     return found

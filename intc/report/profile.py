@@ -16,9 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from intc.codegen.cpu.chains import inlined
-from intc.codegen.lower import lower, staged
-from intc.codegen.program import Program, nbytes
+from intc.codegen.lower import lower, outlined, staged
+from intc.codegen.program import nbytes
 from intc.codegen.targets import resolve
 from intc.errors import UsageError
 from intc.ir.dims import evaluate
@@ -74,9 +73,9 @@ def profile(path: str | Path, feeds: Feeds, threads: int, seconds: float) -> lis
         session.run(None, feeds)
         rounds.append(np.diff(session.ticks))
     rate = (time.perf_counter() - start) / (int(session.ticks[-1]) - first)
-    inside = inlined(Program(graph, lowered.target))
+    inside = outlined(graph, lowered.target).within
     times = (np.median(rounds, axis=0) * rate).tolist()
-    return _stages(graph, inside, lowered.stages, times, graph.bind(feeds))
+    return stage_times(graph, inside, lowered.stages, times, graph.bind(feeds))
 
 
 def gpu_profile(path: str | Path, session: Session, sizes: Mapping[str, int]) -> list[StageTime]:
@@ -95,24 +94,32 @@ def gpu_profile(path: str | Path, session: Session, sizes: Mapping[str, int]) ->
         for work, stage in zip(captured.work, program.stages, strict=True)
     ]
     times = [ms / 1e3 for ms in captured.profile()]
-    return _stages(graph, program.inlined, stages, times, sizes)
+    return stage_times(graph, program.within, stages, times, sizes)
 
 
-def _stages(
+def stage_times(
     graph: Graph,
     inside: frozenset[str],
     stages: Sequence[tuple[str, str, str]],
     times: Sequence[float],
     sizes: Mapping[str, int],
 ) -> list[StageTime]:
-    """``stages`` are (kernel, source, output); the values ``inside`` are computed where they are read."""
+    """``stages`` are (kernel, source, output); no memory holds the values ``inside``."""
     nodes, found = graph.producers(), []
     for (kernel, source, output), seconds in zip(stages, times, strict=True):
         node = nodes.get(output)  # None: a copy to a graph output
-        macs = node_macs(graph, node, sizes) if node else 0
+        macs = sum(node_macs(graph, n, sizes) for n in _computed(nodes, node, inside)) if node else 0
         moved = _moved(graph, [*_operands(nodes, node, inside), output], sizes) if node else 0
         found.append(StageTime(kernel, source or output, output, seconds, macs, moved))
     return found
+
+
+def _computed(nodes: Mapping[str, Node], node: Node, inside: frozenset[str]) -> Iterator[Node]:
+    """``node`` and what computes the values ``inside`` its kernel."""
+    yield node
+    for x in node.inputs:
+        if x in inside:
+            yield from _computed(nodes, nodes[x], inside)
 
 
 def _operands(nodes: Mapping[str, Node], node: Node, inside: frozenset[str]) -> Iterator[str]:
