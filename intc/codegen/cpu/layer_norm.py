@@ -43,8 +43,8 @@ def lower_shift_layer_norm(program: Program, node: Node) -> None:
     assert isinstance(channels, int)
     lanes, bias = min(isa.epilogue, 16), node.inputs[2]
     scalars = (("eps_q", op.eps_q), ("e", op.e))
-    whole = channels % isa.epilogue == 0 and isa.even_odd and bias in program.graph.constants
-    whole = whole and channels <= LONGEST
+    fits = channels % isa.epilogue == 0 and channels <= LONGEST
+    whole = fits and isa.even_odd and bias in program.graph.constants
     body = _vector_rows(program, node, lanes, isa.wide()) if whole else _scalar_rows(program, node)
     split = Layout((0,), (channels // lanes, lanes // 2, 2), (0, 2, 1), "int64") if whole else None
     program.generic(

@@ -14,14 +14,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.tile import Packed, as_a, emit_tile, for_row_tiles, offset_a
+from intc.codegen.cpu.tile import Packed, as_a, emit_pack_rows, emit_tile, for_row_tiles, offset_a
 from intc.codegen.cpu.vector import buffer, const, pointer, ramp, register, woven
 from intc.codegen.kernel import opaque
 from intc.ir.dims import Dim, floor_div
 
 DTYPES: Final = ("int8", "uint8", "int16")
 BLOCK_ROWS: Final = 96  # enough to make the packing of a panel cheap; every tile's rows divide it
-CHUNK: Final = 32  # elements that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -108,22 +107,10 @@ class _Product:
     def _pack_rows(self, source: Any, rows: Any) -> None:
         """``rows`` rows of A, ``k`` elements each from ``source`` on, and zeros."""
         isa, k = self.isa, self.k
+        convert, zero = as_a(isa, self.spec.a), offset_a(isa, self.spec.a)
         step, end = self.stride * isa.group, self.count * isa.group
-        to = Packed(self.packed_a, 0, step, 0, isa.a_dtype, as_a(isa, self.spec.a))
-        whole = T.Bind(tir.floordiv(k, CHUNK))
-        with T.serial(0, rows) as row:
-            at, target = T.Bind(source + row * k), to.row(row)
-
-            def copied(i: Any, lanes: int, at: Any = at, target: Any = target) -> None:
-                moved = to.convert(self.a[ramp(at + i, lanes)], lanes)
-                T.buffer_store(to.buffer, moved, [ramp(target + i, lanes)])
-
-            with T.serial(0, whole) as chunk:
-                copied(T.Bind(chunk * CHUNK), CHUNK)
-            with T.serial(whole * CHUNK, k) as i:
-                copied(i, 1)
-            with T.serial(k, end) as i:
-                T.buffer_store(to.buffer, tir.IntImm(to.dtype, offset_a(isa, self.spec.a)), [target + i])
+        to = Packed(self.packed_a, 0, step, end, isa.a_dtype, convert, zero)
+        emit_pack_rows(self.a, source, k, rows, k, to)
 
     def _pack_panel(self, source: Any, column: Any) -> None:
         """The columns from ``column`` on; rows beyond ``k``, which meet zeros, repeat the last."""

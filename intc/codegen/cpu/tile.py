@@ -146,37 +146,48 @@ def for_row_tiles(
 @dataclass(frozen=True)
 class Packed:
     """Where rows of a packed operand go: elements of ``buffer``, of ``dtype``, from ``base``, ``stride``
-    apart, each through ``convert``, with zeros up to ``end`` elements.
+    apart, each through ``convert``, with ``rest`` behind them up to ``end`` elements.
     """
 
     buffer: Any
     base: Any
     stride: Any
-    end: int
+    end: Any
     dtype: str
     convert: Convert
+    rest: int = 0
 
     def row(self, number: Any) -> Any:
         """The place of a row's first element."""
         return T.Bind(self.base + number * self.stride)
 
-    def fill(self, target: Any, k: int) -> None:
-        """Zeros behind the ``k`` elements of the row at ``target``."""
-        for i in range(k, self.end):
-            T.buffer_store(self.buffer, tir.IntImm(self.dtype, 0), [target + i])
+    def fill(self, target: Any, k: Any) -> None:
+        """What is behind the ``k`` elements (an int or an expression) of the row at ``target``."""
+
+        def store(i: Any) -> None:
+            T.buffer_store(self.buffer, tir.IntImm(self.dtype, self.rest), [target + i])
+
+        if isinstance(k, int):
+            for i in range(k, self.end):
+                store(i)
+        else:
+            with T.serial(k, self.end) as i:
+                store(i)
 
 
-def emit_pack_rows(x: Any, x_base: Any, x_stride: Any, rows: Any, k: int, to: Packed) -> None:
-    """Copy ``rows`` rows of ``k`` elements of ``x``, ``x_stride`` apart from ``x_base``."""
-    chunk = 32
-    body = k // chunk * chunk
+def emit_pack_rows(x: Any, x_base: Any, x_stride: Any, rows: Any, k: Any, to: Packed) -> None:
+    """Copy ``rows`` rows of ``k`` elements (an int or an expression) of ``x``, ``x_stride`` apart from
+    ``x_base``.
+    """
+    chunk, known = 32, isinstance(k, int)
+    body = k // chunk * chunk if known else T.Bind(tir.floordiv(k, chunk) * chunk)
     with T.serial(0, rows) as row:
         source, target = T.Bind(x_base + row * x_stride), to.row(row)
-        if body:
-            with T.serial(0, body // chunk) as i:
+        if not known or body:
+            with T.serial(0, body // chunk if known else tir.floordiv(k, chunk)) as i:
                 moved = to.convert(x[ramp(source + i * chunk, chunk)], chunk)
                 T.buffer_store(to.buffer, moved, [ramp(target + i * chunk, chunk)])
-        if k > body:
+        if not known or k > body:
             with T.serial(body, k) as i:
                 T.buffer_store(to.buffer, to.convert(x[source + i], 1), [target + i])
         to.fill(target, k)

@@ -155,19 +155,19 @@ def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
     """Means over windows: filters of every channel, large ones laid out as rows; where padding does not
     count, times what makes up for it.
     """
-    batch, channels, height, width = call.shape(x)
+    _, channels, height, width = call.shape(x)
     kernel, strides, pads, dilations = _parts(rows, columns)
-    windows, taps = Im2col(kernel, strides, pads, dilations, True), rows.kernel * columns.kernel
-    image = call.emit(Transpose((0, 2, 3, 1)), x, last=False)
-    size = windows.output_size(call.ctx.builder.graph.type(image))
+    taps = rows.kernel * columns.kernel
     if taps <= FILTERS and isinstance(channels, int):
         every = call.constant(np.full((channels, 1, *kernel), 1 / taps, np.float32))
         y = call.emit(Conv(strides, pads, dilations, channels), x, every, last=False)
         y = call.emit(Transpose((0, 2, 3, 1)), y, last=False)
     else:
-        patches = call.emit(windows, image, last=False)
-        patches = reshape_to(call, patches, (batch, *size, taps, channels), True)
+        image = call.emit(Transpose((0, 2, 3, 1)), x, last=False)
+        patches = call.emit(Im2col(kernel, strides, pads, dilations, True), image, last=False)
+        patches = reshape_to(call, patches, (*call.shape(patches)[:3], taps, channels), True)
         y = call.emit(ReduceMean((3,), False), patches, last=False)
+    size = call.shape(y)[1:3]
     along = ((height, size[0], rows), (width, size[1], columns))
     if all(isinstance(length, int) or not any(window.uncounted) for length, _, window in along):
         counts = _counts(height, rows)[:, None] * _counts(width, columns)
