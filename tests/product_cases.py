@@ -119,8 +119,22 @@ def wide_attention_case(dim: int, q_limit: int, k_limit: int, mask: bool) -> Cas
     return Case(op, (q, k, t((B, S, width), "int8", -127, 127), *factors, *extra), {"batch": 2, "seq": 29})
 
 
+def learned_attention_case(queries: bool) -> Case:
+    """Constant queries, or constant keys and values side by side."""
+    heads, dim, rows = 2, 16, 37
+    width = heads * dim
+    op = Attention(heads, heads, dim, 0, 0, width, 20077, 3, -127, 127)
+    learned = ints(-127, 127, (1, rows, width if queries else 2 * width), np.int8)
+    tokens = t((1, 29, 2 * width if queries else width), "int8", -127, 127)
+    q, kv = (learned, tokens) if queries else (tokens, learned)
+    factors = (ints(2**30, 2**31 - 1, (width,), np.int32), ints(37, 39, (width,), np.int32))
+    return Case(op, (q, kv, kv, *factors))
+
+
 def attention_cases() -> list[Case]:
     return [
+        learned_attention_case(queries=True),
+        learned_attention_case(queries=False),
         wide_attention_case(64, 4095, 4095, False),
         wide_attention_case(5, 8191, 8191, True),
         wide_attention_case(32, 32639, 127, True),

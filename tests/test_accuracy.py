@@ -28,7 +28,10 @@ from intc.report.accuracy import NodeReport, Report, bounded, measure
 from intc.report.macs import count_macs
 from intc.report.matching import matches
 from intc.report.reference import fidelity, fidelity_of
+from tests.kernel_cases import S
 from tests.pages import HOSTILE, Page, needs_chromium, opened
+from tests.product_cases import grouped_attention_case
+from tests.test_c_kernels import side_by_side
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 
 NODE_KEYS = {
@@ -165,6 +168,13 @@ def test_every_matched_value_is_the_right_one(graphs: tuple[Graph, Graph]) -> No
     assert families.get("lut_softmax", "lut") == families.get("table", "lut") == "lut"
     total = count_macs(integer, integer.bind(tiny_feeds(4, 24)))
     assert sum(node.macs for node in report.nodes) == pytest.approx(total / 4, abs=len(report.nodes))
+
+
+def test_attention_counts_its_two_products() -> None:
+    """Per head of 8 channels: 29 queries by 34 keys; heads in front of the rows, or side by side."""
+    for first in (True, False):
+        graph = side_by_side([grouped_attention_case(3, first, (6, 1, S + 5), mask=False)])
+        assert count_macs(graph, {"batch": 2, "seq": 29}) == 2 * 2 * 6 * 29 * 34 * 8
 
 
 def saturating(scale: float) -> tuple[Graph, Graph]:

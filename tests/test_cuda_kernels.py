@@ -21,7 +21,7 @@ from intc.ops.shift import ShiftLayerNorm
 from tests.emulated import build, check_graph, emulation, host_source
 from tests.kernel_cases import Case, ints
 from tests.native import check_op
-from tests.product_cases import linear_case
+from tests.product_cases import learned_attention_case, linear_case
 from tests.test_kernels_generic import GROUPS
 
 ORDERS = ("forward", "backward", "shuffled")
@@ -103,6 +103,8 @@ def test_attention_of_many_sizes(order: str) -> None:
         attention_case(128, 1, 64, 64, 0, biased=True),
         attention_case(20, 2, 1, 300, 4),
         attention_case(7, 3, 70, 63, 1, masked=True),
+        learned_attention_case(queries=True),
+        learned_attention_case(queries=False),
     ]
     check(cases, order)
 

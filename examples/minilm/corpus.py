@@ -70,7 +70,7 @@ def entries() -> list[Entry]:
     return list(found.values())
 
 
-def split(calibration: int = 128, evaluation: int = 256) -> Parts:
+def split(calibration: int = 128, evaluation: int = 2048) -> Parts:
     """The corpus shuffled by a fixed seed and cut; no text occurs in two parts."""
     corpus = entries()
     order = np.random.default_rng(SHUFFLE_SEED).permutation(len(corpus))

@@ -213,9 +213,13 @@ class Program:
         array = self.graph.constants[name]
         return self.constant(layout.apply(array) if layout else array, name, layout)
 
-    def operand(self, name: str) -> ValueArg | ConstArg:
-        """The address of value ``name``, computed or constant."""
-        return self.graph_constant(name) if name in self.graph.constants else ValueArg(name)
+    def operand(self, name: str, start: int = 0) -> ValueArg | ConstArg:
+        """The address of element ``start`` of value ``name``, computed or constant."""
+        if name not in self.graph.constants:
+            return ValueArg(name, start * np.dtype(self.type(name).dtype).itemsize)
+        if not start:
+            return self.graph_constant(name)
+        return self.constant(self.graph.constants[name].ravel()[start:])
 
     def _placed(self, name: str, layout: Layout | Array) -> ConstArg:
         return self.graph_constant(name, layout) if isinstance(layout, Layout) else self.constant(layout)

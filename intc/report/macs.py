@@ -15,8 +15,7 @@ def node_macs(graph: Graph, node: Node, sizes: Mapping[str, int]) -> int:
         return 0
     shapes = [evaluate_shape(graph.type(n).shape, sizes) for n in (*node.inputs, node.output)]
     if node.op.name == "attention":
-        (batch, rows, width), keys = shapes[-1], shapes[1][1]
-        return 2 * batch * rows * keys * width
+        return 2 * math.prod(shapes[-1]) * shapes[1][-2]
     taps = {"conv": shapes[1][1:], "grouped_conv": shapes[1][:3]}.get(node.op.name, shapes[0][-1:])
     return math.prod(shapes[-1]) * math.prod(taps)
 

@@ -221,10 +221,7 @@ def attention_inputs(program: Program, node: Node) -> tuple[list[Arg], list[Dim]
     assert isinstance(op, Attention)
     batch, sq, sk = attention_sizes(program, node)
     offsets = (op.q_offset, op.k_offset, op.v_offset)
-    args: list[Arg] = [
-        ValueArg(x, o * np.dtype(program.type(x).dtype).itemsize)
-        for x, o in zip(node.inputs[:3], offsets, strict=True)
-    ]
+    args: list[Arg] = list(map(program.operand, node.inputs[:3], offsets))
     strides: list[Dim] = []
     for name in node.inputs[5:]:
         args.append(program.operand(name))

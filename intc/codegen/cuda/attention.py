@@ -66,15 +66,14 @@ def lower_attention(program: Program, node: Node) -> None:
         )
 
     kernel = program.kernel("attention", (numbers, *params, finish), build)
-    q_bytes, k_bytes, v_bytes = sizes_of = [np.dtype(t.dtype).itemsize for t in types]
-    starts = zip(node.inputs[:3], offsets, sizes_of, strict=True)
-    args: list[Arg] = [ValueArg(x, offset * size) for x, offset, size in starts]
+    args: list[Arg] = list(map(program.operand, node.inputs[:3], offsets))
     args += [ValueArg(node.output), SizeArg(sq), SizeArg(sk)]
     args += map(program.operand, node.inputs[3:5])
     args += [IntArg(op.m, "int32"), IntArg(op.shift, "int32"), *map(program.operand, node.inputs[5:])]
     for name in node.inputs[5:]:
         args += map(SizeArg, score_strides(program.type(name).shape, (batch, op.heads, sq, sk)))
     stages = 1 if 0 < fixed <= keys else 2
+    q_bytes, k_bytes, v_bytes = (np.dtype(t.dtype).itemsize for t in types)
     shared = (ROWS * warps * q_bytes + stages * keys * (k_bytes + v_bytes)) * depth
     launch = Launch(kernel, ((batch * op.heads, 1), (sq, ROWS * warps)), 32 * warps, shared)
     program.add(kernel, args, node.output, node.source, [launch])
