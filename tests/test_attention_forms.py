@@ -84,6 +84,33 @@ def test_forms_of_attention(name: str, tmp_path: Path) -> None:
     assert operators(module.prepared).get("attention") == 1
 
 
+def test_keys_of_one_sample_that_several_heads_share(tmp_path: Path) -> None:
+    """As torch.onnx.export(dynamo=True) writes it where the batch is the number 1."""
+    body = (
+        "a = Reshape(q, heads) qh = Transpose<perm=[0, 2, 1, 3]>(a)"
+        " b = Reshape(k, few) bt = Transpose<perm=[0, 2, 1, 3]>(b) b1 = Reshape(bt, apart)"
+        " be = Expand(b1, each) bm = Reshape(be, rows) bk = Transpose<perm=[0, 2, 1]>(bm)"
+        " kh = Reshape(bk, keys)"
+        " c = Reshape(v, few) ct = Transpose<perm=[0, 2, 1, 3]>(c) c1 = Reshape(ct, apart)"
+        " ce = Expand(c1, each) vh = Reshape(ce, values)"
+        " s = MatMul(qh, kh) p = Softmax(s) o = MatMul(p, vh)"
+        " t = Transpose<perm=[0, 2, 1, 3]>(o) m = Reshape(t, flat)"
+    )
+    shapes = {
+        "heads": (1, 12, 4, 4), "few": (1, 12, 2, 4), "apart": (1, 2, 1, 12, 4), "each": (1, 2, 2, 12, 4),
+        "rows": (4, 12, 4), "keys": (1, 4, 4, 12), "values": (1, 4, 12, 4), "flat": (1, 12, 16),
+    }  # fmt: skip
+    weights = {**WEIGHTS, **{name: np.array(shape) for name, shape in shapes.items()}}
+    weights |= {name: weights[name][:, :8] for name in ("wk", "wv")}
+    shape = "float[1, 12, 16]"
+    proto = model(HEAD + body + TAIL, f"{shape} x", f"{shape} y", weights)
+    feeds = {"x": RNG.normal(size=(1, 12, 16)).astype(np.float32)}
+    module = compiled(proto, feeds, tmp_path, rounding="nearest")
+    assert distance(module, proto, feeds) < 0.06
+    assert operators(module.prepared).get("attention") == 1
+    assert "expand" not in operators(module.prepared)
+
+
 def test_a_length_that_was_written_as_a_number() -> None:
     """A reshape that works at one length only: that is the length of the input."""
     body = (

@@ -24,6 +24,7 @@ B = symbol("batch")
         ((2, 3, 4, 5), (0, 3, 1, 2), (2, 5, 12)),  # an image becomes tokens
         ((2, 3, 4, 5), (2, 3, 0, 1), (20, 6)),
         ((6, 8, 4), (2, 0, 1), (4, 2, 3, 2, 4)),
+        ((6, 8, 4), (0, 2, 1), (1, 6, 4, 8)),  # keys of one sample
     ],
 )
 def test_the_reshape_comes_first(shape: tuple[int, ...], perm: tuple[int, ...], out: tuple[int, ...]) -> None:

@@ -36,11 +36,13 @@ def unmerged(fine: Shape, merged: Shape, perm: tuple[int, ...], out: Shape) -> t
 def reshaped_first(perm: tuple[int, ...], moved: Shape, out: Shape) -> tuple[Shape, tuple[int, ...]] | None:
     """(S, P) with ``reshape(transpose(x, perm), out) == transpose(reshape(x, S), P)`` where ``moved``, the
     shape in between, is only split, or only axes that lie side by side in x are merged; and not just axes of
-    size 1 given or taken.
+    size 1 given or taken, but in front of matrices that are turned.
     """
     split = runs(moved, out)
     if split is not None:
-        if any(len(run) > 1 and 1 in [out[axis] for axis in run] for run in split):
+        turned = perm == (*range(len(perm) - 2), len(perm) - 1, len(perm) - 2)
+        checked = split[-2:] if turned else split
+        if any(len(run) > 1 and 1 in [out[axis] for axis in run] for run in checked):
             return None
         before = [axis for original in range(len(perm)) for axis in split[perm.index(original)]]
     else:
