@@ -236,6 +236,15 @@ def movement_cases() -> list[Case]:
         Case(ReduceSum((1,), False), (t((B, 9, S), "int16"),)),
         Case(ReduceSum((-1, 1), True), (t((B, 9, S, 5), "int8"),)),
         Case(ReduceSum((0,), False), (t((9,), "int32", -1000, 1000),)),
+        Case(ReduceSum((1, 2), True), (t((B, 5, S, 64), "uint8"),)),  # in vectors from here on
+        Case(ReduceSum((-1,), False), (t((B, S, 96), "int16"),)),
+        Case(ReduceSum((0, 2), False), (t((B, 3, 9, 8), "int32", -1000, 1000),)),
+        Case(ReduceSum((1, 3), True), (t((B, 3, S, 2, 16), "int8"),)),
+        Case(ReduceSum((1,), False), (t((B, 3, 32 * S), "int16"),)),
+        Case(ReduceSum((0, 1, 2), False), (t((7, 5, 128), "int8"),)),
+        Case(ReduceMax((1,), False), (t((B, S, 40), "int8"),)),
+        Case(ReduceMax((2,), True), (t((B, S, 32), "uint8"),)),
+        Case(ReduceMax((0, 2), True), (t((B, S, 256), "int32", -(2**31), -5),)),
     ]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intc.codegen.targets import TARGETS, host_features
+from intc.codegen.cpu.isa import ISAS
+from intc.codegen.targets import TARGETS, Target, host_features
 from intc.ir.bound import bound
 from intc.ir.dims import symbol
 from intc.ir.graph import Builder, Graph
@@ -16,6 +17,7 @@ from intc.ir.types import TensorType
 from intc.ops.elementwise import Add, Max, Min, Mul, Sub
 from intc.ops.movement import Pad, Reshape, Transpose
 from intc.ops.poly import PolyGelu
+from intc.ops.reduce import ReduceMax, ReduceSum
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.shift import ShiftGelu
 from intc.ops.window import GroupedConv
@@ -93,6 +95,20 @@ def convolution(
     return requantized(b, y, Requantize(-127, 127, "int8"), m, e - 17)
 
 
+def energy(b: Builder, channels: int, axes: tuple[int, ...] = (1, 2), m: int = 2**30 + 1, e: int = 46) -> str:
+    """The sum of squares over an image, scaled by a row that all positions share."""
+    x, row = int16(b, "x", B, 4, 5, channels), int16(b, "row", B, 1, 1, channels)
+    y = b.emit(Mul(), requantized(b, b.emit(Mul(), x, row), Requantize(-32767, 32767, "int16"), [m], [e]), x)
+    y = requantized(b, y, Requantize(-32767, 32767, "int16"), [2**30 + 1], [45])
+    return b.emit(ReduceSum(axes, True), y)
+
+
+def largest(b: Builder, channels: int) -> str:
+    """The largest of a row, shared by no other."""
+    x = int16(b, "x", B, 4, channels)
+    return b.emit(ReduceMax((2,), False), requantized(b, x, Requantize(-127, 127, "int8"), [2**30 + 1], [38]))
+
+
 def made(chain: Callable[[Builder, int], str], channels: int) -> Graph:
     b = Builder("chain")
     b.output(chain(b, channels))
@@ -105,6 +121,28 @@ def test_a_chain_is_one_stage(chain: Callable[[Builder, int], str], target: obje
     for channels in (64, 5):  # whole vectors, and none
         lowered = check_graph(made(chain, channels), {"batch": 3}, target)
         assert len(lowered.stages) == 1, [s[0] for s in lowered.stages]
+
+
+@pytest.mark.parametrize("target", NATIVE, ids=lambda t: t.name)
+def test_a_chain_that_ends_in_a_reduction(target: Target) -> None:
+    whole = ISAS[target.level].even_odd
+    chains: tuple[Callable[[Builder, int], str], ...] = (
+        energy, largest, lambda b, c: energy(b, c, (3,)), lambda b, c: energy(b, c, (1, 3))
+    )  # fmt: skip
+    for chain in chains:
+        for channels, stages in ((64, 1), (24, 1), (5, 2)):
+            lowered = check_graph(made(chain, channels), {"batch": 3}, target)
+            assert len(lowered.stages) == (stages if whole else 2), [s[0] for s in lowered.stages]
+    few_bits = check_graph(made(lambda b, c: energy(b, c, m=9, e=19), 64), {"batch": 3}, target)
+    assert len(few_bits.stages) == 2  # such a requantisation has no form on vectors
+
+
+def test_what_two_reductions_read_is_stored() -> None:
+    b = Builder("two")
+    y = requantized(b, int16(b, "x", B, 9, 64), Requantize(-127, 127, "int8"), [2**30 + 1], [38])
+    b.output(b.emit(ReduceSum((1,), False), y))
+    b.output(b.emit(ReduceMax((1,), False), y))
+    assert len(check_graph(b.finish(), {"batch": 2}).stages) == 3
 
 
 @pytest.mark.parametrize("target", {NATIVE[0], NATIVE[-1]}, ids=lambda t: t.name)
@@ -133,7 +171,7 @@ def test_a_convolution_alone_and_two_that_are_added() -> None:
     assert len(check_graph(b.finish(), {"batch": 2}).stages) == 4
 
 
-@pytest.mark.parametrize("chain", [activation, residual, gate])
+@pytest.mark.parametrize("chain", [activation, residual, gate, energy, largest])
 def test_a_chain_in_c(chain: Callable[[Builder, int], str], tmp_path: Path) -> None:
     check_c(bound(made(chain, 5), {"batch": 2}), tmp_path)
 

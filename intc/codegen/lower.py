@@ -13,7 +13,7 @@ import numpy as np
 from intc.artifact.fields import Size
 from intc.artifact.schema import Interface, PortType
 from intc.artifact.schema import Launch as StoredLaunch
-from intc.codegen.cpu import chains, framed, patches
+from intc.codegen.cpu import framed, patches, reduction
 from intc.codegen.cuda import boundary
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.cuda import elementwise as cuda_elementwise
@@ -135,9 +135,10 @@ def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
 def outlined(graph: Graph, target: Target) -> Program:
     """The program of ``graph`` without its stages: which values they will not store."""
     program = Program(graph, target)
-    program.inlined = (
-        cuda_elementwise.inlined(graph) if target.gpu else chains.inlined(program) | patches.inlined(program)
-    )
+    if target.gpu:
+        program.inlined = cuda_elementwise.inlined(graph)
+    else:
+        program.inlined = reduction.inlined(program) | patches.inlined(program)
     program.framed = framed.framed(program)
     return program
 

@@ -28,6 +28,7 @@ from intc.ir.dims import Dim, Shape
 from intc.ir.graph import Node
 from intc.ir.op import Array
 from intc.ops.movement import Reshape
+from intc.ops.reduce import ReduceMax, ReduceSum
 from intc.ops.window import GroupedConv
 
 SCALAR: Final = ("divide", "root")  # whose loops are not vectors; what stands beside them should be
@@ -35,7 +36,7 @@ LONGEST: Final = 16  # operators of a chain
 
 
 def inlined(program: Program) -> frozenset[str]:
-    """The values that only exist inside of kernels."""
+    """The values that only exist inside of kernels; every value in front of a reduction on vectors may."""
     graph, native = program.graph, program.target.native
     operators = vector_ops.RULES if native else [name for name in FORMULAS if name not in SCALAR]
     users = graph.users()
@@ -44,6 +45,10 @@ def inlined(program: Program) -> frozenset[str]:
         readers, own = users[node.output], graph.type(node.output).shape
         convolved = depthwise.applies(program, node)
         if len(readers) != 1 or node.output in graph.outputs:
+            continue
+        if native and isinstance(readers[0].op, ReduceSum | ReduceMax):
+            if node.op.name in operators:
+                found[node.output] = node, 1, False  # the end of a chain, which the reduction continues
             continue
         if not (node.op.name in operators or isinstance(node.op, Reshape) or convolved):
             continue
@@ -66,7 +71,7 @@ def inlined(program: Program) -> frozenset[str]:
         if isinstance(node.op, Reshape) and node.inputs[0] not in found:
             found.pop(node.output, None)  # a reshape of data in memory is the same memory
         if isinstance(node.op, GroupedConv) and node.output in found:
-            chain = _Chain(program, found[node.output][0], found.keys())
+            chain = Chain(program, found[node.output][0], found.keys())
             if not chain.follows(node):
                 del found[node.output]
     return frozenset(found)
@@ -87,7 +92,7 @@ def _placed(operand: Shape, own: Shape, root: Shape) -> View | None:
 
 def lower_chain(program: Program, node: Node) -> None:
     """The stage that computes the output of ``node`` and everything inlined into it."""
-    chain = _Chain(program, node, program.inlined)
+    chain = Chain(program, node, program.inlined)
     program.generic(
         node.op.name,
         (chain.key(node.output), tuple(view for _, view in chain.leaves)),
@@ -101,7 +106,7 @@ def lower_chain(program: Program, node: Node) -> None:
 
 
 @dataclass(frozen=True)
-class _Chain:
+class Chain:
     """``root`` and all values of ``inside`` that lead to it."""
 
     program: Program
@@ -247,13 +252,24 @@ class _Chain:
         total: Vec | None = None,
     ) -> None:
         """``lanes`` elements of the result, from those of every leaf, which lie side by side or are one."""
-        read = []
-        for i, (x, _) in enumerate(self.leaves):
-            buffer = frame.buffers[f"x{i}"]
-            value = buffer[ramp(at[i], lanes)] if dense[i] else spread(buffer[at[i]], lanes)
-            read.append(Vec(value, lanes, self.program.type(x).dtype))
-        result = self.result(self.root.output, read, self._vector, total)
+        result = self.vector(frame, at, dense, lanes, total)
         store_vector(frame.buffers["y"], at[-1], result, self.program.type(self.root.output).dtype)
+
+    def vector(
+        self,
+        frame: Frame,
+        at: Sequence[Expr],
+        dense: Sequence[bool],
+        lanes: int,
+        total: Vec | None = None,
+    ) -> Vec:
+        """``lanes`` elements of the result; see :meth:`_store`."""
+        read = [
+            loaded(frame, i, self.program.type(x).dtype, at[i], dense[i], lanes)
+            for i, (x, _) in enumerate(self.leaves)
+        ]
+        result: Vec = self.result(self.root.output, read, self._vector, total)
+        return result
 
     def result(
         self,
@@ -282,3 +298,9 @@ class _Chain:
     def _vector(self, node: Node, operands: Sequence[Vec]) -> Vec:
         assert self.formulas is not None
         return self.formulas[node.output](*operands).cast(self.program.type(node.output).dtype)
+
+
+def loaded(frame: Frame, number: int, dtype: str, at: Expr, dense: bool, lanes: int) -> Vec:
+    """``lanes`` elements of an operand of the kernel, or one for all of them."""
+    buffer = frame.buffers[f"x{number}"]
+    return Vec(buffer[ramp(at, lanes)] if dense else spread(buffer[at], lanes), lanes, dtype)
