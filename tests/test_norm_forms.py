@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import intc
+from intc.errors import UnsupportedModel
 from tests.onnx_models import Feeds, canonical, floats, model, operators
 
 MOMENT = "q = Mul(x, x) v = ReduceMean<axes=[-1]>(q) e = Add(v, eps)"
@@ -106,3 +107,13 @@ def test_rows_longer_than_32768(tmp_path: Path) -> None:
     (ours,) = module.graph.evaluate({"x": x})
     noise = np.square(want - ours).sum()
     assert 10 * np.log10(np.square(want).sum() / noise) > 60
+
+
+def test_a_norm_of_values_that_vanish(tmp_path: Path) -> None:
+    """As some networks are before they are trained: refused with the node and the likely cause."""
+    weights = {"g": np.ones(16, np.float32), "w": floats(16, 16)}
+    body = "n = LayerNormalization(x, g) y = MatMul(n, w)"
+    path = tmp_path / "vanishing.onnx"
+    onnx.save(model(body, "float[batch, 16] x", "float[batch, 16] y", weights), path)
+    with pytest.raises(UnsupportedModel, match=r"gives at most \de-\d+ of its weights.*trained"):
+        intc.compile(path, {"x": floats(32, 16) * np.float32(1e-9)})

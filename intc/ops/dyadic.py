@@ -49,7 +49,10 @@ def dyadic_array(ratios: Array | float) -> tuple[Array, Array]:
     """
     values = np.asarray(ratios, np.float64)
     if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) >= 2.0**30:
-        raise QuantizationError(f"a rescaling by {float(np.abs(values).max())} is not below 2^30")
+        raise QuantizationError(
+            f"a rescaling by {float(np.abs(values).max())} is not below 2^30: values vanish beside others"
+            " (untrained weights?)"
+        )
     fraction, exponent = np.frexp(np.abs(values))  # |v| = fraction * 2**exponent, 0.5 <= fraction < 1: exact
     wide = np.ldexp(fraction, 53).astype(np.int64)
     e = np.minimum(MANTISSA_BITS - exponent.astype(np.int64), MAX_SHIFT)

@@ -172,8 +172,10 @@ def shift_layer_norm(forms: Forms, node: Node, bits: int, scale: Array) -> Form:
     if not 32 <= e <= 62:
         e = min(max(e, 32), 62)
         if largest * 2**e >= 2**31:
+            share = 2.0 ** (bits - 21) / float(largest)
             raise QuantizationError(
-                f"node '{node.source}': gamma / scale reaches {float(largest)}, too large"
+                f"node '{node.source}': it gives at most {share:.0e} of its weights, as what it norms hardly"
+                " varies beside epsilon; are the model's weights trained?"
             )
     exact = np.array([round(r * 2**e) for r in gain], np.int64)
     g = np.clip(exact, -(2**31) + 1, 2**31 - 1).astype(np.int32)[places.ravel()]
