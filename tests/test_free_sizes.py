@@ -14,7 +14,7 @@ import pytest
 
 import intc
 from intc.codegen.lower import lower
-from intc.errors import FeedError, GraphError
+from intc.errors import FeedError, GraphError, IntcError
 from intc.export.onnx_model import onnx_model
 from intc.frontend import import_onnx
 from intc.frontend.agreement import part_of
@@ -310,3 +310,45 @@ def test_a_size_that_a_reshape_leaves_only_one_value(body: str, inputs: str, siz
     graph = import_onnx(model(body, inputs, outputs, weights))
     first, second = (graph.type(x).shape for x in graph.inputs)
     assert str(second[1]) == size or second[1] == first[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "names", "shapes"),
+    [
+        # a mask for each head: [n, 4, m] and [4*s, t] are n = s and m = t
+        (
+            "d = Shape(x) b = Gather(d, at) f = Mul(b, four) o = Gather(d, next) c = Concat<axis=0>(f, o)"
+            " p = Gather(d, two) r = Concat<axis=0>(c, p) g = Unsqueeze(x, next) h = Expand(g, whole)"
+            " q = Reshape(h, r) t = Unsqueeze(k, next) e = Expand(t, heads) v = Reshape(e, c)"
+            " z = Unsqueeze(v, two) y = Mul(q, z)",
+            "float[s, t, 3] x, float[n, m] k",
+            ((2, 5, 3), (2, 5)),
+        ),
+        # every second position of both
+        ("a = Slice(x, at, far, next, step) b = Slice(k, at, far, next, step) y = Add(a, b)",
+         "float[s, t] x, float[s, m] k", ((2, 7), (2, 7))),
+    ],
+)  # fmt: skip
+def test_sizes_that_differ_by_name_alone(
+    body: str, names: str, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    weights: Feeds = {"at": np.array([0]), "next": np.array([1]), "two": np.array([2]), "four": np.array([4])}
+    weights |= {"heads": np.array([1, 4, 1]), "far": np.array([99999]), "step": np.array([2])}
+    weights["whole"] = np.array([1, 4, 1, 1])
+    proto = model(body, names, "float[a, b, c] y" if "Mul" in body else "float[a, b] y", weights, opset=18)
+    graph = canonical(proto, {name: floats(*shape) for name, shape in zip("xk", shapes, strict=True)})
+    (x, k) = (graph.type(name).shape for name in graph.inputs)
+    assert x[:2] == k
+
+
+def test_a_part_that_is_added_to_the_whole_bounds_the_length() -> None:
+    """x[:, :min(n, 16)] + x works up to 16 only, which something must refuse."""
+    head = "d = Shape(x) n = Gather(d, next) l = Min(n, most)"
+    body = " a = Slice(x, at, l, next) y = Add(a, x)"
+    weights = {"at": np.array([0]), "most": np.array([16]), "next": np.array([1])}
+    with pytest.raises(IntcError, match="which of n and 16 is smaller"):
+        import_onnx(model(head + body, "float[batch, n] x", "float[b, c] y", weights))
+    table = " i = Slice(rows, at, n, at) c = Add(x, i) a = Slice(c, at, l, next) y = Add(a, c)"
+    weights["rows"] = floats(12)
+    graph = import_onnx(model(head + table, "float[batch, n] x", "float[b, c] y", weights))
+    assert graph.limits()[N] == 12

@@ -308,10 +308,8 @@ class Masks:
     def _emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
         assert isinstance(keep, tuple)
         kind, first = keep[0], keep[1]
-        if kind == "zeros":
-            return b.constant(f"{first}.keep", self.graph.constants[str(first)] == 0)
-        if kind == "ones":
-            return b.constant(f"{first}.keep", self.graph.constants[str(first)] != 0)
+        if kind in ("zeros", "ones"):
+            return self._known(b, str(first), kind == "zeros")
         if kind == "value":
             return names[str(first)]
         if kind == "nonzero":
@@ -338,6 +336,13 @@ class Masks:
             inner = b.emit(Reshape(ones + shape), inner, name="mask") if ones else inner
             return b.emit(first, inner, name="mask")
         return b.emit(first, self.emit(b, names, keep[2]), name="mask")  # type: ignore[arg-type]
+
+    def _known(self, b: Builder, value: str, zero: bool) -> str:
+        """Where a constant, or one number that is repeated, is 0 (or is not)."""
+        constant, shape = constant_of(self.graph, self.producers, value), self.graph.type(value).shape
+        assert constant is not None
+        keep = b.constant(f"{value}.keep", (constant == 0) == zero)
+        return keep if constant.shape == shape else b.emit(Expand(shape), keep, name=f"{value}.keep")
 
 
 def unrepeated(keep: Keep) -> Keep:

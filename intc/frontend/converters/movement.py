@@ -95,7 +95,7 @@ def _bound(value: Any, size: Dim, default: Dim) -> Dim:
         return default if abs(number) >= 2**31 else (max(low, 0) if isinstance(low, int) else low)
     if isinstance(size, int):
         return min(number, size)
-    return size if number >= 2**31 else number
+    return size if number >= bounds(size)[1] else number
 
 
 def _backward(start: Any, end: Any, axis: int, size: Dim, step: int) -> Slice:
