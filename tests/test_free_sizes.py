@@ -329,9 +329,7 @@ def test_a_size_that_a_reshape_leaves_only_one_value(body: str, inputs: str, siz
          "float[s, t] x, float[s, m] k", ((2, 7), (2, 7))),
     ],
 )  # fmt: skip
-def test_sizes_that_differ_by_name_alone(
-    body: str, names: str, shapes: tuple[tuple[int, ...], ...]
-) -> None:
+def test_sizes_that_differ_by_name_alone(body: str, names: str, shapes: tuple[tuple[int, ...], ...]) -> None:
     weights: Feeds = {"at": np.array([0]), "next": np.array([1]), "two": np.array([2]), "four": np.array([4])}
     weights |= {"heads": np.array([1, 4, 1]), "far": np.array([99999]), "step": np.array([2])}
     weights["whole"] = np.array([1, 4, 1, 1])

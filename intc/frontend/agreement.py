@@ -27,7 +27,6 @@ from intc.ir.dims import (
     symbol,
     symbols,
     terms_of,
-    total,
 )
 from intc.ir.graph import Graph
 
@@ -70,7 +69,7 @@ def require_equal(a: Dim, b: Dim) -> None:
 
 
 def _require_alike(a: Dim, b: Dim) -> None:
-    """Raise :class:`EqualSizes` where two sizes differ by the name of one symbol: floor(n/4) and floor(m/4)."""
+    """Raise :class:`EqualSizes` where two sizes differ by one name: floor(n/4) and floor(m/4)."""
     mine, others = (symbols((x,)) for x in (a, b))
     mine, others = [x for x in mine if x not in others], [x for x in others if x not in mine]
     if len(mine) == len(others) == 1 and dims.substitute(a, {mine[0]: symbol(others[0])}) == b:
