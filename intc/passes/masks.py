@@ -176,7 +176,7 @@ class Masks:
             keep = self.additive(node.inputs[0], sign)
             return ("pad", node.op, keep) if isinstance(keep, tuple) else keep
         if isinstance(node.op, Concat):
-            joined = [self.additive(x, sign) for x in node.inputs]
+            joined = [self._spelt(x, self.additive(x, sign)) for x in node.inputs]
             return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
         if isinstance(node.op, (Add, Min if sign > 0 else Max)):
             return self._joined(node, [self.additive(x, sign) for x in node.inputs])
@@ -189,6 +189,13 @@ class Masks:
                     return self._not(self.truth(factor))
             return None
         return self._chosen(node, sign) if isinstance(node.op, Where) else None
+
+    def _spelt(self, value: str, keep: Keep | None) -> Keep | None:
+        """``keep`` of ``value`` as an expression, also where it keeps everything: keys in front that no mask
+        hides.
+        """
+        whole = keep is True and constant_of(self.graph, self.producers, value) is not None
+        return ("zeros", value) if whole else keep
 
     def _joined(self, node: Node, parts: Sequence[Keep | None]) -> Keep | None:
         """Both conditions; the shape of one that holds everywhere is kept."""
