@@ -14,17 +14,18 @@ import pytest
 
 import intc
 from intc.codegen.lower import lower
-from intc.errors import FeedError, GraphError
+from intc.errors import FeedError, GraphError, IntcError
 from intc.export.onnx_model import onnx_model
 from intc.frontend import import_onnx
 from intc.frontend.agreement import part_of
 from intc.ir.bound import admissible
-from intc.ir.dims import Dim, bounds, evaluate, floor_div, linear, parse, symbol
+from intc.ir.dims import Dim, bounds, evaluate, exact_div, floor_div, linear, parse, symbol
 from intc.ir.graph import Builder
 from intc.ir.text import parse_graph, print_graph, side_tensors
 from intc.ir.types import TensorType
 from intc.ops import OPS
 from intc.ops.movement import Slice
+from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, canonical, expected, floats, model
 
 N, M = symbol("n"), symbol("m")
@@ -310,3 +311,100 @@ def test_a_size_that_a_reshape_leaves_only_one_value(body: str, inputs: str, siz
     graph = import_onnx(model(body, inputs, outputs, weights))
     first, second = (graph.type(x).shape for x in graph.inputs)
     assert str(second[1]) == size or second[1] == first[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "names", "shapes"),
+    [
+        # a mask for each head: [n, 4, m] and [4*s, t] are n = s and m = t
+        (
+            "d = Shape(x) b = Gather(d, at) f = Mul(b, four) o = Gather(d, next) c = Concat<axis=0>(f, o)"
+            " p = Gather(d, two) r = Concat<axis=0>(c, p) g = Unsqueeze(x, next) h = Expand(g, whole)"
+            " q = Reshape(h, r) t = Unsqueeze(k, next) e = Expand(t, heads) v = Reshape(e, c)"
+            " z = Unsqueeze(v, two) y = Mul(q, z)",
+            "float[s, t, 3] x, float[n, m] k",
+            ((2, 5, 3), (2, 5)),
+        ),
+        # every second position of both
+        ("a = Slice(x, at, far, next, step) b = Slice(k, at, far, next, step) y = Add(a, b)",
+         "float[s, t] x, float[s, m] k", ((2, 7), (2, 7))),
+    ],
+)  # fmt: skip
+def test_sizes_that_differ_by_name_alone(body: str, names: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    weights: Feeds = {"at": np.array([0]), "next": np.array([1]), "two": np.array([2]), "four": np.array([4])}
+    weights |= {"heads": np.array([1, 4, 1]), "far": np.array([99999]), "step": np.array([2])}
+    weights["whole"] = np.array([1, 4, 1, 1])
+    proto = model(body, names, "float[a, b, c] y" if "Mul" in body else "float[a, b] y", weights, opset=18)
+    graph = canonical(proto, {name: floats(*shape) for name, shape in zip("xk", shapes, strict=True)})
+    (x, k) = (graph.type(name).shape for name in graph.inputs)
+    assert x[:2] == k
+
+
+def test_a_part_that_is_added_to_the_whole_bounds_the_length() -> None:
+    """x[:, :min(n, 16)] + x works up to 16 only, which something must refuse."""
+    head = "d = Shape(x) n = Gather(d, next) l = Min(n, most)"
+    body = " a = Slice(x, at, l, next) y = Add(a, x)"
+    weights = {"at": np.array([0]), "most": np.array([16]), "next": np.array([1])}
+    with pytest.raises(IntcError, match="which of n and 16 is smaller"):
+        import_onnx(model(head + body, "float[batch, n] x", "float[b, c] y", weights))
+    table = " i = Slice(rows, at, n, at) c = Add(x, i) a = Slice(c, at, l, next) y = Add(a, c)"
+    weights["rows"] = floats(12)
+    graph = import_onnx(model(head + table, "float[batch, n] x", "float[b, c] y", weights))
+    assert graph.limits()[N] == 12
+
+
+def test_sizes_are_divided_by_sums_of_sizes() -> None:
+    assert exact_div(4 * N * M * M + 136 * N * M + 1156 * N, N * M * M + 34 * N * M + 289 * N) == 4
+    assert exact_div((N + M) * (N + 1) * (3 * M - 2), N + M) == (N + 1) * (3 * M - 2)
+    for size, divisor in ((N * N + 1, N + 1), (N, N + 1), (N * M + M, N + 2)):
+        with pytest.raises(GraphError, match="cannot be divided"):
+            exact_div(size, divisor)
+
+
+# rows -4 to 4 around the diagonal, filled up with zeros or cut where the text is longer or shorter
+RELATIVE = (
+    "d = Shape(x) n = Gather(d, next) a = Sub(n, five) b = Max(a, none) o = Unsqueeze(b, at)"
+    " p = Concat<axis=0>(o, zero, o, zero) r = Pad(rows, p) e = Sub(five, n) s = Max(e, none)"
+    " h = Unsqueeze(s, at) t = Mul(n, two) u = Add(s, t) v = Sub(u, one) w = Unsqueeze(v, at)"
+    " q = Slice(r, h, w, at) k = Transpose<perm=[1, 0]>(q) y = MatMul(x, k)"
+)
+RELATIVE_WEIGHTS: Feeds = {
+    "next": np.int64(1), "five": np.int64(5), "none": np.int64(0), "at": np.array([0]), "zero": np.array([0]),
+    "rows": floats(9, 8), "two": np.int64(2), "one": np.int64(1),
+}  # fmt: skip
+
+
+def test_relative_positions_that_are_filled_up_or_cut(tmp_path: Path) -> None:
+    """max(0, n - 5) and max(0, 5 - n) in one model, as VITS has them."""
+    proto = model(RELATIVE, "float[batch, n, 8] x", "float[a, b, c] y", RELATIVE_WEIGHTS)
+    for length in (3, 5, 9):
+        feeds = {"x": floats(2, length, 8)}
+        canonical(proto, feeds)
+    module = compiled(proto, {"x": floats(16, 9, 8)}, tmp_path, rounding="nearest")
+    for length in (1, 5, 7):
+        feeds = {"x": floats(2, length, 8)}
+        assert np.array_equal(module.session().run(None, feeds)[0], module.graph.evaluate(feeds)[0])
+        assert distance(module, proto, feeds) < 0.03
+
+
+def test_pads_that_are_turned() -> None:
+    """Pads in torch's order, last axis first, as pairs in a matrix of sizes."""
+    body = (
+        "d = Shape(x) n = Gather(d, next) m = Mod(n, eight) l = Sub(eight, m) o = Unsqueeze(l, at)"
+        " p = Concat<axis=0>(zero, zero, zero, o, zero, zero) r = Reshape(p, pairs)"
+        " f = Slice(r, back, first, at, back) t = Transpose<perm=[1, 0]>(f) v = Reshape(t, back)"
+        " y = Pad(x, v)"
+    )
+    weights: Feeds = {
+        "next": np.int64(1), "eight": np.int64(8), "at": np.array([0]), "zero": np.array([0]),
+        "pairs": np.array([-1, 2]), "back": np.array([-1]), "first": np.array([-(2**63)]),
+    }  # fmt: skip
+    canonical(model(body, "float[batch, n, 3] x", "float[a, b, c] y", weights), {"x": floats(2, 5, 3)})
+
+
+def test_constants_of_32_and_64_bits_meet() -> None:
+    """Positions have 64 bits here, whatever type the model gives them."""
+    body = "p = Range(none, five, one) a = Add(p, more) f = Cast<to=1>(a) y = Add(x, f)"
+    weights: Feeds = {"none": np.int32(0), "five": np.int32(5), "one": np.int32(1)}
+    weights["more"] = np.array([[3], [-1]], np.int32)
+    canonical(model(body, "float[2, 5] x", "float[2, 5] y", weights), {"x": floats(2, 5)})

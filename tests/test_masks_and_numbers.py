@@ -104,6 +104,38 @@ def test_a_bias_that_holds_the_mask_and_is_repeated_for_groups_of_heads(tmp_path
     assert distance(compiled(proto, feeds, tmp_path, rounding="nearest"), proto, feeds) < 0.04
 
 
+def test_a_mask_that_is_padded_with_the_lowest_number(tmp_path: Path) -> None:
+    """Blocks that are shifted by half a block: the padding counts as keys that are hidden."""
+    body = (
+        "t = Transpose<perm=[0, 2, 1]>(x) s = MatMul(x, t) v = Pad(s, beside) r = Sub(one, m)"
+        " b = Mul(r, far) c = Pad(b, around, low) u = Unsqueeze(c, ax) a = Add(v, u) p = Softmax(a)"
+        " k = Pad(x, rows) y = MatMul(p, k)"
+    )
+    weights = {**WEIGHTS, "around": np.array([0, 2, 0, 2]), "rows": np.array([0, 2, 0, 0, 2, 0])}
+    weights |= {"low": np.float32(-3.4e38), "beside": np.array([0, 0, 2, 0, 0, 2])}
+    proto = model(body, "float[batch, seq, 8] x, float[batch, seq] m", "float[a, b, c] y", weights)
+    feeds = {"x": floats(32, 12, 8) / 2, "m": LENGTHS.astype(np.float32)}
+    graph = canonicalise(import_onnx(proto)).graph
+    assert [len(n.inputs) for n in graph.nodes if n.op.name == "softmax"] == [2]
+    assert error(proto, feeds, tmp_path) < 0.04
+
+
+def test_a_mask_that_is_joined_with_zeros_for_a_learned_prefix(tmp_path: Path) -> None:
+    body = (
+        "d = Shape(x) o = Gather(d, first) e = Concat<axis=0>(o, rest)"
+        " p = Expand(prefix, e) k = Concat<axis=1>(p, x) t = Transpose<perm=[0, 2, 1]>(k) s = MatMul(x, t)"
+        " r = Sub(one, m) g = Mul(r, big) c = Concat<axis=0>(o, two) z = Expand(zero, c)"
+        " j = Concat<axis=1>(z, g) u = Unsqueeze(j, ax) a = Add(s, u) q = Softmax(a) y = MatMul(q, k)"
+    )
+    weights = {**WEIGHTS, "first": np.array([0]), "rest": np.array([2, 8]), "two": np.array([2])}
+    weights["prefix"] = floats(1, 2, 8) / 2
+    proto = model(body, "float[batch, seq, 8] x, float[batch, seq] m", "float[a, b, c] y", weights)
+    graph = canonicalise(import_onnx(proto)).graph
+    assert [len(n.inputs) for n in graph.nodes if n.op.name == "softmax"] == [2]
+    feeds = {"x": floats(32, 12, 8) / 2, "m": LENGTHS.astype(np.float32)}
+    assert error(proto, feeds, tmp_path) < 0.04
+
+
 @pytest.mark.parametrize("function", ["Identity", "Sqrt", "Log"])
 def test_a_length_as_a_number(function: str, tmp_path: Path) -> None:
     body = (

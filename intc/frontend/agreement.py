@@ -27,7 +27,6 @@ from intc.ir.dims import (
     symbol,
     symbols,
     terms_of,
-    total,
 )
 from intc.ir.graph import Graph
 
@@ -63,22 +62,45 @@ def require_equal(a: Dim, b: Dim) -> None:
     more, less = ([k for k, v in terms.items() if v == 1 and len(k) == 1] for terms in (left, right))
     if len(left) == 2 and len(more) == len(less) == 1 and not quotient(less[0][0]):  # n + s and n + t
         raise EqualSizes(less[0][0], factor(more[0][0]))
+    _require_alike(a, b)
+    _require_few(a - b)
     _require_root(a - b)
     require_zero(a - b)
-    _require_few(a - b)
+
+
+def _require_alike(a: Dim, b: Dim) -> None:
+    """Raise :class:`EqualSizes` where two sizes differ by one name: floor(n/4) and floor(m/4)."""
+    mine, others = (symbols((x,)) for x in (a, b))
+    mine, others = [x for x in mine if x not in others], [x for x in others if x not in mine]
+    if len(mine) == len(others) == 1 and dims.substitute(a, {mine[0]: symbol(others[0])}) == b:
+        raise EqualSizes(mine[0], symbol(others[0]))
+
+
+def _require_in_order(have: Shape, wanted: Shape) -> None:
+    """Raise :class:`EqualSizes` where both products are one term with the same number, and as many symbols
+    under other names: [n, 4, m] and [4*s, t].
+    """
+    terms = [terms_of(product(shape)) for shape in (have, wanted)]
+    if any(len(found) != 1 for found in terms) or [*terms[0].values()] != [*terms[1].values()]:
+        return
+    names = [[x for dim in shape for x in next(iter(terms_of(dim)))] for shape in (have, wanted)]
+    mine, others = (list((Counter(x) - Counter(y)).elements()) for x, y in (names, names[::-1]))
+    if len(mine) == len(others) > 0 and not any(map(quotient, (*mine, *others))):
+        raise EqualSizes(others[0], symbol(mine[0]))
 
 
 def require_product(have: Shape, wanted: Shape) -> None:
     """Raise :class:`EqualSizes` where a reshape works only if two sizes agree: those that differ at the same
     axis, or a symbol and the number that both products leave it.
     """
+    _require_few(product(have) - product(wanted))
     _require_root(product(have) - product(wanted))
+    _require_in_order(have, wanted)
     for a, b in zip(have, wanted, strict=False):
         if isinstance(a, Poly) and isinstance(b, Poly):
             require_equal(a, b)
     require_zero(product(have) - product(wanted))
     _require_traced(have, wanted)
-    _require_few(product(have) - product(wanted))
 
 
 def _require_traced(have: Shape, wanted: Shape) -> None:
@@ -107,18 +129,27 @@ def _require_root(difference: Dim) -> None:
 
 def _without_common(size: Dim) -> list[tuple[Monomial, int]]:
     """The terms of ``size`` without the factors that all of them have."""
+    common = _common(size)
+    return [(tuple((Counter(names) - common).elements()), coef) for names, coef in terms_of(size).items()]
+
+
+def _common(size: Dim) -> Counter[str]:
+    """How often each factor is in all terms of ``size``."""
     terms = terms_of(size)
     common = Counter(next(iter(terms), ()))
     for names in terms:
         common &= Counter(names)
-    return [(tuple((Counter(names) - common).elements()), coef) for names, coef in terms.items()]
+    return common
 
 
 def _require_few(difference: Dim) -> None:
-    """Raise :class:`AtMost` where a size is, but for factors that all its terms have, 0 for all sizes of its
-    only symbol up to some, such as ``ceil(n/64) - 1``: a single chunk was written into the file.
+    """Raise :class:`AtMost` where a size is, but for symbols that all its terms have, 0 for all sizes of its
+    only symbol up to some: ``ceil(n/64) - 1``, where a single chunk was written into the file, or ``n`` less
+    the smaller of n and a number.
     """
-    rest = total(coef * product(map(factor, names)) for names, coef in _without_common(difference))
+    alike = _common(difference)
+    whole = product(factor(name) for name in alike.elements() if not quotient(name))
+    rest = difference // whole if difference != 0 else 0
     names = symbols((rest,))
     if len(names) == 1 and names[0] != PAST:
         zero = dims.tried(rest) == 0

@@ -21,7 +21,17 @@ from intc.frontend.converters.between import Between
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, read_model, take_initializers
-from intc.frontend.symbolic import Imported, Index, IndexTuple, Items, NanTest, Pair, Splat, is_symbolic
+from intc.frontend.symbolic import (
+    Floors,
+    Imported,
+    Index,
+    IndexTuple,
+    Items,
+    NanTest,
+    Pair,
+    Splat,
+    is_symbolic,
+)
 from intc.frontend.tabulated import Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows
 from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols
@@ -80,6 +90,7 @@ class Importer:
         self.proto, self.source, self.overrides, self.arrays = proto, source, overrides, arrays
         self.sizes: dict[str, Dim] = {}  # symbols found to be other sizes
         self.largest: dict[str, int] = {}  # symbols taken to be no larger
+        self.floors = Floors()
         self.either: set[Pair] = set()  # symbols with numbers, of which the smaller is a size of its own
         self._reset()
 
@@ -106,6 +117,11 @@ class Importer:
             try:
                 built = self._build()
             except UnsupportedModel:
+                if self.floors.taken and not self.floors.exact:
+                    self.floors.exact = True
+                    self._reset()
+                    continue
+                self.floors = Floors()
                 if not self.either:
                     raise
                 self._keep_below(self.either)

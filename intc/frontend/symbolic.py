@@ -23,10 +23,12 @@ from intc.ir.dims import (
     as_dim,
     bounds,
     broadcast,
+    factor,
     floor_div,
     is_symbol,
     remainder,
     smaller,
+    symbols,
     terms_of,
 )
 from intc.ir.op import Array
@@ -129,13 +131,38 @@ def _remainder(a: Any, b: Any) -> Any:
     return remainder(int(rest), name)
 
 
-def _decided(a: Any, b: Any, larger: bool, largest: Mapping[str, int], either: Container[Pair]) -> Any:
+@dataclass
+class Floors:
+    """How ``max(0, n - 5)`` and ``max(0, 5 - n)`` are taken: as n - 5 and 5 - n, the start of a slice, which
+    may not be negative, or ``exact``. ``taken``: whether any was.
+    """
+
+    exact: bool = False
+    taken: bool = False
+
+    def of(self, size: Dim) -> Dim | None:
+        """The larger of 0 and a size that may be negative; None where it counts as that size."""
+        for name in symbols((size,)):
+            for whole, number in ((factor(name), factor(name) - size), (size + factor(name),) * 2):
+                if isinstance(number, int) and number > 0:
+                    self.taken = True
+                    return whole - smaller(name, number) if self.exact else None
+        return None
+
+
+def _decided(
+    a: Any, b: Any, larger: bool, largest: Mapping[str, int], either: Container[Pair], floors: Floors
+) -> Any:
     """The larger (or smaller) of two sizes, where all symbols agree on which it is.
 
-    ``max(0, x)`` is x: the start of a slice, which may not be negative. The smaller of a symbol and a number
-    is a size of its own if they are a pair of ``either``, and else asks for another import.
+    ``floors`` says what ``max(0, x)`` is. The smaller of a symbol and a number is a size of its own if they
+    are a pair of ``either``, and else asks for another import.
     """
     low, high = bounds(as_dim(a) - as_dim(b), largest)
+    if larger and 0 in (a, b) and low < 0 < high:
+        exact = floors.of(as_dim(a) + as_dim(b))
+        if exact is not None:
+            return exact
     if larger and 0 in (a, b):
         low, high = (0, 1) if b == 0 and high > 0 else (-1, 0) if a == 0 and low < 0 else (low, high)
     if low < 0 < high:
@@ -175,10 +202,12 @@ def fold_symbolic(
     largest: Mapping[str, int],
     either: Container[Pair],
     least: dict[Dim, int],
+    floors: Floors,
 ) -> Array | None:
     """The result of a shape-arithmetic node on arrays that may hold symbolic sizes, of which ``largest``
     bounds some, and ``either`` names some with a number that may be smaller; None where op is no such node.
-    Sizes that are taken to be no smaller than a number go to ``least``.
+    Sizes that are taken to be no smaller than a number go to ``least``; ``floors`` says what those are that
+    may be negative.
     """
     args = [np.asarray(x, object) if x is not None else None for x in inputs]
     x = args[0]
@@ -189,7 +218,7 @@ def fold_symbolic(
     if op == "Mod" and not attributes.get("fmod"):
         return np.asarray(np.frompyfunc(_remainder, 2, 1)(args[0], args[1]), object)
     if op in ("Max", "Min") and len(args) == 2:
-        decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest, either), 2, 1)
+        decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest, either, floors), 2, 1)
         return np.asarray(decide(args[0], args[1]), object)
     if x is None:
         return None
@@ -215,6 +244,8 @@ def fold_symbolic(
         return np.asarray(np.squeeze(x, axes), object)
     if op == "Reshape":
         return x.reshape([int(d) for d in np.asarray(inputs[1]).ravel()])
+    if op == "Transpose":
+        return np.transpose(x, attributes.get("perm"))
     if op == "Slice":
         return _slice(x, inputs, attributes)
     if op == "ScatterElements" and x.ndim == 1 and attributes.get("reduction", "none") == "none":

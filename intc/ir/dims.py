@@ -151,13 +151,18 @@ def as_dim(value: object) -> Dim:
 
 
 def exact_div(a: Dim, b: Dim) -> Dim:
-    """``a / b`` when ``b`` is one monomial (or int) that divides every term of ``a``; GraphError
-    otherwise.
+    """``a / b`` where that is a polynomial; GraphError otherwise.
+
+    >>> n = symbol("n")
+    >>> exact_div(2 * n * n + 3 * n + 1, n + 1)
+    Poly('2*n + 1')
     """
     divisor = terms_of(b)
     if a == b and divisor:
         return 1
-    if len(divisor) != 1:
+    if len(divisor) > 1:
+        return _long_division(a, b)
+    if not divisor:
         raise GraphError(f"size {a} cannot be divided by {b}")
     ((mono_b, coef_b),) = divisor.items()
     out: dict[Monomial, int] = {}
@@ -171,6 +176,27 @@ def exact_div(a: Dim, b: Dim) -> Dim:
             raise GraphError(f"size {a} cannot be divided by {b}")
         out[tuple(rest)] = coef // coef_b
     return _normal(out)
+
+
+def _long_division(a: Dim, b: Dim) -> Dim:
+    """``a / b``, leading term by leading term; GraphError where a rest is left."""
+
+    names = factors((a, b))
+
+    def leading(size: Dim) -> Dim:
+        terms = terms_of(size)
+        mono = max(terms, key=lambda m: (len(m), *map(m.count, names)))
+        return _normal({mono: terms[mono]})
+
+    out: Dim = 0
+    rest = a
+    while rest != 0:
+        try:
+            part = exact_div(leading(rest), leading(b))
+        except GraphError:
+            raise GraphError(f"size {a} cannot be divided by {b}") from None
+        out, rest = out + part, rest - part * b
+    return out
 
 
 def floor_div(a: Dim, k: int) -> Dim:

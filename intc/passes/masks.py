@@ -176,7 +176,7 @@ class Masks:
             keep = self.additive(node.inputs[0], sign)
             return ("pad", node.op, keep) if isinstance(keep, tuple) else keep
         if isinstance(node.op, Concat):
-            joined = [self.additive(x, sign) for x in node.inputs]
+            joined = [self._spelt(x, self.additive(x, sign)) for x in node.inputs]
             return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
         if isinstance(node.op, (Add, Min if sign > 0 else Max)):
             return self._joined(node, [self.additive(x, sign) for x in node.inputs])
@@ -189,6 +189,13 @@ class Masks:
                     return self._not(self.truth(factor))
             return None
         return self._chosen(node, sign) if isinstance(node.op, Where) else None
+
+    def _spelt(self, value: str, keep: Keep | None) -> Keep | None:
+        """``keep`` of ``value`` as an expression, also where it keeps everything: keys in front that no mask
+        hides.
+        """
+        whole = keep is True and constant_of(self.graph, self.producers, value) is not None
+        return ("zeros", value) if whole else keep
 
     def _joined(self, node: Node, parts: Sequence[Keep | None]) -> Keep | None:
         """Both conditions; the shape of one that holds everywhere is kept."""
@@ -308,10 +315,8 @@ class Masks:
     def _emit(self, b: Builder, names: Mapping[str, str], keep: Keep) -> str:
         assert isinstance(keep, tuple)
         kind, first = keep[0], keep[1]
-        if kind == "zeros":
-            return b.constant(f"{first}.keep", self.graph.constants[str(first)] == 0)
-        if kind == "ones":
-            return b.constant(f"{first}.keep", self.graph.constants[str(first)] != 0)
+        if kind in ("zeros", "ones"):
+            return self._known(b, str(first), kind == "zeros")
         if kind == "value":
             return names[str(first)]
         if kind == "nonzero":
@@ -338,6 +343,13 @@ class Masks:
             inner = b.emit(Reshape(ones + shape), inner, name="mask") if ones else inner
             return b.emit(first, inner, name="mask")
         return b.emit(first, self.emit(b, names, keep[2]), name="mask")  # type: ignore[arg-type]
+
+    def _known(self, b: Builder, value: str, zero: bool) -> str:
+        """Where a constant, or one number that is repeated, is 0 (or is not)."""
+        constant, shape = constant_of(self.graph, self.producers, value), self.graph.type(value).shape
+        assert constant is not None
+        keep = b.constant(f"{value}.keep", (constant == 0) == zero)
+        return keep if constant.shape == shape else b.emit(Expand(shape), keep, name=f"{value}.keep")
 
 
 def unrepeated(keep: Keep) -> Keep:

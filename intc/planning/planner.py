@@ -34,7 +34,7 @@ from intc.planning.sensitivity import (
     units_of,
 )
 from intc.planning.target import Predicate, Target
-from intc.report.accuracy import cut, samples_in
+from intc.report.accuracy import batch_size, cut, samples_in
 
 MEASURED_SAMPLES: Final = 2
 JUDGED_SAMPLES: Final = 8
@@ -240,7 +240,8 @@ class Planner:
 
 def singly(graph: Graph, feeds: Iterable[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
     """The samples of ``feeds`` one by one where the batch size is free, at most JUDGED_SAMPLES."""
-    free = all(not isinstance(graph.type(n).shape[0], int) for n in graph.inputs if graph.type(n).rank)
+    every = [graph.type(name).shape[0] for name in graph.inputs if graph.type(name).rank]
+    free = batch_size(graph) is not None and not any(isinstance(size, int) for size in every)
     out: list[Mapping[str, Array]] = []
     for batch in feeds:
         count = min((len(a) for a in batch.values() if a.ndim), default=1)

@@ -17,9 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from intc.calibration.readers import Feeds, open_feeds
-from intc.ir.dims import Poly
+from intc.ir.dims import Dim, Poly
 from intc.ir.graph import Graph, dequantize, quantize_feed
 from intc.ir.op import Array
+from intc.ops.movement import Gather
 from intc.passes.integer.families import FAMILIES
 from intc.report.macs import node_macs
 from intc.report.matching import centres, has_row_sums, matches, operator
@@ -182,21 +183,42 @@ def bounded(
 
 
 def cut(graph: Graph, feed: Mapping[str, Array], start: int, count: int) -> dict[str, Array]:
-    """``count`` samples of a batch from ``start`` on; all of it where the model's batch size is fixed."""
-    first = graph.type(graph.inputs[0]).shape
-    if not first or not isinstance(first[0], Poly):
+    """``count`` samples of a batch from ``start`` on; all of it where it has no samples of its own."""
+    size, rows = batch_size(graph), slice(start, start + count)
+    if size is None:
         return dict(feed)
-    rows = slice(start, start + count)
     return {
-        name: array[rows] if graph.type(name).shape[:1] == first[:1] else array
-        for name, array in feed.items()
+        name: array[rows] if graph.type(name).shape[:1] == (size,) else array for name, array in feed.items()
     }
 
 
 def samples_in(graph: Graph, feed: Mapping[str, Array]) -> int:
     """The number of samples of a batch, which lie along the first input's first axis."""
     first = feed[graph.inputs[0]]
-    return len(first) if first.ndim else 1
+    return len(first) if first.ndim and not _linked(graph) else 1
+
+
+def batch_size(graph: Graph) -> Dim | None:
+    """The free size of the first input's first axis, along which samples lie; None where it is fixed, or
+    rows are linked.
+    """
+    first = graph.type(graph.inputs[0]).shape
+    return first[0] if first and isinstance(first[0], Poly) and not _linked(graph) else None
+
+
+def _linked(graph: Graph) -> bool:
+    """Whether an input says which rows along the first input's first axis are read: edges between nodes, not
+    samples.
+    """
+    first, live = graph.type(graph.inputs[0]).shape[:1], set(graph.inputs)
+    for node in graph.nodes:
+        if isinstance(node.op, Gather) and node.inputs[1] in live:
+            axis = node.op.axis
+            if graph.type(node.inputs[0]).shape[axis : axis + 1] == first and node.inputs[0] in live:
+                return True
+        if not live.isdisjoint(node.inputs):
+            live.add(node.output)
+    return False
 
 
 # ---------------------------------------------------------------- evaluation

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from intc.errors import GraphError
+from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of, non_zero
 from intc.frontend.converters.between import Between, chosen_between
@@ -169,6 +170,8 @@ def _gather_elements(call: Call) -> list[Imported]:
     for other, (have, wanted) in enumerate(zip(call.shape(data), call.shape(index), strict=True)):
         if other != axis and isinstance(have, int) and isinstance(wanted, int) and wanted < have:
             data = call.emit(Slice(other, 0, wanted), data, last=False)
+        elif other != axis:
+            require_equal(have, wanted)
     return [call.emit(GatherElements(axis), data, index)]
 
 

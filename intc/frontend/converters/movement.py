@@ -10,6 +10,7 @@ import numpy as np
 from intc.errors import GraphError
 from intc.frontend.agreement import divide, require_broadcast, require_product
 from intc.frontend.call import Call, Converter
+from intc.frontend.chosen import counted
 from intc.frontend.symbolic import NUMBERS, Imported, Index, dims_of
 from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
 from intc.ir.op import Array
@@ -95,7 +96,7 @@ def _bound(value: Any, size: Dim, default: Dim) -> Dim:
         return default if abs(number) >= 2**31 else (max(low, 0) if isinstance(low, int) else low)
     if isinstance(size, int):
         return min(number, size)
-    return size if number >= 2**31 else number
+    return size if number >= bounds(size)[1] else number
 
 
 def _backward(start: Any, end: Any, axis: int, size: Dim, step: int) -> Slice:
@@ -151,6 +152,7 @@ def _split(call: Call) -> list[Imported]:
 
 def _expand(call: Call) -> list[Imported]:
     x = call.x()
+    call.inputs[1] = counted(call.ctx, call.inputs[1])
     target = dims_of(call.known(1, "the target shape"))
     require_broadcast(call.shape(x), target)
     shape = broadcast(call.shape(x), target)

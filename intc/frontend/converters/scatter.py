@@ -16,6 +16,7 @@ from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Placed, check, coordinates_of
 from intc.frontend.converters.movement import reshape_to
+from intc.frontend.converters.segments import emptied, reduced
 from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index
 from intc.frontend.tabulated import written
 from intc.ir.dims import Dim, product
@@ -24,8 +25,9 @@ from intc.ops.elementwise import Add, Where
 from intc.ops.logic import Equal, Less, LessOrEqual, Or
 from intc.ops.movement import Concat, Expand, Gather, Slice
 from intc.ops.positions import Positions
-from intc.ops.reduce import ReduceMax, ReduceSum
+from intc.ops.reduce import ReduceMax
 
+REDUCTIONS = ("none", "add", "max", "min")
 FEW = 16  # positions of a row that are written one after the other
 Ranges = dict[int, tuple[Dim, Dim, int]]  # start, count, step along each axis that is not written as a whole
 
@@ -38,8 +40,10 @@ def _scatter_nd(call: Call) -> list[Imported]:
         return [call.inputs[0]]
     if reduction in ("none", "add") and (chosen := coordinates_of(index)) is not None:
         return [_placed(call, 0, chosen, reduction == "add")]
-    call.refuse(reduction != "none", "only plain writes are supported")
     count = call.ctx.shape_of(index)[-1]
+    if reduction in REDUCTIONS[1:] and count == 1 and isinstance(index, str):
+        return [_rows_reduced(call, index, reduction)]
+    call.refuse(reduction != "none", "only plain writes are supported")
     parts = _parts(index)
     ranges = _ranges(parts, call.ctx.shape_of(call.inputs[0])) if parts else None
     known = _known(call, ranges) if ranges else None
@@ -61,6 +65,14 @@ def _scatter_nd(call: Call) -> list[Imported]:
     positions = reshape_to(call, live, (product(call.shape(live)),), True)
     rows = reshape_to(call, updates, (*call.shape(positions), *call.shape(data)[1:]), True)
     return [_at_computed(call, data, rows, positions, 0)]
+
+
+def _rows_reduced(call: Call, index: str, reduction: str) -> str:
+    """Rows added (or maximised) at the places ``index`` [.., 1] along the first axis."""
+    count, rows = product(call.shape(index)), call.ctx.shape_of(call.inputs[0])[1:]
+    call.inputs[1] = reshape_to(call, index, (count, *(1,) * len(rows)), True)
+    call.inputs[2] = reshape_to(call, call.x(2), (count, *rows), True)
+    return reduced(call, reduction, 0)
 
 
 def _placed(call: Call, axis: int, parts: Parts, added: bool) -> str:
@@ -219,12 +231,16 @@ def _at_computed(call: Call, data: str, updates: str, positions: str, axis: int)
 def _scatter_elements(call: Call) -> list[Imported]:
     """Writes along one axis: at a few positions of every row, or at any that are alike in all rows."""
     reduction = call.attributes.get("reduction", "none")
-    call.refuse(reduction not in ("none", "add"), "only plain writes and sums are supported")
-    data, updates, index = call.x(0), call.x(2), call.inputs[1]
-    axis, shape = call.axis(data), call.shape(data)
+    call.refuse(reduction not in REDUCTIONS, "products at computed places are not supported")
+    cleared = emptied(call, reduction)
+    if cleared is not None:
+        return [cleared]
+    index, shape = call.inputs[1], call.ctx.shape_of(call.inputs[0])
+    axis = call.attributes.get("axis", 0) % len(shape)
     where = call.ctx.shape_of(index)
-    if isinstance(index, Part) and index.axis == axis and index.shape == call.shape(updates):
-        return [_placed(call, axis, Parts((index,), False), reduction == "add")]
+    added = reduction == "add"
+    if isinstance(index, Part) and index.axis == axis and index.shape == call.ctx.shape_of(call.inputs[2]):
+        return [_placed(call, axis, Parts((index,), False), added)]
     for a, (d, e) in enumerate(zip(shape, where, strict=True)):
         if a != axis:
             require_equal(d, e)
@@ -233,24 +249,11 @@ def _scatter_elements(call: Call) -> list[Imported]:
         "writes to a part of the other axes are not supported",
     )
     few = where[axis]
-    if isinstance(few, int) and few <= FEW and product(where) != few:
-        return [_in_rows(call, data, updates, call.x(1), axis, reduction == "add")]
-    if reduction == "add" and len(shape) == 1:
-        return [_summed(call, data, updates, call.x(1))]
-    call.refuse(reduction == "add", "sums at many positions are not supported")
-    positions = _along(call, index, axis)
-    return [_at_computed(call, data, updates, positions, axis)]
-
-
-def _summed(call: Call, data: str, updates: str, index: str) -> str:
-    """``data`` [N] and, at each of its places, the sum of the ``updates`` [n] whose ``index`` it is."""
-    (size,), (count,) = call.shape(data), call.shape(index)
-    at = reshape_to(call, index, (1, count), True)
-    rows = [call.ctx.live(Index((size, 1), (1, 0), start), "positions") for start in (0, -size)]
-    here = call.emit(Or(), *(call.emit(Equal(), row, at, last=False) for row in rows), last=False)
-    zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(updates)))
-    new = call.emit(Where(), here, reshape_to(call, updates, (1, count), True), zero, last=False)
-    return call.emit(Add(), data, call.emit(ReduceSum((1,), False), new, last=False))
+    if reduction in ("none", "add") and isinstance(few, int) and few <= FEW and product(where) != few:
+        return [_in_rows(call, call.x(0), call.x(2), call.x(1), axis, added)]
+    if reduction != "none":
+        return [reduced(call, reduction, axis)]
+    return [_at_computed(call, call.x(0), call.x(2), _along(call, index, axis), axis)]
 
 
 def _in_rows(call: Call, data: str, updates: str, index: str, axis: int, added: bool) -> str:
