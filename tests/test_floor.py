@@ -78,6 +78,16 @@ def test_what_little_work_gains_is_taken(tmp_path: Path, monkeypatch: pytest.Mon
     assert before == least[-1] and last["sqnr"] > before["sqnr"]
 
 
+def test_near_the_floor_little_more_work_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One plan is judged beside 8 bits, and taken where it is better."""
+    onnx.save(sharp(2.0), tmp_path / "model.onnx")
+    for name, value in (("NEAR", 60.0), ("CLEAR", 60.0), ("WORTH", 1.0)):
+        monkeypatch.setattr(floor, name, value)
+    module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))
+    first, last = module.provenance["planning"]["judged"]
+    assert floor.FLOOR + floor.SPARE < first["sqnr"] < last["sqnr"] and module.plan.nodes
+
+
 def test_other_models_keep_8_bits(tmp_path: Path) -> None:
     onnx.save(sharp(0.2), tmp_path / "model.onnx")
     module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))

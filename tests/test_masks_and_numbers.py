@@ -177,6 +177,19 @@ def test_places_that_are_counted_in_floats(tmp_path: Path) -> None:
     assert error(proto, feeds, tmp_path) < 0.01
 
 
+def test_what_is_added_to_whole_numbers_is_not_rounded_to_them(tmp_path: Path) -> None:
+    """Places counted in a mask, less a half: positional embeddings of detectors."""
+    body = (
+        "k = Cast<to=9>(m) c = Cast<to=1>(k) n = CumSum(c, ax) d = Sub(n, half) u = Unsqueeze(d, last)"
+        " h = MatMul(x, w) y = Mul(h, u)"
+    )
+    weights: Feeds = {**WEIGHTS, "half": np.float32(0.5), "ax": np.int64(1), "last": np.array([-1])}
+    proto = model(body, "int64[batch, n] m, float[batch, n, 8] x", "float[b, n, 8] y", weights)
+    feeds: Feeds = {"m": LENGTHS[:16].astype(np.int64), "x": floats(16, 12, 8)}
+    canonical(proto, feeds)
+    assert error(proto, feeds, tmp_path) < 0.02
+
+
 @pytest.mark.parametrize("test", ["Less(a, tiny)", "LessOrEqual(a, half)", "Less(half, a)", "Less(minus, d)"])
 def test_whole_numbers_compared_with_others(test: str) -> None:
     """Flags that are tested for 1 with a tolerance."""

@@ -10,9 +10,12 @@ import pytest
 from intc.calibration.histogram import Histogram
 from intc.calibration.observers import CHANNEL_BINS, TELLING, Statistics
 from intc.calibration.peaks import Peaks
+from intc.frontend import import_onnx
 from intc.ir.graph import Graph
 from intc.ops.matmul import MatMul
 from intc.passes.integer.equalise import channel_scales, room
+from intc.passes.match import divided
+from intc.passes.pipeline import canonicalise
 from tests.compiled_models import compiled, distance
 from tests.onnx_models import floats, model
 
@@ -78,6 +81,27 @@ def test_8_bits_hold_more_where_samples_stand_out() -> None:
         for i, s in enumerate((scales, factor * scales)):
             noise[i] += float(((held - np.rint(held / s).clip(-127, 127) * s) ** 2).mean())
     assert noise[1] < 0.7 * noise[0]
+
+
+def test_quotients_by_computed_values_have_more_room() -> None:
+    """Unseen samples count with the square there, and as they do elsewhere in other quotients."""
+    weights, plain, more = [floats(CHANNELS, 4)], [], []
+    for seed in range(8):
+        seen = statistics([samples(64, 0.05, seed)])
+        scales = channel_scales(seen.channels, weights, 8, 0.8)
+        plain.append(room(seen, scales, weights, 0.8))
+        more.append(room(seen, scales, weights, 0.8, quotient=True))
+    assert sum(plain) < sum(more) and all(p <= m for p, m in zip(plain, more, strict=True))
+    proto = model(
+        "n = MatMul(x, a) e = Exp(x) d = ReduceSum(e, last) q = Div(n, d) t = Transpose<perm=[1, 0, 2]>(q)"
+        " c = Div(n, half) y = MatMul(t, b) z = MatMul(c, b)",
+        f"float[batch, {ROWS}, {CHANNELS}] x", "float[b, s, c] y, float[d, e, f] z",
+        {"a": floats(CHANNELS, CHANNELS), "b": floats(CHANNELS, 4), "last": np.array([-1]),
+         "half": np.float32([2])},
+    )  # fmt: skip
+    graph = canonicalise(import_onnx(proto)).graph
+    read = [n.inputs[0] for n in graph.nodes if isinstance(n.op, MatMul)]
+    assert sum(divided(graph, graph.producers(), value) for value in read) == 1
 
 
 def products(graph: Graph) -> list[str]:

@@ -60,6 +60,12 @@ def behind_movement(producers: Mapping[str, Node], value: str) -> Node | None:
     return made
 
 
+def divided(graph: Graph, producers: Mapping[str, Node], value: str) -> bool:
+    """Whether ``value`` is a quotient by a computed value, moved or not."""
+    made = behind_movement(producers, value)
+    return made is not None and isinstance(made.op, Div) and made.inputs[1] not in graph.constants
+
+
 def keeps_channels(graph: Graph, node: Node) -> bool:
     """Whether ``node`` moves its operands without touching their last axis: every index of that axis of the
     result holds what it held before.

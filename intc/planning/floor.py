@@ -21,6 +21,7 @@ from intc.report.macs import node_macs
 
 FLOOR: Final = 20.0  # dB
 SPARE: Final = 2.0  # dB that calibration samples may flatter
+NEAR: Final = 24.0  # dB, below which what little more work buys is taken
 CLEAR: Final = 27.0  # dB of the first batch, after which no other is looked at
 SAMPLES: Final = 16  # in batches of BATCH
 BATCH: Final = 4
@@ -30,8 +31,9 @@ STAGES: Final = (Options((), (8, 16)), Options((8, 16), (8, 16), values=(8, 16))
 
 
 def lifted(planner: Planner, integer: Graph) -> Planned:
-    """8 bits where the outputs of ``integer``, which has them, keep ``FLOOR``; else a plan that does for the
-    least work, or the least noise that ``WORTH`` more work buys, or the best that was found.
+    """8 bits where the outputs of ``integer``, which has them, keep ``NEAR``; else the least noise that
+    ``WORTH`` more work buys; where that does not keep ``FLOOR`` a plan that does for the least work, or the
+    best that was found.
 
     What is judged is the exact integer graph, on ``planner.samples``, unless all outputs are classes. Nothing
     is timed, so that the plan does not depend on the target.
@@ -46,10 +48,15 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         if values[0] >= CLEAR:
             return Planned(Plan())
     reached = wanted.mean(values)
-    if reached >= wanted.threshold:
+    if reached >= NEAR:
         return Planned(Plan())
     plans: list[Plan] = [Plan()]
     judged: list[dict[str, Any]] = [{"plan": "8 bits", "sqnr": round(reached, 6)}]
+
+    def meets(units: list[Unit], picks: list[int]) -> bool:
+        plans.append(planner.plan_of(Plan(), units, picks))
+        return planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged)
+
     widest: list[int] = []
     for options in STAGES:
         found = units_of(planner.graph, Plan(), planner.family, options, planner.seen)
@@ -60,14 +67,13 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         if not known:
             continue
         goal = Goal(replace(wanted, threshold=wanted.threshold - 10 * math.log10(known)))
-        for picks in planner.candidates(table, start, goal):
-            plans.append(planner.plan_of(Plan(), units, picks))
-            if planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged):
+        near = reached >= wanted.threshold
+        for picks in [start] if near else planner.candidates(table, start, goal):
+            if near or meets(units, picks):
                 limit = (1 + WORTH) * table.total(table.seconds, start)
                 more = solve(table, max_seconds=limit) if table.total(table.seconds, picks) < limit else None
                 if more is not None and more != picks:
-                    plans.append(planner.plan_of(Plan(), units, more))
-                    planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged)
+                    meets(units, more)
                 return _best(plans, judged)
         widest = [int(np.argmax(work)) for work in table.seconds]
     if not widest:

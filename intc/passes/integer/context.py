@@ -17,6 +17,7 @@ from intc.passes.integer.equalise import channel_scales, room
 from intc.passes.integer.forms import Form, Forms
 from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.widths import strength
+from intc.passes.match import divided
 from intc.passes.plan import BIAS_LIMIT, Resolved
 
 
@@ -76,7 +77,8 @@ class Context:
         """How much more than what calibration showed 8 bits of ``value`` hold."""
         scales = self._even_scales(value, 8) if scales is None else scales
         weights = [w for _, w in (*self.products(value), *self.windows(value))]
-        return room(self.forms.stats[value], scales, weights, strength(False, 8))
+        quotient = divided(self.forms.source, self.forms.nodes, value)
+        return room(self.forms.stats[value], scales, weights, strength(False, 8), quotient)
 
     def _even_scales(self, value: str, bits: int) -> Array:
         readers = [*self.products(value), *self.windows(value)]

@@ -19,7 +19,7 @@ from intc.passes.integer.widths import headroom
 
 FLOOR = 2.0**-10  # channels far below the largest keep at least this share of its range
 ROOM: Final = (1.0, 1.125, 1.25, 1.5, 1.75, 2.0)
-TRUSTED: Final = 256  # samples that show what clipping costs; of fewer it counts more, with the square
+TRUSTED: Final = 256  # samples that show what clipping costs; of fewer it counts more
 WORTHWHILE: Final = 1 / 2  # of the loss without room
 SHOWN: Final = 512  # channels that show what all need
 
@@ -36,9 +36,13 @@ def channel_scales(activation: Array, weights: Sequence[Array], bits: int, stren
     return np.asarray(spread * (float((act / spread).max()) * headroom(bits) / limit))
 
 
-def room(seen: Statistics, scales: Array, weights: Sequence[Array], strength: float) -> float:
+def room(
+    seen: Statistics, scales: Array, weights: Sequence[Array], strength: float, quotient: bool = False
+) -> float:
     """The factor of ``scales`` [C], of 8 bits, at which ``weights`` [C, N] lose the least by rounding and by
-    what every sample in turn has beyond the ranges of the others; 1 where too few were seen to tell.
+    what every sample in turn has beyond the ranges of the others; 1 where too few were seen to tell. The
+    latter counts more where the value is a ``quotient`` by a computed one: samples with smaller divisors
+    exceed it by far.
     """
     channel, peaks = seen.channel, seen.peaks
     if channel is None or peaks is None or peaks.count < TELLING or channel.limit.shape != scales.shape:
@@ -50,7 +54,7 @@ def room(seen: Statistics, scales: Array, weights: Sequence[Array], strength: fl
     squares = np.sum([np.einsum("cn,cn->c", w[some], w[some]) for w in weights], axis=0, dtype=np.float64)
     rounding = float(squares @ scales[some] ** 2) / 12
 
-    risk = max(TRUSTED / peaks.count, 1.0) ** 2
+    risk = max(TRUSTED / peaks.count, 1.0) ** (2 if quotient else 1)
 
     def lost(factor: float) -> float:
         return risk * float(squares @ part.beyond(factor * limits)) + factor**2 * rounding

@@ -27,7 +27,7 @@ from intc.ops.matmul import MatMul
 from intc.ops.movement import MOVEMENT, Concat
 from intc.passes.integer.equalise import channel_scales, room
 from intc.passes.integer.widths import NARROW
-from intc.passes.match import Uses, behind_movement, biased_product, keeps_channels, weight_of
+from intc.passes.match import Uses, behind_movement, biased_product, divided, keeps_channels, weight_of
 
 LOUD: Final = 10**-3.2
 MODEST: Final = 10**-3.6
@@ -171,7 +171,8 @@ class Operands:
             return alike
         readers = [w for n in self.uses.users[value] if (w := weight_of(self.graph, n)) is not None]
         scales = channel_scales(seen.channel_ranges(self.calibrator), readers, 8, NARROW)
-        return scales * room(seen, scales, readers, NARROW)
+        quotient = divided(self.graph, self.uses.producers, value)
+        return scales * room(seen, scales, readers, NARROW, quotient)
 
     def _computed(self, value: str) -> bool:
         """Whether every channel of ``value`` may have a step of its own: it is computed, and moved in no way

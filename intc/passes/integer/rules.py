@@ -43,6 +43,7 @@ BLOCK_ELEMENTS = 2**21
 WORTH_MOVING = 1 / 2  # of the noise of one scale for all channels
 SMALL_TABLE = 2**20  # elements that may take two bytes
 SUM_ROOM = 2.0  # how much coarser than 16 bits allow a sum may be, to be cheaper
+EXACT = 2.0**-12  # of a sum's range: by how much a constant may be off in steps of what it is added to
 
 
 def matmul(context: Context, node: Node) -> Form:
@@ -216,7 +217,7 @@ def add(context: Context, node: Node) -> Form:
         and base is not None
         and _is_bias(constant, base, context)
         and _same_shape(context, left, node)
-        and (left in context.corrections or _fits(constant, base, context))
+        and (left in context.corrections or _fits(constant, base, context, node.output))
     ):
         return _biased(context, node, left, base, sign * constant.astype(np.float64))
     scores = rules_attention.biased_scores(context, node, sign)
@@ -228,10 +229,16 @@ def _is_bias(constant: Array, base: Form, context: Context) -> bool:
     return type_.dtype == "int32" and (_is_vector(constant) or base.per_tensor)
 
 
-def _fits(constant: Array, base: Form, context: Context) -> bool:
-    """Whether the constant fits beside the product in 32 bits at its scale."""
+def _fits(constant: Array, base: Form, context: Context, total: str) -> bool:
+    """Whether the constant fits beside the product in 32 bits at its scale, whose steps are fine enough for
+    it in the sum ``total``: those of whole numbers are not for a half.
+    """
     room = 2**31 - 1 - context.forms.builder.graph.type(base.name).magnitude
-    return float(np.abs(constant).max(initial=0)) < room * float(np.abs(base.scale).min())
+    if float(np.abs(constant).max(initial=0)) >= room * float(np.abs(base.scale).min()):
+        return False
+    values = constant.astype(np.float64).ravel() if _is_vector(constant) else constant.astype(np.float64)
+    off = np.abs(np.rint(values / base.scale) * base.scale - values).max(initial=0)
+    return total not in context.forms.stats or bool(off <= EXACT * context.forms.range_of(total))
 
 
 def _is_vector(constant: Array) -> bool:
