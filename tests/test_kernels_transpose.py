@@ -36,6 +36,8 @@ def transposition(
         ((2, 40, 5, 3), (0, 3, 1, 2)),
         ((70, 2, 33), (2, 1, 0)),
         ((1, 100, 17), (2, 0, 1)),
+        ((2048, 19), (1, 0)),  # rows of the target lie whole pages apart
+        ((40, 256, 21), (2, 1, 0)),
     ],
 )
 @pytest.mark.parametrize("target", ["x86-64-v2", "native"])

@@ -17,6 +17,8 @@ from intc.ir.dims import Dim, Shape
 
 BYTES = 16  # of a vector
 LINE = 64  # bytes of memory that move together
+REGISTERS = 32  # vectors of a block
+SET = 2048  # bytes; places so far apart share a few sets of a first-level cache
 
 
 def crossing(shape: Shape, read: View, write: View, itemsize: int) -> int | None:
@@ -56,15 +58,27 @@ def transposing_copy(frame: Frame, shape: Shape, read: View, write: View, axis: 
             to = T.bind(bases[1] + first * across)
             T.buffer_store(y, shuffle(taken, order), [ramp(to, run * across)])
             return
-        with T.serial(0, -(-across // lanes)) as block:
-            column = _start(block, lanes, across)
-            for part in range(run // lanes):
-                at = T.bind(first + part * lanes)
-                origin = T.bind(bases[0] + at + column * step_in)
-                taken = [T.bind(x[ramp(origin + i * step_in, lanes)]) for i in range(lanes)]
-                origin = T.bind(bases[1] + at * step_out + column)
-                for i, vector in enumerate(transposed(taken, lanes)):
-                    T.buffer_store(y, vector, [ramp(origin + i * step_out, lanes)])
+        # lines of the target that share a set of the cache push each other out: they are written at once
+        crowded = isinstance(step_out, int) and step_out * itemsize % SET == 0
+        width = lanes * min(LINE // BYTES, across // lanes, REGISTERS // lanes) if crowded else lanes
+
+        def move(at: Expr, column: Expr) -> None:
+            origin = T.bind(bases[0] + at + column * step_in)
+            taken = [T.bind(x[ramp(origin + i * step_in, lanes)]) for i in range(width)]
+            blocks = [transposed(taken[i : i + lanes], lanes) for i in range(0, width, lanes)]
+            origin = T.bind(bases[1] + at * step_out + column)
+            for i, parts in enumerate(zip(*blocks, strict=True)):
+                line = shuffle(list(parts), list(range(width))) if len(parts) > 1 else parts[0]
+                T.buffer_store(y, line, [ramp(origin + i * step_out, width)])
+
+        with T.serial(0, -(-across // width)) as block:
+            column = _start(block, width, across)
+            if width > lanes:
+                with T.serial(0, run // lanes) as part:
+                    move(T.bind(first + part * lanes), column)
+            else:
+                for part in range(run // lanes):
+                    move(T.bind(first + part * lanes), column)
 
 
 def _start(block: Expr, size: int, total: int) -> Expr:
