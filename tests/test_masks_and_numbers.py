@@ -120,6 +120,20 @@ def test_a_mask_that_is_padded_with_the_lowest_number(tmp_path: Path) -> None:
     assert error(proto, feeds, tmp_path) < 0.04
 
 
+def test_conditions_that_always_hold_have_a_shape() -> None:
+    """``(arange(n) >= 0)[:, None] & mask`` is as large as both."""
+    body = (
+        "d = Shape(x) n = Gather(d, ax) l = Squeeze(n) r = Range(none, l, unit) u = Unsqueeze(r, ax)"
+        " t = GreaterOrEqual(u, none) k = Cast<to=9>(m) a = And(t, k) c = Where(a, zero, one)"
+        " y = Concat<axis=0>(c, x)"
+    )
+    weights = {**WEIGHTS, "none": np.int64(0), "unit": np.int64(1)}
+    proto = model(body, "float[p, q] x, float[1, q] m", "float[e, f] y", weights)
+    feeds = {"x": floats(3, 5), "m": np.array([[0, 1, 1, 0, 1]], np.float32)}
+    graph = import_onnx(proto)
+    np.testing.assert_array_equal(graph.evaluate(feeds)[0], expected(proto, feeds)[0])
+
+
 def test_a_mask_that_is_joined_with_zeros_for_a_learned_prefix(tmp_path: Path) -> None:
     body = (
         "d = Shape(x) o = Gather(d, first) e = Concat<axis=0>(o, rest)"

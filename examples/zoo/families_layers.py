@@ -12,6 +12,7 @@ from networks_mixing import (
     GatheredExperts,
     ImageTokens,
     LinearVision,
+    Messages,
     Retention,
 )
 from networks_products import KERNELS, Boxes, GatedMlp, Interactions, KernelAttention, StarNet
@@ -46,6 +47,12 @@ def _clicks(count: int, rng: np.random.Generator) -> Feeds:
     return {"categories": categories, "numbers": rng.normal(size=(count, 6)).astype(np.float32)}
 
 
+def _graphs(count: int, rng: np.random.Generator) -> Feeds:
+    """Graphs of 12 nodes and 30 edges."""
+    nodes = rng.normal(size=(count, 12, 16)).astype(np.float32)
+    return {"x": nodes, "edges": rng.integers(0, 12, size=(count, 2, 30))}
+
+
 FAMILIES: dict[str, Family] = {
     "transformer-encoder": Family(lambda: Encoder(first=True), _tokens, _TOKENS),
     "transformer-encoder-mask": Family(lambda: Encoder(first=True), _padded, {**_TOKENS, "mask": TEXT}),
@@ -77,5 +84,9 @@ FAMILIES: dict[str, Family] = {
     "deepfm": Family(lambda: Interactions(dots=False), _clicks, _CLICKS),
     "dlrm": Family(lambda: Interactions(dots=True), _clicks, _CLICKS),
     "retnet": Family(lambda: Retention(), _tokens, _TOKENS),
+    **{
+        f"graph-{name}": Family(lambda r=r: Messages(r), _graphs, {"x": IMAGE, "edges": IMAGE})
+        for name, r in (("sums", "sum"), ("maxima", "amax"))
+    },
     "attention-windows": Family(lambda: EinsumAttention("windows"), _tokens, {"x": IMAGE}),
 }

@@ -92,6 +92,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "siglip-text": encoder("SiglipText", projection_size=32),
     "pegasus": _translator("Pegasus", "ForConditionalGeneration"),
+    "mvp-prompts": _translator(
+        "Mvp", "ForConditionalGeneration", pad_token_id=1, use_prompt=True, prompt_length=4, prompt_mid_dim=16
+    ),
     "mbart": _translator("MBart", "ForConditionalGeneration", pad_token_id=1),
     "m2m100": _translator("M2M100", "ForConditionalGeneration", pad_token_id=1),
     "blenderbot": _translator("Blenderbot", "ForConditionalGeneration"),

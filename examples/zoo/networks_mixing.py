@@ -191,3 +191,25 @@ class Retention(nn.Module):
         rows = (q @ k.transpose(-1, -2) * 0.25 * kept) @ v
         rows = self.heads(rows.transpose(1, 2).reshape(b * n, c)).view(b, n, c)
         return x + self.out(functional.silu(self.gate(h)) * rows)  # type: ignore[no-any-return]
+
+
+class Messages(nn.Module):
+    """Messages along the edges of graphs [B, 2, E], summed up (Gilmer et al. 2017), or the largest of each
+    channel, at the nodes [B, N, F] that they reach.
+    """
+
+    def __init__(self, reduction: str, width: int = 32) -> None:
+        super().__init__()
+        self.reduction, self.embed, self.head = reduction, nn.Linear(16, width), nn.Linear(width, 5)
+        self.send = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(2))
+        self.receive = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        h = self.embed(x)
+        start, end = (edges[:, i, :, None].expand(-1, -1, h.shape[-1]) for i in range(2))
+        for send, receive in zip(self.send, self.receive, strict=True):
+            ends = torch.cat([h.gather(1, start), h.gather(1, end)], dim=-1)
+            sent = functional.relu(send(ends))
+            reached = torch.zeros_like(h).scatter_reduce(1, end, sent, self.reduction)
+            h = h + functional.relu(receive(reached))
+        return self.head(h.mean(dim=1))  # type: ignore[no-any-return]

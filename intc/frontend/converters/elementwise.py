@@ -18,7 +18,7 @@ from intc.ir.op import Op
 from intc.ir.types import LIMITS, DType, TensorType
 from intc.ops import circular, logic
 from intc.ops import elementwise as ew
-from intc.ops.movement import Reshape
+from intc.ops.movement import Expand, Reshape
 from intc.ops.softmax import Softmax
 
 HUGE = 1e37  # numbers beyond it stand for infinity
@@ -276,6 +276,8 @@ def _joined(op: Op, neutral: bool) -> Converter:
     def run(call: Call) -> list[Imported]:
         for other, value in (call.inputs, call.inputs[::-1]):
             known = _everywhere(value)
+            if known is neutral and isinstance(other, str) and _whole(call) != call.shape(other):
+                return [call.emit(Expand(_whole(call)), other)]
             if known is neutral and other is not None:
                 return [other]
             if known is not neutral and known is not None:
