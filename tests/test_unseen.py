@@ -104,6 +104,18 @@ def test_quotients_by_computed_values_have_more_room() -> None:
     assert sum(divided(graph, graph.producers(), value) for value in read) == 1
 
 
+@pytest.mark.parametrize("body", ["y = MatMul(x, w)", "a = MatMul(x, w) b = MatMul(x, w) y = Add(a, b)"])
+def test_outputs_are_not_cut_off_at_twice_what_was_seen(body: str, tmp_path: Path) -> None:
+    """Inputs within their range, whose signs are those of the weights."""
+    weights = floats(32, 4)
+    proto = model(body, "float[batch, 3, 32] x", "float[b, s, c] y", {"w": weights})
+    seen = np.random.default_rng(0).uniform(-1, 1, (64, 3, 32)).astype(np.float32)
+    held = np.sign(weights.T)[None, :3]
+    largest = (np.abs(seen @ weights).max(), np.abs(held @ weights).max())
+    assert 2 < largest[1] / largest[0] < 4
+    assert distance(compiled(proto, {"x": seen}, tmp_path), proto, {"x": held}) < 0.02
+
+
 def products(graph: Graph) -> list[str]:
     """The types of what constant matrices multiply."""
     nodes = [n for n in graph.nodes if isinstance(n.op, MatMul)]

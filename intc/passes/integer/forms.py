@@ -20,7 +20,7 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array, Op
 from intc.ir.types import DType, narrowest
 from intc.ops.dyadic import dyadic_array
-from intc.ops.elementwise import Cast, Div, Max, Min, Mul
+from intc.ops.elementwise import Add, Cast, Div, Max, Min, Mul, Sub
 from intc.ops.fused import WIDE
 from intc.ops.im2col import Im2col
 from intc.ops.matmul import MatMul
@@ -37,6 +37,7 @@ DTYPE: dict[int, DType] = {bits: "int8" if bits == 8 else "int16" for bits in ra
 NARROW_LOOSENESS = 2.0  # of a derived range, in few bits
 WIDE_BITS = 16  # can spare what a value may reach beyond the data
 STEP_BITS = 9  # bits that a derived range must leave to what occurs, where there are more
+END_ROOM = 2.0  # as much again: nothing behind an output evens out that it was cut off
 GRID_MIN = 32  # a coarser grid would waste more than 3 % of the range
 
 
@@ -77,9 +78,11 @@ class Forms:
     cache: dict[tuple[object, ...], Form] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     sentinels: Sentinels = field(init=False)
+    ends: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.nodes = self.source.producers()
+        self.ends = set().union(*(self._end(x) for x in self.source.outputs))
         self.sentinels = Sentinels(self.source, self.stats, self.nodes, self.source.users())
 
     def range_of(self, value: str, bits: int = 16) -> float:
@@ -106,10 +109,26 @@ class Forms:
 
     def scale_for(self, value: str, bits: int) -> Array:
         """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits, with
-        room beyond it where there are many.
+        room beyond it where there are many, and twice as much in what an output ends in.
         """
         room = 1.0 if value in self.source.constants else headroom(bits)
+        if bits == WIDE_BITS and value in self.ends:
+            room *= END_ROOM
         return np.float64(self.range_of(value, bits) * room / LIMIT[bits])  # type: ignore[return-value]
+
+    def _end(self, output: str) -> set[str]:
+        """Where ``output`` is a product or a sum: it, what it is only moved or rescaled from, and the sum's
+        terms. Norms are bounded, and functions have ranges of their own.
+        """
+        found, value = {output}, output
+        while (node := self.nodes.get(value)) is not None and self.deferred(node):
+            value = self.operand(node)[0]
+            found.add(value)
+        if node is None or not isinstance(node.op, Add | Sub | MatMul):
+            return set()
+        return (
+            found if isinstance(node.op, MatMul) else found | (set(node.inputs) - set(self.source.constants))
+        )
 
     def loud(self, node: Node, bits: int) -> tuple[bool, bool]:
         """Whether ``bits`` bits are too few for the left and for the right operand of ``node``, a product of
