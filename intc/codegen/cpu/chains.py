@@ -226,7 +226,7 @@ class Chain:
         lanes = ISAS[self.program.target.level].epilogue
 
         def vector(at: list[Expr], dense: list[bool]) -> None:
-            self._store(frame, at, dense, lanes)
+            self._store(frame, at[-1], self.vector(frame, at, dense, lanes))
 
         return blocks(frame, shape, views, lanes, vector)
 
@@ -239,21 +239,13 @@ class Chain:
 
         def done(total: Vec, pixel: Expr, channel: Expr) -> None:
             at = [pixel * along + channel * step for along, step in (*steps, (channels, 1))]
-            self._store(frame, at, [step > 0 for _, step in steps], total.lanes, total)
+            dense = [step > 0 for _, step in steps]
+            self._store(frame, at[-1], self.vector(frame, at, dense, total.lanes, total))
 
         depthwise.sums(self.program, convolution, frame, *weights, done)
 
-    def _store(
-        self,
-        frame: Frame,
-        at: Sequence[Expr],
-        dense: Sequence[bool],
-        lanes: int,
-        total: Vec | None = None,
-    ) -> None:
-        """``lanes`` elements of the result, from those of every leaf, which lie side by side or are one."""
-        result = self.vector(frame, at, dense, lanes, total)
-        store_vector(frame.buffers["y"], at[-1], result, self.program.type(self.root.output).dtype)
+    def _store(self, frame: Frame, at: Expr, result: Vec) -> None:
+        store_vector(frame.buffers["y"], at, result, self.program.type(self.root.output).dtype)
 
     def vector(
         self,
@@ -263,7 +255,7 @@ class Chain:
         lanes: int,
         total: Vec | None = None,
     ) -> Vec:
-        """``lanes`` elements of the result; see :meth:`_store`."""
+        """``lanes`` elements of the result, from those of every leaf, which lie side by side or are one."""
         read = [
             loaded(frame, i, self.program.type(x).dtype, at[i], dense[i], lanes)
             for i, (x, _) in enumerate(self.leaves)
