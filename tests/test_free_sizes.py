@@ -19,8 +19,9 @@ from intc.export.onnx_model import onnx_model
 from intc.frontend import import_onnx
 from intc.frontend.agreement import part_of
 from intc.ir.bound import admissible
-from intc.ir.dims import Dim, bounds, evaluate, exact_div, floor_div, linear, parse, symbol
+from intc.ir.dims import Dim, evaluate, exact_div, floor_div, parse, symbol
 from intc.ir.graph import Builder
+from intc.ir.ranges import bounds, linear
 from intc.ir.text import parse_graph, print_graph, side_tensors
 from intc.ir.types import TensorType
 from intc.ops import OPS

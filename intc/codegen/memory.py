@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from intc.ir.dims import Dim, Monomial, bounds, evaluate, factor, product, quotient, symbols, terms_of
+from intc.ir.dims import Dim, Monomial, evaluate, factor, product, quotient, symbols, terms_of
+from intc.ir.ranges import bounds
 
 ALIGN: Final = 64
 _TYPICAL: Final = 64  # stands for every symbol where sizes are ranked for tightness only

@@ -17,7 +17,6 @@ from intc.ir.dims import (
     Monomial,
     Poly,
     Shape,
-    bounds,
     factor,
     factors,
     floor_div,
@@ -29,6 +28,7 @@ from intc.ir.dims import (
     terms_of,
 )
 from intc.ir.graph import Graph
+from intc.ir.ranges import bounds, tried
 
 
 class EqualSizes(Exception):
@@ -152,7 +152,7 @@ def _require_few(difference: Dim) -> None:
     rest = difference // whole if difference != 0 else 0
     names = symbols((rest,))
     if len(names) == 1 and names[0] != PAST:
-        zero = dims.tried(rest) == 0
+        zero = tried(rest) == 0
         most = int(np.argmin(zero))
         if most > 1 and not zero[most:].any():
             raise AtMost(names[0], most, either=False)
@@ -223,9 +223,9 @@ def kept_above(graph: Graph, size: Dim, least: int) -> bool:
     excesses = ((limited + size, most) for limited, most in limits.items())
     if any(isinstance(rest, int) and rest - most >= least for rest, most in excesses):
         return True
-    taken = [dims.tried(x) <= most for x, most in limits.items() if symbols((x,)) == symbols((size,))]
+    taken = [tried(x) <= most for x, most in limits.items() if symbols((x,)) == symbols((size,))]
     alone = len(symbols((size,))) == 1 and bool(taken)
-    return alone and bool((dims.tried(size)[np.all(taken, axis=0)] >= least).all())
+    return alone and bool((tried(size)[np.all(taken, axis=0)] >= least).all())
 
 
 def part_of(name: str, divisor: int) -> Dim:

@@ -31,8 +31,9 @@ from intc.frontend.symbolic import (
     tidy,
 )
 from intc.frontend.tabulated import ELEMENTWISE, Tabulated, tabulate
-from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, linear, product
+from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, product
 from intc.ir.op import Array
+from intc.ir.ranges import linear
 from intc.ir.types import DType
 
 if TYPE_CHECKING:

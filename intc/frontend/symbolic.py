@@ -21,7 +21,6 @@ from intc.ir.dims import (
     Poly,
     Shape,
     as_dim,
-    bounds,
     broadcast,
     factor,
     floor_div,
@@ -32,6 +31,7 @@ from intc.ir.dims import (
     terms_of,
 )
 from intc.ir.op import Array
+from intc.ir.ranges import bounds
 from intc.ir.types import DType
 
 NUMBERS: dict[int, DType] = {

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from intc.ir.dims import Dim, counted
+from intc.ir.dims import Dim
+from intc.ir.ranges import counted
 from intc.ir.types import TensorType
 
 Array = NDArray[Any]

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import Dim, counted
+from intc.ir.dims import Dim
 from intc.ir.op import Array, Op, Sizes
+from intc.ir.ranges import counted
 from intc.ir.types import DType, TensorType
 from intc.ops import scalar
 from intc.ops.matmul import exact_matmul

@@ -8,8 +8,9 @@ from typing import ClassVar, Final
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import SYMBOL_MAX, Dim, broadcast, counted, format_shape
+from intc.ir.dims import SYMBOL_MAX, Dim, broadcast, format_shape
 from intc.ir.op import Array, Op, Sizes
+from intc.ir.ranges import counted
 from intc.ir.types import TensorType
 
 EXACT_IN_FLOAT64: Final = 2**53

@@ -15,7 +15,6 @@ from intc.errors import GraphError
 from intc.ir.dims import (
     Dim,
     Shape,
-    bounds,
     evaluate,
     evaluate_shape,
     floor_div,
@@ -25,6 +24,7 @@ from intc.ir.dims import (
     total,
 )
 from intc.ir.op import Array, Op, Sizes
+from intc.ir.ranges import bounds
 from intc.ir.types import DType, TensorType
 
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Shape, bounds, evaluate, evaluate_shape
+from intc.ir.dims import Dim, Shape, evaluate, evaluate_shape
 from intc.ir.op import Array, Op, Sizes
+from intc.ir.ranges import bounds
 from intc.ir.types import TensorType
 
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import SYMBOL_MAX, Dim, Shape, counted
+from intc.ir.dims import SYMBOL_MAX, Dim, Shape
 from intc.ir.op import Array, Op, Sizes
+from intc.ir.ranges import counted
 from intc.ir.types import TensorType
 
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from intc.errors import GraphError, QuantizationError
-from intc.ir.dims import Dim, Shape, bounds, floor_div, format_shape
+from intc.ir.dims import Dim, Shape, floor_div, format_shape
 from intc.ir.op import Array, Op, Sizes
+from intc.ir.ranges import bounds
 from intc.ir.types import TensorType
 
 

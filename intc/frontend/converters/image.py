@@ -11,7 +11,8 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.fold import small
 from intc.frontend.symbolic import Imported
-from intc.ir.dims import Dim, as_dim, bounds, factor, product, terms_of
+from intc.ir.dims import Dim, as_dim, factor, product, terms_of
+from intc.ir.ranges import bounds
 from intc.ops import elementwise as ew
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.movement import Concat, Expand, Gather, Pad, Slice, Transpose

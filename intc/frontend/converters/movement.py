@@ -12,8 +12,9 @@ from intc.frontend.agreement import divide, require_broadcast, require_product
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import counted
 from intc.frontend.symbolic import NUMBERS, Imported, Index, dims_of
-from intc.ir.dims import Dim, Poly, as_dim, bounds, broadcast, product
+from intc.ir.dims import Dim, Poly, as_dim, broadcast, product
 from intc.ir.op import Array
+from intc.ir.ranges import bounds
 from intc.ops.elementwise import Cast, Where
 from intc.ops.logic import And, Equal, LessOrEqual, Or
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose

@@ -10,7 +10,8 @@ from intc.frontend.converters.image import mean_over
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.converters.window import same_pads
 from intc.frontend.symbolic import Imported
-from intc.ir.dims import Dim, bounds, floor_div, product
+from intc.ir.dims import Dim, floor_div, product
+from intc.ir.ranges import bounds
 from intc.ops import elementwise as ew
 from intc.ops.conv import Conv
 from intc.ops.gelu import Gelu
