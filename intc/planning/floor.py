@@ -20,7 +20,7 @@ from intc.report.accuracy import bounded
 from intc.report.macs import node_macs
 
 FLOOR: Final = 20.0  # dB
-SPARE: Final = 2.0  # dB that calibration samples may flatter
+SPARE: Final = 3.0  # dB that calibration samples may flatter
 NEAR: Final = 24.0  # dB, below which what little more work buys is taken
 CLEAR: Final = 27.0  # dB of the first batch, after which no other is looked at
 SAMPLES: Final = 16  # in batches of BATCH
