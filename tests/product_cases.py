@@ -133,8 +133,6 @@ def learned_attention_case(queries: bool) -> Case:
 
 def attention_cases() -> list[Case]:
     return [
-        learned_attention_case(queries=True),
-        learned_attention_case(queries=False),
         wide_attention_case(64, 4095, 4095, False),
         wide_attention_case(5, 8191, 8191, True),
         wide_attention_case(32, 32639, 127, True),
@@ -147,4 +145,6 @@ def attention_cases() -> list[Case]:
         attention_case(1, 5, True, (B, 1, S, S)),
         attention_case(2, 8, False, (1, 2, 1, 70), 70),
         attention_case(2, 64, False, None, 197),
+        learned_attention_case(queries=True),
+        learned_attention_case(queries=False),
     ]
