@@ -51,7 +51,7 @@ def dyadic_array(ratios: Array | float) -> tuple[Array, Array]:
     if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) >= 2.0**30:
         raise QuantizationError(
             f"a rescaling by {float(np.abs(values).max())} is not below 2^30: values vanish beside others"
-            " (untrained weights?)"
+            " (a mask that is not seen as one, or untrained weights?)"
         )
     fraction, exponent = np.frexp(np.abs(values))  # |v| = fraction * 2**exponent, 0.5 <= fraction < 1: exact
     wide = np.ldexp(fraction, 53).astype(np.int64)
