@@ -34,7 +34,7 @@ REFUSED = {
     "Resize": r"crops|policy",
     "Attention": r"scores as an output|attributes .* are not supported|do not share|do not broadcast",
     "ScatterND": r"only plain writes",
-    "ScatterElements": r"only plain writes|sums at many|positions that differ|part of the other axes",
+    "ScatterElements": r"products at computed places|positions that differ|part of the other axes",
     "BatchNormalization": r"training mode",
     "Col2Im": r"only one- and two-dimensional windows",
     "NonZero": r"which entries of a condition",

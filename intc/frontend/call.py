@@ -11,7 +11,8 @@ import onnx
 
 from intc.errors import GraphError
 from intc.frontend.agreement import require_broadcast, require_equal
-from intc.frontend.symbolic import Imported, Index, as_index, is_symbolic
+from intc.frontend.indices import as_index
+from intc.frontend.symbolic import Imported, Index, is_symbolic
 from intc.ir.dims import Dim, Shape
 from intc.ir.op import Array, Op
 from intc.ir.types import DType

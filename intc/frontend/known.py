@@ -14,6 +14,7 @@ from intc.frontend.chosen import Part, Parts, counted, fold_chosen
 from intc.frontend.converters import sequence
 from intc.frontend.converters.between import Between
 from intc.frontend.fold import UNFOLDED, compute, small
+from intc.frontend.indices import as_index, fold_index, slice_positions
 from intc.frontend.symbolic import (
     Imported,
     Index,
@@ -21,13 +22,10 @@ from intc.frontend.symbolic import (
     Items,
     NanTest,
     Splat,
-    as_index,
     axes_of,
     dims_of,
-    fold_index,
     fold_symbolic,
     is_symbolic,
-    slice_positions,
     tidy,
 )
 from intc.frontend.tabulated import ELEMENTWISE, Tabulated, tabulate

@@ -9,19 +9,18 @@ when exporters spell out mask positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from intc.errors import GraphError
-from intc.frontend.agreement import AtMost, divide, require_equal
+from intc.frontend.agreement import AtMost, divide
 from intc.ir.dims import (
     Dim,
     Poly,
     Shape,
     as_dim,
-    broadcast,
     factor,
     floor_div,
     is_symbol,
@@ -274,159 +273,3 @@ def _slice(x: Array, inputs: Sequence[Array | None], attributes: dict[str, Any])
         stop = None if abs(int(end)) > 2**31 else int(end)
         index[int(axis)] = slice(None if int(start) < -(2**31) else int(start), stop, int(step))
     return x[tuple(index)]
-
-
-def slice_positions(inputs: Sequence[Array | None]) -> Index | None:
-    """``arange(n)[..., :end]`` with a symbolic end, the position ids that exporters slice, as an index
-    tensor.
-    """
-    data, starts, ends, axes, steps = (*inputs, None, None)[:5]
-    if data is None or starts is None or ends is None or axes is None or len(starts) != 1:
-        return None
-    flat = data.size == data.shape[-1] and np.array_equal(data.ravel(), np.arange(data.size))
-    last = int(axes[0]) % data.ndim == data.ndim - 1
-    if not flat or not last or int(starts[0]) != 0 or (steps is not None and int(steps[0]) != 1):
-        return None
-    return Index((*data.shape[:-1], as_dim(ends[0])), (*((0,) * (data.ndim - 1)), 1))
-
-
-def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """The result of a node on index tensors and known scalars, or None where it has no affine form."""
-    inputs = [(as_index(x) or x) if isinstance(x, np.ndarray) and x.ndim > 1 else x for x in inputs]
-    first = next(x for x in inputs if isinstance(x, Index | IndexTuple))
-    if op == "Identity":
-        return first
-    if op == "Cast":
-        to = NUMBERS.get(int(attributes["to"]))
-        return first if isinstance(first, IndexTuple) else replace(first, dtype=to) if to else None
-    if isinstance(first, IndexTuple):
-        return None
-    if op == "Unsqueeze":
-        axes = sorted(
-            a % (len(first.shape) + len(axes_of(inputs, attributes))) for a in axes_of(inputs, attributes)
-        )
-        shape, steps = list(first.shape), list(first.steps)
-        for axis in axes:
-            shape.insert(axis, 1)
-            steps.insert(axis, 0)
-        return replace(first, shape=tuple(shape), steps=tuple(steps))
-    if op == "Reshape" and isinstance(inputs[1], np.ndarray):
-        return _with_ones(first, dims_of(inputs[1]))
-    if op == "Expand":
-        return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
-    if op == "Tile" and all(r == 1 or d == 1 for r, d in zip(dims_of(inputs[1]), first.shape, strict=True)):
-        return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
-    if op == "Neg":
-        return _scaled(first, -1)
-    if op in ("Add", "Sub", "Mul", "Max"):
-        return _combine(op, inputs[0], inputs[1])
-    if op in ("GreaterOrEqual", "Less") and first is inputs[0] and first.offset == 0:
-        bound = np.asarray(inputs[1], object).ravel()
-        nonnegative = all(not isinstance(s, int) or s >= 0 for s in first.steps)
-        if bound.size == 1 and bound[0] == 0 and nonnegative:
-            return Splat(first.shape, op == "GreaterOrEqual")
-    if op == "Concat" and all(isinstance(x, Index) and x.shape[-1] == 1 for x in inputs):
-        return IndexTuple(tuple(Index(x.shape[:-1], x.steps[:-1], x.offset) for x in inputs))
-    return None
-
-
-def _with_ones(index: Index, shape: Shape) -> Index | None:
-    """``index`` with axes of size 1 added and removed, or None where ``shape`` is another one."""
-    kept = [i for i, d in enumerate(index.shape) if d != 1]
-    if shape.count(-1) == 1:
-        missing = [index.shape[i] for i in kept if index.shape[i] not in shape]
-        if len(missing) > 1:
-            return None
-        shape = tuple((missing[0] if missing else 1) if d == -1 else d for d in shape)
-    if [index.shape[i] for i in kept] != [d for d in shape if d != 1]:
-        return None
-    moving = iter(index.steps[i] for i in kept)
-    return replace(index, shape=shape, steps=tuple(0 if d == 1 else next(moving) for d in shape))
-
-
-def as_index(array: Array) -> Index | None:
-    """Integers or sizes that are an affine function of their position, as an index tensor."""
-    if array.dtype.kind not in "iuO" or array.ndim == 0 or array.size == 0:
-        return None
-    values = array.astype(object)
-    offset = as_dim(values.flat[0])
-    steps: list[Dim] = []
-    for axis, size in enumerate(array.shape):
-        second = tuple(1 if a == axis else 0 for a in range(array.ndim))
-        steps.append(as_dim(values[second]) - offset if size > 1 else 0)
-    affine: Array = np.full(array.shape, offset, object)
-    grid: tuple[Array, ...] = np.indices(array.shape, sparse=True)
-    for step, part in zip(steps, grid, strict=True):
-        affine = affine + part.astype(object) * step
-    return Index(array.shape, tuple(steps), offset) if np.array_equal(affine, values) else None
-
-
-def _broadcast(index: Index, shape: Shape) -> Index:
-    pad = len(shape) - len(index.shape)
-    have, steps = (1,) * pad + tuple(index.shape), (0,) * pad + tuple(index.steps)
-    return replace(
-        index, shape=shape, steps=tuple(0 if h == 1 else s for h, s in zip(have, steps, strict=True))
-    )
-
-
-def _combine(op: str, a: Any, b: Any) -> Any:
-    if op == "Max":  # exporters take it only for its broadcast shape
-        return Splat(broadcast(a.shape, b.shape), None)
-    a_first = isinstance(a, Index)
-    if not a_first:
-        a, b = b, a
-    if isinstance(b, Index):
-        if op == "Mul":
-            return None
-        b = _scaled(b, -1) if op == "Sub" else b
-        shape = broadcast(a.shape, b.shape)
-        a, b = _broadcast(a, shape), _broadcast(b, shape)
-        steps = tuple(x + y for x, y in zip(a.steps, b.steps, strict=True))
-        return replace(a, shape=shape, steps=steps, offset=a.offset + b.offset)
-    scalar = np.asarray(b.value if isinstance(b, Splat) else b, object).ravel()
-    if (
-        scalar.size != 1
-        or scalar[0] is None
-        or (not isinstance(scalar[0], Poly) and scalar[0] != int(scalar[0]))
-    ):
-        return None
-    value, a = as_dim(scalar[0]), _broadcast(a, broadcast(a.shape, tuple(b.shape)))
-    if op == "Add":
-        return replace(a, offset=a.offset + value)
-    if op == "Sub":
-        return (
-            replace(a, offset=a.offset - value)
-            if a_first
-            else replace(_scaled(a, -1), offset=value - a.offset)
-        )
-    return _scaled(a, value)
-
-
-def _scaled(a: Index, factor: Dim) -> Index:
-    return replace(a, steps=tuple(s * factor for s in a.steps), offset=a.offset * factor)
-
-
-def gather_axes(parts: Sequence[Index], data: Shape) -> tuple[Shape, tuple[int, ...]]:
-    """How coordinates that run along output axes select all of ``data``: (output shape, data axis of each
-    output axis).
-
-    Part k must be ``i_a`` for one output axis a of the size of data axis k; -1 marks repeated axes.
-    GraphError otherwise.
-    """
-    shape: Shape = parts[0].shape
-    for part in parts[1:]:
-        shape = broadcast(shape, part.shape)
-    source = [-1] * len(shape)
-    for k, part in enumerate(parts):
-        part = _broadcast(part, shape)
-        moving = [a for a, s in enumerate(part.steps) if s != 0]
-        if not moving and data[k] == 1 and part.offset == 0:
-            continue
-        if len(moving) == 1:
-            require_equal(shape[moving[0]], data[k])
-        if len(moving) != 1 or part.steps[moving[0]] != 1 or part.offset != 0 or shape[moving[0]] != data[k]:
-            raise GraphError("the gathered positions are not plain index ranges")
-        if source[moving[0]] >= 0:
-            raise GraphError("the gathered positions are not plain index ranges")
-        source[moving[0]] = k
-    return shape, tuple(source)

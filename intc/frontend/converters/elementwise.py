@@ -85,12 +85,6 @@ def _reciprocal(call: Call) -> list[Imported]:
     return [call.emit(ew.Div(), call.constant([1.0]), call.x())]
 
 
-def _silu(call: Call) -> list[Imported]:
-    call.refuse(float(call.attributes.get("alpha", 1.0)) != 1.0, "only alpha = 1 is supported")
-    gate = call.emit(ew.Sigmoid(), call.x(), last=False)
-    return [call.emit(ew.Mul(), call.x(), gate)]
-
-
 def _many(op: Op) -> Converter:
     """``op`` over any number of inputs, from left to right."""
 
@@ -112,71 +106,17 @@ def _clip(call: Call) -> list[Imported]:
     return [x]
 
 
-def _composed(build: Callable[[Call, str], str]) -> Converter:
+def composed(build: Callable[[Call, str], str]) -> Converter:
     """``build(call, x)`` of the first input."""
     return lambda call: [build(call, call.x())]
 
 
-def _softplus(call: Call, x: str) -> str:
-    """``log(1 + exp(-|x|)) + max(x, 0)``, which does not overflow."""
-    tail = call.emit(
-        ew.Exp(), call.emit(ew.Mul(), _abs(call, x), call.constant([-1.0]), last=False), last=False
-    )
-    tail = call.emit(ew.Log(), call.emit(ew.Add(), tail, call.constant([1.0]), last=False), last=False)
-    return call.emit(ew.Add(), tail, call.emit(ew.Relu(), x, last=False))
-
-
-def _abs(call: Call, x: str, last: bool = False) -> str:
+def absolute(call: Call, x: str, last: bool = False) -> str:
     """``|x|``; of integers the larger of x and -x."""
     if call.dtype(x) == "float32":
         return call.emit(ew.Abs(), x, last=last)
     zero = call.ctx.builder.constant(f"{call.node.output[0]}.zero", np.zeros(1, call.dtype(x)))
     return call.emit(ew.Max(), x, call.emit(ew.Sub(), zero, x, last=False), last=last)
-
-
-def _mish(call: Call, x: str) -> str:
-    return call.emit(ew.Mul(), x, call.emit(ew.Tanh(), _softplus(call, x), last=False))
-
-
-def _hard_sigmoid(call: Call, x: str) -> str:
-    alpha, beta = (float(call.attributes.get(k, d)) for k, d in (("alpha", 0.2), ("beta", 0.5)))
-    line = call.emit(ew.Mul(), x, call.constant([alpha]), last=False)
-    line = call.emit(ew.Add(), line, call.constant([beta]), last=False)
-    return call.emit(ew.Min(), call.emit(ew.Relu(), line, last=False), call.constant([1.0]))
-
-
-def _hard_swish(call: Call, x: str) -> str:
-    call.attributes.update(alpha=1 / 6, beta=0.5)
-    return call.emit(ew.Mul(), x, _hard_sigmoid(call, x))
-
-
-def _elu(alpha: float, gamma: float = 1.0, divided: bool = False) -> Converter:
-    """``gamma * (max(x, 0) + alpha * (exp(min(x, 0)) - 1))``; CELU divides x by alpha inside."""
-
-    def run(call: Call) -> list[Imported]:
-        a, g = float(call.attributes.get("alpha", alpha)), float(call.attributes.get("gamma", gamma))
-        x = call.x()
-        below = call.emit(ew.Min(), x, call.constant([0.0]), last=False)
-        below = call.emit(ew.Mul(), below, call.constant([1 / a]), last=False) if divided else below
-        below = call.emit(ew.Add(), call.emit(ew.Exp(), below, last=False), call.constant([-1.0]), last=False)
-        below = call.emit(ew.Mul(), below, call.constant([a * g]), last=False)
-        above = call.emit(ew.Mul(), call.emit(ew.Relu(), x, last=False), call.constant([g]), last=False)
-        return [call.emit(ew.Add(), above, below)]
-
-    return run
-
-
-def _leaky_relu(call: Call) -> list[Imported]:
-    """``max(x, 0) + slope * min(x, 0)``; the slope of PRelu is an input."""
-    x = call.x()
-    slope = call.x(1) if call.has(1) else call.constant([float(call.attributes.get("alpha", 0.01))])
-    below = call.emit(ew.Min(), x, call.constant([0.0]), last=False)
-    below = call.emit(ew.Mul(), below, slope, last=False)
-    return [call.emit(ew.Add(), call.emit(ew.Relu(), x, last=False), below)]
-
-
-def _softsign(call: Call, x: str) -> str:
-    return call.emit(ew.Div(), x, call.emit(ew.Add(), _abs(call, x), call.constant([1.0]), last=False))
 
 
 def _sign(call: Call, x: str) -> str:
@@ -190,22 +130,6 @@ def _sign(call: Call, x: str) -> str:
 def _mean(call: Call) -> list[Imported]:
     (total,) = _many(ew.Add())(call)
     return [call.emit(ew.Mul(), total, call.constant([1 / len(call.inputs)]))]
-
-
-def _thresholded(call: Call, x: str) -> str:
-    """x where it is above ``alpha``, else 0."""
-    above = call.emit(logic.Less(), call.constant([float(call.attributes.get("alpha", 1.0))]), x, last=False)
-    return call.emit(ew.Where(), above, x, call.constant([0.0]))
-
-
-def _shrink(call: Call, x: str) -> str:
-    """``x + bias`` below -``lambd``, ``x - bias`` above ``lambd``, else 0."""
-    bias, edge = (float(call.attributes.get(k, d)) for k, d in (("bias", 0.0), ("lambd", 0.5)))
-    below = call.emit(logic.Less(), x, call.constant([-edge]), last=False)
-    above = call.emit(logic.Less(), call.constant([edge]), x, last=False)
-    up, down = (call.emit(ew.Add(), x, call.constant([b]), last=False) for b in (bias, -bias))
-    outer = call.emit(ew.Where(), above, down, call.constant([0.0]), last=False)
-    return call.emit(ew.Where(), below, up, outer)
 
 
 def _xor(call: Call) -> list[Imported]:
@@ -378,36 +302,20 @@ CONVERTERS: dict[str, Converter] = {
     "Max": _many(ew.Max()),
     "Clip": _clip,
     "Min": _many(ew.Min()),
-    "Abs": lambda call: [_scalars(call, _abs(call, call.x(), last=True))],
+    "Abs": lambda call: [_scalars(call, absolute(call, call.x(), last=True))],
     "Log": elementwise(ew.Log()),
     "Sin": elementwise(ew.Sin()),
     "Cos": elementwise(ew.Cos()),
-    "Tan": _composed(_tan),
+    "Tan": composed(_tan),
     **{op.__name__: elementwise(op()) for op in circular.OPS},
-    "Sign": _composed(_sign),
+    "Sign": composed(_sign),
     "Mean": _mean,
-    "ThresholdedRelu": _composed(_thresholded),
-    "Shrink": _composed(_shrink),
     "Xor": _xor,
-    "Softplus": _composed(_softplus),
-    "Softsign": _composed(_softsign),
-    "Mish": _composed(_mish),
-    "HardSigmoid": _composed(_hard_sigmoid),
-    "HardSwish": _composed(_hard_swish),
-    "Elu": _elu(1.0),
-    "Celu": _elu(1.0, divided=True),
-    "Selu": _elu(1.67326, 1.0507),
-    "LeakyRelu": _leaky_relu,
-    "PRelu": _leaky_relu,
     "Neg": _neg,
     "Reciprocal": _reciprocal,
     "Sqrt": elementwise(ew.Sqrt()),
     "Erf": elementwise(ew.Erf()),
     "Exp": elementwise(ew.Exp()),
-    "Tanh": elementwise(ew.Tanh()),
-    "Sigmoid": elementwise(ew.Sigmoid()),
-    "Swish": _silu,
-    "Relu": elementwise(ew.Relu()),
     "Equal": _equal,
     "Less": elementwise(logic.Less()),
     "LessOrEqual": elementwise(logic.LessOrEqual()),

@@ -12,15 +12,8 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of, non_zero
 from intc.frontend.converters.between import Between, chosen_between
 from intc.frontend.converters.movement import reshape_to
-from intc.frontend.symbolic import (
-    Imported,
-    Index,
-    IndexTuple,
-    Splat,
-    as_index,
-    gather_axes,
-    is_symbolic,
-)
+from intc.frontend.indices import as_index, gather_axes
+from intc.frontend.symbolic import Imported, Index, IndexTuple, Splat, is_symbolic
 from intc.ir.dims import Dim, Shape, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Max, Min, Mul, Where

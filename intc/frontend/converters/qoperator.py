@@ -10,6 +10,7 @@ import onnx
 
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters import (
+    activations,
     attention,
     elementwise,
     image,
@@ -25,6 +26,7 @@ from intc.ops import elementwise as ew
 
 PLAIN: Final[dict[str, Converter]] = {
     **elementwise.CONVERTERS,
+    **activations.CONVERTERS,
     **movement.CONVERTERS,
     **nn.CONVERTERS,
     **image.CONVERTERS,

@@ -14,6 +14,7 @@ import onnx
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters import (
+    activations,
     attention,
     between,
     elementwise,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 STANDARD: dict[str, Converter] = {
     **elementwise.CONVERTERS,
+    **activations.CONVERTERS,
     **whole.CONVERTERS,
     **movement.CONVERTERS,
     **between.CONVERTERS,

@@ -17,7 +17,8 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Placed, check, coordinates_of
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.converters.segments import emptied, reduced
-from intc.frontend.symbolic import Imported, Index, IndexTuple, as_index
+from intc.frontend.indices import as_index
+from intc.frontend.symbolic import Imported, Index, IndexTuple
 from intc.frontend.tabulated import written
 from intc.ir.dims import Dim, product
 from intc.ir.op import Array

@@ -55,7 +55,7 @@ def reduced(call: Call, reduction: str, axis: int) -> str:
     lead, tail = call.shape(data)[:axis], call.shape(data)[axis + 1 :]
     size, count = call.shape(data)[axis], call.shape(rows)[axis]
     alike = all(d == 1 for d in call.shape(places)[axis + 1 :])
-    if reduction == "add" and alike and call.dtype(rows) == "float32":
+    if reduction == "add" and alike and (lead or tail) and call.dtype(rows) == "float32":
         matrix = _matrix(call, reshape_to(call, places, (*call.shape(places)[:axis], 1, count), True), size)
         matrix = call.emit(Cast("float32"), matrix, last=False)
         flat = reshape_to(call, rows, (*lead, count, product(tail)), True)

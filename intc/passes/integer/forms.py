@@ -109,10 +109,10 @@ class Forms:
 
     def scale_for(self, value: str, bits: int) -> Array:
         """The per-tensor scale that spreads the calibrated range of ``value`` over ``bits`` signed bits, with
-        room beyond it where there are many, and twice as much in what an output ends in.
+        room beyond it where there are many, and twice as much in what an output ends in if data showed it.
         """
         room = 1.0 if value in self.source.constants else headroom(bits)
-        if bits == WIDE_BITS and value in self.ends:
+        if bits == WIDE_BITS and value in self.ends and self.stats[value].tensor is not None:
             room *= END_ROOM
         return np.float64(self.range_of(value, bits) * room / LIMIT[bits])  # type: ignore[return-value]
 
