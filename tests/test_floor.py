@@ -68,6 +68,15 @@ def test_a_model_that_8_bits_lose_gets_more(tmp_path: Path) -> None:
     assert str(pipeline.integerise(state, stats, plan=module.plan).graph) == str(module.graph)
 
 
+def test_where_one_number_decides_all_are_wide(tmp_path: Path) -> None:
+    """The softmax is a maximum: what a few finer products gain is chance, and no other few are tried."""
+    onnx.save(sharp(3000.0), tmp_path / "model.onnx")
+    planning = intc.compile(tmp_path / "model.onnx", feeds(64, 1)).provenance["planning"]
+    eight, few, widest = planning["judged"]
+    assert few["sqnr"] < eight["sqnr"] + 1 and few["plan"] != widest["plan"] == "all nodes at their widest"
+    assert widest["sqnr"] > 60 and f"gives {widest['sqnr']:.1f} dB" in planning["told"]
+
+
 def test_what_little_work_gains_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the plans within ``WORTH`` more work than 8 bits the one of the least noise."""
     onnx.save(sharp(10.0), tmp_path / "model.onnx")

@@ -26,6 +26,7 @@ CLEAR: Final = 27.0  # dB of the first batch, after which no other is looked at
 SAMPLES: Final = 16  # in batches of BATCH
 BATCH: Final = 4
 MEASURED: Final = 2  # batches, of every choice alone
+HELD: Final = 0.1  # of the gain that was estimated; with less, what is judged hangs on chance
 WORTH: Final = 1 / 8  # of the work with 8 bits, which may be spent on more than the floor
 STAGES: Final = (Options((), (8, 16)), Options((8, 16), (8, 16), values=(8, 16)))
 
@@ -33,7 +34,8 @@ STAGES: Final = (Options((), (8, 16)), Options((8, 16), (8, 16), values=(8, 16))
 def lifted(planner: Planner, integer: Graph) -> Planned:
     """8 bits where the outputs of ``integer``, which has them, keep ``NEAR``; else the least noise that
     ``WORTH`` more work buys; where that does not keep ``FLOOR`` a plan that does for the least work, or the
-    best that was found.
+    best that was found. Where a plan gains next to nothing of what was estimated, as where one number decides
+    which others count, no estimate tells what unseen samples lose: all nodes at their widest are tried.
 
     What is judged is the exact integer graph, on ``planner.samples``, unless all outputs are classes. Nothing
     is timed, so that the plan does not depend on the target.
@@ -57,11 +59,16 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         plans.append(planner.plan_of(Plan(), units, picks))
         return planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged)
 
+    blind = False
     widest: list[int] = []
     for options in STAGES:
         found = units_of(planner.graph, Plan(), planner.family, options, planner.seen)
         units = [u for u in found if len(u.choices) > 1]
-        table = _table(planner, units)
+        work = _work_of(planner, units)
+        widest = [int(np.argmax(row)) for row in work]
+        if blind:
+            continue
+        table = _table(planner, units, work)
         start = [0] * len(units)
         known = table.total(table.noise, start) * 10 ** (reached / 10)  # the share of the noise explained
         if not known:
@@ -75,7 +82,9 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
                 if more is not None and more != picks:
                     meets(units, more)
                 return _best(plans, judged)
-        widest = [int(np.argmax(work)) for work in table.seconds]
+            blind = judged[-1]["sqnr"] < reached + HELD * (wanted.threshold - reached)
+            if blind:
+                break
     if not widest:
         return Planned(Plan())
     plans.append(planner.plan_of(Plan(), units, widest))
@@ -99,12 +108,16 @@ def batches(graph: Graph, feeds: Iterable[Mapping[str, Array]]) -> list[Mapping[
     return list(bounded(graph, feeds, SAMPLES, BATCH))
 
 
-def _table(planner: Planner, units: list[Unit]) -> Table:
+def _work_of(planner: Planner, units: list[Unit]) -> list[list[float]]:
+    """The work of every choice of every unit."""
+    sizes = planner.graph.bind(planner.samples[0])
+    return [[sum(_work(planner.graph, n, c, sizes) for n in u.nodes) for c in u.choices] for u in units]
+
+
+def _table(planner: Planner, units: list[Unit], work: list[list[float]]) -> Table:
     """The programme's coefficients, with work for seconds."""
     feeds = planner.samples[:MEASURED]
     noises = measure_noises(planner.graph, planner.stats, planner.calibrator, feeds, units, tell=planner.tell)
-    sizes = planner.graph.bind(feeds[0])
-    work = [[sum(_work(planner.graph, n, c, sizes) for n in u.nodes) for c in u.choices] for u in units]
     noise = [[0.0, *row[1:]] if np.isinf(row[0]) else row for row in noises.table]
     return Table(noise, work, [[0.0] * len(row) for row in work], work)
 
