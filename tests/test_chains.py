@@ -137,6 +137,13 @@ def test_a_chain_that_ends_in_a_reduction(target: Target) -> None:
     assert len(few_bits.stages) == 2  # such a requantisation has no form on vectors
 
 
+def test_a_convolution_in_front_of_a_reduction() -> None:
+    """Its chain is stored: sums come in an order of their own."""
+    b = Builder("pooled")
+    b.output(b.emit(ReduceSum((1,), True), convolution(b)))
+    assert len(check_graph(b.finish(), {"batch": 2}).stages) == 2
+
+
 def test_what_two_reductions_read_is_stored() -> None:
     b = Builder("two")
     y = requantized(b, int16(b, "x", B, 9, 64), Requantize(-127, 127, "int8"), [2**30 + 1], [38])

@@ -48,12 +48,16 @@ class Vectors:
 
     @classmethod
     def of(cls, program: Program, node: Node, chain: Chain | None) -> Vectors | None:
-        """None where vectors do not fill the last axis, or there is no form on vectors."""
+        """None where vectors do not fill the last axis, there is no form on vectors, or a convolution's sums
+        begin the chain, which come in an order of their own.
+        """
         x, target = node.inputs[0], program.target
         isa = ISAS[target.level] if target.native and not target.gpu else None
         if isa is None or not isa.even_odd or program.type(x).dtype not in TYPES:
             return None
-        if program.type(node.output).dtype not in TYPES or (chain and chain.formulas is None):
+        if program.type(node.output).dtype not in TYPES:
+            return None
+        if chain and (chain.formulas is None or chain.convolution):
             return None
         shape = program.type(x).shape
         axes = {a % len(shape) for a in node.op.axes}  # type: ignore[attr-defined]
