@@ -177,7 +177,6 @@ def exact_div(a: Dim, b: Dim) -> Dim:
 
 def _long_division(a: Dim, b: Dim) -> Dim:
     """``a / b``, leading term by leading term; GraphError where a rest is left."""
-
     names = factors((a, b))
 
     def leading(size: Dim) -> Dim:

@@ -7,7 +7,7 @@ that axis; elementwise operators in front are computed on the way (:mod:`intc.co
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -121,8 +121,9 @@ class Vectors:
     def _first(self) -> int:
         return 0 if isinstance(self.node.op, ReduceSum) else LOWEST[self._dtype]
 
-    def _combine(self, a: Any, b: Any) -> Any:
-        return operator.add(a, b) if isinstance(self.node.op, ReduceSum) else T.max(a, b)
+    @property
+    def _combine(self) -> Callable[[Any, Any], Any]:
+        return _combination(self.node)
 
     def _value(self, frame: Frame, at: Sequence[Expr]) -> Vec:
         dense = [v.strides[-1] == 1 for v in self.views[:-1]]
@@ -171,6 +172,11 @@ def lower_reduce(program: Program, node: Node) -> None:
     program.generic(node.op.name, key, leaves, node.output, body, source=node.source, dims=dims)
 
 
+def _combination(node: Node) -> Callable[[Any, Any], Any]:
+    """How two parts of a reduction become one."""
+    return operator.add if isinstance(node.op, ReduceSum) else T.max
+
+
 def _elements(program: Program, node: Node, frame: Frame) -> None:
     """One result after the other."""
     op = node.op
@@ -192,8 +198,7 @@ def _elements(program: Program, node: Node, frame: Frame) -> None:
                 position = position + T.truncmod(rest, size) * frame.dim(strides[i])
                 rest = T.truncdiv(rest, size)
             value = T.cast(x[position], dtype)
-            combined = total[0] + value if isinstance(op, ReduceSum) else T.max(total[0], value)
-            T.buffer_store(total, combined, [0])
+            T.buffer_store(total, _combination(node)(total[0], value), [0])
         T.buffer_store(y, total[0], [row])
 
 
