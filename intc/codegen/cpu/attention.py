@@ -34,7 +34,7 @@ from intc.codegen.cpu.tile import (
     emit_tile,
     for_row_tiles,
 )
-from intc.codegen.cpu.vector import buffer, const, pointer, ramp, stack, transposed, woven
+from intc.codegen.cpu.vector import buffer, const, load_some, pointer, ramp, stack, transposed, woven
 
 
 class _Attention:
@@ -232,8 +232,13 @@ class _Attention:
         with T.serial(0, whole) as i:
             at = ramp(scores + i * lanes, lanes)
             T.buffer_store(words, words[at] + bias[ramp(source + i * lanes, lanes)], [at])
-        with T.serial(whole * lanes, self.sk) as i:
-            T.buffer_store(words, words[scores + i] + bias[source + i], [scores + i])
+        rest = T.Bind(tir.floormod(self.sk, lanes))
+        with T.If(rest > 0), T.Then():
+            begin = T.Bind(whole * lanes)
+            inside = tir.LT(ramp(tir.IntImm("int32", 0), lanes), tir.Broadcast(rest, lanes))
+            at = ramp(scores + begin, lanes)
+            part = load_some(bias, T.Bind(source + begin), lanes, inside)
+            T.buffer_store(words, words[at] + part.expr, [at])
 
     def _context(self, batch: Any, head: Any, row: Any, count: Any) -> None:
         spec, isa, lay = self.spec, self.lay.value, self.lay

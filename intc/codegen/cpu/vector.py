@@ -183,6 +183,14 @@ def load(buf: Any, base: Any, lanes: int, dtype: str) -> Vec:
     return Vec(value if dtype == "int32" else T.cast(value, typed("int32", lanes)), lanes)
 
 
+def load_some(buf: Any, base: Any, lanes: int, inside: Any) -> Vec:
+    """The int32 elements of ``buf`` from ``base`` where ``inside`` (bool x lanes) holds, 0 elsewhere; no
+    other memory is read.
+    """
+    name, kind = f"llvm.masked.load.v{lanes}i32.p0", typed("int32", lanes)
+    return Vec(T.call_llvm_intrin(kind, name, T.address_of(buf[base]), inside, const(0, lanes)), lanes)
+
+
 def load_broadcast(buf: Any, index: Any, lanes: int) -> Vec:
     """The int32 element at ``index`` in every lane."""
     return Vec(spread(buf[index], lanes), lanes)
