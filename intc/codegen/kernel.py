@@ -88,10 +88,25 @@ class Frame:
             with T.If(self.task < count), T.Then():
                 yield self.task
             return
+        first, mine = self._share(count)
+        with T.serial(0, mine) as i:
+            yield first + i
+
+    @contextmanager
+    def share_blocks(self, total: Dim, size: int) -> Iterator[tuple[Expr, Expr]]:
+        """A loop over this task's part of ``range(total)`` in blocks of at most ``size``: (first, count)."""
+        count = self.dim(total)
+        self.work = total
+        first, mine = (0, count) if self.sharing == "none" else self._share(count)
+        with T.serial(0, T.truncdiv(mine + size - 1, size)) as i:
+            done = T.bind(i * size)
+            yield T.bind(first + done), T.bind(T.min(mine - done, size))
+
+    def _share(self, count: Expr) -> tuple[Expr, Expr]:
+        """The first of this task's part of ``range(count)``, and how many there are."""
         chunk = T.bind(T.truncdiv(count + self.tasks - 1, self.tasks))
         first = T.bind(T.min(self.task * chunk, count))
-        with T.serial(0, T.min(chunk, count - first)) as i:
-            yield first + i
+        return first, T.bind(T.min(chunk, count - first))
 
 
 def define(

@@ -1,5 +1,5 @@
-"""ShiftLayerNorm: exact sums, an integer square root and one reciprocal a row, then two 64-bit products an
-element.
+"""ShiftLayerNorm: exact sums, an integer square root and one quotient a row, then two 64-bit products an
+element. Where there are vectors, the roots and quotients of ``BLOCK`` rows are computed together.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.expr_algebra import wide
 from intc.codegen.cpu.isa import ISAS, Isa
+from intc.codegen.cpu.roots import normalised_quotient, square_root
 from intc.codegen.cpu.vector import Multiplier, Vec, const, load, ramp, reduce_lanes, typed
 from intc.codegen.cpu.vector import store as store_vector
 from intc.codegen.kernel import Expr, Frame, bit_length, int64, local, opaque, store
@@ -19,6 +20,7 @@ from intc.ir.dims import product
 from intc.ir.graph import Node
 from intc.ops.shift import ShiftLayerNorm
 
+BLOCK = 8  # rows
 LONGEST = 2**15  # channels whose sums of halves of squares fit 32 bits
 NEWTON_STEPS = 5  # from less than twice the root: relative errors 1/4, 1/40, 3e-4, 5e-8, 2e-15
 
@@ -59,13 +61,6 @@ def lower_shift_layer_norm(program: Program, node: Node) -> None:
     )
 
 
-def _deviation(frame: Frame, total: Expr, squares: Expr, channels: int) -> tuple[Expr, Expr]:
-    """The bit length of the root ``sd`` of the spread, and ``F = (2**(30 + bits) - 1) // sd``."""
-    deviation = integer_sqrt(opaque(squares * channels - total * total + frame.scalars["eps_q"]))
-    bits = opaque(bit_length(deviation))
-    return bits, opaque(T.truncdiv(T.shift_left(int64(1), bits + 30) - 1, deviation))
-
-
 def _scalar_rows(program: Program, node: Node) -> Callable[[Frame], None]:
     """Rows in the words of ``evaluate``, one element at a time."""
     op, shape = node.op, program.type(node.inputs[0]).shape
@@ -84,7 +79,9 @@ def _scalar_rows(program: Program, node: Node) -> Callable[[Frame], None]:
                 T.buffer_store(sums, sums[0] + wide(value), [0])
                 T.buffer_store(sums, sums[1] + wide(value * value), [1])
             total = T.bind(sums[0]) if op.centred else int64(0)
-            bits, factor = _deviation(frame, total, sums[1], channels)
+            root = integer_sqrt(opaque(sums[1] * channels - total * total + frame.scalars["eps_q"]))
+            bits = opaque(bit_length(root))
+            factor = opaque(T.truncdiv(T.shift_left(int64(1), bits + 30) - 1, root))
             half, shift = T.bind(T.shift_left(int64(1), bits + 9)), T.bind(bits + 10)
             with T.serial(0, channels) as i:
                 d = wide(x[base + i]) * channels - total
@@ -114,13 +111,13 @@ def _vector_rows(program: Program, node: Node, lanes: int, pairs: Isa) -> Callab
     def body(frame: Frame) -> None:
         x, g, b, y = (frame.buffers[n] for n in ("x0", "x1", "x2", "y"))
         sums = [local("int32", pairs.lanes) for _ in range(3)]
-        all_lanes = ramp(0, pairs.lanes)
+        means, spreads, lengths, factors = (local("int64", BLOCK) for _ in range(4))
+        all_lanes, all_rows = ramp(0, pairs.lanes), ramp(0, BLOCK)
         step = 2 * pairs.lanes
-        ones = const(1, step, "int16")
+        ones, nothing = const(1, step, "int16"), const(0, pairs.lanes)
         e_high = every(frame.scalars["e"] - 32)
-        with frame.share(product(shape[:-1])) as row:
-            base = T.bind(row * channels)
-            nothing = const(0, pairs.lanes)
+
+        def add_up(base: Expr, row: Expr) -> None:
             for part in sums:
                 T.buffer_store(part, nothing, [all_lanes])
             with T.serial(0, channels // step) as i:
@@ -132,10 +129,15 @@ def _vector_rows(program: Program, node: Node, lanes: int, pairs: Isa) -> Callab
             # sums of C <= 2**15 values, or halves of squares, stay below 2**31
             linear, low, high = (wide(reduce_lanes(part[all_lanes], pairs.lanes)) for part in sums)
             total = T.bind(linear) if op.centred else int64(0)
-            bits, factor = _deviation(frame, total, T.bind(low + high * 65536), channels)
+            spread = T.bind((low + high * 65536) * channels - total * total + frame.scalars["eps_q"])
+            T.buffer_store(means, total, [row])
+            T.buffer_store(spreads, spread, [row])
+
+        def write(base: Expr, row: Expr) -> None:
+            bits, factor = T.bind(lengths[row]), T.bind(factors[row])
             left, right = (opaque(T.max(v, int64(0))) for v in (22 - bits, bits - 22))
             half = T.bind(tir.Broadcast(T.shift_left(int64(1), bits + 9 + left), count))
-            mean, up, down = every(total), every(left), every(right)
+            mean, up, down = every(T.bind(means[row])), every(left), every(right)
             scale = Multiplier(every(factor), True)
             with T.serial(0, channels // lanes) as i:
                 at = T.bind(i * lanes)
@@ -145,6 +147,16 @@ def _vector_rows(program: Program, node: Node, lanes: int, pairs: Isa) -> Callab
                 even, odd = (b[ramp(at + k * count, count)] for k in range(2))
                 value = (_high(gain, z, even, odd) >> e_high).clip(op.lo, op.hi)
                 store_vector(y, base + at, value, op.dtype)
+
+        T.buffer_store(spreads, const(1, BLOCK, "int64"), [all_rows])
+        with frame.share_blocks(product(shape[:-1]), BLOCK) as (first, rows):
+            with T.serial(0, rows) as row:
+                add_up(T.bind((first + row) * channels), row)
+            root, bits = square_root(Vec(spreads[all_rows], BLOCK, "int64"))
+            T.buffer_store(lengths, bits.expr, [all_rows])
+            T.buffer_store(factors, normalised_quotient(root, bits).expr, [all_rows])
+            with T.serial(0, rows) as row:
+                write(T.bind((first + row) * channels), row)
 
     return body
 

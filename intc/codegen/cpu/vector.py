@@ -62,7 +62,7 @@ def prefetch(buf: Any, index: Any) -> None:
 
 
 class Vec:
-    """An int32, int16 or int8 vector (or scalar, ``lanes`` 1) with the operators that scalar formulas use."""
+    """A vector of int64, int32, int16 or int8 (a scalar: one lane) with the operators of formulas."""
 
     __slots__ = ("dtype", "expr", "lanes")
 
@@ -111,6 +111,9 @@ class Vec:
 
     def __ge__(self, other: Any) -> Any:
         return tir.GE(self.expr, self._of(other))
+
+    def __gt__(self, other: Any) -> Any:
+        return tir.GT(self.expr, self._of(other))
 
     def clip(self, lo: int, hi: int) -> Vec:
         """The value limited to [lo, hi]."""
