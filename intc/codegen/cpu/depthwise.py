@@ -116,9 +116,8 @@ def sums(program: Program, node: Node, frame: Frame, x: str, w: str, done: Done)
                             before = total[0] if pair or kx else None  # columns come in order
                             T.buffer_store(total, dot_pairs(before, both, factor[kx, half], lanes), [0])
             for k in range(each):
-                for part in halves:
-                    ordered = shuffle([totals[k, 0][0], totals[k, 1][0]], _in_order(width, part))
-                    done(Vec(ordered, lanes), pixel + k, c + part * lanes)
+                ordered = shuffle([totals[k, 0][0], totals[k, 1][0]], _in_order(width))
+                done(Vec(ordered, width), pixel + k, c)
 
         stored, taps = 0, -(-kh // 2) * kw * 2
         for begin, width, count in segments(program, channels):
@@ -151,8 +150,7 @@ def _interleaved(width: int, half: int) -> list[int]:
     return [lane for c in channels for lane in (c, width + c)]
 
 
-def _in_order(width: int, part: int) -> list[int]:
-    """Which lanes of both halves' sums hold the first (0) or the second half of the channels."""
+def _in_order(width: int) -> list[int]:
+    """Which lanes of both halves' sums hold the channels, in order."""
     lanes = width // 2
-    channels = range(part * lanes, (part + 1) * lanes)
-    return [c // (2 * HALF) * HALF + c % HALF + c // HALF % 2 * lanes for c in channels]
+    return [c // (2 * HALF) * HALF + c % HALF + c // HALF % 2 * lanes for c in range(width)]
