@@ -158,6 +158,17 @@ def test_the_programme_finds_the_optimum() -> None:
     assert solve(table, max_bytes=0.01) is None
 
 
+def test_the_search_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """A problem for which HiGHS 1.12 has a line of debugging on standard output."""
+    rng = np.random.default_rng(132)
+    bits = [[16.0, 36.0, 64.0, 128.0][:k] for k in rng.integers(2, 5, 30)]
+    noise = [[10 ** rng.uniform(-3, 1) * 2 ** (-b / 16) for b in row] for row in bits]
+    seconds = [[rng.uniform(0.5, 1.5) * b**0.5 for b in row] for row in bits]
+    limits = {"max_bytes": sum(map(max, bits)) / 2, "max_seconds": 0.7 * sum(map(max, seconds))}
+    assert solve(Table(noise, seconds, bits, bits), **limits)
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize("text", ["sqnr", "sqnr>30", "snr>=30", "cosine>=2", "sqnr>=1e", "sqnr>=nan", ""])
 def test_targets_are_parsed(text: str) -> None:
     assert str(parse_target("cosine >= 0.998")) == "cosine>=0.998"

@@ -7,7 +7,10 @@ noise, ``sum_c x[u, c] = 1`` for every unit. Solved by HiGHS through scipy, to o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,16 +65,31 @@ def solve(
     limits = ((noise, max_noise), (seconds, max_seconds), (size, max_bytes))
     rules += [LinearConstraint(_unit(v)[None], -np.inf, m / _scale(v)) for v, m in limits if m is not None]
     goal, tie = (noise, TIE["noise"]) if max_noise is None else (seconds, TIE["seconds"])
-    found = milp(
-        _unit(goal) + tie * _unit(bits),
-        constraints=rules,
-        integrality=np.ones(noise.size),
-        bounds=Bounds(0, allowed.astype(np.float64)),
-        options={"time_limit": 60.0},
-    )
+    with _quiet():
+        found = milp(
+            _unit(goal) + tie * _unit(bits),
+            constraints=rules,
+            integrality=np.ones(noise.size),
+            bounds=Bounds(0, allowed.astype(np.float64)),
+            options={"time_limit": 60.0},
+        )
     if found.x is None:
         return None
     return [int(np.argmax(found.x[a:b])) for a, b in itertools.pairwise(starts)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing reaches standard output: HiGHS writes a line of debugging there, whatever its options."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _scale(values: Array) -> float:
