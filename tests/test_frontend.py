@@ -79,6 +79,8 @@ GELUS = {
     ): "x2 = Mul(x, x) t = Mul(c, x2) f = Add(t, one) g = Mul(f, x) u = Mul(k, g) e = Tanh(u)"
     " a = Add(one, e) b = Mul(x, a) y = Mul(half, b)",
     ("quick", "sigmoid"): "u = Mul(x, q) e = Sigmoid(u) y = Mul(x, e)",
+    ("silu", "sigmoid"): "e = Sigmoid(x) y = Mul(x, e)",
+    ("silu", "tanh"): "u = Mul(x, half) e = Tanh(u) a = Add(one, e) b = Mul(x, half) y = Mul(a, b)",
 }
 
 
@@ -97,7 +99,7 @@ def test_gelu_of_a_scaled_value_keeps_the_scaling() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["e = Sigmoid(x) y = Mul(x, e)", "u = Mul(x, half) e = Tanh(u) y = Mul(x, e)"]
+    "body", ["u = Mul(x, root2) e = Sigmoid(u) y = Mul(x, e)", "u = Mul(x, half) e = Tanh(u) y = Mul(x, e)"]
 )
 def test_other_gates_are_no_gelu(body: str) -> None:
     proto = model(body, "float[batch, 16] x", "float[batch, 16] y", GELU_WEIGHTS)

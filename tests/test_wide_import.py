@@ -65,7 +65,7 @@ SEQUENCES: dict[str, tuple[str, Feeds, set[str]]] = {
         {"layer_norm"},
     ),
     "mish": ("s = Softplus(x) t = Tanh(s) m = Mul(x, t) y = MatMul(m, w)", {}, {"pointwise"}),
-    "gated": ("v = MatMul(x, w) s = Sigmoid(x) g = Mul(x, s) y = Mul(g, v)", {}, {"pointwise"}),
+    "gated": ("v = MatMul(x, w) s = Sigmoid(x) g = Mul(x, s) y = Mul(g, v)", {}, {"gelu"}),
     "masked mean": (
         "q = Greater(x, half) k = Cast<to=1>(q) p = Mul(x, k) s = ReduceSum(p, mid) c = ReduceSum(k, mid)"
         " l = Max(c, unit) m = Div(s, l) y = MatMul(m, w)",

@@ -1,10 +1,10 @@
-"""Float GELU in the forms that exporters emit."""
+"""Float GELU in the forms that exporters emit, and its sister SiLU."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from scipy.special import erf
@@ -13,16 +13,20 @@ from intc.errors import GraphError
 from intc.ir.op import Array, Op, Sizes
 from intc.ir.types import TensorType
 
+FORMS: Final = ("none", "tanh", "quick", "silu")
+
 
 @dataclass(frozen=True)
 class Gelu(Op):
-    """``approximate``: "none" (erf), "tanh" (cubic argument) or "quick" (x * sigmoid(1.702 x))."""
+    """``approximate``: "none" (erf), "tanh" (cubic argument), "quick" (x * sigmoid(1.702 x)) or "silu"
+    (x * sigmoid(x)).
+    """
 
     approximate: str = "none"
     name: ClassVar[str] = "gelu"
 
     def infer(self, *types: TensorType) -> TensorType:
-        if not types[0].is_float or self.approximate not in ("none", "tanh", "quick"):
+        if not types[0].is_float or self.approximate not in FORMS:
             raise GraphError(f"gelu '{self.approximate}' does not fit {types[0]}")
         return types[0]
 
@@ -33,7 +37,7 @@ class Gelu(Op):
         elif self.approximate == "tanh":
             half = 0.5 * (1.0 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
         else:
-            half = 0.5 * (1.0 + np.tanh(0.851 * x))
+            half = 0.5 * (1.0 + np.tanh((0.851 if self.approximate == "quick" else 0.5) * x))
         return np.asarray(x * half, np.float32)
 
 

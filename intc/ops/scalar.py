@@ -30,11 +30,14 @@ RECIPROCAL_SEED_Q15: Final = 47745  # 1.45706 * 2**15: the minimax intercept for
 
 
 # gelu(x) = max(x, 0) - g(|x|): minimax polynomials of 2**scale * g(t) in Q15 over v = 2t / 2**span - 1 as
-# (span, scale, coefficients from the highest power); worst errors 0.00020, 0.00019 and 0.0012.
+# (span, scale, coefficients from the highest power); worst errors 0.00020, 0.00019, 0.0012 and 0.0004. Both
+# x and the result of SiLU, ``x * sigmoid(x)``, are in units of SILU_UNIT, so that it ends within a span of 8.
+SILU_UNIT: Final = 1.25
 POLY_GELU: Final[dict[str, tuple[int, int, tuple[int, ...]]]] = {
     "none": (2, 1, (-5352, 3830, 15666, -21351, 935, 14540, -11245, 2972)),
     "tanh": (2, 1, (-5178, 3813, 15238, -21314, 1291, 14525, -11348, 2966)),
     "quick": (3, -1, (-5868, -1754, 19301, -4663, -13269, 5585, 413, 731, -577, 82)),
+    "silu": (3, 0, (-8793, 5484, 21117, -20355, -3068, 8205, -5717, 5769, -3533, 889)),
 }
 
 

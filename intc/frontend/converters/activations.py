@@ -7,12 +7,12 @@ from intc.frontend.converters.elementwise import absolute, composed, elementwise
 from intc.frontend.symbolic import Imported
 from intc.ops import elementwise as ew
 from intc.ops import logic
+from intc.ops.gelu import Gelu
 
 
 def _silu(call: Call) -> list[Imported]:
     call.refuse(float(call.attributes.get("alpha", 1.0)) != 1.0, "only alpha = 1 is supported")
-    gate = call.emit(ew.Sigmoid(), call.x(), last=False)
-    return [call.emit(ew.Mul(), call.x(), gate)]
+    return [call.emit(Gelu("silu"), call.x())]
 
 
 def _softplus(call: Call, x: str) -> str:

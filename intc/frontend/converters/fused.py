@@ -58,11 +58,12 @@ def _skip_norm(centred: bool) -> Converter:
 
 
 def _quick_gelu(call: Call) -> list[Imported]:
-    """``x * sigmoid(alpha * x)``: with alpha = 1 it is SiLU."""
+    """``x * sigmoid(alpha * x)``."""
     x, alpha = call.x(), float(call.attributes.get("alpha", 1.702))
-    if abs(alpha - 1.702) < 1e-6:
-        return [call.emit(Gelu("quick"), x)]
-    inner = x if alpha == 1.0 else call.emit(ew.Mul(), x, call.constant([alpha]), last=False)
+    for known, form in ((1.702, "quick"), (1.0, "silu")):
+        if abs(alpha - known) < 1e-6:
+            return [call.emit(Gelu(form), x)]
+    inner = call.emit(ew.Mul(), x, call.constant([alpha]), last=False)
     return [call.emit(ew.Mul(), x, call.emit(ew.Sigmoid(), inner, last=False))]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from intc.errors import QuantizationError, UsageError
 from intc.ir.graph import Node
 from intc.ir.op import Array, FormulaOp
-from intc.ops import OPS
+from intc.ops import OPS, scalar
 from intc.ops.dyadic import dyadic
 from intc.ops.elementwise import Cast, Where
 from intc.ops.gelu import Gelu
@@ -42,13 +42,13 @@ LOG2_E: Final = Fraction(1.4426950408889634)
 PROBABILITY_SCALE: Final = np.float64(2.0**-8)
 
 
-def fixed_point(forms: Forms, value: str, low: int, high: int) -> tuple[Form, int]:
-    """``value`` as int16 in Q``frac`` with the most fraction bits in [low, high] that hold its calibrated
-    range.
+def fixed_point(forms: Forms, value: str, low: int, high: int, unit: float = 1.0) -> tuple[Form, int]:
+    """``value`` in units of ``unit`` as int16 in Q``frac`` with the most fraction bits in [low, high] that
+    hold its calibrated range.
     """
-    frac = math.floor(math.log2(32767 / forms.range_of(value)))
+    frac = math.floor(math.log2(32767 * unit / forms.range_of(value)))
     frac = max(low, min(high, frac))
-    return forms.quantised(value, 16, np.float64(2.0**-frac)), frac  # type: ignore[arg-type]
+    return forms.quantised(value, 16, np.float64(unit * 2.0**-frac)), frac  # type: ignore[arg-type]
 
 
 def wide_scores(forms: Forms, value: str) -> Form:
@@ -114,8 +114,9 @@ def shift_gelu(forms: Forms, node: Node) -> Form:
 
 def poly_gelu(forms: Forms, node: Node, centre: Array | None = None) -> Form:
     assert isinstance(node.op, Gelu)
-    x, frac = fixed_point(forms, node.inputs[0], 4, 12)
-    op, scale = PolyGelu(frac, node.op.approximate), np.float64(2.0**-frac)
+    unit = scalar.SILU_UNIT if node.op.approximate == "silu" else 1.0
+    x, frac = fixed_point(forms, node.inputs[0], 4, 12, unit)
+    op, scale = PolyGelu(frac, node.op.approximate), np.float64(unit * 2.0**-frac)
     if centre is None:
         return emitted(forms, node, op, (x.name,), scale)
     integers = np.clip(np.rint(centre / scale), 0, 16383).astype(np.int16)

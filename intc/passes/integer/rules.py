@@ -301,18 +301,22 @@ def _product_only(context: Context, value: str) -> bool:
 
 
 def gelu(context: Context, node: Node) -> Form:
-    """In the default family, less the middle of each channel's codes where only constant products read it."""
+    """By the polynomial (SiLU: in every family) less the middle of each channel's codes where only constant
+    products read it.
+    """
     users, forms = context.users[node.output], context.forms
     only_products = len(context.products(node.output)) == len(users) > 0
     stats = forms.stats.get(node.output)
     width = forms.source.type(node.output).shape[-1:]
     free = node.output not in forms.source.outputs and stats is not None and stats.low.shape == width
-    family = families.FAMILIES[context.plan.family(node)]
-    if family.gelu is families.poly_gelu and only_products and free and stats is not None:
+    assert isinstance(node.op, Gelu)
+    silu = node.op.approximate == "silu"
+    make = families.poly_gelu if silu else families.FAMILIES[context.plan.family(node)].gelu
+    if make is families.poly_gelu and only_products and free and stats is not None:
         low, high = _codes(context, node.output)
         stagger = (high - low) / 254 * offsets(forms.source, forms.nodes, node)
         return families.poly_gelu(forms, node, (low + high) / 2 + stagger)
-    return family.gelu(context.forms, node)
+    return make(context.forms, node)
 
 
 def tanh(context: Context, node: Node) -> Form:
