@@ -28,11 +28,14 @@ WEIGHTS: Feeds = {
     "high": np.float32(3.4e38),
     "zero": np.float32(0),
     "ax": np.array([1]),
+    "lots": np.float32(1e9),
 }
 SCORES = "h = MatMul(x, w) k = Transpose<perm=[0, 2, 1]>(h) s = MatMul(x, k) u = Unsqueeze(m, ax) "
 # a float input for a mask, in sums and as the model itself tests it; along columns; with tests for infinity
 MASKS = {
     "scaled and subtracted": "r = Sub(one, u) b = Mul(r, big) t = Mul(s, u) a = Add(t, b) p = Softmax(a)",
+    "one less": "r = Sub(u, one) b = Mul(r, lots) a = Add(s, b) p = Softmax(a)",
+    "negated": "r = Sub(one, u) t = Mul(r, lots) b = Neg(t) a = Add(s, b) p = Softmax(a)",
     "inverted": "r = Sub(one, u) c = Cast<to=9>(r) a = Where(c, low, s) p = Softmax(a)",
     "tested": "c = Cast<to=9>(u) a = Where(c, s, low) p = Softmax(a)",
     "along columns": (
@@ -172,6 +175,21 @@ def test_whole_numbers_of_floats(body: str, most: float, tmp_path: Path) -> None
     proto = model(f"y = {body}", "float[batch, seq] x", "float[a, b] y", {"c": np.float32(2)}, opset=18)
     canonical(proto, {"x": x})
     assert error(proto, {"x": x}, tmp_path) < most
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["n = Ceil(m) r = Cast<to=7>(n)", "k = Mul(f, three) l = Round(a) n = Add(k, l) r = Cast<to=7>(n)"],
+)
+def test_places_from_rounded_numbers(place: str, tmp_path: Path) -> None:
+    """Whole numbers stay whole in what is computed of them: rows of a grid, its neighbours above."""
+    body = f"m = MatMul(x, w) a = Relu(m) f = Floor(a) {place} y = Gather(table, r)"
+    weights: Feeds = {"w": np.eye(6, dtype=np.float32), "three": np.float32(3), "table": floats(40, 4)}
+    proto = model(body, "float[batch, 6] x", "float[a, 6, 4] y", weights)
+    x = RNG.integers(0, 7, (16, 6)).astype(np.float32) + np.float32(0.3)
+    canonical(proto, {"x": x})
+    module = compiled(proto, {"x": x}, tmp_path, rounding="nearest")
+    assert distance(module, proto, {"x": x}) < 0.001
 
 
 def test_places_that_are_counted_in_floats(tmp_path: Path) -> None:
