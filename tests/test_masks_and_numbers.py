@@ -265,6 +265,15 @@ def test_sampled_images(padding: str, corners: int, tmp_path: Path) -> None:
     assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.1
 
 
+def test_images_sampled_at_pixels(tmp_path: Path) -> None:
+    """The shares of the pixels are 0 but for the rounding of floats, which says nothing of their range."""
+    body = 'y = GridSample<mode="bilinear", align_corners=1, padding_mode="zeros">(x, g)'
+    proto = model(body, "float[batch, 3, 7, 7] x, float[batch, 5, 4, 2] g", "float[a, b, c, d] y")
+    pixels = RNG.integers(0, 7, (24, 5, 4, 2)).astype(np.float32)
+    feeds: Feeds = {"x": floats(24, 3, 7, 7), "g": pixels / np.float32(3) - np.float32(1 - 3e-7)}
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.01
+
+
 def test_places_that_jump_are_refused() -> None:
     proto = model(
         'y = GridSample<mode="nearest">(x, g)',
