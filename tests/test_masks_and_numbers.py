@@ -313,6 +313,9 @@ MASKED = {
     "infinite": "m = Unsqueeze(keep, two) z = Where(m, x, inf)",
     "the smallest": "m = Unsqueeze(keep, two) z = Where(m, x, plus)",
     "added": "m = Unsqueeze(keep, two) f = Cast<to=1>(m) g = Sub(one, f) h = Mul(g, low) z = Add(x, h)",
+    "added to the smallest": (
+        "m = Unsqueeze(keep, two) f = Cast<to=1>(m) g = Sub(one, f) h = Mul(g, high) z = Add(x, h)"
+    ),
 }
 
 
@@ -320,8 +323,8 @@ MASKED = {
 def test_maxima_over_what_a_mask_keeps(form: str, tmp_path: Path) -> None:
     weights: Feeds = {"two": np.array([2]), "w": floats(3, 4)}
     weights |= {"one": np.float32(1), "low": np.float32(-1e9), "inf": np.float32(-np.inf)}
-    weights["plus"] = np.float32(np.inf)
-    reduce = "ReduceMin" if form == "the smallest" else "ReduceMax"
+    weights |= {"plus": np.float32(np.inf), "high": np.float32(1e9)}
+    reduce = "ReduceMin" if form.endswith("the smallest") else "ReduceMax"
     body = MASKED[form] + f" p = {reduce}<keepdims=0, axes=[1]>(z) y = MatMul(p, w)"
     proto = model(body, "float[batch, n, 3] x, bool[batch, n] keep", "float[b, 4] y", weights)
     lengths = np.random.default_rng(1).integers(1, 6, 40)

@@ -189,7 +189,7 @@ class Masks:
                     return self._not(self.truth(factor))
                 if (less := self._one_less(factor)) is not None and self.minus_infinity(other, -sign):
                     return self.truth(less)
-                if scalar_of(self.graph, self.producers, other) == -1:
+                if self.is_number(other, -1):
                     return self.additive(factor, -sign)
             return None
         return self._chosen(node, sign) if isinstance(node.op, Where) else None
@@ -291,6 +291,10 @@ class Masks:
 
     def _moved(self, op: Op, keep: Keep | None) -> Keep | None:
         return ("move", op, keep) if isinstance(keep, tuple) else keep
+
+    def is_number(self, value: str, number: float) -> bool:
+        """Whether ``value`` is this one constant number."""
+        return scalar_of(self.graph, self.producers, value) == number
 
     def minus_infinity(self, value: str, sign: int = 1) -> bool:
         """Whether ``sign * value`` is one number of at most ``-big``."""

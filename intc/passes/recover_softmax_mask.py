@@ -161,11 +161,22 @@ def _maximum(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> 
 
 def _reassociated(graph: Graph, big: float) -> Graph:
     """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, or
-    where both were moved first.
+    where both were moved first; ``-(x - mask) = -x + mask``, which minima read.
     """
     masks = Masks(graph, graph.producers(), big)
 
+    def negated(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+        total = masks.producers.get(node.inputs[0])
+        if total is None or not isinstance(total.op, Add) or not masks.is_number(node.inputs[1], -1):
+            return None
+        if not any(masks.additive(x, -1) is not None for x in total.inputs):
+            return None
+        terms = [b.emit(Mul(), names[x], names[node.inputs[1]], name=f"{x}.negated") for x in total.inputs]
+        return b.emit(Add(), *terms, name=node.output, source=node.source)
+
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+        if isinstance(node.op, Mul):
+            return negated(b, node, names)
         for x, other in (node.inputs, node.inputs[::-1]) if isinstance(node.op, Add) else ():
             inner, moves = masks.unmoved(other)
             if inner is None or masks.additive(other) is not None or not graph.type(x).is_float:
