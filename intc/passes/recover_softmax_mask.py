@@ -104,12 +104,15 @@ def _joined_first(graph: Graph, big: float) -> Graph:
         parts, keeps = list[str](), list[str]()
         for value, (x, keep, moves) in zip(node.inputs, found, strict=True):
             if isinstance(keep, bool):
-                x, one = value, b.constant("true", np.ones(1, np.bool_))
-            elif moves or graph.type(x).shape != graph.type(value).shape:
+                x, moves, one = value, (), b.constant("true", np.ones(1, np.bool_))
+            elif not masks.fits(x, moves, graph.type(value).shape):
                 return None
             else:
                 one = masks.emit(b, names, keep)
-            parts.append(names[x])
+            part = names[x]
+            for move in moves:
+                part = b.emit(move, part, name=f"{x}.moved")
+            parts.append(part)
             keeps.append(_filled_up(b, one, graph.type(value).rank))
         mask = _joined_masks(b, node.op, keeps, [graph.type(x).shape[node.op.axis] for x in node.inputs])
         joined = b.emit(node.op, *parts, name=f"{node.output}.joined", source=node.source)
