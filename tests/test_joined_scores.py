@@ -50,6 +50,20 @@ def test_masked_scores_beside_others(form: str, tmp_path: Path) -> None:
         assert distance(module, proto, feeds) < 0.05
 
 
+def test_masked_scores_that_are_moved_before_they_are_joined(tmp_path: Path) -> None:
+    """Criss-cross attention: the pixels of a column but one's own, and those of a row."""
+    body = (
+        "r = Mul(x, x) q = Reshape(r, flat) s = Add(q, own) v = Reshape(s, split)"
+        " h = Transpose<perm=[0, 2, 1, 3]>(v) c = Concat<axis=3>(h, z) y = Softmax(c)"
+    )
+    own = np.where(np.eye(4, dtype=bool), -np.inf, 0).astype(np.float32)
+    weights: Feeds = {"own": own, "flat": np.array([-1, 4, 4]), "split": np.array([-1, 3, 4, 4])}
+    proto = model(body, "float[b, 3, 4, 4] x, float[b, 4, 3, 3] z", "float[b, 4, 3, 7] y", weights)
+    feeds: Feeds = {"x": floats(8, 3, 4, 4), "z": floats(8, 4, 3, 3)}
+    assert operators(canonical(proto, feeds))["softmax"] == 1
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.05
+
+
 def test_a_mask_with_more_kept_entries_around_it() -> None:
     """Keys of zeros behind those that are given, as ``add_zero_attn`` joins them."""
     body = "a = Where(m, zero, lowest) w = Pad(a, pads) s = Add(x, w) y = Softmax(s)"

@@ -28,11 +28,14 @@ WEIGHTS: Feeds = {
     "high": np.float32(3.4e38),
     "zero": np.float32(0),
     "ax": np.array([1]),
+    "lots": np.float32(1e9),
 }
 SCORES = "h = MatMul(x, w) k = Transpose<perm=[0, 2, 1]>(h) s = MatMul(x, k) u = Unsqueeze(m, ax) "
 # a float input for a mask, in sums and as the model itself tests it; along columns; with tests for infinity
 MASKS = {
     "scaled and subtracted": "r = Sub(one, u) b = Mul(r, big) t = Mul(s, u) a = Add(t, b) p = Softmax(a)",
+    "one less": "r = Sub(u, one) b = Mul(r, lots) a = Add(s, b) p = Softmax(a)",
+    "negated": "r = Sub(one, u) t = Mul(r, lots) b = Neg(t) a = Add(s, b) p = Softmax(a)",
     "inverted": "r = Sub(one, u) c = Cast<to=9>(r) a = Where(c, low, s) p = Softmax(a)",
     "tested": "c = Cast<to=9>(u) a = Where(c, s, low) p = Softmax(a)",
     "along columns": (
@@ -174,6 +177,21 @@ def test_whole_numbers_of_floats(body: str, most: float, tmp_path: Path) -> None
     assert error(proto, {"x": x}, tmp_path) < most
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["n = Ceil(m) r = Cast<to=7>(n)", "k = Mul(f, three) l = Round(a) n = Add(k, l) r = Cast<to=7>(n)"],
+)
+def test_places_from_rounded_numbers(place: str, tmp_path: Path) -> None:
+    """Whole numbers stay whole in what is computed of them: rows of a grid, its neighbours above."""
+    body = f"m = MatMul(x, w) a = Relu(m) f = Floor(a) {place} y = Gather(table, r)"
+    weights: Feeds = {"w": np.eye(6, dtype=np.float32), "three": np.float32(3), "table": floats(40, 4)}
+    proto = model(body, "float[batch, 6] x", "float[a, 6, 4] y", weights)
+    x = RNG.integers(0, 7, (16, 6)).astype(np.float32) + np.float32(0.3)
+    canonical(proto, {"x": x})
+    module = compiled(proto, {"x": x}, tmp_path, rounding="nearest")
+    assert distance(module, proto, {"x": x}) < 0.001
+
+
 def test_places_that_are_counted_in_floats(tmp_path: Path) -> None:
     """Every token's row goes to the place of its number among those of its kind; the fourth is dropped."""
     body = (
@@ -247,6 +265,15 @@ def test_sampled_images(padding: str, corners: int, tmp_path: Path) -> None:
     assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.1
 
 
+def test_images_sampled_at_pixels(tmp_path: Path) -> None:
+    """The shares of the pixels are 0 but for the rounding of floats, which says nothing of their range."""
+    body = 'y = GridSample<mode="bilinear", align_corners=1, padding_mode="zeros">(x, g)'
+    proto = model(body, "float[batch, 3, 7, 7] x, float[batch, 5, 4, 2] g", "float[a, b, c, d] y")
+    pixels = RNG.integers(0, 7, (24, 5, 4, 2)).astype(np.float32)
+    feeds: Feeds = {"x": floats(24, 3, 7, 7), "g": pixels / np.float32(3) - np.float32(1 - 3e-7)}
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.01
+
+
 def test_places_that_jump_are_refused() -> None:
     proto = model(
         'y = GridSample<mode="nearest">(x, g)',
@@ -286,6 +313,9 @@ MASKED = {
     "infinite": "m = Unsqueeze(keep, two) z = Where(m, x, inf)",
     "the smallest": "m = Unsqueeze(keep, two) z = Where(m, x, plus)",
     "added": "m = Unsqueeze(keep, two) f = Cast<to=1>(m) g = Sub(one, f) h = Mul(g, low) z = Add(x, h)",
+    "added to the smallest": (
+        "m = Unsqueeze(keep, two) f = Cast<to=1>(m) g = Sub(one, f) h = Mul(g, high) z = Add(x, h)"
+    ),
 }
 
 
@@ -293,8 +323,8 @@ MASKED = {
 def test_maxima_over_what_a_mask_keeps(form: str, tmp_path: Path) -> None:
     weights: Feeds = {"two": np.array([2]), "w": floats(3, 4)}
     weights |= {"one": np.float32(1), "low": np.float32(-1e9), "inf": np.float32(-np.inf)}
-    weights["plus"] = np.float32(np.inf)
-    reduce = "ReduceMin" if form == "the smallest" else "ReduceMax"
+    weights |= {"plus": np.float32(np.inf), "high": np.float32(1e9)}
+    reduce = "ReduceMin" if form.endswith("the smallest") else "ReduceMax"
     body = MASKED[form] + f" p = {reduce}<keepdims=0, axes=[1]>(z) y = MatMul(p, w)"
     proto = model(body, "float[batch, n, 3] x, bool[batch, n] keep", "float[b, 4] y", weights)
     lengths = np.random.default_rng(1).integers(1, 6, 40)

@@ -129,3 +129,20 @@ def test_functions(name: str) -> None:
     body = "h = Tanh(x) t = Mul(h, near) " + FUNCTIONS[name]
     proto = model(body, "float[batch, 5, 6] x", rank, numbers)
     canonical(proto, {"x": floats(3, 5, 6)})
+
+
+@pytest.mark.parametrize(
+    "power", ["Pow(a, channels)", "Pow(m, whole)", "Pow(bases, m)", "Pow(a, a)", "Pow(m, alike)"]
+)
+def test_powers_of_several_numbers(power: str, tmp_path: Path) -> None:
+    """An exponent for each channel, as energies of a spectrum are compressed; polynomials; computed ones."""
+    weights: Feeds = {
+        "w": floats(6, 6) / 2,
+        "channels": np.array([0.3, 0.5, 1.2, 2, 3, 1], np.float32),
+        "whole": np.array([0, 1, 2, 3, 1, 2], np.float32),
+        "bases": np.array([0.5, 1, 2, 3, 4, 5], np.float32),
+        "alike": np.full(6, 2, np.float32),
+    }
+    proto = model(f"m = MatMul(x, w) a = Abs(m) y = {power}", "float[batch, 6] x", "float[a, 6] y", weights)
+    feeds: Feeds = {"x": floats(64, 6)}
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.02

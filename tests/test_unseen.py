@@ -150,3 +150,14 @@ def test_recurrent_layers_and_what_reads_their_states_have_16_bits(tmp_path: Pat
     module = compiled(proto, {"x": x}, tmp_path)
     assert set(products(module.graph)) == {"int16"}
     assert distance(module, proto, {"x": x[:, ::-1].copy()}) < 0.02
+
+
+def test_one_row_for_all_beside_many(tmp_path: Path) -> None:
+    """A product of one row, to which products of all rows are added: attention by a sum of queries and
+    keys.
+    """
+    body = "a = MatMul(q, w) b = MatMul(k, v) c = Add(b, d) s = Add(a, c) n = Relu(s) y = MatMul(n, u)"
+    weights = {"w": floats(24, 16) / 5, "v": floats(8, 16) / 3, "d": floats(16), "u": floats(16, 5) / 4}
+    proto = model(body, "float[batch, 1, 24] q, float[batch, 10, 8] k", "float[b, c, 5] y", weights)
+    feeds = {"q": floats(16, 1, 24), "k": floats(16, 10, 8)}
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.02

@@ -181,3 +181,25 @@ def test_a_row_of_sizes_is_written() -> None:
     weights: Feeds = {"one": np.array([1]), "two": np.array([2])}
     graph = import_onnx(model(body, "float[batch, 5, 6] x, float[6] u", "float[batch, 2, 6] y", weights))
     assert [str(d) for d in graph.type("y").shape] == ["batch", "2", "6"]
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_the_largest_of_every_row(count: int, tmp_path: Path) -> None:
+    """``mean[b, h, top] = rows``, as sparse attention writes its active queries; a shape is the largest of
+    three.
+    """
+    body = (
+        "v, top = TopK(s, k) d = Shape(s) n = Gather(d, zero) b = Range(zero, n, one)"
+        " ub = Unsqueeze(b, behind) db = Shape(ub) dt = Shape(top) m = Max(db, dh, dt)"
+        " eb = Expand(ub, m) eh = Expand(heads, m) et = Expand(top, m) tb = Unsqueeze(eb, last)"
+        " th = Unsqueeze(eh, last) tt = Unsqueeze(et, last) i = Concat<axis=3>(tb, th, tt)"
+        " y = ScatterND(x, i, u)"
+    )
+    weights: Feeds = {
+        "k": np.array([count]), "zero": np.int64(0), "one": np.int64(1), "behind": np.array([1, 2]),
+        "heads": np.arange(2).reshape(1, 2, 1), "dh": np.array([1, 2, 1]), "last": np.array([-1]),
+    }  # fmt: skip
+    inputs = f"float[batch, 2, 24] s, float[batch, 2, 24, 5] x, float[batch, 2, {count}, 5] u"
+    proto = model(body, inputs, "float[b2, 2, 24, 5] y", weights)
+    scores = RNG.permuted(np.tile(np.linspace(-1, 1, 24, dtype=np.float32), (4, 2, 1)), axis=2)
+    close(tmp_path, proto, {"s": scores, "x": floats(4, 2, 24, 5), "u": floats(4, 2, count, 5)})

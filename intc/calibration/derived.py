@@ -86,18 +86,31 @@ def derive(graph: Graph) -> dict[str, Statistics]:
 
 def widened(stats: dict[str, Statistics], graph: Graph) -> dict[str, Statistics]:
     """``stats`` that also reach what the quantisers of ``graph`` let a value be, so that a few samples do not
-    cut what the model itself does not; where that is loose, up to ROOM times what data showed.
+    cut what the model itself does not; where that is loose, up to ROOM times what data showed. What is left
+    of a number behind its floor reaches 1, also where data showed whole numbers only.
     """
-    if not is_quantised(graph):
-        return stats
-    known = derive(graph)
+    fractions = _fractions(graph)
+    known = derive(graph) if is_quantised(graph) else {}
 
     def reach(name: str, seen: Statistics) -> float:
+        if name in fractions:
+            return 1.0
         if (found := known.get(name)) is None:
-            return 0.0
+            return seen.reach
         return found.magnitude if found.looseness <= TIGHT else min(found.magnitude, ROOM * seen.magnitude)
 
     return {name: replace(seen, reach=reach(name, seen)) for name, seen in stats.items()}
+
+
+def _fractions(graph: Graph) -> set[str]:
+    """The values ``x - floor(x)``."""
+    producers = graph.producers()
+
+    def is_fraction(node: Node) -> bool:
+        floor = producers.get(node.inputs[1]) if isinstance(node.op, ew.Sub) else None
+        return floor is not None and isinstance(floor.op, ew.Floor) and floor.inputs[0] == node.inputs[0]
+
+    return {node.output for node in graph.nodes if is_fraction(node)}
 
 
 def is_quantised(graph: Graph) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -216,9 +217,9 @@ def fold_symbolic(
         return np.asarray(found if op == "Equal" else np.frompyfunc(_moderate, 1, 1)(found), object)
     if op == "Mod" and not attributes.get("fmod"):
         return np.asarray(np.frompyfunc(_remainder, 2, 1)(args[0], args[1]), object)
-    if op in ("Max", "Min") and len(args) == 2:
+    if op in ("Max", "Min") and len(args) > 1:
         decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest, either, floors), 2, 1)
-        return np.asarray(decide(args[0], args[1]), object)
+        return np.asarray(reduce(decide, args), object)
     if x is None:
         return None
     if op in ("Identity", "Cast"):

@@ -188,7 +188,7 @@ def _residual(graph: Graph, uses: Uses, node: Node) -> tuple[str, Plan] | None:
     if (
         found is None
         or graph.type(r).dtype not in ("int8", "int16")
-        or graph.type(r).shape != graph.type(clip.output).shape
+        or not graph.type(r).shape == graph.type(clip.output).shape == graph.type(node.output).shape
     ):
         return None
     op = Linear(clip.op.lo, clip.op.hi, clip.op.dtype, residual=True)

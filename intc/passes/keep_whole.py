@@ -21,8 +21,10 @@ from intc.passes.rewrite import rewrite
 
 EXACT: Final = 2**24  # floats hold all whole numbers below; integers that become floats saturate there
 LARGEST: Final = 2**30
+ROUNDED: Final = 2**20  # places that are rounded saturate there: what they are multiplied by has room
 ALIKE: Final = (*MOVEMENT, Add, Sub, Mul, Max, Min, ReduceSum, ReduceMax, CumSum)  # the same on integers
-KEEPING: Final = (*ALIKE, Cast, Where, Abs, Relu, Floor, Round)  # whole where what they read is
+ROUNDING: Final = (Floor, Round)
+KEEPING: Final = (*ALIKE, Cast, Where, Abs, Relu, *ROUNDING)  # whole where what they read is
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class KeepWhole:
                 return None
             if not graph.type(node.inputs[0]).is_float or all(x in graph.constants for x in node.inputs):
                 return None
+            if becomes and isinstance(_op(whole.producers, node.inputs[0]), ROUNDING):
+                return None  # as it is
             operands = [
                 _bound(graph, b, op, x, i) or whole.of(b, names, x) for i, x in enumerate(node.inputs)
             ]
@@ -50,6 +54,10 @@ class KeepWhole:
             return b.emit(op, *map(str, operands), name=node.output, source=node.source)
 
         return rewrite(graph, rule)
+
+
+def _op(producers: Mapping[str, Node], value: str) -> Op | None:
+    return producers[value].op if value in producers else None
 
 
 def _bound(graph: Graph, b: Builder, op: Op, value: str, place: int) -> str | None:
@@ -141,9 +149,13 @@ class Wholes:
             return None
         data = inputs[1:] if isinstance(op, Where) else inputs
         operands = [self._found[x] if graph.type(x).is_float else names[x] for x in data]
+        if isinstance(op, ROUNDING) and operands[0] is None:
+            rounded = b.emit(Cast("int64"), names[value], name=f"{value}.whole", source=node.source)
+            rounded = b.emit(Clip(-ROUNDED, ROUNDED, "int32"), rounded, name=f"{value}.whole")
+            return b.emit(Cast("int64"), rounded, name=f"{value}.whole")
         if None in operands:
             return None
-        if isinstance(op, Cast | Floor | Round):
+        if isinstance(op, (Cast, *ROUNDING)):
             return operands[0]
         if isinstance(op, Where):
             operands.insert(0, names[inputs[0]])

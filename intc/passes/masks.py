@@ -187,8 +187,21 @@ class Masks:
             for factor, other in (node.inputs, node.inputs[::-1]):
                 if self.minus_infinity(other, sign):
                     return self._not(self.truth(factor))
+                if (less := self._one_less(factor)) is not None and self.minus_infinity(other, -sign):
+                    return self.truth(less)
+                if self.is_number(other, -1):
+                    return self.additive(factor, -sign)
             return None
         return self._chosen(node, sign) if isinstance(node.op, Where) else None
+
+    def _one_less(self, value: str) -> str | None:
+        """x where ``value`` is x - 1."""
+        node = self.producers.get(value)
+        if node is None or not isinstance(node.op, Add | Sub):
+            return None
+        sign = 1 if isinstance(node.op, Sub) else -1
+        pairs = (node.inputs,) if sign > 0 else (node.inputs, node.inputs[::-1])
+        return next((x for x, one in pairs if scalar_of(self.graph, self.producers, one) == sign), None)
 
     def _spelt(self, value: str, keep: Keep | None) -> Keep | None:
         """``keep`` of ``value`` as an expression, also where it keeps everything: keys in front that no mask
@@ -279,12 +292,16 @@ class Masks:
     def _moved(self, op: Op, keep: Keep | None) -> Keep | None:
         return ("move", op, keep) if isinstance(keep, tuple) else keep
 
+    def is_number(self, value: str, number: float) -> bool:
+        """Whether ``value`` is this one constant number."""
+        return scalar_of(self.graph, self.producers, value) == number
+
     def minus_infinity(self, value: str, sign: int = 1) -> bool:
         """Whether ``sign * value`` is one number of at most ``-big``."""
         number = scalar_of(self.graph, self.producers, value)
         found = number is not None and sign * number <= -self.big
         if found and number is not None:
-            self.lowest.append(number)
+            self.lowest.append(sign * number)
         return found
 
     def by_position(self, keep: Keep) -> bool:

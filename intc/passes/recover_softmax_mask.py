@@ -104,12 +104,15 @@ def _joined_first(graph: Graph, big: float) -> Graph:
         parts, keeps = list[str](), list[str]()
         for value, (x, keep, moves) in zip(node.inputs, found, strict=True):
             if isinstance(keep, bool):
-                x, one = value, b.constant("true", np.ones(1, np.bool_))
-            elif moves or graph.type(x).shape != graph.type(value).shape:
+                x, moves, one = value, (), b.constant("true", np.ones(1, np.bool_))
+            elif not masks.fits(x, moves, graph.type(value).shape):
                 return None
             else:
                 one = masks.emit(b, names, keep)
-            parts.append(names[x])
+            part = names[x]
+            for move in moves:
+                part = b.emit(move, part, name=f"{x}.moved")
+            parts.append(part)
             keeps.append(_filled_up(b, one, graph.type(value).rank))
         mask = _joined_masks(b, node.op, keeps, [graph.type(x).shape[node.op.axis] for x in node.inputs])
         joined = b.emit(node.op, *parts, name=f"{node.output}.joined", source=node.source)
@@ -161,11 +164,22 @@ def _maximum(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> 
 
 def _reassociated(graph: Graph, big: float) -> Graph:
     """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, or
-    where both were moved first.
+    where both were moved first; ``-(x - mask) = -x + mask``, which minima read.
     """
     masks = Masks(graph, graph.producers(), big)
 
+    def negated(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+        total = masks.producers.get(node.inputs[0])
+        if total is None or not isinstance(total.op, Add) or not masks.is_number(node.inputs[1], -1):
+            return None
+        if not any(masks.additive(x, -1) is not None for x in total.inputs):
+            return None
+        terms = [b.emit(Mul(), names[x], names[node.inputs[1]], name=f"{x}.negated") for x in total.inputs]
+        return b.emit(Add(), *terms, name=node.output, source=node.source)
+
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+        if isinstance(node.op, Mul):
+            return negated(b, node, names)
         for x, other in (node.inputs, node.inputs[::-1]) if isinstance(node.op, Add) else ():
             inner, moves = masks.unmoved(other)
             if inner is None or masks.additive(other) is not None or not graph.type(x).is_float:

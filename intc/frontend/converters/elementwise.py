@@ -14,13 +14,15 @@ from intc.frontend.converters.few import of_few
 from intc.frontend.load import element_name
 from intc.frontend.symbolic import Imported, NanTest, Splat
 from intc.ir.dims import Shape, broadcast
-from intc.ir.op import Op
+from intc.ir.op import Array, Op
 from intc.ir.types import LIMITS, DType, TensorType
 from intc.ops import circular, logic
 from intc.ops import elementwise as ew
 from intc.ops.movement import Expand, Reshape
 from intc.ops.softmax import Softmax
 
+MOST_POWERS = 8  # whole exponents below it are told apart where one value has several
+TINY = 2.0**-40  # the least number whose logarithm a power takes
 HUGE = 1e37  # numbers beyond it stand for infinity
 CASTS: dict[int, DType] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -69,9 +71,46 @@ def _overflows(op: Op, types: Sequence[TensorType]) -> bool:
 
 
 def _pow(call: Call) -> list[Imported]:
-    exponent = call.inputs[1]
+    """Powers of one exponent; else ``exp(e * log(x))`` of x above 0, and whole small exponents in a table one
+    by one.
+    """
+    base, exponent = call.inputs[:2]
+    known = isinstance(exponent, np.ndarray) and exponent.dtype != object
+    if isinstance(exponent, np.ndarray) and (exponent.size == 1 or (known and np.unique(exponent).size == 1)):
+        same = exponent if exponent.size == 1 else exponent.ravel()[0]
+        power = call.emit(ew.Pow(), call.x(0), call.constant(same))
+        shape = broadcast(call.shape(power), exponent.shape)
+        return [_scalars(call, power if call.shape(power) == shape else call.emit(Expand(shape), power))]
+    if (isinstance(base, np.ndarray) and base.size == 1) or call.dtype(call.x(0)) != "float32":
+        return [_scalars(call, call.emit(ew.Pow(), call.x(0), call.x(1)))]
+    if isinstance(exponent, np.ndarray) and known and _is_small_and_whole(exponent):
+        return [_powers(call, call.x(0), exponent)]
+    if isinstance(base, np.ndarray):
+        call.refuse(base.dtype == object or (base <= 0).any(), "a power of a number that is not above 0")
+        log = call.constant(np.log(base))
+    else:
+        above = call.emit(ew.Max(), call.x(0), call.constant([TINY]), last=False)
+        log = call.emit(ew.Log(), above, last=False)
     right = call.constant(exponent) if isinstance(exponent, np.ndarray) else call.x(1)
-    return [_scalars(call, call.emit(ew.Pow(), call.x(0), right))]
+    if call.dtype(right) != "float32":
+        right = call.emit(ew.Cast("float32"), right, last=False)
+    return [call.emit(ew.Exp(), call.emit(ew.Mul(), log, right, last=False))]
+
+
+def _is_small_and_whole(exponent: Array) -> bool:
+    return bool(np.isin(exponent, range(MOST_POWERS)).all())
+
+
+def _powers(call: Call, x: str, exponent: Array) -> str:
+    """``x`` to these exponents, each chosen where it stands."""
+    shape = broadcast(call.shape(x), exponent.shape)
+    x = x if call.shape(x) == shape else call.emit(Expand(shape), x, last=False)
+    result = ""
+    for e in np.unique(exponent):
+        power = x if e == 1 else call.emit(ew.Pow(), x, call.constant([e]), last=False)
+        here = call.ctx.builder.constant(f"{call.node.output[0]}.here", exponent == e)
+        result = call.emit(ew.Where(), here, power, result) if result else power
+    return result
 
 
 def _neg(call: Call) -> list[Imported]:

@@ -24,7 +24,7 @@ from intc.ir.dims import Dim, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Where
 from intc.ops.logic import Equal, Less, LessOrEqual, Or
-from intc.ops.movement import Concat, Expand, Gather, Slice
+from intc.ops.movement import Concat, Expand, Gather, GatherElements, Slice
 from intc.ops.positions import Positions
 from intc.ops.reduce import ReduceMax
 
@@ -57,10 +57,9 @@ def _scatter_nd(call: Call) -> list[Imported]:
         return [_replaced(call, data, updates, ranges)]
     if isinstance(index, np.ndarray) and index.dtype != object:
         return [_at_known(call, data, updates, index)]
-    column = _one_a_row(call, data) if count == 2 else None
-    if column is not None:
-        updates = reshape_to(call, updates, (call.shape(data)[0], 1), True)
-        return [_in_rows(call, data, updates, column, 1, False)]
+    within = _within_rows(call, data) if isinstance(count, int) and count > 1 else None
+    if within is not None:
+        return [_written_within(call, data, updates, within)]
     call.refuse(count != 1, "writes at computed coordinates of several axes are not supported")
     live = call.x(1)
     positions = reshape_to(call, live, (product(call.shape(live)),), True)
@@ -86,21 +85,38 @@ def _placed(call: Call, axis: int, parts: Parts, added: bool) -> str:
     return call.emit(Placed(entries.count, axis, parts.coordinates, added), data, entries.mask, updates)
 
 
-def _one_a_row(call: Call, data: str) -> str | None:
-    """The computed columns [B, 1] where the coordinates are (0, column), (1, column), ... of ``data`` [B, N],
-    else None.
+def _within_rows(call: Call, data: str) -> str | None:
+    """The places [.., n] along axis k where the coordinates are (i, j, .., place) for every entry (i, j, ..)
+    of the k axes of ``data`` in front, else None.
     """
-    producers = call.ctx.builder.graph.producers()
-    pair = producers.get(call.x(1))
-    if pair is None or not isinstance(pair.op, Concat) or len(pair.inputs) != 2 or len(call.shape(data)) != 2:
+    joined = call.ctx.builder.producer(call.x(1))
+    if joined is None or not isinstance(joined.op, Concat):
         return None
-    rows, column = pair.inputs
-    number, shape = producers.get(rows), call.shape(rows)
-    if number is None or not isinstance(number.op, Positions) or len(shape) != 2 or pair.op.axis != 1:
+    *fronts, places = joined.inputs
+    lead, last = len(fronts), len(call.shape(places)) - 1
+    if joined.op.axis != last or last - lead not in (0, 1):
         return None
-    require_equal(shape[0], call.shape(data)[0])
-    whole = (shape[0], number.op.steps, number.op.offset) == (call.shape(data)[0], (1, 0), 0)
-    return column if whole and call.shape(column) == (shape[0], 1) else None
+    for axis, front in enumerate(fronts):
+        number = call.ctx.builder.producer(front)
+        steps = tuple(int(a == axis) for a in range(last + 1))
+        if number is None or number.op != Positions(call.shape(front), steps):
+            return None
+        require_equal(call.shape(front)[axis], call.shape(data)[axis])
+    shape = call.shape(data)[:lead]
+    if call.shape(places)[:lead] != shape or call.shape(places)[-1] != 1:
+        return None
+    return places if last == lead else reshape_to(call, places, (*shape, call.shape(places)[lead]), True)
+
+
+def _written_within(call: Call, data: str, updates: str, places: str) -> str:
+    """``updates`` written at ``places`` [.., n] along the axis of ``data`` behind those in front."""
+    *lead, count = call.shape(places)
+    rest = call.shape(data)[len(lead) + 1 :]
+    updates = reshape_to(call, updates, (*lead, count, *rest), True)
+    if not isinstance(count, int) or count > FEW:
+        return _at_computed(call, data, updates, places, len(lead))
+    places = reshape_to(call, places, (*lead, count, *(1,) * len(rest)), True)
+    return _in_rows(call, data, updates, places, len(lead), False)
 
 
 def _parts(index: Imported) -> tuple[Index, ...]:
@@ -203,9 +219,12 @@ def lead_column(lead: Sequence[int], index: Array) -> Array:
 
 
 def _at_computed(call: Call, data: str, updates: str, positions: str, axis: int) -> str:
-    """``updates``, one row along ``axis`` for each of ``positions`` [n] (the last counts), in ``data``."""
+    """``updates``, one row along ``axis`` for each of ``positions`` (the last counts), in ``data``; the
+    positions are [n], or [.., n] with some for each entry of the axes in front.
+    """
     shape = call.shape(data)
-    size, count, rank = shape[axis], call.shape(positions)[0], len(shape)
+    *lead, count = call.shape(positions)
+    size, rest = shape[axis], shape[axis + 1 :]
 
     def integer(index: Index) -> str:
         return call.ctx.live(index, f"{call.node.output[0]}.positions")
@@ -215,18 +234,20 @@ def _at_computed(call: Call, data: str, updates: str, positions: str, axis: int)
     moved = call.emit(Add(), positions, integer(Index((1,), (0,), size)), last=False)
     positions = call.emit(Where(), behind, moved, positions, last=False)
     rows = integer(Index((size, 1), (1, 0)))
-    here = call.emit(Equal(), rows, reshape_to(call, positions, (1, count), True), last=False)  # [size, n]
+    here = call.emit(Equal(), rows, reshape_to(call, positions, (*lead, 1, count), True), last=False)
     minus = call.ctx.builder.constant(f"{call.node.output[0]}.none", np.array([-1], np.int64))
     number = call.emit(Where(), here, integer(Index((1, count), (0, 1))), minus, last=False)
-    number = call.emit(ReduceMax((1,), False), number, last=False)  # [size], -1 where nothing is written
+    number = call.emit(ReduceMax((len(lead) + 1,), False), number, last=False)  # -1 where nothing is written
     written = call.emit(LessOrEqual(), zero, number, last=False)
-    written = reshape_to(call, written, (size, *(1,) * (rank - axis - 1)), True)
+    written = reshape_to(call, written, (*lead, size, *(1 for _ in rest)), True)
     if count == 1:
-        new = updates
-    else:
-        first = call.emit(Where(), call.emit(Less(), number, zero, last=False), zero, number, last=False)
-        new = call.emit(Gather(axis), updates, first, last=False)
-    return call.emit(Where(), written, new, data)
+        return call.emit(Where(), written, updates, data)
+    first = call.emit(Where(), call.emit(Less(), number, zero, last=False), zero, number, last=False)
+    if not lead:
+        return call.emit(Where(), written, call.emit(Gather(axis), updates, first, last=False), data)
+    first = reshape_to(call, first, (*lead, size, *(1 for _ in rest)), True)
+    first = call.emit(Expand((*lead, size, *rest)), first, last=False) if rest else first
+    return call.emit(Where(), written, call.emit(GatherElements(axis), updates, first, last=False), data)
 
 
 def _scatter_elements(call: Call) -> list[Imported]:
