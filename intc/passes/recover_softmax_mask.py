@@ -17,16 +17,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Shape, broadcast
+from intc.ir.dims import Shape, broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ops.elementwise import Add, Mul, Sub, Where
-from intc.ops.movement import Concat, Expand, Reshape
+from intc.ops.movement import Concat, Expand
 from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
 from intc.passes.masks import BIG, Masks, unrepeated
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
+from intc.passes.whole_masks import filled_up, in_the_whole, joined_masks
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class RecoverSoftmaxMask:
     name: str = "recover_softmax_mask"
 
     def run(self, graph: Graph) -> Graph:
-        graph = _joined_first(_reassociated(_unshifted(graph), self.big), self.big)
+        graph = in_the_whole(_unshifted(graph), self.big)
+        graph = _joined_first(_reassociated(graph, self.big), self.big)
         masks = Masks(graph, graph.producers(), self.big)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
@@ -110,34 +112,13 @@ def _joined_first(graph: Graph, big: float) -> Graph:
             else:
                 one = masks.emit(b, names, keep)
             parts.append(names[x])
-            keeps.append(_filled_up(b, one, graph.type(value).rank))
-        mask = _joined_masks(b, node.op, keeps, [graph.type(x).shape[node.op.axis] for x in node.inputs])
+            keeps.append(filled_up(b, one, graph.type(value).rank))
+        mask = joined_masks(b, node.op, keeps, [graph.type(x).shape[node.op.axis] for x in node.inputs])
         joined = b.emit(node.op, *parts, name=f"{node.output}.joined", source=node.source)
         low = b.constant("low", np.full(1, min(masks.lowest, default=-np.inf), np.float32))
         return b.emit(Where(), mask, joined, low, name=node.output, source=node.source)
 
     return rewrite(graph, rule)
-
-
-def _filled_up(b: Builder, value: str, rank: int) -> str:
-    """``value`` with axes of size 1 in front, up to ``rank``."""
-    shape = b.graph.type(value).shape
-    whole = (*(1,) * (rank - len(shape)), *shape)
-    return value if whole == shape else b.emit(Reshape(whole), value, name="mask")
-
-
-def _joined_masks(b: Builder, op: Concat, masks: list[str], sizes: list[Dim]) -> str:
-    """``masks`` of one rank, which broadcast, joined with these ``sizes`` along the axis."""
-    common: Shape = ()
-    for mask in masks:
-        shape = b.graph.type(mask).shape
-        common = broadcast(common, (*shape[: op.axis], 1, *shape[op.axis + 1 :]))
-    wide = [(*common[: op.axis], size, *common[op.axis + 1 :]) for size in sizes]
-    whole = [
-        m if b.graph.type(m).shape == w else b.emit(Expand(w), m, name="mask")
-        for m, w in zip(masks, wide, strict=True)
-    ]
-    return b.emit(op, *whole, name="mask")
 
 
 def _maximum(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
