@@ -13,6 +13,7 @@ import pytest
 import intc
 from intc.errors import FeedError, ImportFailure, UnsupportedModel
 from intc.frontend import import_onnx
+from intc.passes.pipeline import canonicalise
 from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
@@ -181,3 +182,17 @@ def test_a_row_of_sizes_is_written() -> None:
     weights: Feeds = {"one": np.array([1]), "two": np.array([2])}
     graph = import_onnx(model(body, "float[batch, 5, 6] x, float[6] u", "float[batch, 2, 6] y", weights))
     assert [str(d) for d in graph.type("y").shape] == ["batch", "2", "6"]
+
+
+def test_columns_that_are_written_one_after_the_other(tmp_path: Path) -> None:
+    """``x[..., 0] = x[..., 0] / w`` (SAM): a column is that of what was joined, at a scale of its own."""
+    column = """c{k} = Slice({x}, n{k}, n{k1}, two) d{k} = Mul(c{k}, w) s{k} = Shape(d{k})
+        i{k} = Expand(n{k}, s{k}) x{k1} = ScatterElements<axis=2>({x}, i{k}, d{k}) """
+    body = column.format(x="x", k=0, k1=1) + column.format(x="x1", k=1, k1=2) + "m = MatMul(x2, p) y = Sin(m)"
+    weights: Feeds = {f"n{k}": np.array([k]) for k in range(3)}
+    weights |= {"two": np.array([2]), "w": np.float32(1 / 1024), "p": floats(2, 8) * 5}
+    proto = model(body, "float[b, 3, 2] x", "float[b, 3, 8] y", weights)
+    feeds: Feeds = {"x": RNG.uniform(0, 1024, size=(16, 3, 2)).astype(np.float32)}
+    found = operators(canonicalise(import_onnx(proto)).graph)
+    assert found["concat"] == 1 and "where" not in found and found["slice"] == 2
+    close(tmp_path, proto, feeds)

@@ -208,12 +208,16 @@ class Masks:
         shape = self.graph.type(node.output).shape
         for mask, other in (node.inputs, node.inputs[::-1]):
             ones = scalar_of(self.graph, self.producers, other) == 1
-            if ones and self.graph.type(node.inputs[0]).shape[-1] == 1:
+            if ones and self._one_term(node):
                 return self._moved(Expand(shape), self.additive(mask, sign))
         return None
 
+    def _one_term(self, node: Node) -> bool:
+        """Whether ``node`` is a product of a column and a row."""
+        return isinstance(node.op, MatMul) and self.graph.type(node.inputs[0]).shape[-1] == 1
+
     def _beside(self, node: Node, everywhere: str, parts: Sequence[Keep | None]) -> Keep | None:
-        """``parts`` behind one another, of which constants may hold ``everywhere``: keys that no mask hides."""
+        """``parts`` behind one another, of which constants may hold ``everywhere``: keys never hidden."""
         joined = []
         for x, part in zip(node.inputs, parts, strict=True):
             if part is True and constant_of(self.graph, self.producers, x) is not None:
