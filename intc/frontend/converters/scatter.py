@@ -252,7 +252,7 @@ def _scatter_elements(call: Call) -> list[Imported]:
     line = _line(call, index, axis) if reduction == "none" else None
     ranges = _ranges((line,), (shape[axis],)) if line is not None else None
     if ranges is not None:
-        return [_replaced(call, call.x(0), call.x(2), {axis: box for box in ranges.values()})]
+        return [_replaced(call, call.x(0), call.x(2), {axis: ranges[0]} if ranges else {})]
     few = where[axis]
     if reduction in ("none", "add") and isinstance(few, int) and few <= FEW and product(where) != few:
         return [_in_rows(call, call.x(0), call.x(2), call.x(1), axis, added)]
@@ -262,7 +262,7 @@ def _scatter_elements(call: Call) -> list[Imported]:
 
 
 def _line(call: Call, index: Imported, axis: int) -> Index | None:
-    """Known positions [n] along ``axis``, an affine function of their number and the same along all others."""
+    """Known positions [n] along ``axis``, evenly apart and the same along all others."""
     if isinstance(index, Index):
         elsewhere = any(s for a, s in enumerate(index.steps) if a != axis)
         return None if elsewhere else Index((index.shape[axis],), (index.steps[axis],), index.offset)
