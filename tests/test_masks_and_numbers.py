@@ -392,3 +392,12 @@ def test_a_mask_that_is_a_product_of_what_is_padded(tmp_path: Path) -> None:
     feeds: Feeds = {"x": floats(8, 5, 5), "m": (np.arange(5) < [[3], [5]] * 4).astype(np.int64)}
     several = [{name: np.roll(a, k, 0) for name, a in feeds.items()} for k in range(4)]
     assert distance(compiled(proto, several, tmp_path), proto, feeds) < 0.02
+
+
+def test_a_mask_of_minus_infinity_that_is_tested() -> None:
+    """Tokens that an additive mask hides, told by its not being zero (NLLB's experts)."""
+    body = "k = Cast<to=9>(m) a = Where(k, zero, least) t = Cast<to=9>(a) y = Where(t, zero, x)"
+    weights = {"zero": np.float32(0), "least": np.finfo(np.float32).min}
+    proto = model(body, "float[b, 5] x, int64[b, 5] m", "float[b, 5] y", weights)
+    feeds: Feeds = {"x": floats(8, 5), "m": (np.arange(5) < [[3], [5]] * 4).astype(np.int64)}
+    assert operators(canonical(proto, feeds))["where"] == 1

@@ -20,7 +20,7 @@ from intc.errors import GraphError
 from intc.ir.dims import Shape, broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, Mul, Sub, Where
+from intc.ops.elementwise import Add, Cast, Mul, Sub, Where
 from intc.ops.movement import Concat, Expand
 from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
@@ -45,6 +45,8 @@ class RecoverSoftmaxMask:
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
             if isinstance(node.op, ReduceMax):
                 return _maximum(masks, b, node, names)
+            if isinstance(node.op, Cast) and node.op.dtype == "bool":
+                return _tested(masks, b, node, names)
             if not isinstance(node.op, Softmax) or len(node.inputs) != 1:
                 return None
             masks.lowest.clear()
@@ -138,6 +140,16 @@ def _maximum(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> 
     lowest = b.emit(Mul(), turned, minus, name=f"{x}.least")
     kept = b.emit(Where(), masks.emit(b, names, keep), moved, lowest, name=f"{x}.kept")
     return b.emit(node.op, kept, name=node.output, source=node.source)
+
+
+def _tested(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+    """``where(k, 0, -big) != 0`` is ``not k``."""
+    keep = masks.additive(node.inputs[0]) if masks.graph.type(node.inputs[0]).is_float else None
+    if not isinstance(keep, tuple):
+        return None
+    hidden = masks.emit(b, names, masks.negated(keep))  # type: ignore[arg-type]
+    shape = masks.graph.type(node.output).shape
+    return hidden if b.graph.type(hidden).shape == shape else b.emit(Expand(shape), hidden, name=node.output)
 
 
 def _reassociated(graph: Graph, big: float) -> Graph:
