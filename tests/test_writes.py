@@ -196,3 +196,16 @@ def test_columns_that_are_written_one_after_the_other(tmp_path: Path) -> None:
     found = operators(canonicalise(import_onnx(proto)).graph)
     assert found["concat"] == 1 and "where" not in found and found["slice"] == 2
     close(tmp_path, proto, feeds)
+
+
+def test_many_columns_written_one_after_the_other(tmp_path: Path) -> None:
+    """The steps of a recurrence: each write reads both sides of what was written before."""
+    body, count = "", 24
+    for k in range(count):
+        body += f"u{k} = Slice(u, n{k}, n{k + 1}, one) v{k} = Mul(u{k}, u{k}) "
+        body += f"x{k + 1} = ScatterElements<axis=1>({f'x{k}' if k else 'x'}, i{k}, v{k}) "
+    weights: Feeds = {f"n{k}": np.array([k]) for k in range(count + 1)} | {"one": np.array([1])}
+    weights |= {f"i{k}": np.full((4, 1), k) for k in range(count)}
+    size = f"float[4, {count}]"
+    proto = model(f"{body} y = Tanh(x{count})", f"{size} x, {size} u", f"{size} y", weights)
+    close(tmp_path, proto, {"x": floats(4, count), "u": floats(4, count)})
