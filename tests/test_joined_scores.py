@@ -87,3 +87,36 @@ def test_the_sizes_of_an_example() -> None:
     graph = canonical(proto, {"x": floats(2, 6, 4)})
     with pytest.raises(FeedError, match=r"expected \[2, 6, 4\]"):
         graph.evaluate({"x": floats(2, 5, 4)})
+
+
+@pytest.mark.parametrize("spelt", ("where", "bool"))
+def test_corners_of_windows_are_masked_in_the_whole(spelt: str, tmp_path: Path) -> None:
+    """Windows of keys whose ends lie outside (Longformer): minus infinity is written to both corners. The
+    padding is a product of ones with a mask.
+    """
+    body = """s = Mul(x, x) top = Slice(s, n0, n2, n1) below = Slice(s, n2, n6, n1)
+        a = Slice(top, n0, n2, n2) aw = Where(corner, lowest, a) ar = Slice(top, n2, n5, n2)
+        at = Concat<axis=2>(aw, ar) t = Concat<axis=1>(at, below)
+        above = Slice(t, n0, n4, n1) end = Slice(t, n4, n6, n1)
+        b = Slice(end, n3, n5, n2) bw = Where(corner, lowest, b) br = Slice(end, n0, n3, n2)
+        bt = Concat<axis=2>(br, bw) c = Concat<axis=1>(above, bt)
+        u = Unsqueeze(m, n1) o = Cast<to=1>(u) h = Sub(one, o) """
+    body += {
+        "where": "k = Cast<to=9>(u) p = Where(k, zero, least) ",
+        "bool": "k = Cast<to=9>(h) g = Where(k, least, h) r = Equal(g, zero) p = Where(r, zero, least) ",
+    }[spelt]
+    body += "q = MatMul(ones, p) z = Add(c, q) y = Softmax(z)"
+    weights: Feeds = {f"n{k}": np.array([k]) for k in range(7)} | {
+        "corner": np.array([[True, True], [True, False]]),
+        "lowest": np.float32(-np.inf),
+        "least": np.finfo(np.float32).min,
+        "zero": np.float32(0),
+        "one": np.float32(1),
+        "ones": np.ones((6, 1), np.float32),
+    }
+    used = {name: value for name, value in weights.items() if re.search(rf"\b{name}\b", body)}
+    proto = model(body, "float[b, 6, 5] x, int64[b, 5] m", "float[b, 6, 5] y", used)
+    feeds: Feeds = {"x": floats(8, 6, 5), "m": (np.arange(5) < np.array([[3], [5]] * 4)).astype(np.int64)}
+    module = compiled(proto, feeds, tmp_path)
+    assert spelt == "bool" or "where" not in operators(module.graph)
+    assert distance(module, proto, feeds) < 0.02

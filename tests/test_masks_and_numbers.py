@@ -398,3 +398,36 @@ def test_a_sum_of_masks_with_a_floor() -> None:
     assert "max" not in operators(graph) and operators(graph)["softmax"] == 1
     feeds: Feeds = {"x": floats(2, 5, 5), "mask": np.array([[1, 1, 0, 1, 0], [1, 1, 1, 1, 1]])}
     np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-6)
+
+
+def test_padding_that_comes_as_a_float_and_is_reduced(tmp_path: Path) -> None:
+    """Patches count as padded where all of their numbers are (TimesFM)."""
+    body = "f = Reshape(p, shape) g = ReduceMin<axes=[2], keepdims=0>(f) u = Unsqueeze(g, one) "
+    body += "m = Mul(u, least) s = Mul(x, x) z = Add(s, m) y = Softmax(z)"
+    weights = {"shape": np.array([-1, 4, 3]), "one": np.array([1]), "least": np.finfo(np.float32).min}
+    proto = model(body, "float[b, 4, 4] x, float[b, 12] p", "float[b, 4, 4] y", weights)
+    feeds: Feeds = {"x": floats(8, 4, 4), "p": (np.arange(12) < [[5], [0]] * 4).astype(np.float32)}
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.02
+
+
+def test_a_mask_that_is_a_product_of_what_is_padded(tmp_path: Path) -> None:
+    """Pairs of which both are padding (Mllama), where the last column, written in place, is."""
+    body = "f = Cast<to=1>(m) k = Slice(f, none, last, unit) j = Concat<axis=1>(k, zeros) i = Sub(one, j) "
+    body += "c = Unsqueeze(i, two) r = Unsqueeze(i, unit) n = MatMul(c, r) p = Mul(n, least) "
+    body += "s = Mul(x, x) z = Add(s, p) y = Softmax(z)"
+    weights = {"none": np.array([0]), "last": np.array([4]), "unit": np.array([1]), "two": np.array([2]),
+               "one": np.float32(1), "zeros": np.zeros((8, 1), np.float32),
+               "least": np.finfo(np.float32).min}  # fmt: skip
+    proto = model(body, "float[8, 5, 5] x, int64[8, 5] m", "float[8, 5, 5] y", weights)
+    feeds: Feeds = {"x": floats(8, 5, 5), "m": (np.arange(5) < [[3], [5]] * 4).astype(np.int64)}
+    several = [{name: np.roll(a, k, 0) for name, a in feeds.items()} for k in range(4)]
+    assert distance(compiled(proto, several, tmp_path), proto, feeds) < 0.02
+
+
+def test_a_mask_of_minus_infinity_that_is_tested() -> None:
+    """Tokens that an additive mask hides, told by its not being zero (NLLB's experts)."""
+    body = "k = Cast<to=9>(m) a = Where(k, zero, least) t = Cast<to=9>(a) y = Where(t, zero, x)"
+    weights = {"zero": np.float32(0), "least": np.finfo(np.float32).min}
+    proto = model(body, "float[b, 5] x, int64[b, 5] m", "float[b, 5] y", weights)
+    feeds: Feeds = {"x": floats(8, 5), "m": (np.arange(5) < [[3], [5]] * 4).astype(np.int64)}
+    assert operators(canonical(proto, feeds))["where"] == 1

@@ -13,6 +13,7 @@ import pytest
 import intc
 from intc.errors import FeedError, ImportFailure, UnsupportedModel
 from intc.frontend import import_onnx
+from intc.passes.pipeline import canonicalise
 from tests.compiled_models import compiled, distance
 from tests.onnx_models import Feeds, canonical, expected, floats, model, operators
 
@@ -203,3 +204,30 @@ def test_the_largest_of_every_row(count: int, tmp_path: Path) -> None:
     proto = model(body, inputs, "float[b2, 2, 24, 5] y", weights)
     scores = RNG.permuted(np.tile(np.linspace(-1, 1, 24, dtype=np.float32), (4, 2, 1)), axis=2)
     close(tmp_path, proto, {"s": scores, "x": floats(4, 2, 24, 5), "u": floats(4, 2, count, 5)})
+
+
+def test_columns_that_are_written_one_after_the_other(tmp_path: Path) -> None:
+    """``x[..., 0] = x[..., 0] / w`` (SAM): a column is that of what was joined, at a scale of its own."""
+    column = """c{k} = Slice({x}, n{k}, n{k1}, two) d{k} = Mul(c{k}, w) s{k} = Shape(d{k})
+        i{k} = Expand(n{k}, s{k}) x{k1} = ScatterElements<axis=2>({x}, i{k}, d{k}) """
+    body = column.format(x="x", k=0, k1=1) + column.format(x="x1", k=1, k1=2) + "m = MatMul(x2, p) y = Sin(m)"
+    weights: Feeds = {f"n{k}": np.array([k]) for k in range(3)}
+    weights |= {"two": np.array([2]), "w": np.float32(1 / 1024), "p": floats(2, 8) * 5}
+    proto = model(body, "float[b, 3, 2] x", "float[b, 3, 8] y", weights)
+    feeds: Feeds = {"x": RNG.uniform(0, 1024, size=(16, 3, 2)).astype(np.float32)}
+    found = operators(canonicalise(import_onnx(proto)).graph)
+    assert found["concat"] == 1 and "where" not in found and found["slice"] == 2
+    close(tmp_path, proto, feeds)
+
+
+def test_many_columns_written_one_after_the_other(tmp_path: Path) -> None:
+    """The steps of a recurrence: each write reads both sides of what was written before."""
+    body, count = "", 24
+    for k in range(count):
+        body += f"u{k} = Slice(u, n{k}, n{k + 1}, one) v{k} = Mul(u{k}, u{k}) "
+        body += f"x{k + 1} = ScatterElements<axis=1>({f'x{k}' if k else 'x'}, i{k}, v{k}) "
+    weights: Feeds = {f"n{k}": np.array([k]) for k in range(count + 1)} | {"one": np.array([1])}
+    weights |= {f"i{k}": np.full((4, 1), k) for k in range(count)}
+    size = f"float[4, {count}]"
+    proto = model(f"{body} y = Tanh(x{count})", f"{size} x, {size} u", f"{size} y", weights)
+    close(tmp_path, proto, {"x": floats(4, count), "u": floats(4, count)})

@@ -21,6 +21,7 @@ CALIBRATORS: Final[tuple[str, ...]] = ("minmax", "percentile", "entropy", "mse")
 PERCENTILE: Final = 99.99
 LEVELS: Final = 128  # magnitudes that 8 signed bits represent
 ENTROPY_STEPS: Final = 64
+BLOCK: Final = 2**15  # values that are counted at a time, so that what is computed of them stays in the cache
 
 
 @dataclass
@@ -33,19 +34,24 @@ class Histogram:
 
     def update(self, rows: Array) -> None:
         """Count the values of ``rows`` [R, C]."""
-        rows = rows.astype(np.float64)
-        peak = np.abs(rows).max(axis=0)
+        peak = np.maximum(rows.max(axis=0), -rows.min(axis=0)).astype(np.float64)
         if self.limit.size == 0:
             self.limit = np.where(peak > 0, 2.0 ** np.ceil(np.log2(np.maximum(peak, 2.0**-100))), 0.0)
             self.counts = np.zeros((rows.shape[1], self.bins), np.int64)
         first = (self.limit == 0) & (peak > 0)  # all zeros so far, all counted in the bin that starts at zero
         self.limit[first] = 2.0 ** np.ceil(np.log2(np.maximum(peak[first], 2.0**-100)))
         _cover(self.limit, self.counts, peak)
-        width = np.where(self.limit > 0, self.limit, 1.0) * (2 / self.bins)
-        place = np.maximum(np.ceil(np.abs(rows) / width) - 1, 0)  # counted from zero, in either direction
-        index = (self.bins // 2 + np.where(rows < 0, -1 - place, place)).astype(np.int64)
-        index += np.arange(rows.shape[1]) * self.bins
-        self.counts += np.bincount(index.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
+        scale = self.bins // 2 / np.where(self.limit > 0, self.limit, 1.0)
+        middle = self.bins // 2 + np.arange(rows.shape[1]) * self.bins
+        length = max(BLOCK, 4 * self.counts.size) // rows.shape[1]
+        for start in range(0, len(rows), length):
+            steps = np.multiply(rows[start : start + length], scale, dtype=np.float64)
+            place = np.floor(steps)
+            index = place.astype(np.int64)
+            index -= (place == steps) & (steps > 0)  # the end that is farther from zero belongs to the bin
+            index += middle
+            counts = np.bincount(index.ravel(), minlength=self.counts.size)
+            self.counts += counts.reshape(self.counts.shape)
 
     def merge(self, other: Histogram) -> None:
         """As if all values of ``other``, of as many channels and bins, had been counted here."""

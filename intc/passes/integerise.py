@@ -142,13 +142,17 @@ def _readers(context: Context, value: str) -> Iterator[Node]:
 
 def _missing(context: Context, value: str) -> bool:
     """Whether ``value`` depends on a node that was refused."""
-    forms = context.forms
-    if value in forms.base or value in forms.source.constants:
-        return False
-    node = forms.nodes.get(value)
-    if node is None or not forms.deferred(node) or _is_lookup(forms, node):
-        return True
-    return any(_missing(context, x) for x in node.inputs if forms.source.type(x).is_float)
+    forms, pending, seen = context.forms, [value], set[str]()
+    while pending:
+        current = pending.pop()
+        if current in seen or current in forms.base or current in forms.source.constants:
+            continue
+        seen.add(current)
+        node = forms.nodes.get(current)
+        if node is None or not forms.deferred(node) or _is_lookup(forms, node):
+            return True
+        pending += [x for x in node.inputs if forms.source.type(x).is_float]
+    return False
 
 
 def _is_lookup(forms: Forms, node: Node) -> bool:

@@ -39,7 +39,8 @@ class KeepWhole:
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
             op = node.op
             becomes = isinstance(op, Cast) and op.dtype not in ("float32", "bool")
-            if not becomes and not isinstance(op, (Equal, Less, LessOrEqual)):
+            tested = isinstance(op, Cast) and op.dtype == "bool"
+            if not becomes and not tested and not isinstance(op, (Equal, Less, LessOrEqual)):
                 return None
             if not graph.type(node.inputs[0]).is_float or all(x in graph.constants for x in node.inputs):
                 return None
@@ -49,7 +50,7 @@ class KeepWhole:
                 _bound(graph, b, op, x, i) or whole.of(b, names, x) for i, x in enumerate(node.inputs)
             ]
             if None in operands:
-                given = becomes and _given(graph, whole.producers, node.inputs[0])
+                given = becomes and is_given(graph, whole.producers, node.inputs[0])
                 return _truncated(b, node, names[node.inputs[0]]) if given else None
             return b.emit(op, *map(str, operands), name=node.output, source=node.source)
 
@@ -72,7 +73,7 @@ def _bound(graph: Graph, b: Builder, op: Op, value: str, place: int) -> str | No
     return b.constant(f"{value}.whole", whole.astype(np.int64)) if np.any(whole != array) else None
 
 
-def _given(graph: Graph, producers: Mapping[str, Node], value: str) -> bool:
+def is_given(graph: Graph, producers: Mapping[str, Node], value: str) -> bool:
     """Whether ``value`` is computed from inputs by what keeps whole numbers whole."""
     pending, seen = [value], set[str]()
     while pending:

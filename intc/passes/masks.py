@@ -14,7 +14,9 @@ from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ops.elementwise import Add, Cast, Max, Min, Mul, Sub, Where
 from intc.ops.logic import And, Equal, Less, Not
-from intc.ops.movement import MOVES, Concat, Expand, Pad, Reshape, Transpose
+from intc.ops.matmul import MatMul
+from intc.ops.movement import MOVES, Concat, Expand, Gather, Pad, Reshape, Transpose
+from intc.passes.keep_whole import is_given
 from intc.passes.rewrite import constant_of, scalar_of
 
 # A mask as an expression: True keeps everything; the rest is emitted on demand, once per expression.
@@ -48,15 +50,17 @@ def _limited(question: Question) -> Question:
 
     @wraps(question)
     def asked(masks: Masks, value: str, *rest: int) -> Any:
-        if len(masks.asked) > LONGEST:
-            return None
-        outermost = not masks.asked
-        masks.asked.append(value)
+        key = (question.__name__, value, *rest)
+        if key in masks.answers or len(masks.answers) > LONGEST:
+            return masks.answers.get(key)
+        outermost = not masks.answers
+        masks.answers[key] = None
         try:
-            return question(masks, value, *rest)
+            answer = masks.answers[key] = question(masks, value, *rest)
         finally:
             if outermost:
-                masks.asked.clear()
+                masks.answers.clear()
+        return answer
 
     return cast(Question, asked)
 
@@ -71,7 +75,9 @@ class Masks:
     emitted: dict[Keep, str] = field(default_factory=dict)
     lowest: list[float] = field(default_factory=list)  # what stood for minus infinity in the last mask
     tables: list[float] = field(default_factory=list)  # what did in constants of several numbers
-    asked: list[str] = field(default_factory=list)  # values looked at for the present question
+    answers: dict[object, object] = field(
+        default_factory=dict
+    )  # about the values behind the present question
 
     def unmoved(self, value: str) -> tuple[Node | None, tuple[Op, ...]]:
         """The node behind the data movement that makes ``value``, and that movement in order."""
@@ -119,7 +125,7 @@ class Masks:
             if self.minus_infinity(b):
                 scores, found = a, self.truth(condition)
             elif self.minus_infinity(a):
-                scores, found = b, self._not(self.truth(condition))
+                scores, found = b, self.negated(self.truth(condition))
         if found is None:
             return value, False, ()
         inner, keep, shapes = self.split(scores)
@@ -172,12 +178,15 @@ class Masks:
             return None
         if isinstance(node.op, MOVES):
             return self._moved(node.op, self.additive(node.inputs[0], sign))
+        if isinstance(node.op, Gather):
+            return self._rows(node, self.additive(node.inputs[0], sign))
+        if isinstance(node.op, MatMul):
+            return self._repeated(node, sign)
         if isinstance(node.op, Pad):  # zeros around: more that is kept
             keep = self.additive(node.inputs[0], sign)
             return ("pad", node.op, keep) if isinstance(keep, tuple) else keep
         if isinstance(node.op, Concat):
-            joined = [self._spelt(x, self.additive(x, sign)) for x in node.inputs]
-            return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
+            return self._beside(node, "zeros", [self.additive(x, sign) for x in node.inputs])
         if isinstance(node.op, (Add, Min if sign > 0 else Max)):
             return self._joined(node, [self.additive(x, sign) for x in node.inputs])
         if isinstance(node.op, Max) and sign == 1:
@@ -186,7 +195,8 @@ class Masks:
         if isinstance(node.op, Mul):
             for factor, other in (node.inputs, node.inputs[::-1]):
                 if self.minus_infinity(other, sign):
-                    return self._not(self.truth(factor))
+                    given = is_given(self.graph, self.producers, factor)
+                    return self.negated(self.truth(factor) or (("input", factor) if given else None))
                 if (less := self._one_less(factor)) is not None and self.minus_infinity(other, -sign):
                     return self.truth(less)
                 if self.is_number(other, -1):
@@ -203,12 +213,30 @@ class Masks:
         pairs = (node.inputs,) if sign > 0 else (node.inputs, node.inputs[::-1])
         return next((x for x, one in pairs if scalar_of(self.graph, self.producers, one) == sign), None)
 
-    def _spelt(self, value: str, keep: Keep | None) -> Keep | None:
-        """``keep`` of ``value`` as an expression, also where it keeps everything: keys in front that no mask
-        hides.
-        """
-        whole = keep is True and constant_of(self.graph, self.producers, value) is not None
-        return ("zeros", value) if whole else keep
+    def _rows(self, node: Node, keep: Keep | None) -> Keep | None:
+        return ("rows", node.op, keep, node.inputs[1]) if isinstance(keep, tuple) else keep
+
+    def _repeated(self, node: Node, sign: int) -> Keep | None:
+        """A mask that is repeated by its product, of one term, with ones."""
+        shape = self.graph.type(node.output).shape
+        for mask, other in (node.inputs, node.inputs[::-1]):
+            ones = scalar_of(self.graph, self.producers, other) == 1
+            if ones and self._one_term(node):
+                return self._moved(Expand(shape), self.additive(mask, sign))
+        return None
+
+    def _one_term(self, node: Node) -> bool:
+        """Whether ``node`` is a product of a column and a row."""
+        return isinstance(node.op, MatMul) and self.graph.type(node.inputs[0]).shape[-1] == 1
+
+    def _beside(self, node: Node, everywhere: str, parts: Sequence[Keep | None]) -> Keep | None:
+        """``parts`` behind one another, of which constants may hold ``everywhere``: keys never hidden."""
+        joined = []
+        for x, part in zip(node.inputs, parts, strict=True):
+            if part is True and constant_of(self.graph, self.producers, x) is not None:
+                part = (everywhere, x)
+            joined.append(self._moved(Expand(self.graph.type(x).shape), part))
+        return ("join", node.op, *joined) if all(isinstance(k, tuple) for k in joined) else None
 
     def _joined(self, node: Node, parts: Sequence[Keep | None]) -> Keep | None:
         """Both conditions; the shape of one that holds everywhere is kept."""
@@ -220,18 +248,18 @@ class Masks:
         return ("move", Expand(shape), keep) if narrow else keep
 
     def _chosen(self, node: Node, sign: int) -> Keep | None:
-        """``where(c, 0, -big)``, ``where(c, -big, 0)`` and ``where(c, -big, t)`` with t 0 wherever c is
-        false.
+        """``where(c, m, -big)`` and ``where(c, -big, m)`` of another mask m, 0 for one, or of an m that is 0
+        wherever it is chosen.
         """
         condition, a, b = node.inputs
-        if self.minus_infinity(b, sign) and scalar_of(self.graph, self.producers, a) == 0:
-            return self.truth(condition)
-        if self.minus_infinity(a, sign):
-            masked = self.truth(condition)
-            if scalar_of(self.graph, self.producers, b) == 0 or (
-                masked is not None and masked == self.truth(b)
-            ):
-                return self._not(masked)
+        for kept, low in ((a, b), (b, a)):
+            if not self.minus_infinity(low, sign):
+                continue
+            keep = self.truth(condition) if low == b else self.negated(self.truth(condition))
+            inner = self.additive(kept, sign)
+            if inner is True or (keep is not None and self.negated(keep) == self.truth(kept)):
+                return keep
+            return _both(keep, inner) if isinstance(keep, tuple) and isinstance(inner, tuple) else None
         return None
 
     @_limited
@@ -256,21 +284,26 @@ class Masks:
             source = self._tested(node.inputs[0]) if type_.dtype == "bool" else self.truth(node.inputs[0])
             return ("value", value) if source is None and type_.dtype == "bool" else source
         if node is not None and isinstance(node.op, Not):
-            return self._not(self.truth(node.inputs[0]))
-        if node is not None and isinstance(node.op, (And, Mul)):
+            return self.negated(self.truth(node.inputs[0]))
+        if node is not None and isinstance(node.op, Concat) and type_.is_float:
+            return self._beside(node, "ones", [self.truth(x) for x in node.inputs])
+        one_term = (
+            isinstance(node.op, MatMul) and self.graph.type(node.inputs[0]).shape[-1] == 1 if node else False
+        )
+        if node is not None and (one_term or isinstance(node.op, (And, Mul))):
             return self._joined(node, [self.truth(x) for x in node.inputs])
         if node is not None and isinstance(node.op, Sub):
             one = scalar_of(self.graph, self.producers, node.inputs[0]) == 1
-            return self._not(self.truth(node.inputs[1])) if one else None
+            return self.negated(self.truth(node.inputs[1])) if one else None
         if node is not None and isinstance(node.op, Equal):
             for other, x in (node.inputs, node.inputs[::-1]):
                 if scalar_of(self.graph, self.producers, other) == 0:
-                    return self._not(self._tested(x)) or ("value", value)
+                    return self.negated(self._tested(x)) or ("value", value)
         if node is not None and isinstance(node.op, Where):
             chosen = [scalar_of(self.graph, self.producers, x) for x in node.inputs[1:]]
             if None not in chosen and [bool(c) for c in chosen] in ([True, False], [False, True]):
                 keep = self.truth(node.inputs[0])
-                return keep if chosen[0] else self._not(keep)
+                return keep if chosen[0] else self.negated(keep)
         if type_.dtype == "bool":
             return ("value", value)
         if type_.is_float:
@@ -282,11 +315,11 @@ class Masks:
         any_number = value in self.graph.inputs and self.graph.type(value).is_float
         return None if any_number else self.truth(value)
 
-    def _not(self, keep: Keep | None) -> Keep | None:
+    def negated(self, keep: Keep | None) -> Keep | None:
         if not isinstance(keep, tuple):
             return None
         if keep[0] == "move":
-            return ("move", keep[1], self._not(keep[2]))  # type: ignore[arg-type]
+            return ("move", keep[1], self.negated(keep[2]))  # type: ignore[arg-type]
         return keep[1] if keep[0] == "not" else ("not", keep)  # type: ignore[return-value]
 
     def _moved(self, op: Op, keep: Keep | None) -> Keep | None:
@@ -310,9 +343,10 @@ class Masks:
             return True
         if keep[0] in ("zeros", "ones"):
             return True
-        if keep[0] not in ("value", "nonzero", "input"):
-            return all(self.by_position(k) for k in keep[1:] if isinstance(k, bool | tuple))
-        pending, seen = [str(keep[1])], set[str]()
+        named = [str(k) for k in keep[1:] if isinstance(k, str)]
+        if not all(self.by_position(k) for k in keep[1:] if isinstance(k, bool | tuple)):
+            return False
+        pending, seen = named, set[str]()
         while pending:
             name = pending.pop()
             node = self.producers.get(name)
@@ -351,6 +385,8 @@ class Masks:
         if kind == "pad":
             outside = self.emit(b, names, ("not", keep[2]))
             return b.emit(Not(), b.emit(first, outside, name="mask.not"), name="mask")
+        if kind == "rows":
+            return b.emit(first, self.emit(b, names, keep[2]), names[str(keep[3])], name="mask")  # type: ignore[arg-type]
         if kind == "join":
             return b.emit(first, *(self.emit(b, names, k) for k in keep[2:]), name="mask")  # type: ignore[arg-type]
         if isinstance(first, Transpose) and kind == "turn":
@@ -359,7 +395,9 @@ class Masks:
             ones = (1,) * (len(first.perm) - len(shape))
             inner = b.emit(Reshape(ones + shape), inner, name="mask") if ones else inner
             return b.emit(first, inner, name="mask")
-        return b.emit(first, self.emit(b, names, keep[2]), name="mask")  # type: ignore[arg-type]
+        inner = self.emit(b, names, keep[2])  # type: ignore[arg-type]
+        whole = isinstance(first, Expand) and b.graph.type(inner).shape == first.shape
+        return inner if whole else b.emit(first, inner, name="mask")
 
     def _known(self, b: Builder, value: str, zero: bool) -> str:
         """Where a constant, or one number that is repeated, is 0 (or is not)."""

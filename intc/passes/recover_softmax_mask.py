@@ -17,16 +17,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from intc.errors import GraphError
-from intc.ir.dims import Dim, Shape, broadcast
+from intc.ir.dims import Shape, broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Add, Mul, Sub, Where
-from intc.ops.movement import Concat, Expand, Reshape
+from intc.ops.elementwise import Add, Cast, Mul, Sub, Where
+from intc.ops.movement import Concat, Expand
 from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
 from intc.passes.masks import BIG, Masks, unrepeated
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
+from intc.passes.whole_masks import filled_up, in_the_whole, joined_masks
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,15 @@ class RecoverSoftmaxMask:
     name: str = "recover_softmax_mask"
 
     def run(self, graph: Graph) -> Graph:
-        graph = _joined_first(_reassociated(_unshifted(graph), self.big), self.big)
+        graph = in_the_whole(_unshifted(graph), self.big)
+        graph = _joined_first(_reassociated(graph, self.big), self.big)
         masks = Masks(graph, graph.producers(), self.big)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
             if isinstance(node.op, ReduceMax):
                 return _maximum(masks, b, node, names)
+            if isinstance(node.op, Cast) and node.op.dtype == "bool":
+                return _tested(masks, b, node, names)
             if not isinstance(node.op, Softmax) or len(node.inputs) != 1:
                 return None
             masks.lowest.clear()
@@ -113,34 +117,13 @@ def _joined_first(graph: Graph, big: float) -> Graph:
             for move in moves:
                 part = b.emit(move, part, name=f"{x}.moved")
             parts.append(part)
-            keeps.append(_filled_up(b, one, graph.type(value).rank))
-        mask = _joined_masks(b, node.op, keeps, [graph.type(x).shape[node.op.axis] for x in node.inputs])
+            keeps.append(filled_up(b, one, graph.type(value).rank))
+        mask = joined_masks(b, node.op, keeps, [graph.type(x).shape[node.op.axis] for x in node.inputs])
         joined = b.emit(node.op, *parts, name=f"{node.output}.joined", source=node.source)
         low = b.constant("low", np.full(1, min(masks.lowest, default=-np.inf), np.float32))
         return b.emit(Where(), mask, joined, low, name=node.output, source=node.source)
 
     return rewrite(graph, rule)
-
-
-def _filled_up(b: Builder, value: str, rank: int) -> str:
-    """``value`` with axes of size 1 in front, up to ``rank``."""
-    shape = b.graph.type(value).shape
-    whole = (*(1,) * (rank - len(shape)), *shape)
-    return value if whole == shape else b.emit(Reshape(whole), value, name="mask")
-
-
-def _joined_masks(b: Builder, op: Concat, masks: list[str], sizes: list[Dim]) -> str:
-    """``masks`` of one rank, which broadcast, joined with these ``sizes`` along the axis."""
-    common: Shape = ()
-    for mask in masks:
-        shape = b.graph.type(mask).shape
-        common = broadcast(common, (*shape[: op.axis], 1, *shape[op.axis + 1 :]))
-    wide = [(*common[: op.axis], size, *common[op.axis + 1 :]) for size in sizes]
-    whole = [
-        m if b.graph.type(m).shape == w else b.emit(Expand(w), m, name="mask")
-        for m, w in zip(masks, wide, strict=True)
-    ]
-    return b.emit(op, *whole, name="mask")
 
 
 def _maximum(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
@@ -160,6 +143,16 @@ def _maximum(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> 
     lowest = b.emit(Mul(), turned, minus, name=f"{x}.least")
     kept = b.emit(Where(), masks.emit(b, names, keep), moved, lowest, name=f"{x}.kept")
     return b.emit(node.op, kept, name=node.output, source=node.source)
+
+
+def _tested(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+    """``where(k, 0, -big) != 0`` is ``not k``."""
+    keep = masks.additive(node.inputs[0]) if masks.graph.type(node.inputs[0]).is_float else None
+    if not isinstance(keep, tuple):
+        return None
+    hidden = masks.emit(b, names, masks.negated(keep))  # type: ignore[arg-type]
+    shape = masks.graph.type(node.output).shape
+    return hidden if b.graph.type(hidden).shape == shape else b.emit(Expand(shape), hidden, name=node.output)
 
 
 def _reassociated(graph: Graph, big: float) -> Graph:

@@ -8,7 +8,7 @@ import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node, copy_node, rebuild
 from intc.ir.op import Array
-from intc.ops.movement import Expand, Reshape
+from intc.ops.movement import MOVES, Gather
 
 Rule = Callable[[Builder, Node, Mapping[str, str]], str | None]
 
@@ -51,9 +51,9 @@ def with_constant(
 
 
 def constant_of(graph: Graph, producers: Mapping[str, Node], value: str) -> Array | None:
-    """The array behind ``value``: a constant, or one element that is reshaped or repeated."""
+    """The array behind ``value``: a constant, or one element that is repeated, however it is moved then."""
     node = producers.get(value)
-    while node is not None and isinstance(node.op, (Expand, Reshape)):
+    while node is not None and isinstance(node.op, (*MOVES, Gather)):
         value = node.inputs[0]
         inner = graph.constants.get(value)
         if inner is not None:

@@ -5,13 +5,15 @@ reshapes and transposes are their input; a reshape that only splits, or only mer
 reshape joins the latter; ``transpose(reshape(transpose(x)))`` is one reshape where the
 transposes cancel (channels-first feature maps flattened to token rows, or back);
 ``reshape(transpose(reshape(x)))`` is one transpose where the reshapes only merge and split axes that stay
-together (keys transposed as [batch*heads, S, D]). What is moved twice in the same way is moved once.
+together (keys transposed as [batch*heads, S, D]). A part of a join that is cut out again is that part.
+What is moved twice in the same way is moved once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from intc.ir.dims import Dim
 from intc.ir.graph import Builder, Graph, Node, Scale, copy_node, rebuild
 from intc.ir.op import Op
 from intc.ops.movement import Concat, Expand, Reshape, Slice, Transpose
@@ -41,7 +43,22 @@ def _simplified(graph: Graph, b: Builder, node: Node, inputs: tuple[str, ...]) -
         return _reshape(b, node, inputs[0], scale)
     if isinstance(node.op, Transpose):
         return _transpose(b, node, inputs[0], scale)
-    return copy_node(graph, b, node, inputs)
+    part = _part(b, node.op, inputs[0]) if isinstance(node.op, Slice) and scale is None else None
+    return part if part is not None else copy_node(graph, b, node, inputs)
+
+
+def _part(b: Builder, op: Slice, x: str) -> str | None:
+    """The part of the join ``x`` that ``op`` cuts out again, if it is one."""
+    join = b.producer(x)
+    if join is None or not isinstance(join.op, Concat) or (join.op.axis, 1) != (op.axis, op.step):
+        return None
+    start: Dim = 0
+    for part in join.inputs:
+        stop = start + b.graph.type(part).shape[op.axis]
+        if (start, stop) == (op.start, op.stop):
+            return part
+        start = stop
+    return None
 
 
 def _reshape(b: Builder, node: Node, x: str, scale: Scale) -> str:

@@ -18,7 +18,7 @@ from intc.frontend.chosen import Part, Parts, Placed, check, coordinates_of
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.converters.segments import emptied, reduced
 from intc.frontend.indices import as_index
-from intc.frontend.symbolic import Imported, Index, IndexTuple
+from intc.frontend.symbolic import Imported, Index, IndexTuple, Splat
 from intc.frontend.tabulated import written
 from intc.ir.dims import Dim, product
 from intc.ir.op import Array
@@ -270,12 +270,29 @@ def _scatter_elements(call: Call) -> list[Imported]:
         any(d != e for a, (d, e) in enumerate(zip(shape, where, strict=True)) if a != axis),
         "writes to a part of the other axes are not supported",
     )
+    line = _line(call, index, axis) if reduction == "none" else None
+    ranges = _ranges((line,), (shape[axis],)) if line is not None else None
+    if ranges is not None:
+        return [_replaced(call, call.x(0), call.x(2), {axis: ranges[0]} if ranges else {})]
     few = where[axis]
     if reduction in ("none", "add") and isinstance(few, int) and few <= FEW and product(where) != few:
         return [_in_rows(call, call.x(0), call.x(2), call.x(1), axis, added)]
     if reduction != "none":
         return [reduced(call, reduction, axis)]
     return [_at_computed(call, call.x(0), call.x(2), _along(call, index, axis), axis)]
+
+
+def _line(call: Call, index: Imported, axis: int) -> Index | None:
+    """Known positions [n] along ``axis``, evenly apart and the same along all others."""
+    if isinstance(index, Index):
+        elsewhere = any(s for a, s in enumerate(index.steps) if a != axis)
+        return None if elsewhere else Index((index.shape[axis],), (index.steps[axis],), index.offset)
+    if isinstance(index, Splat):
+        return as_index(np.asarray(index.value).reshape(1)) if index.shape[axis] == 1 else None
+    if not isinstance(index, np.ndarray) or index.dtype == object:
+        return None
+    rows = np.moveaxis(index, axis, -1).reshape(-1, index.shape[axis])
+    return as_index(rows[0]) if rows.size and not (rows != rows[0]).any() else None
 
 
 def _in_rows(call: Call, data: str, updates: str, index: str, axis: int, added: bool) -> str:

@@ -36,7 +36,7 @@ def emptied(call: Call, reduction: str) -> Emptied | None:
     """The result where the rows are infinite, as exporters write ``include_self=False``."""
     data, index, rows = call.inputs
     sign = {"max": 1, "min": -1}.get(reduction, 0)
-    if not isinstance(rows, Splat) or not sign * rows.value > FAR:
+    if not sign or not isinstance(rows, Splat) or not sign * rows.value > FAR:
         return None
     return Emptied(data, index, call.ctx.shape_of(data))
 
