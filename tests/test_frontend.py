@@ -52,6 +52,8 @@ GELU_WEIGHTS = {
     "c": np.float32(0.044715),
     "k": np.float32(math.sqrt(2 / math.pi)),
     "q": np.float32(1.702),
+    "zero": np.float32(0),
+    "six": np.float32(6),
 }
 GELUS = {
     (
@@ -79,6 +81,8 @@ GELUS = {
     ): "x2 = Mul(x, x) t = Mul(c, x2) f = Add(t, one) g = Mul(f, x) u = Mul(k, g) e = Tanh(u)"
     " a = Add(one, e) b = Mul(x, a) y = Mul(half, b)",
     ("quick", "sigmoid"): "u = Mul(x, q) e = Sigmoid(u) y = Mul(x, e)",
+    ("hard", "ReLU6"): "u = Add(x, three) e = Clip(u, zero, six) b = Mul(x, e) y = Div(b, six)",
+    ("hard", "HardSigmoid"): "e = HardSigmoid<alpha=0.16666667>(x) y = Mul(x, e)",
     ("silu", "sigmoid"): "e = Sigmoid(x) y = Mul(x, e)",
     ("silu", "tanh"): "u = Mul(x, half) e = Tanh(u) a = Add(one, e) b = Mul(x, half) y = Mul(a, b)",
 }

@@ -65,20 +65,20 @@ def test_tanh_over_all_int16(frac: int) -> None:
     assert np.abs(y / 2**15 - np.tanh(INT16 / 2.0**frac)).max() <= 1.5e-3
 
 
-@pytest.mark.parametrize("kind", scalar.POLY_GELU)
+@pytest.mark.parametrize("kind", scalar.GELU_UNITS)
 @pytest.mark.parametrize("frac", range(4, 13))
 def test_poly_gelu_over_all_int16(kind: str, frac: int) -> None:
-    unit = (scalar.SILU_UNIT if kind == "silu" else 1.0) * 2.0**-frac
+    unit = scalar.GELU_UNITS[kind] * 2.0**-frac
     y = scalar.poly_gelu(EXACT, INT16, frac, kind) * unit  # the assumed ranges are asserted inside
     want = Gelu(kind).evaluate((INT16 * unit).astype(np.float32), sizes={})
-    bound = {"quick": 14e-4, "silu": 6e-4}.get(kind, 2.2e-4)
+    bound = {"quick": 14e-4, "silu": 6e-4, "hard": 0.0}.get(kind, 2.2e-4)
     assert np.abs(y - want).max() <= bound + 0.51 * unit
 
 
 # ---------------------------------------------------------------- proofs
 
 
-@pytest.mark.parametrize("kind", scalar.POLY_GELU)
+@pytest.mark.parametrize("kind", scalar.GELU_UNITS)
 @pytest.mark.parametrize("frac", range(4, 13))
 def test_poly_gelu_stays_within_16_bits(kind: str, frac: int) -> None:
     proven = scalar.poly_gelu(Intervals(16), Interval(-32767, 24000, 16), frac, kind)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 
+import intc
 from intc.ir.graph import Graph
 from intc.passes import pipeline
 from intc.passes.integer import noise, rules
+from intc.passes.integer.context import Context
 from intc.passes.integer.rounding import nearest
 from intc.passes.integer.widths import weight_scales
-from tests.onnx_models import Feeds, canonical, floats, model
+from intc.report.reference import fidelity
+from tests.onnx_models import Feeds, canonical, expected, floats, model
 from tests.test_floor import calibrated
 from tests.test_noise import WIDTH, assert_exact, distance, drawn, integers, operand, written
 
@@ -168,3 +173,27 @@ def test_a_table_of_two_rows_has_16_bits() -> None:
     graph = pipeline.integerise(state, seen, rounding="nearest").graph
     tables_read = [n.inputs[0] for n in graph.nodes if n.op.name == "gather"]
     assert [graph.type(x).dtype for x in tables_read] == ["int16", "int16"]
+
+
+@pytest.mark.parametrize("function", ["a = HardSwish(h)", "a = Gelu(h)"])
+def test_16_bits_have_a_middle_of_their_own(
+    function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is subtracted from a GELU is the middle of the codes that read it, not of 8 bits, which reach
+    further where rare values are large.
+    """
+    monkeypatch.setattr(Context, "room", lambda *_: 20.0)
+    proto = model(
+        f"h = MatMul(x, u) {function} y = MatMul(a, w)",
+        "float[batch, 32] x",
+        "float[batch, 8] y",
+        {
+            "u": floats(32, 64, seed=1),
+            "w": floats(64, 8, seed=2) * np.exp2(-np.arange(64, dtype=np.float32) % 9)[:, None],
+        },
+        opset=20,
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    feeds = {"x": floats(64, 32, seed=3)}
+    (found,) = intc.compile(tmp_path / "m.onnx", feeds, bits=16).session().run(None, feeds)
+    assert fidelity(found, expected(proto, feeds)[0])["sqnr_db"] > 45

@@ -18,8 +18,8 @@ class PolyGelu(FormulaOp):
     """GELU of int16 x in Q``frac`` (4..12), less an optional constant int16 [C], as int16 in Q``frac``.
 
     A GELU never goes below -0.171: less the middle of its range, it fills signed codes. ``kind``: none (erf),
-    tanh (its cubic argument) or quick (``x * sigmoid(1.702 x)``), as in ONNX; or silu (``x * sigmoid(x)``),
-    of x and with a result in units of ``scalar.SILU_UNIT``, where it stays above -0.223.
+    tanh (its cubic argument) or quick (``x * sigmoid(1.702 x)``), as in ONNX; silu (``x * sigmoid(x)``) or
+    hard (hard-swish), of x and with a result in units of ``scalar.GELU_UNITS``.
     """
 
     frac: int
@@ -32,9 +32,10 @@ class PolyGelu(FormulaOp):
         x = types[0]
         if x.magnitude > 32767:
             raise QuantizationError(f"{self.name} takes values in [-32767, 32767], not {x}")
-        if not 4 <= self.frac <= 12 or self.kind not in scalar.POLY_GELU:
+        if not 4 <= self.frac <= 12 or self.kind not in scalar.GELU_UNITS:
             raise GraphError(f"{self.name} cannot use frac={self.frac}, kind='{self.kind}'")
-        lo, hi = -(1 << (self.frac - 2)), max(x.interval[1], 0)  # all kinds stay above -0.223
+        lo = -(1 << (self.frac - (1 if self.kind == "hard" else 2)))
+        hi = max(x.interval[1], 0)
         if len(types) == 2:
             if types[1].shape != x.shape[-1:]:
                 raise GraphError(f"{self.name} cannot subtract {types[1]} from {x}")

@@ -30,15 +30,16 @@ RECIPROCAL_SEED_Q15: Final = 47745  # 1.45706 * 2**15: the minimax intercept for
 
 
 # gelu(x) = max(x, 0) - g(|x|): minimax polynomials of 2**scale * g(t) in Q15 over v = 2t / 2**span - 1 as
-# (span, scale, coefficients from the highest power); worst errors 0.00020, 0.00019, 0.0012 and 0.0004. Both
-# x and the result of SiLU, ``x * sigmoid(x)``, are in units of SILU_UNIT, so that it ends within a span of 8.
-SILU_UNIT: Final = 1.25
+# (span, scale, coefficients from the highest power); worst errors 0.00020, 0.00019, 0.0012 and 0.0004.
 POLY_GELU: Final[dict[str, tuple[int, int, tuple[int, ...]]]] = {
     "none": (2, 1, (-5352, 3830, 15666, -21351, 935, 14540, -11245, 2972)),
     "tanh": (2, 1, (-5178, 3813, 15238, -21314, 1291, 14525, -11348, 2966)),
     "quick": (3, -1, (-5868, -1754, 19301, -4663, -13269, 5585, 413, 731, -577, 82)),
     "silu": (3, 0, (-8793, 5484, 21117, -20355, -3068, 8205, -5717, 5769, -3533, 889)),
 }
+# The unit of x and the result: SiLU, ``x * sigmoid(x)``, ends within a span of 8; the gate of hard-swish,
+# ``x * min(max(x + 3, 0), 6) / 6``, rises from 0 to 1 over 8.
+GELU_UNITS: Final[dict[str, float]] = {**dict.fromkeys(POLY_GELU, 1.0), "silu": 1.25, "hard": 0.75}
 
 
 class Algebra(Protocol):
@@ -210,11 +211,13 @@ def gelu(ns: Algebra, x: Any, frac: int) -> Any:
 
 
 def poly_gelu(ns: Algebra, x: Any, frac: int, kind: str) -> Any:
-    """GELU of x in Q``frac`` (int16, 4 <= frac <= 12), in Q``frac``; ``kind`` is a key of ``POLY_GELU``.
+    """GELU of x in Q``frac`` (int16, 4 <= frac <= 12), in Q``frac``; ``kind`` is a key of ``GELU_UNITS``.
 
     ``max(x, 0) - g(|x|)`` with g = t * (1 - sigma(t)), which is bounded, and tiny beyond 2**span, where it is
     cut. Every intermediate fits 16 bits, so that a vector register holds twice as many lanes as in 32.
     """
+    if kind == "hard":
+        return hard_swish(ns, x, frac)
     span, scale, coefficients = POLY_GELU[kind]
     limit = (1 << (frac + span)) - 1
     bounded = ns.minimum(ns.maximum(x, -limit), limit)
@@ -224,6 +227,13 @@ def poly_gelu(ns: Algebra, x: Any, frac: int, kind: str) -> Any:
     for c in coefficients[2:]:
         g = ns.assume(ns.mulhrs(g, v), -32767 - min(c, 0), 32767 - max(c, 0)) + c
     return ns.maximum(x, 0) - ns.maximum(ns.mulhrs(g, 1 << (frac - scale)), 0)
+
+
+def hard_swish(ns: Algebra, x: Any, frac: int) -> Any:
+    """``x * min(max(x + 4, 0), 8) / 8`` of x in Q``frac`` (int16, 4 <= frac <= 12), in Q``frac``."""
+    end = 4 << frac
+    gate = (ns.minimum(ns.maximum(x, -end), end - 1) + end) << (12 - frac)  # Q15
+    return ns.where(x >= end, x, ns.mulhrs(x, gate))
 
 
 def sigmoid(ns: Algebra, x: Any, frac: int) -> Any:

@@ -179,7 +179,7 @@ def planned(graph: Graph) -> list[tuple[Node, tuple[str, ...]]]:
 
 def _keys_of(graph: Graph, uses: Uses, node: Node) -> tuple[str, ...]:
     """The fields that a choice for ``node`` may set; empty for a node that is not planned."""
-    if isinstance(node.op, Softmax) or (isinstance(node.op, Gelu) and node.op.approximate != "silu"):
+    if isinstance(node.op, Softmax) or (isinstance(node.op, Gelu) and node.op.has_families):
         return FAMILY_KEYS
     if is_linear(graph, node):
         return LINEAR_KEYS

@@ -1,9 +1,9 @@
 """GELU from whatever elementwise formula an exporter wrote.
 
-A product is ``gelu(x)`` when it is a function of x and scalar constants only, has one of Erf, Tanh or Sigmoid
-in it, and agrees with a GELU on a grid over [-8, 8] to 2e-5. The forms are told apart by that bound: erf and
-tanh differ by 4.7e-4, the quick form ``x * sigmoid(1.702 x)`` from both by 2e-2, SiLU ``x * sigmoid(x)`` from
-all by 0.1.
+A product is ``gelu(x)`` when it is a function of x and scalar constants only, has one of ``GATES`` in it, and
+agrees with a GELU on a grid over [-8, 8] to 2e-5. The forms are told apart by that bound: erf and tanh differ
+by 4.7e-4, the quick form ``x * sigmoid(1.702 x)`` from both by 2e-2, SiLU ``x * sigmoid(x)`` and hard-swish
+``x * min(max(x + 3, 0), 6) / 6`` from all others by 0.1.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Array
-from intc.ops.elementwise import Add, Div, Erf, Exp, Mul, Pow, Sigmoid, Sub, Tanh
+from intc.ops.elementwise import Add, Div, Erf, Exp, Max, Min, Mul, Pow, Relu, Sigmoid, Sub, Tanh
 from intc.ops.gelu import FORMS, Gelu
 from intc.passes.rewrite import rewrite, scalar_of
 
 GRID: Final = np.linspace(-8, 8, 641, dtype=np.float32)
-REGION: Final = (Add, Sub, Mul, Div, Pow, Erf, Exp, Tanh, Sigmoid)
+GATES: Final = (Erf, Tanh, Sigmoid, Relu, Max)
+REGION: Final = (*GATES, Add, Sub, Mul, Div, Pow, Exp, Min)
 DEPTH: Final = 12
 
 
@@ -52,10 +53,10 @@ class RecoverGelu:
 
 
 def _arguments(graph: Graph, producers: Mapping[str, Node], root: Node) -> list[str]:
-    """The values that the root's Erf, Tanh or Sigmoid is a scalar function of, nearest first."""
+    """The values that the root's gate is a scalar function of, nearest first."""
     gates = _gates(producers, root, DEPTH)
     found: dict[str, None] = {}
-    pending = [gate.inputs[0] for gate in gates[:1]]
+    pending = [x for gate in gates[:1] for x in gate.inputs]
     while pending and len(found) < DEPTH:
         value = pending.pop(0)
         if scalar_of(graph, producers, value) is None and value not in found:
@@ -67,9 +68,9 @@ def _arguments(graph: Graph, producers: Mapping[str, Node], root: Node) -> list[
 
 
 def _gates(producers: Mapping[str, Node], node: Node, depth: int) -> list[Node]:
-    if isinstance(node.op, (Erf, Tanh, Sigmoid)):
+    if isinstance(node.op, GATES):
         return [node]
-    if depth == 0 or not isinstance(node.op, (Add, Mul, Div)):
+    if depth == 0 or not isinstance(node.op, (Add, Mul, Div, Min)):
         return []
     inner = [producers[x] for x in node.inputs if x in producers]
     return [gate for n in inner for gate in _gates(producers, n, depth - 1)][:1]

@@ -36,8 +36,7 @@ def _hard_sigmoid(call: Call, x: str) -> str:
 
 
 def _hard_swish(call: Call, x: str) -> str:
-    call.attributes.update(alpha=1 / 6, beta=0.5)
-    return call.emit(ew.Mul(), x, _hard_sigmoid(call, x))
+    return call.emit(Gelu("hard"), x)
 
 
 def _elu(alpha: float, gamma: float = 1.0, divided: bool = False) -> Converter:

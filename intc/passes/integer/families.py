@@ -33,7 +33,7 @@ from intc.ops.row_softmax import ShiftWeights, octave_factor
 from intc.ops.shift import ShiftGelu, ShiftLayerNorm, Shiftmax, ShiftSigmoid, ShiftTanh
 from intc.ops.softmax import Softmax
 from intc.ops.table import Table
-from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, emitted
+from intc.passes.integer.forms import COVERED, LIMIT, Form, Forms, as_scale, emitted
 
 Rule: TypeAlias = Callable[[Forms, Node], Form]
 SoftmaxRule: TypeAlias = Callable[[Forms, Node, tuple[str, ...]], Form]
@@ -42,11 +42,13 @@ LOG2_E: Final = Fraction(1.4426950408889634)
 PROBABILITY_SCALE: Final = np.float64(2.0**-8)
 
 
-def fixed_point(forms: Forms, value: str, low: int, high: int, unit: float = 1.0) -> tuple[Form, int]:
+def fixed_point(
+    forms: Forms, value: str, low: int, high: int, unit: float = 1.0, room: float = 1.0
+) -> tuple[Form, int]:
     """``value`` in units of ``unit`` as int16 in Q``frac`` with the most fraction bits in [low, high] that
-    hold its calibrated range.
+    hold ``room`` times its calibrated range.
     """
-    frac = math.floor(math.log2(32767 * unit / forms.range_of(value)))
+    frac = math.floor(math.log2(32767 * unit / (room * forms.range_of(value))))
     frac = max(low, min(high, frac))
     return forms.quantised(value, 16, np.float64(unit * 2.0**-frac)), frac  # type: ignore[arg-type]
 
@@ -114,8 +116,8 @@ def shift_gelu(forms: Forms, node: Node) -> Form:
 
 def poly_gelu(forms: Forms, node: Node, centre: Array | None = None) -> Form:
     assert isinstance(node.op, Gelu)
-    unit = scalar.SILU_UNIT if node.op.approximate == "silu" else 1.0
-    x, frac = fixed_point(forms, node.inputs[0], 4, 12, unit)
+    unit, room = scalar.GELU_UNITS[node.op.approximate], 1.0 if node.op.has_families else COVERED
+    x, frac = fixed_point(forms, node.inputs[0], 4, 12, unit, room)
     op, scale = PolyGelu(frac, node.op.approximate), np.float64(unit * 2.0**-frac)
     if centre is None:
         return emitted(forms, node, op, (x.name,), scale)

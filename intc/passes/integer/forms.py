@@ -31,6 +31,7 @@ from intc.passes.integer import noise
 from intc.passes.integer.sentinels import Sentinels
 from intc.passes.integer.widths import headroom
 
+COVERED: float = 2.0  # a curve, and SiLU, take this much more than the calibrated range of their input
 LIMIT: dict[int, int] = {bits: 2 ** (bits - 1) - 1 for bits in range(8, 17)} | {32: WIDE}
 DTYPE: dict[int, DType] = {bits: "int8" if bits == 8 else "int16" for bits in range(8, 17)} | {32: "int32"}
 

@@ -31,7 +31,7 @@ from intc.passes.integer import (
     rules_window,
 )
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import Form, Forms, as_scale, grid_scale
+from intc.passes.integer.forms import LIMIT, Form, Forms, as_scale, grid_scale
 from intc.passes.integer.rounding import compensated, nearest
 from intc.passes.integer.widths import grid_scales, weight_scales
 from intc.passes.integer.zeros import keeps_zeros
@@ -127,10 +127,14 @@ def _bias_follows(context: Context, node: Node) -> bool:
 
 
 def _codes(context: Context, value: str) -> tuple[Array, Array]:
-    """The lowest real number [C] seen of ``value``, and the highest that its equalised int8 codes reach."""
+    """The lowest real number [C] seen of ``value``, and the highest that the equalised codes of all products
+    that read it reach.
+    """
     stats = context.forms.stats[value]
     lowest = np.maximum(stats.low, -stats.channel_ranges(context.forms.calibrator))
-    return lowest, context.channel_scales(value, 8) * 127
+    read = {context.plan.activations(n, w.shape[0]) for n, w in context.products(value)}
+    highest = [context.channel_scales(value, bits) * LIMIT[bits] for bits in sorted(read)]
+    return lowest, np.min(highest, axis=0)
 
 
 def linear_input(context: Context, value: str, bits: int) -> Form:
@@ -301,8 +305,8 @@ def _product_only(context: Context, value: str) -> bool:
 
 
 def gelu(context: Context, node: Node) -> Form:
-    """By the polynomial (SiLU: in every family) less the middle of each channel's codes where only constant
-    products read it.
+    """By a formula in 16 bits (SiLU, hard-swish: in every family) less the middle of each channel's codes
+    where only constant products read it.
     """
     users, forms = context.users[node.output], context.forms
     only_products = len(context.products(node.output)) == len(users) > 0
@@ -310,8 +314,8 @@ def gelu(context: Context, node: Node) -> Form:
     width = forms.source.type(node.output).shape[-1:]
     free = node.output not in forms.source.outputs and stats is not None and stats.low.shape == width
     assert isinstance(node.op, Gelu)
-    silu = node.op.approximate == "silu"
-    make = families.poly_gelu if silu else families.FAMILIES[context.plan.family(node)].gelu
+    family = families.FAMILIES[context.plan.family(node)]
+    make = family.gelu if node.op.has_families else families.poly_gelu
     if make is families.poly_gelu and only_products and free and stats is not None:
         low, high = _codes(context, node.output)
         stagger = (high - low) / 254 * offsets(forms.source, forms.nodes, node)

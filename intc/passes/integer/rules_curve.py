@@ -19,13 +19,12 @@ from intc.ops.reduce import CumSum, ReduceMean, ReduceSum
 from intc.ops.requantize import Clip, Requantize
 from intc.passes.integer import noise
 from intc.passes.integer.context import Context, Rule
-from intc.passes.integer.forms import LIMIT, Form, Forms, emitted
+from intc.passes.integer.forms import COVERED, LIMIT, Form, Forms, emitted
 
 CURVE_BITS = 10  # its pieces are at least as fine as that
 FINEST = 16  # times as many pieces, where the function bends between two knots
 BENT = 1e-6  # of its power: the squared error that lines may have
 MANY_TURNS: float = 4 * math.pi  # an angle that reaches further is brought into one turn
-COVERED: float = 2.0  # a curve covers this much more than the calibrated range of its input
 REACH: float = 1.5  # and so much where its result has more than 16 bits
 MARGIN: float = 1.25  # a result of 16 bits has this much more room than others
 MAGNIFIED = 1e-4  # of its power: the error that rounding its operand may cause
