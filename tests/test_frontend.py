@@ -102,6 +102,14 @@ def test_gelu_of_a_scaled_value_keeps_the_scaling() -> None:
     assert operators(canonical(proto, {"x": floats(2, 16)})) == {"mul": 1, "gelu": 1}
 
 
+@pytest.mark.parametrize("product", ["Mul(r, a)", "Mul(a, r)"])
+def test_gelu_behind_a_corner(product: str) -> None:
+    """The argument is what Erf is of, not what the ReLU in front is of."""
+    body = f"r = Relu(x) u = Div(r, root2) e = Erf(u) a = Add(e, one) b = {product} y = Mul(b, half)"
+    proto = model(body, "float[batch, 16] x", "float[batch, 16] y", GELU_WEIGHTS)
+    assert operators(canonical(proto, {"x": 3 * floats(4, 16)})) == {"relu": 1, "gelu": 1}
+
+
 @pytest.mark.parametrize(
     "body", ["u = Mul(x, root2) e = Sigmoid(u) y = Mul(x, e)", "u = Mul(x, half) e = Tanh(u) y = Mul(x, e)"]
 )

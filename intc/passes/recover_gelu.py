@@ -1,8 +1,8 @@
 """GELU from whatever elementwise formula an exporter wrote.
 
-A product is ``gelu(x)`` when it is a function of x and scalar constants only, has one of ``GATES`` in it, and
-agrees with a GELU on a grid over [-8, 8] to 2e-5. The forms are told apart by that bound: erf and tanh differ
-by 4.7e-4, the quick form ``x * sigmoid(1.702 x)`` from both by 2e-2, SiLU ``x * sigmoid(x)`` and hard-swish
+A product is ``gelu(x)`` when it is a function of x and scalar constants only, has a gate in it (``SMOOTH`` or
+``CORNERS``), and agrees with a GELU on a grid over [-8, 8] to 2e-5. The forms are told apart by that bound: erf
+and tanh differ by 4.7e-4, the quick form ``x * sigmoid(1.702 x)`` from both by 2e-2, SiLU ``x * sigmoid(x)`` and hard-swish
 ``x * min(max(x + 3, 0), 6) / 6`` from all others by 0.1.
 """
 
@@ -15,14 +15,15 @@ from typing import Final
 import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node
-from intc.ir.op import Array
+from intc.ir.op import Array, Op
 from intc.ops.elementwise import Add, Div, Erf, Exp, Max, Min, Mul, Pow, Relu, Sigmoid, Sub, Tanh
 from intc.ops.gelu import FORMS, Gelu
 from intc.passes.rewrite import rewrite, scalar_of
 
 GRID: Final = np.linspace(-8, 8, 641, dtype=np.float32)
-GATES: Final = (Erf, Tanh, Sigmoid, Relu, Max)
-REGION: Final = (*GATES, Add, Sub, Mul, Div, Pow, Exp, Min)
+SMOOTH: Final = (Erf, Tanh, Sigmoid)
+CORNERS: Final = (Relu, Max)  # of hard-swish; else they may as well stand in front of the argument
+REGION: Final = (*SMOOTH, *CORNERS, Add, Sub, Mul, Div, Pow, Exp, Min)
 DEPTH: Final = 12
 
 
@@ -54,9 +55,9 @@ class RecoverGelu:
 
 def _arguments(graph: Graph, producers: Mapping[str, Node], root: Node) -> list[str]:
     """The values that the root's gate is a scalar function of, nearest first."""
-    gates = _gates(producers, root, DEPTH)
+    gate = _gate(producers, root, SMOOTH, DEPTH) or _gate(producers, root, CORNERS, DEPTH)
     found: dict[str, None] = {}
-    pending = [x for gate in gates[:1] for x in gate.inputs]
+    pending = list(gate.inputs) if gate else []
     while pending and len(found) < DEPTH:
         value = pending.pop(0)
         if scalar_of(graph, producers, value) is None and value not in found:
@@ -67,13 +68,14 @@ def _arguments(graph: Graph, producers: Mapping[str, Node], root: Node) -> list[
     return list(found)
 
 
-def _gates(producers: Mapping[str, Node], node: Node, depth: int) -> list[Node]:
-    if isinstance(node.op, GATES):
-        return [node]
+def _gate(producers: Mapping[str, Node], node: Node, kinds: tuple[type[Op], ...], depth: int) -> Node | None:
+    """The first operator of ``kinds`` that ``node`` adds up, multiplies or cuts off."""
+    if isinstance(node.op, kinds):
+        return node
     if depth == 0 or not isinstance(node.op, (Add, Mul, Div, Min)):
-        return []
-    inner = [producers[x] for x in node.inputs if x in producers]
-    return [gate for n in inner for gate in _gates(producers, n, depth - 1)][:1]
+        return None
+    inner = (producers[x] for x in node.inputs if x in producers)
+    return next((gate for n in inner if (gate := _gate(producers, n, kinds, depth - 1))), None)
 
 
 def _on_grid(graph: Graph, producers: Mapping[str, Node], value: str, x: str, depth: int) -> Array | None:
