@@ -78,32 +78,28 @@ class Frame:
     @contextmanager
     def share(self, total: Dim) -> Iterator[Expr]:
         """A loop over this task's part of ``range(total)``."""
-        count = self.dim(total)
-        self.work = total
-        if self.sharing == "none":
-            with T.serial(0, count) as i:
-                yield i
-            return
         if self.fine:
-            with T.If(self.task < count), T.Then():
+            self.work = total
+            with T.If(self.task < self.dim(total)), T.Then():
                 yield self.task
             return
-        first, mine = self._share(count)
+        first, mine = self._share(total)
         with T.serial(0, mine) as i:
             yield first + i
 
     @contextmanager
     def share_blocks(self, total: Dim, size: int) -> Iterator[tuple[Expr, Expr]]:
         """A loop over this task's part of ``range(total)`` in blocks of at most ``size``: (first, count)."""
-        count = self.dim(total)
-        self.work = total
-        first, mine = (0, count) if self.sharing == "none" else self._share(count)
+        first, mine = self._share(total)
         with T.serial(0, T.truncdiv(mine + size - 1, size)) as i:
             done = T.bind(i * size)
             yield T.bind(first + done), T.bind(T.min(mine - done, size))
 
-    def _share(self, count: Expr) -> tuple[Expr, Expr]:
-        """The first of this task's part of ``range(count)``, and how many there are."""
+    def _share(self, total: Dim) -> tuple[Expr, Expr]:
+        """The first of this task's part of ``range(total)``, and how many there are."""
+        count, self.work = self.dim(total), total
+        if self.sharing == "none":
+            return 0, count
         chunk = T.bind(T.truncdiv(count + self.tasks - 1, self.tasks))
         first = T.bind(T.min(self.task * chunk, count))
         return first, T.bind(T.min(chunk, count - first))

@@ -71,16 +71,27 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
 
 def _with_ones(index: Index, shape: Shape) -> Index | None:
     """``index`` with axes of size 1 added and removed, or None where ``shape`` is another one."""
-    kept = [i for i, d in enumerate(index.shape) if d != 1]
-    if shape.count(-1) == 1:
-        missing = [index.shape[i] for i in kept if index.shape[i] not in shape]
+    axes = with_ones(index.shape, shape)
+    if axes is None:
+        return None
+    steps = tuple(0 if i is None else index.steps[i] for _, i in axes)
+    return replace(index, shape=tuple(d for d, _ in axes), steps=steps)
+
+
+def with_ones(old: Shape, new: Shape) -> list[tuple[Dim, int | None]] | None:
+    """The axes of ``new`` (of which one may be -1), each with the axis of ``old`` that it is (None: of size
+    1), where only axes of size 1 are added and removed; else None.
+    """
+    kept = [i for i, d in enumerate(old) if d != 1]
+    if new.count(-1) == 1:
+        missing = [old[i] for i in kept if old[i] not in new]
         if len(missing) > 1:
             return None
-        shape = tuple((missing[0] if missing else 1) if d == -1 else d for d in shape)
-    if [index.shape[i] for i in kept] != [d for d in shape if d != 1]:
+        new = tuple((missing[0] if missing else 1) if d == -1 else d for d in new)
+    if [old[i] for i in kept] != [d for d in new if d != 1]:
         return None
-    moving = iter(index.steps[i] for i in kept)
-    return replace(index, shape=shape, steps=tuple(0 if d == 1 else next(moving) for d in shape))
+    moving = iter(kept)
+    return [(d, None if d == 1 else next(moving)) for d in new]
 
 
 def as_index(array: Array) -> Index | None:

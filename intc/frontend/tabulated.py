@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from intc.frontend.fold import compute
+from intc.frontend.indices import with_ones
 from intc.frontend.symbolic import Index, Splat, axes_of, dims_of
 from intc.ir.dims import Dim, Shape, broadcast, symbols, terms_of, total
 from intc.ir.graph import Builder
@@ -250,21 +251,13 @@ def _structural(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> T
 
 def _reshaped(x: Tabulated, shape: Shape) -> Tabulated | None:
     """``x`` with axes of size 1 added and removed, or None where the shape is another one."""
-    kept = [i for i, d in enumerate(x.shape) if d != 1]
-    if shape.count(-1) == 1:
-        rest = [d for d in shape if d not in (1, -1)]
-        missing = [x.shape[i] for i in kept if x.shape[i] not in rest]
-        if len(missing) > 1:
-            return None
-        shape = tuple((missing[0] if missing else 1) if d == -1 else d for d in shape)
-    if [x.shape[i] for i in kept] != [d for d in shape if d != 1]:
+    axes = with_ones(x.shape, shape)
+    if axes is None:
         return None
-    sizes, steps, source = [], [], iter(kept)
-    for d in shape:
-        i = next(source) if d != 1 else None
-        sizes.append(1 if i is None else x.table.shape[i + 1])
-        steps.append(0 if i is None else x.steps[i])
-    return Tabulated(shape, tuple(steps), x.low, x.table.reshape(x.table.shape[0], *sizes), x.offset)
+    sizes = [1 if i is None else x.table.shape[i + 1] for _, i in axes]
+    steps = tuple(0 if i is None else x.steps[i] for _, i in axes)
+    table = x.table.reshape(x.table.shape[0], *sizes)
+    return Tabulated(tuple(d for d, _ in axes), steps, x.low, table, x.offset)
 
 
 def _slice(x: Tabulated, inputs: Sequence[Any]) -> Tabulated | None:

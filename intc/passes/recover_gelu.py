@@ -1,9 +1,9 @@
 """GELU from whatever elementwise formula an exporter wrote.
 
 A product is ``gelu(x)`` when it is a function of x and scalar constants only, has a gate in it (``SMOOTH`` or
-``CORNERS``), and agrees with a GELU on a grid over [-8, 8] to 2e-5. The forms are told apart by that bound: erf
-and tanh differ by 4.7e-4, the quick form ``x * sigmoid(1.702 x)`` from both by 2e-2, SiLU ``x * sigmoid(x)`` and hard-swish
-``x * min(max(x + 3, 0), 6) / 6`` from all others by 0.1.
+``CORNERS``), and agrees with a GELU on a grid over [-8, 8] to 2e-5. The forms are told apart by that bound:
+erf and tanh differ by 4.7e-4, the quick form ``x * sigmoid(1.702 x)`` from both by 2e-2, SiLU
+``x * sigmoid(x)`` and hard-swish ``x * min(max(x + 3, 0), 6) / 6`` from all others by 0.1.
 """
 
 from __future__ import annotations

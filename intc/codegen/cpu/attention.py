@@ -34,7 +34,17 @@ from intc.codegen.cpu.tile import (
     emit_tile,
     for_row_tiles,
 )
-from intc.codegen.cpu.vector import buffer, const, load_some, pointer, ramp, stack, transposed, woven
+from intc.codegen.cpu.vector import (
+    buffer,
+    const,
+    first_lanes,
+    load_some,
+    pointer,
+    ramp,
+    stack,
+    transposed,
+    woven,
+)
 
 
 class _Attention:
@@ -235,9 +245,8 @@ class _Attention:
         rest = T.Bind(tir.floormod(self.sk, lanes))
         with T.If(rest > 0), T.Then():
             begin = T.Bind(whole * lanes)
-            inside = tir.LT(ramp(tir.IntImm("int32", 0), lanes), tir.Broadcast(rest, lanes))
             at = ramp(scores + begin, lanes)
-            part = load_some(bias, T.Bind(source + begin), lanes, inside)
+            part = load_some(bias, T.Bind(source + begin), lanes, first_lanes(rest, lanes))
             T.buffer_store(words, words[at] + part.expr, [at])
 
     def _context(self, batch: Any, head: Any, row: Any, count: Any) -> None:

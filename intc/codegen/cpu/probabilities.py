@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.isa import Isa
-from intc.codegen.cpu.vector import TIR, Multiplier, Vec, const, load, ramp, reduce_lanes, spread, stack
+from intc.codegen.cpu.vector import (
+    TIR,
+    Multiplier,
+    Vec,
+    const,
+    first_lanes,
+    load,
+    ramp,
+    reduce_lanes,
+    spread,
+    stack,
+)
 from intc.codegen.kernel import bit_length, int64
 from intc.ops import scalar
 
@@ -66,7 +77,7 @@ class RowWeights:
             return
         with T.If(self.tail > 0), T.Then():
             base = T.Bind(self.full * self.lanes)
-            body(base, tir.LT(ramp(tir.IntImm("int32", 0), self.lanes), tir.Broadcast(self.tail, self.lanes)))
+            body(base, first_lanes(self.tail, self.lanes))
 
     def _keep(self, mask: Any, base: Any, inside: Any) -> Any:
         """Lanes that take part; ``mask`` is a row of int8 in scratch, zero beyond ``length``, or None."""

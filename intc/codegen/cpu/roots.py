@@ -9,7 +9,8 @@ from typing import Any, Final
 import tvm.tirx as tir
 from tvm.tirx.script.builder import ir as T
 
-from intc.codegen.cpu.vector import TIR, Vec, const, register, typed
+from intc.codegen.cpu.vector import TIR, Vec, const, typed
+from intc.codegen.kernel import opaque
 
 WORD: Final = 0xFFFFFFFF
 STEPS: Final = 3
@@ -22,10 +23,7 @@ QUOTIENT_SHORT: Final = 3
 
 
 def _int64(value: Any, lanes: int) -> Vec:
-    """``value`` by way of memory, where TVM's simplifier, exponential in chains of variables, stops."""
-    cell = register(lanes, "int64")
-    T.buffer_store(cell, value, [0])
-    return Vec(cell[0], lanes, "int64")
+    return Vec(opaque(value, typed("int64", lanes)), lanes, "int64")
 
 
 def _times(a: Vec, b: Vec | int) -> Vec:

@@ -29,6 +29,11 @@ def ramp(base: Any, lanes: int) -> Any:
     return base if lanes == 1 else tir.Ramp(base, 1, lanes)
 
 
+def first_lanes(count: Any, lanes: int) -> Any:
+    """Which lanes are among the first ``count``: bool x lanes."""
+    return tir.LT(ramp(tir.IntImm("int32", 0), lanes), tir.Broadcast(count, lanes))
+
+
 def typed(dtype: str, lanes: int) -> str:
     """Name of the vector type."""
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
