@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, Union
+from typing import Any, Final, NamedTuple, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from intc.codegen.cuda.printer import literal
 
 Operand: TypeAlias = Union["Term", int]
+PLAIN_EXPONENT: Final = 15  # of the multipliers behind polynomials
 
 
 @dataclass(frozen=True)
@@ -96,38 +97,56 @@ class Rounded(Term):
     __radd__ = __add__
 
 
+class Parameter(NamedTuple):
+    """An operand of a formula: the term, and every value that it takes."""
+
+    term: Term
+    array: NDArray[Any]
+
+
 @dataclass(frozen=True)
 class Dyadic:
-    """The rescaling of ``scalar.requantize`` prepared for many values, ``(x*m + start) >> e``; ``narrow``
-    where the result has 32 bits before it is clipped.
+    """The rescaling of ``scalar.requantize`` prepared for many values within a reach of 0:
+    ``(x*m + start) >> e``, which lies within ``bound`` of 0; products have 64 bits where they are ``wide``.
     """
 
     m: Term
     start: Term
     e: Term
-    narrow: bool
+    wide: bool
+    bound: int
 
     @staticmethod
-    def prepare(m: Term, e: Term, narrow: bool, bias: Term | None = None) -> Dyadic:
-        """That of x + bias."""
-        start = Term("1ll", True) << (e - 1)
-        return Dyadic(m, start if bias is None else bias.widened() * m + start, e, narrow)
+    def prepare(m: Parameter, e: Parameter, reach: int, bias: tuple[Term, int] | None = None) -> Dyadic:
+        """That of x + bias for x within ``reach`` of 0 and a bias of at most so much."""
+        reach += bias[1] if bias else 0
+        pairs = list(zip(np.ravel(m.array).tolist(), np.ravel(e.array).tolist(), strict=True))
+        products = [reach * abs(factor) + (1 << exponent - 1) for factor, exponent in pairs]
+        bound = max(product >> exponent for product, (_, exponent) in zip(products, pairs, strict=True)) + 1
+        wide, known = max(products) >= 2**31, {exponent for _, exponent in pairs} == {PLAIN_EXPONENT}
+        start = Term(str(2**PLAIN_EXPONENT // 2))
+        if not known:
+            start = Term("1ll" if wide else "1", wide) << (e.term - 1)
+        if bias is not None:
+            start = (bias[0].widened() if wide else bias[0]) * m.term + start
+        return Dyadic(m.term, start, Term(str(PLAIN_EXPONENT)) if known else e.term, wide, bound)
 
     def each(self, change: Callable[[Term], Term]) -> Dyadic:
-        """The same with ``change`` applied to the terms."""
-        return Dyadic(change(self.m), change(self.start), change(self.e), self.narrow)
+        """The same with ``change`` applied to the terms that are no numbers."""
+        m, start, e = (t if t.text.isdigit() else change(t) for t in (self.m, self.start, self.e))
+        return Dyadic(m, start, e, self.wide, self.bound)
+
+    def unclipped(self, ns: Text, x: Term) -> Term:
+        """The rescaled ``x``."""
+        value = ((x.widened() if self.wide else x) * self.m + self.start) >> self.e
+        return ns.bind(value.narrowed() if self.bound < 2**31 else value)
 
     def apply(self, ns: Text, x: Term, lo: int, hi: int) -> Term:
         """The rescaled ``x`` in [lo, hi]."""
-        shifted = (x.widened() * self.m + self.start) >> self.e
-        clipped = ns.minimum(ns.maximum(shifted.narrowed() if self.narrow else shifted, lo), hi)
-        return ns.bind(clipped.narrowed())
-
-
-def is_narrow(reach: int, m: NDArray[Any], e: NDArray[Any]) -> bool:
-    """Whether no x within ``reach`` of 0 leaves 32 bits when it is rescaled by any m / 2**e."""
-    factors = zip(np.ravel(m).tolist(), np.ravel(e).tolist(), strict=True)
-    return all((reach * abs(a) + (1 << b - 1)) >> b < 2**31 for a, b in factors)
+        value = self.unclipped(ns, x)
+        if self.bound > min(-lo, hi):
+            value = ns.minimum(ns.maximum(value, lo), hi)
+        return ns.bind(value.narrowed())
 
 
 def method(head: str, lines: Sequence[str]) -> str:

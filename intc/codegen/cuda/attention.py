@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from intc.codegen.cpu.fused import score_strides
-from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow, method
+from intc.codegen.cuda.algebra import Dyadic, Parameter, Term, Text, method
 from intc.codegen.cuda.printer import TYPES
 from intc.codegen.program import Arg, IntArg, Launch, Program, SizeArg, ValueArg
 from intc.errors import CodegenError
@@ -93,7 +93,9 @@ def _finish(program: Program, node: Node) -> str:
     assert isinstance(op, Attention)
     column = "0" if program.type(node.inputs[3]).shape in ((), (1,)) else "column"
     ns, constants = Text(), program.graph.constants
-    m, e = (ns.bind(Term(f"{field}[{column}]")) for field in "me")
-    narrow = is_narrow(32767, constants[node.inputs[3]], constants[node.inputs[4]])
-    value = Dyadic.prepare(m, e, narrow).apply(ns, Term("value"), op.lo, op.hi)
+    m, e = (
+        Parameter(ns.bind(Term(f"{field}[{column}]")), constants[name])
+        for field, name in zip("me", node.inputs[3:5], strict=True)
+    )
+    value = Dyadic.prepare(m, e, 32767).apply(ns, Term("value"), op.lo, op.hi)
     return method("i32 operator()(i32 value, i32 column)", [*ns.lines, f"return {value.text};"])

@@ -157,41 +157,49 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
 #define EIGHT(c, j) \
   "+r"(c[j][0]), "+r"(c[j][1]), "+r"(c[j][2]), "+r"(c[j][3]), "+r"(c[j + 1][0]), "+r"(c[j + 1][1]), "+r"(c[j + 1][2]), \
       "+r"(c[j + 1][3])
-#define GROUP_MMA_64(type) \
-  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n64k32.s32." type ".s8 {" \
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
-               "}, %32, %33, p;}" \
-               : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6) \
+#define SIXTEEN(c, j) EIGHT(c, j), EIGHT(c, j + 2)
+#define NAMES_32 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_64 NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES_48 NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define NAMES_96 \
+  NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+           "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define NAMES_128 \
+  NAMES_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+           "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define GROUP_MMA(type, columns, sums, left, right, ...) \
+  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" columns "k32.s32." type ".s8 {" \
+               sums "}, " left ", " right ", p;}" \
+               : __VA_ARGS__ \
                : "l"(matrix_descriptor<width>(a)), "l"(matrix_descriptor<width>(b)))
+#define GROUP_MMA_64(type) GROUP_MMA(type, "64", NAMES_32, "%32", "%33", SIXTEEN(c, 0), SIXTEEN(c, 4))
 #define GROUP_MMA_96(type) \
-  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n96k32.s32." type ".s8 {" \
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
-               "}, %48, %49, p;}" \
-               : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6), EIGHT(c, 8), EIGHT(c, 10) \
-               : "l"(matrix_descriptor<width>(a)), "l"(matrix_descriptor<width>(b)))
+  GROUP_MMA(type, "96", NAMES_48, "%48", "%49", SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8))
 #define GROUP_MMA_128(type) \
-  asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n128k32.s32." type ".s8 {" \
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63" \
-               "}, %64, %65, p;}" \
-               : EIGHT(c, 0), EIGHT(c, 2), EIGHT(c, 4), EIGHT(c, 6), EIGHT(c, 8), EIGHT(c, 10), EIGHT(c, 12), EIGHT(c, 14) \
-               : "l"(matrix_descriptor<width>(a)), "l"(matrix_descriptor<width>(b)))
+  GROUP_MMA(type, "128", NAMES_64, "%64", "%65", SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12))
+#define GROUP_MMA_192(type) \
+  GROUP_MMA(type, "192", NAMES_96, "%96", "%97", SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12), \
+            SIXTEEN(c, 16), SIXTEEN(c, 20))
+#define GROUP_MMA_256(type) \
+  GROUP_MMA(type, "256", NAMES_128, "%128", "%129", SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12), \
+            SIXTEEN(c, 16), SIXTEEN(c, 20), SIXTEEN(c, 24), SIXTEEN(c, 28))
 
 // c += a @ b for tiles a [64, 32] (unsigned or signed bytes) and b [NT * 8, 32] (signed, column by column), parts of
 // rows of `width` bytes in shared memory, begun now and done when wait_group_mma says so. Warp w of the four has rows 16w .. 16w + 15, and c[j] is
 // columns 8j .. 8j + 7 of them as mma has them.
 template <bool is_unsigned, int width, int NT>
 DEVICE void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
-  static_assert(NT == 8 || NT == 12 || NT == 16, "64, 96 or 128 columns");
+  static_assert(NT == 8 || NT == 12 || NT == 16 || NT == 24 || NT == 32, "64, 96, 128, 192 or 256 columns");
   if constexpr (NT == 8 && is_unsigned) GROUP_MMA_64("u8");
   if constexpr (NT == 8 && !is_unsigned) GROUP_MMA_64("s8");
   if constexpr (NT == 12 && is_unsigned) GROUP_MMA_96("u8");
   if constexpr (NT == 12 && !is_unsigned) GROUP_MMA_96("s8");
   if constexpr (NT == 16 && is_unsigned) GROUP_MMA_128("u8");
   if constexpr (NT == 16 && !is_unsigned) GROUP_MMA_128("s8");
+  if constexpr (NT == 24 && is_unsigned) GROUP_MMA_192("u8");
+  if constexpr (NT == 24 && !is_unsigned) GROUP_MMA_192("s8");
+  if constexpr (NT == 32 && is_unsigned) GROUP_MMA_256("u8");
+  if constexpr (NT == 32 && !is_unsigned) GROUP_MMA_256("s8");
 }

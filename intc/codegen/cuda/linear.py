@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from intc.codegen.cuda.algebra import Dyadic, Term, Text, is_narrow, method
+from intc.codegen.cuda.algebra import Dyadic, Parameter, Term, Text, method
+from intc.codegen.cuda.gelu import short_poly_gelu
 from intc.codegen.cuda.printer import TYPES
 from intc.codegen.program import Arg, Launch, Layout, Program, SizeArg, ValueArg, ZerosArg
 from intc.errors import CodegenError
 from intc.ir.dims import Dim, product
 from intc.ir.graph import Node
-from intc.ir.op import Array
 from intc.ops.fused import WIDE, Linear, activation
 from intc.ops.intervals import Intervals
+from intc.ops.scalar import POLY_GELU
 
 DEPTH: Final = 64  # to whose multiple the sum is padded
-WIDEST: Final = 128  # columns to which weights are padded
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Tile:
         return max(buffers, self.rows * (self.columns * y_bytes + 16))
 
 
+HUGE: Final = Tile(128, 192, 64, 2, 4, 5, 2)
 LARGE: Final = Tile(128, 128, 64, 2, 4, 5, 2)
 BROAD: Final = Tile(128, 96, 64, 4, 2, 5, 3)
 MIDDLE: Final = Tile(128, 64, 64, 4, 2, 4, 2)
@@ -59,14 +61,16 @@ def lower_linear(program: Program, node: Node) -> None:
     x_type, y_type = program.type(x), program.type(node.output)
     k, n = graph.constants[w].shape
     rows: Dim = product(x_type.shape[:-1])
-    layout = Layout((-k % DEPTH, -n % WIDEST), (k + -k % DEPTH, n + -n % WIDEST), (1, 0), "int8")
+    tiles = _tiles(k, n, np.dtype(x_type.dtype).itemsize)
+    depth, columns = k + -k % DEPTH, n + -n % math.lcm(*(tile.columns for tile in tiles))
+    layout = Layout((depth - k, columns - n), (depth, columns), (1, 0), "int8")
     epilogue = Epilogue(program, node)
     args: list[Arg] = [program.operand(x), program.graph_constant(w, layout), program.operand(bias)]
     args += [ValueArg(node.output), ZerosArg(), SizeArg(rows), *map(program.operand, node.inputs[3:])]
     x_bytes, y_bytes = (np.dtype(t.dtype).itemsize for t in (x_type, y_type))
     splits = max(1, k // (4 * DEPTH))
     launches = []
-    for tile in _tiles(k, n, x_bytes):
+    for tile in tiles:
         data_bytes = tile.data_bytes(x_bytes, y_bytes)
         shared = data_bytes + tile.columns * epilogue.column_bytes
         sizes = (tile.rows, tile.columns, tile.depth, tile.row_warps, tile.column_warps, tile.stages, k, n)
@@ -99,7 +103,8 @@ def _tiles(k: int, n: int, x_bytes: int) -> list[Tile]:
     """The tiles that waste little of a sum over ``k`` and of ``n`` columns."""
     if x_bytes > 1:
         return [MIDDLE, SMALL]
-    wide = [LARGE] * (n % LARGE.columns == 0 or n >= 8 * LARGE.columns) + [BROAD] * (n % BROAD.columns == 0)
+    wide = [tile for tile in (HUGE, LARGE) if n % tile.columns == 0 or n >= 8 * LARGE.columns]
+    wide += [BROAD] * (n % BROAD.columns == 0)
     return [*(wide or [MIDDLE]), SMALL if k % DEEP.depth else DEEP]
 
 
@@ -114,7 +119,7 @@ class Epilogue:
         op = node.op
         assert isinstance(op, Linear)
         self._program = program
-        self._inputs = iter(node.inputs[3:])
+        self._operands, self._inputs = node.inputs[:3], iter(node.inputs[3:])
         self.fields: list[str] = []
         self._columns, self._values = Text(), Text()
         self._members: list[Term] = []
@@ -151,30 +156,39 @@ class Epilogue:
         )
 
     def _lines(self, op: Linear) -> Term:
-        bias: Term | None = Term("bias")
-        total, reach = Term("sum"), 2**31 - 1
+        x, w, bias = (self._program.type(name) for name in self._operands)
+        depth = self._program.graph.constants[self._operands[1]].shape[0]
+        total, reach = Term("sum"), x.magnitude * w.magnitude * depth
         if op.raw:
             return total + self._member(Term("bias"))
+        start: tuple[Term, int] | None = (Term("bias"), bias.magnitude)
         if op.gelu:
-            total = self._requantize(total, reach, -32767, 32767, bias)
-            formula, bounds = activation(op.gelu, op.frac), Intervals()
-            total = formula(self._values, total)
-            ends = formula(bounds, bounds.interval(-32767, 32767))
-            reach, bias = max(-ends.lo, ends.hi), None
+            total, reach = self._gelu(op, self._rescaling(reach, start), total)
+            start = None
             if op.centred:
-                centre, array = self._parameter()
-                total = self._values.bind(total - self._member(centre))
-                reach += int(np.abs(array).max())
+                centre = self._parameter()
+                start = (Term(f"-{centre.term.text}"), int(np.abs(centre.array).max()))
+        rescale = self._rescaling(reach, start)
         if not op.residual:
-            return self._requantize(total, reach, op.lo, op.hi, bias)
-        total = self._requantize(total, reach, -WIDE, WIDE, bias)
+            return rescale.apply(self._values, total, op.lo, op.hi)
+        total = rescale.apply(self._values, total, -WIDE, WIDE)
         summand = self._program.type(next(self._inputs))
         self._residual = TYPES[summand.dtype]
         self.fields.append(f"const {self._residual}* __restrict__ residual")
-        total = total + self._requantize(Term("summand"), summand.magnitude, -WIDE, WIDE)
-        return self._values.minimum(self._values.maximum(total, op.lo), op.hi)
+        branch = self._rescaling(summand.magnitude).apply(self._values, Term("summand"), -WIDE, WIDE)
+        return self._values.minimum(self._values.maximum(total + branch, op.lo), op.hi)
 
-    def _parameter(self) -> tuple[Term, Array]:
+    def _gelu(self, op: Linear, rescale: Dyadic, total: Term) -> tuple[Term, int]:
+        """The GELU of the rescaled sum, and how far from 0 it can be."""
+        formula, bounds = activation(op.gelu, op.frac), Intervals()
+        ends = formula(bounds, bounds.interval(-32767, 32767))
+        if op.gelu in POLY_GELU and rescale.bound < 2**31:
+            value = short_poly_gelu(self._values, rescale.unclipped(self._values, total), op.frac, op.gelu)
+        else:
+            value = formula(self._values, rescale.apply(self._values, total, -32767, 32767))
+        return self._values.bind(value), max(-ends.lo, ends.hi)
+
+    def _parameter(self) -> Parameter:
         """The next input's element in a column, and all of them."""
         name = next(self._inputs)
         if name not in self._program.graph.constants:
@@ -182,7 +196,8 @@ class Epilogue:
         array = self._program.graph.constants[name]
         field = f"p{len(self.fields)}"
         self.fields.append(f"const {TYPES[self._program.type(name).dtype]}* __restrict__ {field}")
-        return self._columns.bind(Term(f"{field}[{'0' if array.shape == (1,) else 'column'}]")), array
+        element = f"{field}[{'0' if array.shape == (1,) else 'column'}]"
+        return Parameter(self._columns.bind(Term(element)), array)
 
     def _member(self, value: Term) -> Term:
         """``value`` of a column as the call sees it."""
@@ -191,7 +206,7 @@ class Epilogue:
         self._members.append(Term(name, value.wide))
         return Term(f"of.{name}", value.wide)
 
-    def _requantize(self, x: Term, reach: int, lo: int, hi: int, bias: Term | None = None) -> Term:
-        (m, factors), (e, exponents) = self._parameter(), self._parameter()
-        rescale = Dyadic.prepare(m, e, is_narrow(reach, factors, exponents), bias).each(self._member)
-        return rescale.apply(self._values, x, lo, hi)
+    def _rescaling(self, reach: int, bias: tuple[Term, int] | None = None) -> Dyadic:
+        """By the next two inputs, of numbers within ``reach`` of 0 and a bias of at most so much."""
+        m, e = self._parameter(), self._parameter()
+        return Dyadic.prepare(m, e, reach, bias).each(self._member)
