@@ -11,6 +11,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <random>
 #include <utility>
 #include <vector>
@@ -86,13 +87,18 @@ struct Fiber {
 struct Meeting { int arrived = 0; u64 generation = 0; const void* where = nullptr; };
 struct Exchange { u64 slots[2][WARP][8]; u64 count[WARP]; };
 
+// a barrier in shared memory; the copies that it counts are done when somebody waits for it
+struct Barrier { int missing = 1; i64 bytes = 0; u64 rounds = 0; std::deque<std::function<void()>> copies; };
+
 static std::vector<Fiber> fibers;
+static std::map<const void*, Barrier> barriers;
 static std::vector<Meeting> warps;
 static std::vector<Exchange> exchanges;
 static Meeting block;
 static void* scheduler;
 static int current;
 static u64 progress;
+static bool early;  // the copies that barriers count are done at once
 static void (*entry)(void**);
 static void** parameters;
 constexpr int SHARED = 227 << 10, CANARY = 1024;
@@ -201,12 +207,16 @@ static void run_block(std::mt19937& random, int order) {
     }
     if (progress == before) fail("some threads wait for others that have ended or wait elsewhere");
   }
+  for (auto& [place, barrier] : barriers)
+    if (!barrier.copies.empty()) fail("a block ends before its copies");
+  barriers.clear();
 }
 
 static void launch(void (*function)(void**), const u32* grid, u32 threads, u32 shared_bytes, void** params) {
   const char* asked = getenv("EMULATOR_ORDER");
   const int order = !asked ? 0 : !strcmp(asked, "backward") ? 1 : !strcmp(asked, "shuffled") ? 2 : 0;
   std::mt19937 random(7);
+  early = order > 0;
   entry = function;
   parameters = params;
   blockDim = {threads, 1, 1};

@@ -64,14 +64,54 @@ static u8* group_operand(const u8* tile, int row, int byte) {  // rows of `width
   return (u8*)(start + ((at & (width - 1)) ^ (start >> 7 & (width / 16 - 1)) << 4));
 }
 
+// blocks of 8 rows and 64 bytes, in chunks of 16
+static const u8* group_blocks(const u8* tile, int row, int byte) {
+  return tile + row / 8 * 512 + byte / 16 * 128 + row % 8 * 16 + byte % 16;
+}
+
+static emulator::Barrier& barrier_of(const void* place) {
+  auto found = emulator::barriers.find(place);
+  if (found == emulator::barriers.end()) emulator::fail("a barrier that is not initialised");
+  return found->second;
+}
+static void come(emulator::Barrier& barrier, int arrivals, int bytes) {
+  barrier.missing -= arrivals, barrier.bytes -= bytes;
+  ++emulator::progress;
+  if (barrier.missing || barrier.bytes) return;
+  ++barrier.rounds;
+  barrier.missing = 1;
+}
+static void init_barrier(u64* barrier) { emulator::barriers[barrier] = {}; }
+static void expect_bytes(u64* barrier, int bytes) { come(barrier_of(barrier), 1, -bytes); }
+static void wait_barrier(u64* place, u32 parity) {
+  auto& barrier = barrier_of(place);
+  while (barrier.rounds % 2 == parity) {
+    if (barrier.copies.empty()) {
+      emulator::yield();
+    } else {
+      barrier.copies.front()();
+      barrier.copies.pop_front();
+    }
+  }
+}
+static void copy_bulk(void* to, const void* from, int bytes, u64* place) {
+  if ((uintptr_t)to % 16 || (uintptr_t)from % 16 || bytes % 16) emulator::fail("a copy that is not aligned");
+  auto& barrier = barrier_of(place);
+  auto copy = [=, &barrier] {
+    memcpy(to, from, bytes);
+    come(barrier, 0, bytes);
+  };
+  if (emulator::early) copy();
+  else barrier.copies.push_back(copy);
+}
+
 static void publish_copies() { emulator::fibers[emulator::current].unpublished = false; }
 static void begin_group_mma() {}
 
 // done as late as the waits allow
 template <bool is_unsigned, int width, int NT>
 static void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
-  for (auto tile : {a, b})
-    if ((uintptr_t)tile % (8 * width) >= width || (uintptr_t)tile % 32) emulator::fail("a tile that is not aligned");
+  if ((uintptr_t)a % (8 * width) >= width || (uintptr_t)a % 32 || (uintptr_t)b % 128) emulator::fail("a tile that is not aligned");
   for (auto& fiber : emulator::fibers)
     if (fiber.unpublished) emulator::fail("a product reads copies that are not published");
   const int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
@@ -80,7 +120,7 @@ static void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
     for (int i = 0; i < NT * 4; ++i)
       for (int k = 0; k < 32; ++k) {
         const u8 left = *group_operand<width>(a, row + i % 4 / 2 * 8, k);
-        const i8 right = (i8)*group_operand<width>(b, i / 4 * 8 + column + i % 2, k);
+        const i8 right = (i8)*group_blocks(b, i / 4 * 8 + column + i % 2, k);
         (*sums)[i / 4][i % 4] += (is_unsigned ? (i32)left : (i32)(i8)left) * right;
       }
   });
@@ -93,12 +133,14 @@ static void commit_group_mma() {
 }
 
 template <int pending>
-static void wait_group_mma() {
+static __attribute__((noinline)) void wait_group_mma() {
   auto& groups = emulator::fibers[emulator::current].product_groups;
   while (groups.size() > pending) {
     for (auto& product : groups.front()) product();
     groups.pop_front();
   }
+  const int warp = emulator::current / emulator::WARP;
+  emulator::meet(emulator::warps[warp], emulator::lanes_of(warp), HERE);
 }
 
 template <int pending, int NT>

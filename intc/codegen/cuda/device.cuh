@@ -127,12 +127,42 @@ DEVICE void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #define WARPGROUP_MMA 0
 #endif
 
+// A barrier in shared memory. A round of it is complete when one thread has announced bytes, and they have arrived.
+DEVICE void init_barrier(u64* barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+}
+
+DEVICE void expect_bytes(u64* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+
+// until the round whose number has this parity is complete
+DEVICE void wait_barrier(u64* barrier, u32 parity) {
+  u32 complete;
+  do {
+    asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                 : "=r"(complete) : "r"(shared_address(barrier)), "r"(parity) : "memory");
+  } while (!complete);
+}
+
+// whole pieces of 16 bytes from global to shared memory, which group_mma sees and `barrier` counts
+DEVICE void copy_bulk(void* to, const void* from, int bytes, u64* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               ::"r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
+}
+
 // Rows of `width` bytes, 64 or 128, whose 16-byte chunks lie as chunk_at has them, from an address that is a multiple
 // of eight rows, or some times 32 further on.
 template <int width>
 DEVICE u64 matrix_descriptor(const u8* tile) {
   static_assert(width == 64 || width == 128, "the hardware knows these");
   return (shared_address(tile) & 0x3ffff) >> 4 | 1ull << 16 | (u64)(width / 2) << 32 | (width == 64 ? 2ull : 1ull) << 62;
+}
+
+// Rows of 64 bytes, eight by eight: their first 16-byte chunks, then their next ones; or two chunks further on.
+DEVICE u64 block_descriptor(const u8* tile) {
+  return (shared_address(tile) & 0x3ffff) >> 4 | 8ull << 16 | 32ull << 32;
 }
 
 // this thread's completed copies become visible to group_mma
@@ -173,7 +203,7 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
   asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" columns "k32.s32." type ".s8 {" \
                sums "}, " left ", " right ", p;}" \
                : __VA_ARGS__ \
-               : "l"(matrix_descriptor<width>(a)), "l"(matrix_descriptor<width>(b)))
+               : "l"(matrix_descriptor<width>(a)), "l"(block_descriptor(b)))
 #define GROUP_MMA_64(type) GROUP_MMA(type, "64", NAMES_32, "%32", "%33", SIXTEEN(c, 0), SIXTEEN(c, 4))
 #define GROUP_MMA_96(type) \
   GROUP_MMA(type, "96", NAMES_48, "%48", "%49", SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8))
@@ -186,9 +216,9 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
   GROUP_MMA(type, "256", NAMES_128, "%128", "%129", SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12), \
             SIXTEEN(c, 16), SIXTEEN(c, 20), SIXTEEN(c, 24), SIXTEEN(c, 28))
 
-// c += a @ b for tiles a [64, 32] (unsigned or signed bytes) and b [NT * 8, 32] (signed, column by column), parts of
-// rows of `width` bytes in shared memory, begun now and done when wait_group_mma says so. Warp w of the four has rows 16w .. 16w + 15, and c[j] is
-// columns 8j .. 8j + 7 of them as mma has them.
+// c += a @ b for tiles a [64, 32] (unsigned or signed bytes), a part of rows of `width` bytes, and b [NT * 8, 32] (signed,
+// column by column), half of blocks of 64 values, in shared memory; begun now and done when wait_group_mma says so. Warp
+// w of the four has rows 16w .. 16w + 15, and c[j] is columns 8j .. 8j + 7 of them as mma has them.
 template <bool is_unsigned, int width, int NT>
 DEVICE void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
   static_assert(NT == 8 || NT == 12 || NT == 16 || NT == 24 || NT == 32, "64, 96, 128, 192 or 256 columns");

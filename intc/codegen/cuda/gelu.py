@@ -20,4 +20,4 @@ def short_poly_gelu(ns: Algebra, x: Any, frac: int, kind: str) -> Any:
         g = ns.assume((g * v + (16384 + (c << 15))) >> 15, -32768, 32767)
     down = 15 - (frac - scale)
     last = (g * v + (16384 + (coefficients[-1] << 15) + (1 << 14 + down))) >> 15 + down
-    return ns.minimum(ns.maximum(x, 0), 32767) - ns.maximum(last, 0)
+    return ns.maximum(ns.minimum(x, 32767), 0) - ns.maximum(last, 0)

@@ -63,7 +63,8 @@ def lower_linear(program: Program, node: Node) -> None:
     rows: Dim = product(x_type.shape[:-1])
     tiles = _tiles(k, n, np.dtype(x_type.dtype).itemsize)
     depth, columns = k + -k % DEPTH, n + -n % math.lcm(*(tile.columns for tile in tiles))
-    layout = Layout((depth - k, columns - n), (depth, columns), (1, 0), "int8")
+    blocks = (depth // DEPTH, 4, 16, columns // 8, 8)
+    layout = Layout((depth - k, columns - n), blocks, (0, 3, 1, 4, 2), "int8")
     epilogue = Epilogue(program, node)
     args: list[Arg] = [program.operand(x), program.graph_constant(w, layout), program.operand(bias)]
     args += [ValueArg(node.output), ZerosArg(), SizeArg(rows), *map(program.operand, node.inputs[3:])]
@@ -72,8 +73,9 @@ def lower_linear(program: Program, node: Node) -> None:
     launches = []
     for tile in tiles:
         data_bytes = tile.data_bytes(x_bytes, y_bytes)
-        shared = data_bytes + tile.columns * epilogue.column_bytes
-        sizes = (tile.rows, tile.columns, tile.depth, tile.row_warps, tile.column_warps, tile.stages, k, n)
+        shared = data_bytes + tile.columns // 2 * epilogue.pair_bytes + 8 * tile.stages
+        shape = (tile.rows, tile.columns, tile.depth, tile.row_warps, tile.column_warps, tile.stages)
+        sizes = (*shape, k, n, columns)
         source = epilogue.source(data_bytes)
         key = (sizes, x_type.dtype, y_type.dtype, source)
         head = f"{TYPES[x_type.dtype]}* x, i8* w, i32* bias, {TYPES[y_type.dtype]}* y, u8* zeros, i32 rows"
@@ -109,8 +111,9 @@ def _tiles(k: int, n: int, x_bytes: int) -> list[Tile]:
 
 
 class Epilogue:
-    """The struct that makes outputs of sums: ``column`` gathers what a column needs, once for all its rows,
-    and the call turns a sum, with the residual's element, into an output.
+    """The struct that makes outputs of sums: ``prepare`` gathers what a column needs, once for all its rows,
+    and the call turns a sum, with the residual's element, into an output. Columns lie two by two, as threads
+    have them.
 
     ``fields`` are the kernel's parameters behind those of ``linear``, one for each input behind the bias.
     """
@@ -127,15 +130,14 @@ class Epilogue:
         self._result = self._lines(op)
 
     @property
-    def column_bytes(self) -> int:
-        total = sum(8 if member.wide else 4 for member in self._members)
+    def pair_bytes(self) -> int:
+        total = sum(16 if member.wide else 8 for member in self._members)
         return total + -total % 16
 
     def source(self, columns_at: int) -> str:
         """The struct, called EPILOGUE; ``columns_at`` is where columns lie in shared memory."""
         members = sorted(self._members, key=lambda member: not member.wide)
-        declared = " ".join(f"{member.type} {member.text};" for member in members)
-        given = ", ".join(member.text for member in members)
+        declared = " ".join(f"{member.type} {member.text}[2];" for member in members)
         residual = any(field.endswith(" residual") for field in self.fields)
         return "".join(
             [
@@ -145,10 +147,10 @@ class Epilogue:
                 *([] if residual else ["  static constexpr const i32* residual = nullptr;\n"]),
                 f"  static constexpr bool has_residual = {str(residual).lower()};\n",
                 f"  static constexpr int columns_at = {columns_at};\n",
-                f"  struct alignas(16) Column {{ {declared} }};\n",
-                method("Column column(i32 bias, i32 column)", [*self._columns.lines, f"return {{{given}}};"]),
+                f"  struct alignas(16) Pair {{ {declared} }};\n",
+                method("void prepare(Pair& of, int which, i32 bias, i32 column)", self._columns.lines),
                 method(
-                    "i32 operator()(i32 sum, const Column& of, i32 summand)",
+                    "i32 operator()(i32 sum, const Pair& of, int which, i32 summand)",
                     [*self._values.lines, f"return {self._result.text};"],
                 ),
                 "};\n",
@@ -201,10 +203,10 @@ class Epilogue:
 
     def _member(self, value: Term) -> Term:
         """``value`` of a column as the call sees it."""
-        name = f"m{len(self._members)}"
-        self._columns.lines.append(f"const {value.type} {name} = {value.text};")
-        self._members.append(Term(name, value.wide))
-        return Term(f"of.{name}", value.wide)
+        member = Term(f"m{len(self._members)}", value.wide)
+        self._columns.lines.append(f"of.{member.text}[which] = {value.text};")
+        self._members.append(member)
+        return Term(f"of.{member.text}[which]", value.wide)
 
     def _rescaling(self, reach: int, bias: tuple[Term, int] | None = None) -> Dyadic:
         """By the next two inputs, of numbers within ``reach`` of 0 and a bias of at most so much."""
