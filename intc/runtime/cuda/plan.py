@@ -22,7 +22,8 @@ from intc.runtime.workspace import round_up
 
 ADDRESSES: Final = ("constants", "slot", "input", "output", "scratch", "zeros")  # kinds of arguments
 COUNTERS: Final = 4096  # bytes in front of the partial sums
-OPERAND_COST: Final = 32  # of a row or column of a tile, in products, as measured on an H100
+OPERAND_COST: Final = 64  # of a row or column of a tile, in products, as measured on an H100
+VACANCY_COST: Final = 0.25  # of a block's place that stays empty on a multiprocessor, in blocks, likewise
 MAX_BLOCKS_Y: Final = 65535
 KEPT: Final = 256  # of the launches that depend on the same symbols, at as many values of these
 
@@ -133,13 +134,14 @@ def _split(loaded: Loaded, choice: Choice, sizes: Mapping[str, int]) -> list[int
 
 
 def _duration(loaded: Loaded, choice: Choice, grid: Sequence[int]) -> float:
-    """About how long a kernel of tiles takes: as often as every multiprocessor is filled with the blocks that
-    it holds, a tile's products and, for each of its rows and columns, operands.
+    """About how long a kernel of tiles takes: the blocks of a multiprocessor, each a tile's products and, for
+    each of its rows and columns, operands; longer where blocks at the end have nothing to hide their waits.
     """
     resident = loaded.resident(choice)
-    rounds = -(-math.prod(grid) // (loaded.device.multiprocessors * resident))
+    blocks = -(-math.prod(grid) // loaded.device.multiprocessors)
     sides = [each for _, each in choice.grid]
-    return rounds * resident * (math.prod(sides) + OPERAND_COST * sum(sides)) / grid[2]
+    tile = math.prod(sides) + OPERAND_COST * sum(sides)
+    return (blocks + VACANCY_COST * (-blocks % resident)) * tile / grid[2]
 
 
 def areas(plan: Plan, elsewhere: Collection[int] = ()) -> list[int]:
