@@ -14,6 +14,7 @@ from intc.ops.fused import Linear
 from intc.ops.movement import Pad, Reshape
 from intc.report.listings import listings
 from intc.report.profile import stage_times
+from tests import emulated
 from tests.kernel_cases import ints
 from tests.native import check_graph
 
@@ -46,6 +47,13 @@ def test_a_product_is_stored_inside_its_border(border: tuple[int, int, int, int]
         b.output(padded(b, images(b, height, width, columns, tokens=columns == 24), border))
     lowered = check_graph(b.finish(), {"batch": 3}, target)
     assert [kernel.split("_")[0] for kernel, _, _ in lowered.stages] == ["linear"] * 4
+
+
+def test_on_a_gpu_every_pad_is_a_kernel() -> None:
+    b = Builder("padded")
+    b.output(padded(b, images(b, 5, 6, 24, tokens=True), BORDERS[0]))
+    with emulated.emulation():
+        emulated.check_graph(b.finish(), {"batch": 2})
 
 
 def test_other_pads_are_stages() -> None:

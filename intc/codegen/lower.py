@@ -139,7 +139,7 @@ def outlined(graph: Graph, target: Target) -> Program:
         program.inlined = cuda_elementwise.inlined(graph)
     else:
         program.inlined = reduction.inlined(program) | patches.inlined(program)
-    program.framed = framed.framed(program)
+        program.framed = framed.framed(program)
     return program
 
 
