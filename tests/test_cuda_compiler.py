@@ -21,6 +21,7 @@ from intc.ops.shift import ShiftLayerNorm, Shiftmax
 from tests.kernel_cases import Case, ints
 from tests.product_cases import linear_case
 from tests.test_cuda_kernels import attention_case, t, wide_attention_case
+from tests.test_cuda_layer_norm import residual
 
 NVCC = compiler.nvcc()
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
@@ -56,6 +57,7 @@ def network() -> Graph:
             for j, item in enumerate(case.inputs)
         ]
         builder.output(builder.emit(case.op, *names, name=f"y{i}"))
+    residual(builder, 768)
     return builder.finish()
 
 

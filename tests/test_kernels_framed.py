@@ -82,7 +82,7 @@ def test_reports_know_which_kernel_computes_what() -> None:
     found = listings(graph, native())
     assert found.kernels[y] == found.kernels[z] and found.kernels[z][0].startswith("linear")
     (stage,) = stage_times(
-        graph, outlined(graph, native()).within, [("linear_0", "", z)], [1.0], {"batch": 2}
+        graph, outlined(graph, native()).within, [("linear_0", "", (z,))], [1.0], {"batch": 2}
     )
     assert stage.macs == 2 * 12 * 9 * 8
     assert stage.bytes == 2 * 12 * 9 + 9 * 8 + 4 * 8 + 4 * 2 * 5 * 6 * 8

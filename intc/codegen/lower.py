@@ -17,6 +17,7 @@ from intc.codegen.cpu import framed, patches, reduction
 from intc.codegen.cuda import boundary
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.cuda import elementwise as cuda_elementwise
+from intc.codegen.cuda import layer_norm as cuda_layer_norm
 from intc.codegen.cuda.launches import place_launches
 from intc.codegen.cuda.machine_code import GpuCode, gpu_code
 from intc.codegen.machine_code import MachineCode, machine_code
@@ -38,7 +39,7 @@ class Lowered:
 
     The library's function ``entry`` takes addresses of ``constants``, arena, each input, each output, then
     int32: each of ``symbols`` and the number of tasks. All addresses are 64-byte aligned. The arena needs
-    :meth:`arena_bytes`. ``stages`` are (kernel, ONNX node, value written) in order.
+    :meth:`arena_bytes`. ``stages`` are (kernel, ONNX node, values written) in order.
     """
 
     target: Target
@@ -50,7 +51,7 @@ class Lowered:
     symbols: tuple[str, ...]
     slots: tuple[Dim, ...]
     scratch: tuple[Dim, ...]
-    stages: tuple[tuple[str, str, str], ...]
+    stages: tuple[tuple[str, str, tuple[str, ...]], ...]
     entry: str
     launches: tuple[StoredLaunch, ...] = ()
 
@@ -110,7 +111,7 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
         tuple(graph.symbols()),
         tuple(memory.slots),
         scratch,
-        tuple((s.kernel, s.source, s.writes[0]) for s in program.stages),
+        tuple((s.kernel, s.source, s.writes) for s in program.stages),
         entry,
         launches,
     )
@@ -122,12 +123,13 @@ def lower(graph: Graph, target: str | Target = "native", *, ticks: bool = False)
 def staged(graph: Graph, target: Target) -> tuple[Program, dict[str, str]]:
     """The program of ``graph``, and the holder of every value (see :func:`place_outputs`)."""
     program = outlined(graph, target)
-    padded = {pad.output for pad in program.framed.values()}
+    elsewhere = program.inlined.union(pad.output for pad in program.framed.values())
+    elsewhere |= {node.output for nodes in program.beside.values() for node in nodes}
     for name, value in graph.values.items():
         if value.type.is_float:
             raise CodegenError(f"value '{name}' is {value.type.dtype}; only integer graphs can be lowered")
     for node in graph.nodes:
-        if node.output not in program.inlined and node.output not in padded:
+        if node.output not in elsewhere:
             lower_node(program, node)
     return program, place_outputs(program)
 
@@ -137,6 +139,8 @@ def outlined(graph: Graph, target: Target) -> Program:
     program = Program(graph, target)
     if target.gpu:
         program.inlined = cuda_elementwise.inlined(graph)
+        program.inlined |= cuda_layer_norm.before(program)
+        program.beside = cuda_layer_norm.after(program)
     else:
         program.inlined = reduction.inlined(program) | patches.inlined(program)
         program.framed = framed.framed(program)

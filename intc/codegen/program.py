@@ -157,7 +157,8 @@ class Constant:
 class Program:
     """Kernels by name, stages in order, constants in blob order and aliases (value -> value with the same
     bytes). Values of ``inlined`` are computed by their readers, those of ``framed`` are stored as the output
-    of a Pad. A GPU's kernels are text, and ``work`` says how many threads those of standard form need.
+    of a Pad; ``beside`` has the readers of a value that its own kernel computes. A GPU's kernels are text,
+    and ``work`` says how many threads those of standard form need.
     """
 
     graph: Graph
@@ -169,6 +170,7 @@ class Program:
     aliases: dict[str, str] = field(default_factory=dict)
     inlined: frozenset[str] = frozenset()
     framed: dict[str, Node] = field(default_factory=dict)
+    beside: dict[str, tuple[Node, ...]] = field(default_factory=dict)
     _kernel_names: dict[object, str] = field(default_factory=dict)
     _constant_numbers: dict[object, int] = field(default_factory=dict)
 
@@ -178,8 +180,10 @@ class Program:
 
     @property
     def within(self) -> frozenset[str]:
-        """The values that no memory holds: inlined ones, and those that are stored as the output of a Pad."""
-        found = set(self.inlined)
+        """The values that no memory holds: inlined ones, those that are stored as the output of a Pad, and
+        those that are read where they are computed.
+        """
+        found = {*self.inlined, *(value for value in self.beside if not self.stored(value))}
         for pad in self.framed.values():
             value = pad.inputs[0]
             while value not in self.framed:  # a reshape
@@ -187,6 +191,11 @@ class Program:
                 value = self.producers[value].inputs[0]
             found.add(value)
         return frozenset(found)
+
+    def stored(self, value: str) -> bool:
+        """Whether anything reads ``value`` but the nodes that are computed beside it."""
+        apart = self.beside.get(value, ())
+        return value in self.graph.outputs or any(user not in apart for user in self.graph.users()[value])
 
     def type(self, name: str) -> TensorType:
         return self.graph.type(name)
@@ -225,10 +234,16 @@ class Program:
         return self.graph_constant(name, layout) if isinstance(layout, Layout) else self.constant(layout)
 
     def add(
-        self, kernel: str, args: Sequence[Arg], output: str, source: str = "", launches: Sequence[Launch] = ()
+        self,
+        kernel: str,
+        args: Sequence[Arg],
+        output: str | Sequence[str],
+        source: str = "",
+        launches: Sequence[Launch] = (),
     ) -> None:
-        """Append the stage that computes ``output``."""
-        self.stages.append(Stage(kernel, tuple(args), (output,), source, tuple(launches)))
+        """Append the stage that computes ``output``, one value or several."""
+        outputs = (output,) if isinstance(output, str) else tuple(output)
+        self.stages.append(Stage(kernel, tuple(args), outputs, source, tuple(launches)))
 
     def generic(
         self,

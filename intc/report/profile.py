@@ -90,7 +90,7 @@ def gpu_profile(path: str | Path, session: Session, sizes: Mapping[str, int]) ->
     assert session.gpu
     captured = session.gpu.graph([sizes[s] for s in manifest.symbols])
     stages = [
-        (work.choice.kernel, stage.source, stage.writes[0])
+        (work.choice.kernel, stage.source, stage.writes)
         for work, stage in zip(captured.work, program.stages, strict=True)
     ]
     times = [ms / 1e3 for ms in captured.profile()]
@@ -100,17 +100,19 @@ def gpu_profile(path: str | Path, session: Session, sizes: Mapping[str, int]) ->
 def stage_times(
     graph: Graph,
     inside: frozenset[str],
-    stages: Sequence[tuple[str, str, str]],
+    stages: Sequence[tuple[str, str, tuple[str, ...]]],
     times: Sequence[float],
     sizes: Mapping[str, int],
 ) -> list[StageTime]:
-    """``stages`` are (kernel, source, output); no memory holds the values ``inside``."""
-    nodes, found = graph.producers(), []
-    for (kernel, source, output), seconds in zip(stages, times, strict=True):
-        node = nodes.get(output)  # None: a copy to a graph output
-        macs = sum(node_macs(graph, n, sizes) for n in _computed(nodes, node, inside)) if node else 0
-        moved = _moved(graph, [*_operands(nodes, node, inside), output], sizes) if node else 0
-        found.append(StageTime(kernel, source or output, output, seconds, macs, moved))
+    """``stages`` are (kernel, source, outputs); no memory holds the values ``inside``."""
+    producers, found = graph.producers(), []
+    for (kernel, source, outputs), seconds in zip(stages, times, strict=True):
+        nodes = [producers[name] for name in outputs if name in producers]  # none: a copy to a graph output
+        computed = {n.output: n for node in nodes for n in _computed(producers, node, inside)}
+        macs = sum(node_macs(graph, n, sizes) for n in computed.values())
+        read = [x for node in nodes for x in _operands(producers, node, inside)]
+        moved = _moved(graph, [*read, *outputs], sizes) if nodes else 0
+        found.append(StageTime(kernel, source or outputs[0], outputs[0], seconds, macs, moved))
     return found
 
 

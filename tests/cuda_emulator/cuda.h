@@ -268,6 +268,7 @@ static i32 __dp4a(i32 a, i32 b, i32 c) {
   for (int i = 0; i < 4; ++i) c += (i8)(a >> 8 * i) * (i8)(b >> 8 * i);
   return c;
 }
+static u32 __umulhi(u32 a, u32 b) { return (u64)a * b >> 32; }
 static int __clz(u32 x) { return x ? __builtin_clz(x) : 32; }
 static int __clzll(i64 x) { return x ? __builtin_clzll(x) : 64; }
 static u32 __funnelshift_rc(u32 low, u32 high, u32 shift) {

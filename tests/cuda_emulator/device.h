@@ -112,8 +112,8 @@ static void begin_group_mma() {}
 template <bool is_unsigned, int width, int NT>
 static void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
   if ((uintptr_t)a % (8 * width) >= width || (uintptr_t)a % 32 || (uintptr_t)b % 128) emulator::fail("a tile that is not aligned");
-  for (auto& fiber : emulator::fibers)
-    if (fiber.unpublished) emulator::fail("a product reads copies that are not published");
+  for (u32 i = 0; i < blockDim.x; ++i)
+    if (emulator::fibers[i].unpublished) emulator::fail("a product reads copies that are not published");
   const int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
   auto* sums = &c;
   emulator::fibers[emulator::current].products.push_back([=] {
