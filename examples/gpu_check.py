@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ BATCHES = (1, 8, 64, 256)
 SEQUENCE = 128
 LARGE = 1 << 18  # bytes from which a constant is drawn
 CHECKED = 2  # samples compared with the reference
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 TORCH = ("fp16 graph", "fp32 eager", "fp16 max-autotune", "bf16 graph", "fp16 eager", "bf16 eager")
 
 
@@ -187,8 +188,8 @@ def run(options: argparse.Namespace) -> int:
                 results.attempt(step, "models", name, f"batch {batch}", "intc")
             del session
     for way in options.ways:
-        for batch in options.batches:
-            for name in options.models:
+        for name in options.models:
+            for batch in options.batches:
                 step = partial(torch_time, name, batch, way)
                 results.attempt(step, "models", name, f"batch {batch}", f"torch {way}")
     print("\n".join(table(results.body)))
@@ -255,24 +256,31 @@ def through_torch(torch: Any, session: Session, feeds: dict[str, Array]) -> list
     return [torch.from_dlpack(result).cpu().numpy() for result in results]
 
 
-def torch_time(name: str, batch: int, way: str) -> dict[str, float]:
-    """Milliseconds of the float model in torch: eager, in a CUDA graph, or compiled (which has its own)."""
+@lru_cache(1)
+def torch_model(name: str, way: str) -> Any:
+    """The float model on the device: of fp32, fp16 or bf16, compiled by torch where `way` says so."""
     import torch
 
     kind, _, how = way.partition(" ")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[kind]
-    model = models.build(name).to("cuda", dtype)
+    model = models.build(name).to("cuda", getattr(torch, DTYPES[kind]))
+    return torch.compile(model, mode=how, dynamic=False) if how == "max-autotune" else model
+
+
+def torch_time(name: str, batch: int, way: str) -> dict[str, float]:
+    """Milliseconds of the float model in torch: eager, in a CUDA graph, or compiled (which has its own)."""
+    import torch
+
+    model = torch_model(name, way)
+    dtype = next(model.parameters()).dtype
     feeds = {k: torch.from_numpy(np.ascontiguousarray(v)).cuda() for k, v in samples(name, batch).items()}
     feeds = {k: v.to(dtype) if v.is_floating_point() else v for k, v in feeds.items()}
     with torch.inference_mode():
-        if how == "max-autotune":
-            model = torch.compile(model, mode="max-autotune", dynamic=False)
         call: Callable[[], Any] = lambda: model(**feeds)  # noqa: E731
         for _ in range(3):
             call()
         torch.cuda.synchronize()
-        if how == "graph":
+        if way.endswith(" graph"):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 call()
