@@ -51,7 +51,7 @@ def test_kernels_equal_evaluate(group: str) -> None:
     "processors", [1, 1000]
 )  # one: the large tiles; many: the small ones, with split sums
 def test_products_of_many_sizes(order: str, processors: int) -> None:
-    whole = [(1, 64, 64), (64, 192, 576), (197, 768, 128), (300, 256, 256), (130, 1040, 64)]
+    whole = [(1, 64, 64), (64, 192, 576), (197, 768, 128), (300, 256, 256), (130, 1040, 64), (260, 320, 384)]
     ragged = [(129, 65, 33), (63, 17, 130), (65, 200, 1), (2, 1100, 72)]
     cases = [linear_case(t((m, k), "int8", -127, 127), n, BYTES) for m, k, n in whole + ragged]
     cases += [
