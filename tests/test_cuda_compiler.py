@@ -13,6 +13,7 @@ from intc.codegen.cuda.machine_code import MISSING, disassembler, gpu_code, ptx_
 from intc.codegen.cuda.source import assemble
 from intc.codegen.lower import lower
 from intc.errors import CodegenError, UsageError
+from intc.ir.dims import symbol
 from intc.ir.graph import Builder, Graph
 from intc.ir.types import TensorType
 from intc.ops.division import Divide
@@ -44,6 +45,7 @@ def network() -> Graph:
         attention_case(64, 3, 197, 197, 0),
         attention_case(32, 2, 49, 49, 0, masked=True, biased=True),
         wide_attention_case(64, 197, 4095, 4095),
+        wide_attention_case(64, symbol("rows"), 4095, 4095, masked=True),
         Case(ShiftLayerNorm(3, 40, -127, 127, "int8"), (t((5, 192), "int16", -5000, 5000), g, b)),
         Case(Shiftmax(2**30, 40, 8), (t((3, 50), "int32", -90000, 90000),)),
         Case(Divide(8, 2**20), (t((40,), "int32", -(2**20), 2**20), t((40,), "int32", -999, 999))),

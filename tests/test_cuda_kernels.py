@@ -15,6 +15,7 @@ import pytest
 from intc.codegen.cuda.gelu import short_poly_gelu
 from intc.codegen.cuda.linear import DEEP, HUGE, LARGE, MIDDLE, SMALL
 from intc.errors import CodegenError
+from intc.ir.dims import symbol
 from intc.ir.types import TensorType
 from intc.ops import scalar
 from intc.ops.fused import Attention, Linear
@@ -90,15 +91,15 @@ def test_products_at_the_ends_of_the_interval(dtype: Any) -> None:
     check([Case(op, (np.full((5, k), value, dtype), w, bias)) for value in (max(info.min, -32767), info.max)])
 
 
-def attention_case(dim: int, heads: int, queries: int, keys: int, offset: int, **options: Any) -> Case:
+def attention_case(dim: int, heads: int, queries: Any, keys: Any, offset: int, **options: Any) -> Case:
     """Queries in a tensor of their own, keys and values side by side."""
     width = heads * dim
     op = Attention(heads, heads, dim, 0, 0, width + offset, 20077, 5, -127, 127, **options)
     q, kv = t((2, queries, width), "int8", -127, 127), t((2, keys, 2 * width + offset), "int8", -127, 127)
-    kept = np.random.default_rng(keys).random((2, heads, queries, keys)) < 1 / (
-        1 + keys
-    )  # many rows keep nothing
-    extra: list[Any] = [kept if op.uniform else t(kept.shape, "bool")] if op.masked else []
+    scores = (2, heads, queries, keys)
+    extra: list[Any] = [t(scores, "bool")] if op.masked else []
+    if op.uniform:  # many rows keep nothing
+        extra = [np.random.default_rng(keys).random(scores) < 1 / (1 + keys)]
     extra += [t((1, heads, queries, keys), "int32", -5000, 5000)] if op.biased else []
     mo, eo = ints(2**30, 2**31 - 1, (width,), np.int32), ints(37, 39, (width,), np.int32)
     return Case(op, (q, kv, kv, mo, eo, *extra))
@@ -113,14 +114,17 @@ def test_attention_of_many_sizes(order: str) -> None:
         attention_case(64, 2, 70, 130, 0, masked=True, uniform=True),
         attention_case(128, 1, 64, 64, 0, biased=True),
         attention_case(20, 2, 1, 300, 4),
+        attention_case(1, 2, 33, 257, 0),  # whole tiles of negative scores among them
+        attention_case(1, 2, 33, 300, 0, masked=True),
         attention_case(7, 3, 70, 63, 1, masked=True),
         learned_attention_case(queries=True),
         learned_attention_case(queries=False),
     ]
-    check(cases, order)
+    for processors in (1, 1000):  # many: blocks of 16 rows, whose keys four warps divide
+        check(cases, order, processors)
 
 
-def wide_attention_case(dim: int, rows: int, q_limit: int, k_limit: int, **options: Any) -> Case:
+def wide_attention_case(dim: int, rows: Any, q_limit: int, k_limit: int, **options: Any) -> Case:
     """Queries and keys of up to 16 bits."""
     shape = (2, rows, 2 * dim)
     q, k = (t(shape, "int8" if x < 128 else "int16", -x, x) for x in (q_limit, k_limit))
@@ -139,8 +143,36 @@ def test_attention_of_wide_queries_and_keys(order: str) -> None:
         wide_attention_case(7, 20, 127, 32639, masked=True),
         wide_attention_case(96, 33, 2047, 2047),
         wide_attention_case(1, 9, 32639, 32639),
+        wide_attention_case(64, 197, 4095, 4095),
+        wide_attention_case(64, 145, 4095, 127, masked=True),
     ]
-    check(cases, order)
+    of_keys = wide_attention_case(40, 150, 127, 2047, masked=True, uniform=True)
+    nothing = np.arange(2)[:, None] > np.arange(150) - 100  # that is kept of the first
+    cases.append(replace(of_keys, inputs=(*of_keys.inputs[:-1], nothing & (np.arange(2)[:, None] > 0))))
+    for processors in (1, 1000):
+        check(cases, order, processors)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_attention_of_lengths_that_a_run_tells(order: str) -> None:
+    """Up to 128 keys a warp holds the scores of its rows, up to 256 two or four do, beyond them none."""
+    rows = symbol("rows")
+    cases = [
+        wide_attention_case(64, rows, 4095, 4095, masked=True),
+        wide_attention_case(33, rows, 127, 127, masked=True, uniform=True),
+        attention_case(96, 1, rows, rows, 16, masked=True, biased=True),
+    ]
+    for processors, lengths in ((1, (1, 16, 100, 128, 130, 240, 256, 257)), (1000, (5, 100, 193, 256))):
+        with emulation(order, processors):
+            check_op([(c.op, c.inputs, {"rows": n}) for c in cases for n in lengths], check_graph)
+
+
+def test_keys_that_do_not_vanish() -> None:
+    """Weights that fall so slowly that no distance makes them 0: what a mask drops is known by its score."""
+    for options in ({"masked": True}, {"masked": True, "uniform": True}, {}):
+        for m, shift in ((20077, 31), (3, 0), (32767, -14)):
+            case = attention_case(32, 2, 20, 75, 0, **options)
+            check([replace(case, op=replace(case.op, m=m, shift=shift))])
 
 
 @pytest.mark.parametrize("order", ORDERS)

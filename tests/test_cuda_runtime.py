@@ -25,7 +25,7 @@ from intc.ir.dims import symbol
 from intc.ir.graph import Builder
 from intc.ir.types import TensorType
 from intc.module import Module, open_module
-from intc.ops.fused import Linear
+from intc.ops.fused import Attention, Linear
 from intc.report import profile
 from intc.report.bench import Options, bench
 from intc.report.macs import count_macs
@@ -214,6 +214,24 @@ def test_tiles_are_chosen_by_what_the_device_has(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("EMULATOR_SHARED", "1024")
     with pytest.raises(WrongTarget, match="bytes of shared memory, but emulator gives a block at most 1024"):
         small.session().run(None, feeds)
+
+
+def test_attention_is_chosen_by_length_and_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of a block and blocks of a head: 64 rows in one, or, where there are few, 16 of four warps."""
+    b = Builder("attention")
+    qkv = b.input("qkv", TensorType((2, symbol("rows"), 192), "int8", -127, 127))
+    m, e = b.constant("m", np.full(1, 2**30, np.int32)), b.constant("e", np.full(1, 38, np.int32))
+    op = Attention(2, 2, 32, 0, 64, 128, 20077, 5, -127, 127)
+    b.output(b.emit(op, qkv, qkv, qkv, m, e, name="y"))
+    graph = b.finish()
+    made = Module(graph, graph, lower(graph, "cuda"), ("y",))
+    many = {(1, 100): (128, 2), (1, 200): (256, 4), (1, 257): (128, 5)}
+    few = {(99, 100): (128, 7), (99, 257): (128, 5)}
+    for (processors, rows), chosen in (many | few).items():
+        monkeypatch.setenv("EMULATOR_PROCESSORS", str(processors))
+        entry: Any = made.session().gpu
+        (work,) = entry.graph((rows,)).work
+        assert (work.choice.threads, work.grid[1]) == chosen
 
 
 def test_more_rows_than_a_launch_has_blocks() -> None:

@@ -31,7 +31,7 @@ from intc.artifact.tensors import INT4, MAX_RANK
 from intc.errors import ArtifactCorrupt, ArtifactVersion
 
 FORMAT: Final = "intc"
-VERSION: Final = 6
+VERSION: Final = 7
 MANIFEST: Final = "manifest.json"
 GRAPH: Final = "graph.intc.txt"
 WEIGHTS: Final = "weights.safetensors"
@@ -94,6 +94,8 @@ class Choice:
     """A way to start a GPU kernel: blocks along each axis of ``grid`` as (size, how much of it a block does).
 
     Up to ``splits`` blocks along z share the sum of each block, in ``zeros`` bytes of memory a block.
+    ``work`` says how long a block takes compared with those of other choices, where it is not 0; it is a
+    choice where every size of ``limits`` is at most what stands beside it.
     """
 
     kernel: str
@@ -102,6 +104,8 @@ class Choice:
     shared: int
     splits: int
     zeros: int
+    work: int
+    limits: tuple[tuple[Size, int], ...]
 
 
 @dataclass(frozen=True)
@@ -291,8 +295,9 @@ def _launch(spec: dict[str, Any], symbols: tuple[str, ...]) -> Launch:
         grid = tuple((read_size(size, symbols), read_count(each)) for size, each in c["grid"])
         if not 1 <= len(grid) <= 3 or not all(each for _, each in grid):
             raise ValueError(f"grid {grid!r}")
-        numbers = (read_count(c[k]) for k in ("threads", "shared", "splits", "zeros"))
-        choices.append(Choice(read_text(c["kernel"]), grid, *numbers))
+        numbers = {k: read_count(c[k]) for k in ("threads", "shared", "splits", "zeros", "work")}
+        limits = tuple((read_size(size, symbols), read_count(most)) for size, most in c["limits"])
+        choices.append(Choice(read_text(c["kernel"]), grid, limits=limits, **numbers))
     if not choices:
         raise ValueError("a launch without a kernel")
     args = []

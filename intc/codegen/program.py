@@ -92,8 +92,10 @@ Arg: TypeAlias = (
 class Launch:
     """How a GPU starts a kernel: blocks along each axis of ``grid`` as (size, how much of it a block does).
 
-    Where a stage has several, ``grid`` are the sides of tiles. Where there are fewer blocks than
-    multiprocessors, up to ``splits`` blocks along z share each block's sum, in ``zeros`` bytes a block.
+    Where a stage has several, ``work`` says how long a block takes compared with theirs, or, where it is 0,
+    ``grid`` are the sides of tiles; each of ``limits`` is a size and the most that it may be. Where there are
+    fewer blocks than multiprocessors, up to ``splits`` blocks along z share each block's sum, in ``zeros``
+    bytes a block.
     """
 
     kernel: str
@@ -102,6 +104,8 @@ class Launch:
     shared: int = 0
     splits: int = 1
     zeros: int = 0
+    work: int = 0
+    limits: tuple[tuple[Dim, int], ...] = ()
 
 
 @dataclass(frozen=True)

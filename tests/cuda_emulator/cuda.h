@@ -268,7 +268,12 @@ static i32 __dp4a(i32 a, i32 b, i32 c) {
   for (int i = 0; i < 4; ++i) c += (i8)(a >> 8 * i) * (i8)(b >> 8 * i);
   return c;
 }
-static u32 __umulhi(u32 a, u32 b) { return (u64)a * b >> 32; }
+static u32 __dp4a(u32 a, u32 b, u32 c) {
+  for (int i = 0; i < 4; ++i) c += (u8)(a >> 8 * i) * (u8)(b >> 8 * i);
+  return c;
+}
+static i32 __mulhi(i32 a, i32 b) { return (i32)((i64)a * b >> 32); }
+static u32 __umulhi(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
 static int __clz(u32 x) { return x ? __builtin_clz(x) : 32; }
 static int __clzll(i64 x) { return x ? __builtin_clzll(x) : 64; }
 static u32 __funnelshift_rc(u32 low, u32 high, u32 shift) {
@@ -292,6 +297,15 @@ static __attribute__((noinline)) T __shfl_xor_sync(u32, T value, int mask) {
   memcpy(&bits, &value, sizeof value);
   T out;
   emulator::exchange(&bits, 1, HERE, [&](auto& slots, int lane) { memcpy(&out, slots[lane ^ mask], sizeof out); });
+  return out;
+}
+
+static __attribute__((noinline)) u32 __ballot_sync(u32, bool value) {
+  const u64 bit = value;
+  u32 out = 0;
+  emulator::exchange(&bit, 1, HERE, [&](auto& slots, int) {
+    for (int lane = 0; lane < emulator::WARP; ++lane) out |= (u32)slots[lane][0] << lane;
+  });
   return out;
 }
 

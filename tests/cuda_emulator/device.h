@@ -40,7 +40,7 @@ static __attribute__((noinline)) void load_transposed(u32 (&out)[4], const u8* r
   });
 }
 
-template <bool is_unsigned>
+template <bool a_unsigned, bool b_unsigned = false>
 static __attribute__((noinline)) void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   const u64 values[3] = {(u64)a[1] << 32 | a[0], (u64)a[3] << 32 | a[2], (u64)b[1] << 32 | b[0]};
   emulator::exchange(values, 3, HERE, [&](auto& slots, int lane) {
@@ -51,8 +51,8 @@ static __attribute__((noinline)) void mma(i32 (&c)[4], const u32 (&a)[4], const 
           const u32 left = (u32)(slots[4 * g + s][part] >> (i / 2 * 32));
           const u32 right = (u32)(slots[4 * (2 * t + i % 2) + s][2] >> (part * 32));
           for (int byte = 0; byte < 4; ++byte) {
-            const u8 l = left >> 8 * byte;
-            c[i] += (is_unsigned ? (i32)l : (i32)(i8)l) * (i8)(right >> 8 * byte);
+            const u8 l = left >> 8 * byte, r = right >> 8 * byte;
+            c[i] += (a_unsigned ? (i32)l : (i32)(i8)l) * (b_unsigned ? (i32)r : (i32)(i8)r);
           }
         }
   });

@@ -80,35 +80,37 @@ DEVICE void load_transposed(u32 (&out)[4], const u8* row) {
 }
 
 #if __CUDA_ARCH__ >= 800
-#define MMA(type) \
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." type ".s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+#define MMA(types) \
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." types ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
                : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #elif __CUDA_ARCH__ >= 750
-#define MMA_PART(type, row, half) \
-  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." type ".s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};" \
+#define MMA_PART(types, row, half) \
+  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." types ".s32 {%0,%1}, {%2}, {%3}, {%0,%1};" \
                : "+r"(c[2 * row]), "+r"(c[2 * row + 1]) : "r"(a[row + 2 * half]), "r"(b[half]))
-#define MMA(type) MMA_PART(type, 0, 0); MMA_PART(type, 0, 1); MMA_PART(type, 1, 0); MMA_PART(type, 1, 1)
+#define MMA(types) { MMA_PART(types, 0, 0); MMA_PART(types, 0, 1); MMA_PART(types, 1, 0); MMA_PART(types, 1, 1); }
 #endif
 
-DEVICE i32 dot4(bool is_unsigned, u32 a, u32 b, i32 c) {
-  if (!is_unsigned) return __dp4a((i32)a, (i32)b, c);
+template <bool a_unsigned, bool b_unsigned>
+DEVICE i32 dot4(u32 a, u32 b, i32 c) {
+  if (a_unsigned && b_unsigned) return (i32)__dp4a(a, b, (u32)c);
+  if (!a_unsigned && !b_unsigned) return __dp4a((i32)a, (i32)b, c);
+  if (b_unsigned) return dot4<b_unsigned, a_unsigned>(b, a, c);
   // unsigned by signed: as signed, and 256 * b where the signed reading of a lost that
   const u32 high = (a >> 7) & 0x01010101u;
   return __dp4a((i32)high, (i32)b, 0) * 256 + __dp4a((i32)a, (i32)b, c);
 }
 
-// c += a @ b for a [16, 32] (unsigned or signed bytes) and b [32, 8] (signed). With g = lane / 4, t = lane % 4:
+// c += a @ b for a [16, 32] and b [32, 8] of bytes, unsigned or signed. With g = lane / 4, t = lane % 4:
 // a[i] are columns 4t .. 4t + 3, from 16 on for i >= 2, of row g, or g + 8 for odd i; b[i] are rows 4t .. 4t + 3,
 // from 16 on for i = 1, of column g; c[i] is column 2t + i % 2 of row g, or g + 8 for i >= 2.
-template <bool is_unsigned>
+template <bool a_unsigned, bool b_unsigned = false>
 DEVICE void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #if __CUDA_ARCH__ >= 750
-  if (is_unsigned) {
-    MMA("u8");
-  } else {
-    MMA("s8");
-  }
+  if constexpr (a_unsigned && b_unsigned) MMA("u8.u8");
+  if constexpr (a_unsigned && !b_unsigned) MMA("u8.s8");
+  if constexpr (!a_unsigned && b_unsigned) MMA("s8.u8");
+  if constexpr (!a_unsigned && !b_unsigned) MMA("s8.s8");
 #else
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   for (int s = 0; s < 4; ++s)
@@ -116,7 +118,7 @@ DEVICE void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
       for (int i = 0; i < 2; ++i) {
         const u32 column = __shfl_sync(ALL_LANES, b[half], 4 * (2 * t + i) + s);
         for (int row = 0; row < 2; ++row)
-          c[2 * row + i] = dot4(is_unsigned, __shfl_sync(ALL_LANES, a[row + 2 * half], 4 * g + s), column, c[2 * row + i]);
+          c[2 * row + i] = dot4<a_unsigned, b_unsigned>(__shfl_sync(ALL_LANES, a[row + 2 * half], 4 * g + s), column, c[2 * row + i]);
       }
 #endif
 }

@@ -56,7 +56,9 @@ def place_launches(program: Program, plan: Plan, roots: Mapping[str, str]) -> tu
 
 def _choice(launch: Launch) -> schema.Choice:
     grid = tuple((_size(size), each) for size, each in launch.grid)
-    return schema.Choice(launch.kernel, grid, launch.threads, launch.shared, launch.splits, launch.zeros)
+    limits = tuple((_size(size), largest) for size, largest in launch.limits)
+    numbers = (launch.threads, launch.shared, launch.splits, launch.zeros, launch.work)
+    return schema.Choice(launch.kernel, grid, *numbers, limits)
 
 
 def _size(dim: Dim) -> Size:

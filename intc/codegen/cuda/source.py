@@ -17,6 +17,6 @@ def part(name: str) -> str:
 
 def assemble(kernels: Mapping[str, str], device: str | None = None) -> str:
     """One translation unit; ``device`` may stand for ``device.cuh`` where there is no GPU."""
-    names = ("common", "tile", "linear", "attention", "layer_norm", "boundary")
+    names = ("common", "tile", "linear", "weights", "attention", "layer_norm", "boundary")
     common = [part(f"{name}.cuh") for name in names]
     return "\n".join([part("device.cuh") if device is None else device, *common, *kernels.values(), ""])

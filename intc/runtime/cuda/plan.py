@@ -113,7 +113,8 @@ def _plan_group(
 
 def _plan_work(loaded: Loaded, launch: Launch, sizes: Mapping[str, int]) -> Work:
     shared = loaded.device.shared_bytes
-    fitting = [c for c in launch.choices if c.shared <= shared] or launch.choices[-1:]
+    able = [c for c in launch.choices if all(size_value(s, sizes) <= most for s, most in c.limits)]
+    fitting = [c for c in able if c.shared <= shared] or able[-1:]
     planned = [(c, grid) for c in fitting if (grid := _split(loaded, c, sizes))[1] <= MAX_BLOCKS_Y]
     if not planned:
         raise FeedError(f"{loaded.path}: a GPU has not enough blocks for such sizes; use smaller batches")
@@ -136,7 +137,10 @@ def _split(loaded: Loaded, choice: Choice, sizes: Mapping[str, int]) -> list[int
 def _duration(loaded: Loaded, choice: Choice, grid: Sequence[int]) -> float:
     """About how long a kernel of tiles takes: the blocks of a multiprocessor, each a tile's products and, for
     each of its rows and columns, operands; longer where blocks at the end have nothing to hide their waits.
+    Where the choice says how long a block takes: that for each, and once more for the time that it waits.
     """
+    if choice.work:
+        return (-(-math.prod(grid) // loaded.device.multiprocessors) + 1) * choice.work
     resident = loaded.resident(choice)
     blocks = -(-math.prod(grid) // loaded.device.multiprocessors)
     sides = [each for _, each in choice.grid]
@@ -158,7 +162,7 @@ def _nbytes(port: Port, sizes: Mapping[str, int]) -> int:
 
 def _symbols_of(launch: Launch) -> tuple[str, ...]:
     """The symbols that blocks or arguments depend on."""
-    sizes: list[Size] = [size for choice in launch.choices for size, _ in choice.grid]
+    sizes: list[Size] = [size for choice in launch.choices for size, _ in (*choice.grid, *choice.limits)]
     sizes += [which for _, which, _ in launch.args]
     names = {name for size in sizes if isinstance(size, str) for name in re.findall(r"[^\W\d]\w*", size)}
     return tuple(sorted(names - {"floor"}))
