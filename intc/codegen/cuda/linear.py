@@ -19,7 +19,7 @@ from intc.ops.fused import WIDE, Linear, activation
 from intc.ops.intervals import Intervals
 from intc.ops.scalar import POLY_GELU
 
-DEPTH: Final = 64  # to whose multiple the sum is padded
+DEPTH: Final = 64  # values of a sum that lie together in the weights
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def lower_linear(program: Program, node: Node) -> None:
     k, n = graph.constants[w].shape
     rows: Dim = product(x_type.shape[:-1])
     tiles = _tiles(k, n, np.dtype(x_type.dtype).itemsize)
-    depth, columns = k + -k % DEPTH, n + -n % math.lcm(*(tile.columns for tile in tiles))
+    depth = k + -k % max(tile.depth for tile in tiles)
+    columns = n + -n % math.lcm(*(tile.columns for tile in tiles))
     blocks = (depth // DEPTH, 4, 16, columns // 8, 8)
     layout = Layout((depth - k, columns - n), blocks, (0, 3, 1, 4, 2), "int8")
     epilogue = Epilogue(program, node)
@@ -107,7 +108,7 @@ def _tiles(k: int, n: int, x_bytes: int) -> list[Tile]:
         return [MIDDLE, SMALL]
     wide = [tile for tile in (HUGE, LARGE) if n % tile.columns == 0 or n >= 8 * LARGE.columns]
     wide += [BROAD] * (n % BROAD.columns == 0)
-    return [*(wide or [MIDDLE]), SMALL if k % DEEP.depth else DEEP]
+    return [*(wide or [MIDDLE]), DEEP if -k % DEEP.depth * 8 <= k else SMALL]
 
 
 class Epilogue:
