@@ -114,6 +114,7 @@ FUNCTIONS = {
     "Mean": "y = Mean(t, x, one)",
     "ThresholdedRelu": "y = ThresholdedRelu<alpha=0.2>(t)",
     "Shrink": "y = Shrink<bias=0.1, lambd=0.3>(t)",
+    "Swish": "y = Swish<alpha=1.3>(t)",
     "Hardmax": "y = Hardmax(t)",
     "ReduceLogSumExp": "y = ReduceLogSumExp<axes=[-1]>(t)",
     "ReduceLogSum": "e = Exp(t) y = ReduceLogSum<axes=[-1], keepdims=0>(e)",
@@ -127,7 +128,7 @@ def test_functions(name: str) -> None:
     rank = "float[a, b] y" if name == "ReduceLogSum" else "float[a, b, c] y"
     numbers = {n: np.float32(v) for n, v in (("one", 0.3), ("two", 2), ("three", 3), ("near", 0.9))}
     body = "h = Tanh(x) t = Mul(h, near) " + FUNCTIONS[name]
-    proto = model(body, "float[batch, 5, 6] x", rank, numbers)
+    proto = model(body, "float[batch, 5, 6] x", rank, numbers, opset=24 if name == "Swish" else 17)
     canonical(proto, {"x": floats(3, 5, 6)})
 
 

@@ -10,9 +10,18 @@ from intc.ops import logic
 from intc.ops.gelu import Gelu
 
 
-def _silu(call: Call) -> list[Imported]:
-    call.refuse(float(call.attributes.get("alpha", 1.0)) != 1.0, "only alpha = 1 is supported")
-    return [call.emit(Gelu("silu"), call.x())]
+def swish(default: float) -> Converter:
+    """``x * sigmoid(alpha * x)``."""
+
+    def run(call: Call) -> list[Imported]:
+        x, alpha = call.x(), float(call.attributes.get("alpha", default))
+        for known, form in ((1.702, "quick"), (1.0, "silu")):
+            if abs(alpha - known) < 1e-6:
+                return [call.emit(Gelu(form), x)]
+        inner = call.emit(ew.Mul(), x, call.constant([alpha]), last=False)
+        return [call.emit(ew.Mul(), x, call.emit(ew.Sigmoid(), inner, last=False))]
+
+    return run
 
 
 def _softplus(call: Call, x: str) -> str:
@@ -97,7 +106,7 @@ CONVERTERS: dict[str, Converter] = {
     "PRelu": _leaky_relu,
     "ThresholdedRelu": composed(_thresholded),
     "Shrink": composed(_shrink),
-    "Swish": _silu,
+    "Swish": swish(1.0),
     "Tanh": elementwise(ew.Tanh()),
     "Sigmoid": elementwise(ew.Sigmoid()),
     "Relu": elementwise(ew.Relu()),

@@ -8,11 +8,11 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
+from intc.frontend.converters.activations import swish
 from intc.frontend.converters.nn import CONVERTERS as NN
 from intc.frontend.converters.nn import gelu, normalised
 from intc.frontend.symbolic import Imported
 from intc.ops import elementwise as ew
-from intc.ops.gelu import Gelu
 from intc.ops.matmul import MatMul
 from intc.ops.movement import Gather, Slice, Transpose
 from intc.ops.reduce import ReduceSum
@@ -55,16 +55,6 @@ def _skip_norm(centred: bool) -> Converter:
         return [normalised(call, total, 2, beta, centred), unused, unused, total]
 
     return run
-
-
-def _quick_gelu(call: Call) -> list[Imported]:
-    """``x * sigmoid(alpha * x)``."""
-    x, alpha = call.x(), float(call.attributes.get("alpha", 1.702))
-    for known, form in ((1.702, "quick"), (1.0, "silu")):
-        if abs(alpha - known) < 1e-6:
-            return [call.emit(Gelu(form), x)]
-    inner = call.emit(ew.Mul(), x, call.constant([alpha]), last=False)
-    return [call.emit(ew.Mul(), x, call.emit(ew.Sigmoid(), inner, last=False))]
 
 
 def _fused_matmul(call: Call) -> list[Imported]:
@@ -120,7 +110,7 @@ MICROSOFT: dict[str, Converter] = {
     "Gelu": gelu("none"),
     "BiasGelu": gelu("none"),
     "FastGelu": gelu("tanh"),
-    "QuickGelu": _quick_gelu,
+    "QuickGelu": swish(1.702),
     "FusedMatMul": _fused_matmul,
     "FusedConv": _activated("Conv"),
     "FusedGemm": _activated("Gemm"),
