@@ -28,7 +28,7 @@ from intc.codegen.cuda import attention as cuda_attention
 from intc.codegen.cuda import elementwise as cuda_elementwise
 from intc.codegen.cuda import layer_norm as cuda_layer_norm
 from intc.codegen.cuda import linear as cuda_linear
-from intc.codegen.cuda import movement as cuda_movement
+from intc.codegen.cuda import windows as cuda_windows
 from intc.codegen.program import Program
 from intc.errors import CodegenError
 from intc.ir.dims import product
@@ -80,7 +80,10 @@ GPU_RULES: Final[Mapping[str, Rule]] = {
     "linear": cuda_linear.lower_linear,
     "attention": cuda_attention.lower_attention,
     "shift_layer_norm": cuda_layer_norm.lower_shift_layer_norm,
-    "im2col": cuda_movement.lower_im2col,
+    "im2col": cuda_windows.lower_im2col,
+    "pad": cuda_windows.lower_pad,
+    "max_pool": cuda_windows.lower_max_pool,
+    "grouped_conv": cuda_windows.lower_grouped_conv,
 }
 
 SCALAR_RULES: Final[Mapping[str, Rule]] = {

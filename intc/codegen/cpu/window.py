@@ -17,8 +17,7 @@ from intc.ops.window import GroupedConv, MaxPool
 def lower_pad(program: Program, node: Node) -> None:
     """Every run of elements behind the last padded axis is a copy, or zeros.
 
-    Where the last axis itself is padded there are no such runs, and a GPU has an element a thread: zeros
-    everywhere, then the image inside.
+    Where the last axis itself is padded there are no such runs: zeros everywhere, then the image inside.
     """
     op = node.op
     assert isinstance(op, Pad)
@@ -45,7 +44,7 @@ def lower_pad(program: Program, node: Node) -> None:
                 with T.Else(), T.serial(0, length) as i:
                     store(y, T.IntImm(y.dtype, 0), to + i)
 
-    if last < len(shape) and not program.target.gpu:
+    if last < len(shape):
         program.generic("pad", op, node.inputs, node.output, runs, source=node.source)
         return
     strides = row_major(shape)
