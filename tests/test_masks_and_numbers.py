@@ -38,6 +38,10 @@ MASKS = {
     "negated": "r = Sub(one, u) t = Mul(r, lots) b = Neg(t) a = Add(s, b) p = Softmax(a)",
     "inverted": "r = Sub(one, u) c = Cast<to=9>(r) a = Where(c, low, s) p = Softmax(a)",
     "tested": "c = Cast<to=9>(u) a = Where(c, s, low) p = Softmax(a)",
+    "in front of two summands": (
+        "c = Equal(u, zero) a = Where(c, far, s) t = Sigmoid(s) d = Add(a, t) v = Tanh(s) e = Add(d, v)"
+        " p = Softmax(e)"
+    ),
     "along columns": (
         "c = Equal(u, zero) a = Where(c, far, s) t = Transpose<perm=[0, 2, 1]>(a) q = Softmax<axis=1>(t)"
         " p = Transpose<perm=[0, 2, 1]>(q)"

@@ -39,7 +39,11 @@ class RecoverSoftmaxMask:
 
     def run(self, graph: Graph) -> Graph:
         graph = in_the_whole(_unshifted(graph), self.big)
-        graph = _joined_first(_reassociated(graph, self.big), self.big)
+        for _ in graph.nodes:  # behind one summand there may be another
+            before, graph = graph, _reassociated(graph, self.big)
+            if graph is before:
+                break
+        graph = _joined_first(graph, self.big)
         masks = Masks(graph, graph.producers(), self.big)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
