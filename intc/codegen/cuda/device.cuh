@@ -132,6 +132,7 @@ DEVICE void mma(i32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 // A barrier in shared memory. A round of it is complete when one thread has announced bytes, and they have arrived.
 DEVICE void init_barrier(u64* barrier) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // bulk copies see it
 }
 
 DEVICE void expect_bytes(u64* barrier, int bytes) {
@@ -193,14 +194,11 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
 #define NAMES_32 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NAMES_64 NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define NAMES_48 NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define NAMES_64 NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define NAMES_96 \
   NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
            "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define NAMES_128 \
-  NAMES_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-           "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define GROUP_MMA(type, columns, sums, left, right, ...) \
   asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" columns "k32.s32." type ".s8 {" \
                sums "}, " left ", " right ", p;}" \
@@ -214,16 +212,13 @@ DEVICE void wait_group_mma(i32 (&c)[NT][4]) {
 #define GROUP_MMA_192(type) \
   GROUP_MMA(type, "192", NAMES_96, "%96", "%97", SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12), \
             SIXTEEN(c, 16), SIXTEEN(c, 20))
-#define GROUP_MMA_256(type) \
-  GROUP_MMA(type, "256", NAMES_128, "%128", "%129", SIXTEEN(c, 0), SIXTEEN(c, 4), SIXTEEN(c, 8), SIXTEEN(c, 12), \
-            SIXTEEN(c, 16), SIXTEEN(c, 20), SIXTEEN(c, 24), SIXTEEN(c, 28))
 
 // c += a @ b for tiles a [64, 32] (unsigned or signed bytes), a part of rows of `width` bytes, and b [NT * 8, 32] (signed,
 // column by column), half of blocks of 64 values, in shared memory; begun now and done when wait_group_mma says so. Warp
 // w of the four has rows 16w .. 16w + 15, and c[j] is columns 8j .. 8j + 7 of them as mma has them.
 template <bool is_unsigned, int width, int NT>
 DEVICE void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
-  static_assert(NT == 8 || NT == 12 || NT == 16 || NT == 24 || NT == 32, "64, 96, 128, 192 or 256 columns");
+  static_assert(NT == 8 || NT == 12 || NT == 16 || NT == 24, "64, 96, 128 or 192 columns");
   if constexpr (NT == 8 && is_unsigned) GROUP_MMA_64("u8");
   if constexpr (NT == 8 && !is_unsigned) GROUP_MMA_64("s8");
   if constexpr (NT == 12 && is_unsigned) GROUP_MMA_96("u8");
@@ -232,6 +227,4 @@ DEVICE void group_mma(i32 (&c)[NT][4], const u8* a, const u8* b) {
   if constexpr (NT == 16 && !is_unsigned) GROUP_MMA_128("s8");
   if constexpr (NT == 24 && is_unsigned) GROUP_MMA_192("u8");
   if constexpr (NT == 24 && !is_unsigned) GROUP_MMA_192("s8");
-  if constexpr (NT == 32 && is_unsigned) GROUP_MMA_256("u8");
-  if constexpr (NT == 32 && !is_unsigned) GROUP_MMA_256("s8");
 }
