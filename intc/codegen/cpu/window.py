@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu import chains, depthwise
 from intc.codegen.cpu.strided import View, loop, row_major
 from intc.codegen.kernel import Expr, Frame, store
 from intc.codegen.program import Program
-from intc.ir.dims import Dim, product
+from intc.ir.dims import Dim, Shape, product
 from intc.ir.graph import Node
 from intc.ops.movement import Pad
 from intc.ops.window import GroupedConv, MaxPool
@@ -70,30 +73,37 @@ def placed(frame: Frame, pixel: Expr, size: tuple[Dim, Dim], area: Dim) -> tuple
     return T.bind(T.truncmod(line, oh)), ox, T.bind(T.truncdiv(line, oh) * frame.dim(area))
 
 
+@contextmanager
+def pooled(frame: Frame, op: MaxPool, shape: Shape, size: tuple[Dim, Dim], pixel: Expr) -> Iterator[Expr]:
+    """Loops over the window of a pixel of the output [B, *size]: the pixels of images of ``shape`` in it."""
+    _, height, width, _ = shape
+    (sy, sx), (dy, dx), (top, left) = op.strides, op.dilations, op.pads[:2]
+    oy, ox, image = placed(frame, pixel, size, height * width)
+    with T.serial(0, op.kernel[0]) as ky, T.serial(0, op.kernel[1]) as kx:
+        iy, ix = T.bind(oy * sy - top + ky * dy), T.bind(ox * sx - left + kx * dx)
+        inside = T.And(T.And(iy >= 0, iy < frame.dim(height)), T.And(ix >= 0, ix < frame.dim(width)))
+        with T.If(inside), T.Then():
+            yield image + iy * frame.dim(width) + ix
+
+
 def lower_max_pool(program: Program, node: Node) -> None:
     op = node.op
     assert isinstance(op, MaxPool)
     type_ = program.type(node.inputs[0])
-    batch, height, width, channels = type_.shape
-    oh, ow = program.type(node.output).shape[1:3]
-    (sy, sx), (dy, dx), (top, left) = op.strides, op.dilations, op.pads[:2]
+    batch, oh, ow, channels = program.type(node.output).shape
     lowest = type_.interval[0]
 
     def body(frame: Frame) -> None:
         x, y = frame.buffers["x0"], frame.buffers["y"]
         lanes = frame.dim(channels)
         with frame.share(batch * oh * ow) as pixel:
-            oy, ox, image = placed(frame, pixel, (oh, ow), height * width)
             to = T.bind(pixel * lanes)
             with T.serial(0, lanes) as c:
                 store(y, T.IntImm(y.dtype, lowest), to + c)
-            with T.serial(0, op.kernel[0]) as ky, T.serial(0, op.kernel[1]) as kx:
-                iy, ix = T.bind(oy * sy - top + ky * dy), T.bind(ox * sx - left + kx * dx)
-                inside = T.And(T.And(iy >= 0, iy < frame.dim(height)), T.And(ix >= 0, ix < frame.dim(width)))
-                with T.If(inside), T.Then():
-                    base = T.bind((image + iy * frame.dim(width) + ix) * lanes)
-                    with T.serial(0, lanes) as c:
-                        T.buffer_store(y, T.max(y[to + c], x[base + c]), [to + c])
+            with pooled(frame, op, type_.shape, (oh, ow), pixel) as source:
+                base = T.bind(source * lanes)
+                with T.serial(0, lanes) as c:
+                    T.buffer_store(y, T.max(y[to + c], x[base + c]), [to + c])
 
     program.generic(op.name, (op, lowest), node.inputs, node.output, body, source=node.source)
 

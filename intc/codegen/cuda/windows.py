@@ -9,7 +9,7 @@ import numpy as np
 from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.strided import View, loop, row_major
-from intc.codegen.cpu.window import placed
+from intc.codegen.cpu.window import placed, pooled
 from intc.codegen.cuda.elementwise import ACCESS, WIDTHS, divides
 from intc.codegen.kernel import Expr, Frame, local, storage, store
 from intc.codegen.program import Program
@@ -102,9 +102,7 @@ def lower_max_pool(program: Program, node: Node) -> None:
     op = node.op
     assert isinstance(op, MaxPool)
     type_ = program.type(node.inputs[0])
-    batch, height, width, channels = type_.shape
-    oh, ow = program.type(node.output).shape[1:3]
-    (sy, sx), (dy, dx), (top, left) = op.strides, op.dilations, op.pads[:2]
+    batch, oh, ow, channels = program.type(node.output).shape
     lanes, lowest = _width(storage(type_.dtype), (channels,)), type_.interval[0]
     pieces = exact_div(channels, lanes)
 
@@ -112,16 +110,11 @@ def lower_max_pool(program: Program, node: Node) -> None:
         x, y = frame.buffers["x0"], frame.buffers["y"]
         with frame.share(batch * oh * ow * pieces) as item:
             pixel, piece = _pixel(frame, item, pieces)
-            oy, ox, image = placed(frame, pixel, (oh, ow), height * width)
             best = _cell(y.dtype, lanes, lowest)
-            with T.serial(0, op.kernel[0]) as ky, T.serial(0, op.kernel[1]) as kx:
-                iy, ix = T.bind(oy * sy - top + ky * dy), T.bind(ox * sx - left + kx * dx)
-                inside = T.And(T.And(iy >= 0, iy < frame.dim(height)), T.And(ix >= 0, ix < frame.dim(width)))
-                with T.If(inside), T.Then():
-                    base = (image + iy * frame.dim(width) + ix) * frame.dim(channels) + piece * lanes
-                    values = _loaded(x, T.bind(base), lanes)
-                    with T.unroll(0, lanes) as j:
-                        T.buffer_store(best, T.max(best[j], values[j]), [j])
+            with pooled(frame, op, type_.shape, (oh, ow), pixel) as source:
+                values = _loaded(x, T.bind(source * frame.dim(channels) + piece * lanes), lanes)
+                with T.unroll(0, lanes) as j:
+                    T.buffer_store(best, T.max(best[j], values[j]), [j])
             _stored(y, best, item, lanes)
 
     program.generic(op.name, (op, lowest, lanes), node.inputs, node.output, body, source=node.source)
