@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from tvm.tirx.script.builder import ir as T
@@ -272,9 +272,7 @@ class _Chain:
         if width == 1:
             element = T.bind(buffer[at])
             return lambda j: element
-        at, cell = T.bind(at), local(buffer.dtype, width)
-        with T.vectorized(0, width) as j:
-            T.buffer_store(cell, buffer[at + j], [j])
+        cell = loaded(buffer, T.bind(at), width)
         return lambda j: cell[j]
 
     def _computed(self, node: Node, operands: Sequence[Elements], width: int) -> Elements:
@@ -324,6 +322,14 @@ class _Chain:
 
         part(0, 0)
         return lambda j: cell[j if width > 1 else 0]
+
+
+def loaded(buffer: Any, at: Expr, width: int) -> Any:
+    """Registers with ``width`` neighbours from ``at`` on."""
+    cell = local(buffer.dtype, width)
+    with T.vectorized(0, width) as j:
+        T.buffer_store(cell, buffer[at + j], [j])
+    return cell
 
 
 def divides(number: int, dim: Dim) -> bool:

@@ -10,7 +10,7 @@ from tvm.tirx.script.builder import ir as T
 
 from intc.codegen.cpu.strided import View, loop, row_major
 from intc.codegen.cpu.window import placed, pooled
-from intc.codegen.cuda.elementwise import ACCESS, WIDTHS, divides
+from intc.codegen.cuda.elementwise import ACCESS, WIDTHS, divides, loaded
 from intc.codegen.kernel import Expr, Frame, local, storage, store
 from intc.codegen.program import Program
 from intc.ir.dims import Dim, Shape, exact_div
@@ -112,7 +112,7 @@ def lower_max_pool(program: Program, node: Node) -> None:
             pixel, piece = _pixel(frame, item, pieces)
             best = _cell(y.dtype, lanes, lowest)
             with pooled(frame, op, type_.shape, (oh, ow), pixel) as source:
-                values = _loaded(x, T.bind(source * frame.dim(channels) + piece * lanes), lanes)
+                values = loaded(x, T.bind(source * frame.dim(channels) + piece * lanes), lanes)
                 with T.unroll(0, lanes) as j:
                     T.buffer_store(best, T.max(best[j], values[j]), [j])
             _stored(y, best, item, lanes)
@@ -144,9 +144,9 @@ def lower_grouped_conv(program: Program, node: Node) -> None:
                 position = image + (oy * sy + ky * dy) * frame.dim(width) + ox * sx + kx * dx
                 base = T.bind(position * frame.dim(channels) + first)
                 taps = T.bind((ky * kw + kx) * (depth * outputs) + piece * lanes)
-                values = _loaded(x, base, lanes) if own else None
+                values = loaded(x, base, lanes) if own else None
                 with T.serial(0, depth) as c:
-                    factors = _loaded(w, T.bind(taps + c * outputs), lanes)
+                    factors = loaded(w, T.bind(taps + c * outputs), lanes)
                     value = None if own else T.bind(T.cast(x[base + c], "int32"))
                     with T.unroll(0, lanes) as j:
                         left = T.cast(values[j], "int32") if values is not None else value
@@ -172,13 +172,6 @@ def _cell(dtype: str, lanes: int, value: int) -> Any:
     cell = local(dtype, lanes)
     with T.unroll(0, lanes) as j:
         T.buffer_store(cell, T.IntImm(dtype, value), [j])
-    return cell
-
-
-def _loaded(buffer: Any, at: Expr, lanes: int) -> Any:
-    cell = local(buffer.dtype, lanes)
-    with T.vectorized(0, lanes) as j:
-        T.buffer_store(cell, buffer[at + j], [j])
     return cell
 
 
