@@ -37,6 +37,7 @@ def network() -> Graph:
     g, b = ints(-(2**20), 2**20, (192,), np.int32), ints(-(2**45), 2**45, (192,), np.int64)
     cases = [
         linear_case(t((64, 192), "int8", -127, 127), 256, op),
+        linear_case(t((64, 192), "int8", -127, 127), 192, Linear(-127, 127, "int8", gelu="none", frac=11)),
         linear_case(
             t((64, 64), "int8", -127, 127), 65, Linear(-127, 127, "int8", gelu="none", frac=11, centred=True)
         ),

@@ -14,6 +14,7 @@ import pytest
 
 from intc.codegen.cuda.gelu import short_poly_gelu
 from intc.codegen.cuda.linear import DEEP, HUGE, LARGE, MIDDLE, SMALL
+from intc.codegen.lower import lower
 from intc.errors import CodegenError
 from intc.ir.dims import symbol
 from intc.ir.types import TensorType
@@ -25,6 +26,7 @@ from tests.emulated import build, check_graph, emulation, host_source
 from tests.kernel_cases import Case, ints
 from tests.native import check_op
 from tests.product_cases import learned_attention_case, linear_case
+from tests.test_c_kernels import side_by_side
 from tests.test_kernels_generic import GROUPS
 
 ORDERS = ("forward", "backward", "shuffled")
@@ -236,6 +238,16 @@ def test_rows_too_wide_for_layer_norm() -> None:
     g, b = np.ones(2**18, np.int32), np.zeros(2**18, np.int64)
     with pytest.raises(CodegenError, match=r"less than 262144 channels, not 262144"):
         check([Case(ShiftLayerNorm(3, 40, -127, 127, "int8"), (row, g, b))])
+
+
+@pytest.mark.parametrize(
+    ("target", "found"), [("cuda", [90, 0, 0]), ("cuda:sm_90", [90, 0, 0]), ("cuda:sm_80", [0, 0])]
+)
+def test_the_widest_tile_is_for_groups_of_warps(target: str, found: list[int]) -> None:
+    graph = side_by_side([linear_case(t((64, 192), "int8", -127, 127), 192, BYTES)])
+    with emulation():
+        (launch,) = lower(graph, target).launches
+    assert [choice.architecture for choice in launch.choices] == found
 
 
 def test_tiles_fit_shared_memory() -> None:

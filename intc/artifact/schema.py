@@ -95,7 +95,8 @@ class Choice:
 
     Up to ``splits`` blocks along z share the sum of each block, in ``zeros`` bytes of memory a block.
     ``work`` says how long a block takes compared with those of other choices, where it is not 0; it is a
-    choice where every size of ``limits`` is at most what stands beside it.
+    choice where every size of ``limits`` is at most what stands beside it, and on no other ``architecture``
+    (90 for sm_90) unless that is 0.
     """
 
     kernel: str
@@ -105,6 +106,7 @@ class Choice:
     splits: int
     zeros: int
     work: int
+    architecture: int
     limits: tuple[tuple[Size, int], ...]
 
 
@@ -295,7 +297,8 @@ def _launch(spec: dict[str, Any], symbols: tuple[str, ...]) -> Launch:
         grid = tuple((read_size(size, symbols), read_count(each)) for size, each in c["grid"])
         if not 1 <= len(grid) <= 3 or not all(each for _, each in grid):
             raise ValueError(f"grid {grid!r}")
-        numbers = {k: read_count(c[k]) for k in ("threads", "shared", "splits", "zeros", "work")}
+        names = ("threads", "shared", "splits", "zeros", "work", "architecture")
+        numbers = {name: read_count(c[name]) for name in names}
         limits = tuple((read_size(size, symbols), read_count(most)) for size, most in c["limits"])
         choices.append(Choice(read_text(c["kernel"]), grid, limits=limits, **numbers))
     if not choices:

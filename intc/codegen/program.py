@@ -95,7 +95,7 @@ class Launch:
     Where a stage has several, ``work`` says how long a block takes compared with theirs, or, where it is 0,
     ``grid`` are the sides of tiles; each of ``limits`` is a size and the most that it may be. Where there are
     fewer blocks than multiprocessors, up to ``splits`` blocks along z share each block's sum, in ``zeros``
-    bytes a block.
+    bytes a block. The kernel is for one ``architecture`` alone unless that is 0.
     """
 
     kernel: str
@@ -105,6 +105,7 @@ class Launch:
     splits: int = 1
     zeros: int = 0
     work: int = 0
+    architecture: int = 0
     limits: tuple[tuple[Dim, int], ...] = ()
 
 

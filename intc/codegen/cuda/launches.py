@@ -57,7 +57,7 @@ def place_launches(program: Program, plan: Plan, roots: Mapping[str, str]) -> tu
 def _choice(launch: Launch) -> schema.Choice:
     grid = tuple((_size(size), each) for size, each in launch.grid)
     limits = tuple((_size(size), largest) for size, largest in launch.limits)
-    numbers = (launch.threads, launch.shared, launch.splits, launch.zeros, launch.work)
+    numbers = (launch.threads, launch.shared, launch.splits, launch.zeros, launch.work, launch.architecture)
     return schema.Choice(launch.kernel, grid, *numbers, limits)
 
 

@@ -20,6 +20,7 @@ from intc.ops.intervals import Intervals
 from intc.ops.scalar import POLY_GELU
 
 DEPTH: Final = 64  # values of a sum that lie together in the weights
+GROUPS: Final = 90  # the architecture with instructions for groups of warps
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Tile:
     column_warps: int
     stages: int
     resident: int  # how many blocks a multiprocessor shall hold, where groups of warps multiply
+    grouped: bool = False  # only there: elsewhere one block would take the registers of two
 
     @property
     def threads(self) -> int:
@@ -44,7 +46,7 @@ class Tile:
         return max(buffers, self.rows * (self.columns * y_bytes + 16))
 
 
-HUGE: Final = Tile(128, 192, 64, 2, 4, 5, 2)
+HUGE: Final = Tile(128, 192, 64, 2, 4, 5, 2, grouped=True)
 LARGE: Final = Tile(128, 128, 64, 2, 4, 5, 2)
 BROAD: Final = Tile(128, 96, 64, 4, 2, 5, 3)
 MIDDLE: Final = Tile(128, 64, 64, 4, 2, 4, 2)
@@ -61,7 +63,7 @@ def lower_linear(program: Program, node: Node) -> None:
     x_type, y_type = program.type(x), program.type(node.output)
     k, n = graph.constants[w].shape
     rows: Dim = product(x_type.shape[:-1])
-    tiles = _tiles(k, n, np.dtype(x_type.dtype).itemsize)
+    tiles = _tiles(k, n, np.dtype(x_type.dtype).itemsize, GROUPS in program.target.architectures)
     depth = k + -k % max(tile.depth for tile in tiles)
     columns = n + -n % math.lcm(*(tile.columns for tile in tiles))
     blocks = (depth // DEPTH, 4, 16, columns // 8, 8)
@@ -87,26 +89,27 @@ def lower_linear(program: Program, node: Node) -> None:
             name = f"linear_{len(program.kernels)}"
             names = ", ".join(field.split()[-1] for field in epilogue.fields)
             bounds = f"{tile.threads}, WARPGROUP_MMA ? {tile.resident} : 1"
+            body = f"#if WARPGROUP_MMA\n  {call}\n#else\n  __trap();\n#endif" if tile.grouped else f"  {call}"
             return (
                 f"{source.replace('EPILOGUE', f'Epilogue_{name}')}"
                 f'extern "C" __global__ void __launch_bounds__({bounds}) {name}({params}) {{\n'
-                f"  const Epilogue_{name} epilogue{{{names}}};\n  {call}\n}}"
+                f"  const Epilogue_{name} epilogue{{{names}}};\n{body}\n}}"
             )
 
         kernel = program.kernel("linear", key, build)
         grid = ((n, tile.columns), (rows, tile.rows))
-        zeros = 4 * tile.rows * tile.columns
-        launches.append(
-            Launch(kernel, grid, tile.threads, shared, splits if tile.rows == SMALL.rows else 1, zeros)
-        )
+        zeros, most = 4 * tile.rows * tile.columns, splits if tile.rows == SMALL.rows else 1
+        only = GROUPS if tile.grouped else 0
+        launches.append(Launch(kernel, grid, tile.threads, shared, most, zeros, architecture=only))
     program.add(launches[0].kernel, args, node.output, node.source, launches)
 
 
-def _tiles(k: int, n: int, x_bytes: int) -> list[Tile]:
+def _tiles(k: int, n: int, x_bytes: int, grouped: bool) -> list[Tile]:
     """The tiles that waste little of a sum over ``k`` and of ``n`` columns."""
     if x_bytes > 1:
         return [MIDDLE, SMALL]
-    wide = [tile for tile in (HUGE, LARGE) if n % tile.columns == 0 or n >= 8 * LARGE.columns]
+    wide = [HUGE, LARGE] if grouped else [LARGE]
+    wide = [tile for tile in wide if n % tile.columns == 0 or n >= 8 * LARGE.columns]
     wide += [BROAD] * (n % BROAD.columns == 0)
     return [*(wide or [MIDDLE]), DEEP if -k % DEEP.depth * 8 <= k else SMALL]
 

@@ -112,9 +112,10 @@ def _plan_group(
 
 
 def _plan_work(loaded: Loaded, launch: Launch, sizes: Mapping[str, int]) -> Work:
-    shared = loaded.device.shared_bytes
-    able = [c for c in launch.choices if all(size_value(s, sizes) <= most for s, most in c.limits)]
-    fitting = [c for c in able if c.shared <= shared] or able[-1:]
+    device = loaded.device
+    able = [c for c in launch.choices if c.architecture in (0, device.architecture)]
+    able = [c for c in able if all(size_value(s, sizes) <= most for s, most in c.limits)]
+    fitting = [c for c in able if c.shared <= device.shared_bytes] or able[-1:]
     planned = [(c, grid) for c in fitting if (grid := _split(loaded, c, sizes))[1] <= MAX_BLOCKS_Y]
     if not planned:
         raise FeedError(f"{loaded.path}: a GPU has not enough blocks for such sizes; use smaller batches")
