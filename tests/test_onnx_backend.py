@@ -15,7 +15,8 @@ from onnx import numpy_helper
 from intc.errors import ImportFailure, UnsupportedModel
 from intc.frontend import import_onnx
 from intc.frontend.converters.registry import STANDARD
-from intc.frontend.importer import ELEMENT, OLDEST_OPSET
+from intc.frontend.ends import ELEMENT
+from intc.frontend.importer import OLDEST_OPSET
 
 FOLDED = {"Constant", "Shape"}  # known while importing
 # Cases outside the stated conditions: operator -> what the refusal says.

@@ -161,7 +161,7 @@ def non_zero(ctx: Importer, x: str) -> Parts:
     if not shape:
         raise GraphError("the entries of a single number are not supported")
     number = ctx.numbers.of(graph, mask)
-    count = substitute(symbol(f"chosen_{len(ctx.entries)}"), ctx.sizes)
+    count = substitute(symbol(f"chosen_{len(ctx.entries)}"), ctx.assumed.sizes)
     found = ctx.entries.setdefault(number, Entries(mask, shape, count))
     steps = ((tuple(int(a == k) for a in range(len(shape)))) for k in range(len(shape)))
     return Parts(tuple(Part(found, s, 0, (found.count,)) for s in steps), True, tail)

@@ -5,8 +5,7 @@ Every node that cannot be converted is collected; one :class:`UnsupportedModel` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +13,37 @@ import numpy as np
 import onnx
 
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel, first_line
-from intc.frontend.agreement import AtMost, EqualSizes, kept_above, kept_below, part_of, substitute
+from intc.frontend.agreement import AtMost, EqualSizes, part_of
+from intc.frontend.assumed import Assumed
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.converters import registry
 from intc.frontend.converters.between import Between
+from intc.frontend.ends import check_limits, declare_input, declare_outputs, hold_states, renamed
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
-from intc.frontend.load import checked_model, decode, element_name, read_model, take_initializers
+from intc.frontend.load import checked_model, decode, read_model, take_initializers
 from intc.frontend.symbolic import (
-    Floors,
     Imported,
     Index,
     IndexTuple,
     Items,
     NanTest,
-    Pair,
     Splat,
     is_symbolic,
 )
 from intc.frontend.tabulated import Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows
-from intc.ir.dims import PAST, Dim, is_symbol, symbol, symbols
-from intc.ir.graph import Builder, Graph, Node
+from intc.ir.dims import Dim, symbol, symbols
+from intc.ir.graph import Builder, Graph
 from intc.ir.op import Array
-from intc.ir.types import DTYPES, TensorType, type_of_array
+from intc.ir.types import TensorType, type_of_array
 from intc.ops.elementwise import Cast
-from intc.ops.movement import Concat, Expand, Reshape
+from intc.ops.movement import Expand
 from intc.ops.positions import Positions
 
 OLDEST_OPSET = 13
 INSTEAD: dict[str, str] = {
     "Loop": " (torch writes one for nn.EmbeddingBag; nn.Embedding and a sum or mean of its rows do the same)",
-}
-ELEMENT: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float32",
-    onnx.TensorProto.DOUBLE: "float32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.BOOL: "bool",
-    onnx.TensorProto.UINT8: "uint8",
-    onnx.TensorProto.INT8: "int8",
 }
 Overrides = Mapping[str, Any]
 
@@ -76,27 +65,47 @@ def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = 
     proto = checked_model(proto, source)
     arrays = take_initializers(proto, source, path)
     try:
-        return Importer(proto, source, inputs or {}, arrays).run()
+        return _imported(proto, source, inputs or {}, arrays)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ImportFailure(f"{source}: the model is malformed ({first_line(error)})") from error
+
+
+def _imported(
+    proto: onnx.ModelProto, source: str, overrides: Overrides, arrays: Mapping[str, Array]
+) -> Graph:
+    """The graph of ``proto``; starts over whenever an operator forces sizes to be equal or limited."""
+    unknown = set(overrides) - {i.name for i in proto.graph.input}
+    if unknown:
+        raise ImportFailure(f"{source}: no input named {', '.join(sorted(unknown))}")
+    assumed = Assumed()
+    while True:
+        importer = Importer(proto, source, arrays, assumed)
+        try:
+            built = importer.run(overrides)
+        except UnsupportedModel:
+            if not assumed.otherwise():
+                raise
+        except EqualSizes as found:
+            try:
+                assumed.equal(found, importer.builder.graph)
+            except GraphError as error:
+                raise ImportFailure(f"{source}: {error}") from None
+        except AtMost as found:
+            assumed.at_most(found)
+        else:
+            if not assumed.narrowed(built):
+                return built
 
 
 class Importer:
     """One import: ``env`` maps ONNX tensor names to live values or known data."""
 
     def __init__(
-        self, proto: onnx.ModelProto, source: str, overrides: Overrides, arrays: Mapping[str, Array]
+        self, proto: onnx.ModelProto, source: str, arrays: Mapping[str, Array], assumed: Assumed
     ) -> None:
-        self.proto, self.source, self.overrides, self.arrays = proto, source, overrides, arrays
-        self.sizes: dict[str, Dim] = {}  # symbols found to be other sizes
-        self.largest: dict[str, int] = {}  # symbols taken to be no larger
-        self.floors = Floors()
-        self.either: set[Pair] = set()  # symbols with numbers, of which the smaller is a size of its own
-        self._reset()
-
-    def _reset(self) -> None:
-        self.builder = Builder(self.proto.graph.name or "model")
-        self.env: dict[str, Imported] = dict(self.arrays)
+        self.proto, self.source, self.assumed = proto, source, assumed
+        self.builder = Builder(proto.graph.name or "model")
+        self.env: dict[str, Imported] = dict(arrays)
         self.problems: list[tuple[str, str, str]] = []
         self.failed: set[str] = set()
         self.constants: dict[int, str] = {}
@@ -106,107 +115,22 @@ class Importer:
         self.between: dict[str, tuple[Between, Part]] = {}  # of the symbols that count their positions
         self.joined: dict[str, int] = {}  # the last positions of rows that are joined again
         self.least: dict[Dim, int] = {}  # sizes taken to be no smaller
-        self.room = FOLD_TOTAL + FOLD_SHARE * sum(array.nbytes for array in self.arrays.values())
+        self.room = FOLD_TOTAL + FOLD_SHARE * sum(array.nbytes for array in arrays.values())
 
-    def run(self) -> Graph:
-        """Build the graph; start over with fewer symbols whenever an operator forces sizes to be equal."""
-        unknown = set(self.overrides) - {i.name for i in self.proto.graph.input}
-        if unknown:
-            raise ImportFailure(f"{self.source}: no input named {', '.join(sorted(unknown))}")
-        while True:
-            try:
-                built = self._build()
-            except UnsupportedModel:
-                if self.floors.taken and not self.floors.exact:
-                    self.floors.exact = True
-                    self._reset()
-                    continue
-                self.floors = Floors()
-                if not self.either:
-                    raise
-                self._keep_below(self.either)
-            except EqualSizes as found:
-                if open_pairs := {pair for pair in self.either if pair[0] == found.symbol}:
-                    self._keep_below(open_pairs)
-                    continue
-                size = substitute(self._same_axis(found), self.sizes)
-                if found.symbol in symbols((size,)):
-                    raise ImportFailure(f"{self.source}: {found.symbol} would have to be {size}") from None
-                self.sizes[found.symbol] = size
-                self._reset()
-            except AtMost as found:
-                pair = (found.symbol, found.largest)
-                if found.symbol in self.largest or not found.either:
-                    self._keep_below({pair})
-                self.either |= {pair} - self.largest.items()
-                self._reset()
-            else:
-                kept = {pair for pair in self.either if kept_below(built, *pair)}
-                if not kept:
-                    return built
-                self._keep_below(kept)
-
-    def _keep_below(self, pairs: Set[Pair]) -> None:
-        """Start over with the symbols of ``pairs`` taken to be no larger than their numbers."""
-        for name, largest in sorted(pairs):
-            self.largest[name] = min(largest, self.largest.get(name, largest))
-        self.either -= pairs
-        self._reset()
-
-    def _same_axis(self, found: EqualSizes) -> Dim:
-        """Of several sizes that a symbol may be, one that stands at the same axis of another input."""
-        axes: dict[str, int] = {}
-        for name in self.builder.graph.inputs:
-            axes.update((str(d), i) for i, d in enumerate(self.builder.graph.type(name).shape))
-        same = [d for d in found.sizes if axes.get(str(d)) == axes.get(found.symbol)]
-        return same[0] if same else found.sizes[0]
-
-    def _build(self) -> Graph:
-        graph = self.proto.graph
-        for info in graph.input:
+    def run(self, overrides: Overrides) -> Graph:
+        """The graph of the whole file. EqualSizes and AtMost say what is to be assumed before another try."""
+        for info in self.proto.graph.input:
             if info.name not in self.env:
-                self._input(info)
-        for node in graph.node:
+                self.env[info.name] = declare_input(self, info, overrides.get(info.name))
+        for node in self.proto.graph.node:
             self._node(node)
         if self.problems:
             raise UnsupportedModel(self.source, self.problems)
-        names: dict[str, str] = {}
-        for output in graph.output:
-            if output.name not in self.env:
-                raise ImportFailure(f"{self.source}: output '{output.name}' is computed by no node")
-            try:
-                known = not isinstance(self.env[output.name], str)
-                value = self.live(self.env[output.name], output.name + ".value" * known)
-            except IntcError as error:
-                raise ImportFailure(f"{self.source}: output '{output.name}': {error}") from None
-            real = self.builder.graph.type(value).is_float
-            if real and ELEMENT.get(output.type.tensor_type.elem_type, "float32") != "float32":
-                raise ImportFailure(
-                    f"{self.source}: output '{output.name}' is declared as"
-                    f" {element_name(output.type.tensor_type.elem_type)}, but computed as real numbers; end a"
-                    " quantised tensor with its DequantizeLinear"
-                )
-            if output.name in names.values():
-                raise ImportFailure(f"{self.source}: output '{output.name}' is listed twice")
-            if value in (*names, *self.builder.graph.inputs, *self.builder.graph.constants):
-                value = self.builder.emit(Reshape(self.shape_of(value)), value, name=output.name)
-            self.builder.output(value)
-            names[value] = output.name
-        self._hold_states()
+        names = declare_outputs(self)
+        hold_states(self.builder.graph)
         built = self._whole(self.builder.finish(), names)
-        built = _renamed(built, dict(zip(built.outputs, names.values(), strict=True)))
-        for name, largest in self.largest.items():
-            if name not in self.sizes and not kept_below(built, name, largest):
-                raise ImportFailure(
-                    f"{self.source}: which of {name} and {largest} is smaller depends on the input, and no"
-                    f" operator refuses a larger {name}"
-                )
-        for size, least in self.least.items():
-            if not kept_above(built, size, least):
-                raise ImportFailure(
-                    f"{self.source}: positions are cut as if {size} were at least {least}, and no operator"
-                    f" refuses a smaller one"
-                )
+        built = renamed(built, dict(zip(built.outputs, names.values(), strict=True)))
+        check_limits(self, built)
         return built
 
     def _counts(self) -> set[str]:
@@ -240,66 +164,6 @@ class Importer:
             raise UnsupportedModel(
                 self.source, [(node.source or node.output, node.op.name, found.reason)]
             ) from None
-
-    def _hold_states(self) -> None:
-        """Find the inputs that an output, which is also read inside, continues along one axis: the keys and
-        values of past positions. Their length is the size ``PAST``, which may be 0.
-        """
-        graph, last = self.builder.graph, symbol(PAST)
-        read = {x for n in graph.nodes for x in n.inputs}
-        joins = {n.output: n for n in graph.nodes if isinstance(n.op, Concat) and n.output in read}
-        for index, name in enumerate(graph.outputs):
-            join = joins.get(name)
-            past = join.inputs[0] if join is not None else ""
-            if (
-                join is None
-                or past not in graph.inputs
-                or past in graph.states
-                or not graph.type(past).is_float
-            ):
-                continue
-            length = graph.type(past).shape[join.op.axis]  # type: ignore[attr-defined]
-            if length != last and is_symbol(length):
-                raise EqualSizes(str(length), last)
-            if length == last:
-                graph.states[past] = index
-
-    def _input(self, info: onnx.ValueInfoProto) -> None:
-        tensor = info.type.tensor_type
-        if tensor.elem_type not in ELEMENT or not tensor.HasField("shape"):
-            kind = element_name(tensor.elem_type) if tensor.elem_type else "no tensor type"
-            raise ImportFailure(
-                f"{self.source}: input '{info.name}' has an unsupported type ({kind}) or no shape"
-            )
-        shape: list[Dim] = []
-        for axis, dim in enumerate(tensor.shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
-                shape.append(int(dim.dim_value))
-            else:
-                shape.append(symbol(dim.dim_param or f"{info.name}_{axis}"))
-        element = declared = ELEMENT[tensor.elem_type]
-        given = self.overrides.get(info.name)
-        if isinstance(given, str) or (given is not None and not isinstance(given, Sequence)):
-            element = np.dtype(given).name
-            if element not in DTYPES:
-                raise ImportFailure(f"{self.source}: input '{info.name}' cannot be {element}")
-        elif given is not None:
-            if len(given) != len(shape):
-                raise ImportFailure(
-                    f"{self.source}: input '{info.name}' has rank {len(shape)}, not {len(given)}"
-                )
-            shape = [symbol(d) if isinstance(d, str) else int(d) for d in given]
-            if any(isinstance(d, int) and d < 1 for d in shape):
-                raise ImportFailure(f"{self.source}: input '{info.name}' cannot have the shape {list(given)}")
-        known = tuple(substitute(d, self.sizes) for d in shape)
-        try:
-            type_ = TensorType(known, element)  # type: ignore[arg-type]
-        except GraphError as error:
-            raise ImportFailure(f"{self.source}: input '{info.name}': {error}") from None
-        value = self.builder.input(info.name, type_)
-        if element != declared:
-            value = self.builder.emit(Cast(declared), value, name=f"{info.name}.{declared}")  # type: ignore[arg-type]
-        self.env[info.name] = value
 
     def _node(self, node: onnx.NodeProto) -> None:
         label = node.name or next((o for o in node.output if o), node.op_type)
@@ -441,23 +305,6 @@ class Importer:
             if isinstance(value, str)
             else type_of_array(_storable(np.asarray(value)))
         )
-
-
-def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
-    """``graph`` with its outputs under their ONNX names; a value that holds such a name swaps with it."""
-    to: dict[str, str] = {}
-    for old, new in names.items():
-        if new not in graph.values:
-            to[old] = new
-        elif new != old and new not in names and new not in graph.inputs and new not in graph.constants:
-            to[old], to[new] = new, old
-    nodes = [
-        Node(n.op, tuple(to.get(x, x) for x in n.inputs), to.get(n.output, n.output), n.source)
-        for n in graph.nodes
-    ]
-    values = {to.get(k, k): replace(v, name=to.get(k, k)) for k, v in graph.values.items()}
-    outputs = [to.get(x, x) for x in graph.outputs]
-    return Graph(graph.name, graph.inputs, outputs, nodes, values, graph.constants, graph.states)
 
 
 def _storable(array: Array) -> Array:

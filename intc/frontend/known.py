@@ -119,8 +119,8 @@ def _fold_known(
             return None if folded is None else [folded]
         if op == "Split" and arrays[0] is not None:
             return _parts(node, arrays[0], arrays[1] if len(arrays) > 1 else None, attributes)
-        result = fold_symbolic(op, arrays, attributes, ctx.largest, ctx.either, ctx.least, ctx.floors)
-        return None if result is None else [tidy(_linear(result, ctx.largest))]
+        result = fold_symbolic(op, arrays, attributes, ctx.assumed, ctx.least)
+        return None if result is None else [tidy(_linear(result, ctx.assumed.largest))]
     return _compute(ctx, node, arrays)
 
 

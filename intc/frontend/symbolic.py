@@ -8,7 +8,7 @@ when exporters spell out mask positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypeAlias
@@ -16,18 +16,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from intc.errors import GraphError
-from intc.frontend.agreement import AtMost, divide
+from intc.frontend.agreement import divide
+from intc.frontend.assumed import Assumed
 from intc.ir.dims import (
     Dim,
     Poly,
     Shape,
     as_dim,
-    factor,
     floor_div,
     is_symbol,
     remainder,
-    smaller,
-    symbols,
     terms_of,
 )
 from intc.ir.op import Array
@@ -87,8 +85,6 @@ class Items:
 
 Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | Between | NanTest | Items | Tabulated
 
-Pair: TypeAlias = tuple[str, int]  # a symbol and a number
-
 
 def is_symbolic(array: Array) -> bool:
     """Whether an element is a symbolic size."""
@@ -131,50 +127,6 @@ def _remainder(a: Any, b: Any) -> Any:
     return remainder(int(rest), name)
 
 
-@dataclass
-class Floors:
-    """How ``max(0, n - 5)`` and ``max(0, 5 - n)`` are taken: as n - 5 and 5 - n, the start of a slice, which
-    may not be negative, or ``exact``. ``taken``: whether any was.
-    """
-
-    exact: bool = False
-    taken: bool = False
-
-    def of(self, size: Dim) -> Dim | None:
-        """The larger of 0 and a size that may be negative; None where it counts as that size."""
-        for name in symbols((size,)):
-            for whole, number in ((factor(name), factor(name) - size), (size + factor(name),) * 2):
-                if isinstance(number, int) and number > 0:
-                    self.taken = True
-                    return whole - smaller(name, number) if self.exact else None
-        return None
-
-
-def _decided(
-    a: Any, b: Any, larger: bool, largest: Mapping[str, int], either: Container[Pair], floors: Floors
-) -> Any:
-    """The larger (or smaller) of two sizes, where all symbols agree on which it is.
-
-    ``floors`` says what ``max(0, x)`` is. The smaller of a symbol and a number is a size of its own if they
-    are a pair of ``either``, and else asks for another import.
-    """
-    low, high = bounds(as_dim(a) - as_dim(b), largest)
-    if larger and 0 in (a, b) and low < 0 < high:
-        exact = floors.of(as_dim(a) + as_dim(b))
-        if exact is not None:
-            return exact
-    if larger and 0 in (a, b):
-        low, high = (0, 1) if b == 0 and high > 0 else (-1, 0) if a == 0 and low < 0 else (low, high)
-    if low < 0 < high:
-        for x, y in ((a, b), (b, a)):
-            if not larger and is_symbol(as_dim(x)) and not isinstance(y, Poly) and int(y) > 0:
-                if (str(x), int(y)) in either:
-                    return smaller(str(x), int(y))
-                raise AtMost(str(x), int(y))
-        raise GraphError(f"which of {a} and {b} is larger depends on the input")
-    return a if (low >= 0) == larger else b
-
-
 _ELEMENTWISE: dict[str, Callable[[Any, Any], Any]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
@@ -199,15 +151,12 @@ def fold_symbolic(
     op: str,
     inputs: Sequence[Array | None],
     attributes: dict[str, Any],
-    largest: Mapping[str, int],
-    either: Container[Pair],
+    assumed: Assumed,
     least: dict[Dim, int],
-    floors: Floors,
 ) -> Array | None:
-    """The result of a shape-arithmetic node on arrays that may hold symbolic sizes, of which ``largest``
-    bounds some, and ``either`` names some with a number that may be smaller; None where op is no such node.
-    Sizes that are taken to be no smaller than a number go to ``least``; ``floors`` says what those are that
-    may be negative.
+    """The result of a shape-arithmetic node on arrays that may hold symbolic sizes; None where op is no such
+    node. ``assumed`` says which of two sizes is larger; those that are taken to be no smaller than a number
+    go to ``least``.
     """
     args = [np.asarray(x, object) if x is not None else None for x in inputs]
     x = args[0]
@@ -218,7 +167,7 @@ def fold_symbolic(
     if op == "Mod" and not attributes.get("fmod"):
         return np.asarray(np.frompyfunc(_remainder, 2, 1)(args[0], args[1]), object)
     if op in ("Max", "Min") and len(args) > 1:
-        decide = np.frompyfunc(lambda a, b: _decided(a, b, op == "Max", largest, either, floors), 2, 1)
+        decide = np.frompyfunc(assumed.larger if op == "Max" else assumed.smaller, 2, 1)
         return np.asarray(reduce(decide, args), object)
     if x is None:
         return None

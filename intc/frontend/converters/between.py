@@ -78,7 +78,7 @@ def _joined(call: Call, values: Sequence[str], axis: int) -> str | None:
         op = Placed(rows.entries.count, axis, ((rows.steps, rows.offset),), False)
         whole = call.emit(op, whole, rows.entries.mask, value, last=False)
     name = f"joined_{call.ctx.joined.setdefault(str(last.stop), len(call.ctx.joined))}"
-    count = substitute(symbol(name), call.ctx.sizes)
+    count = substitute(symbol(name), call.ctx.assumed.sizes)
     return whole if count == size[0] else call.emit(Slice(axis, 0, count), whole)
 
 

@@ -58,7 +58,7 @@ def _pad(call: Call) -> list[Imported]:
 
 def _decided(call: Call, size: Dim) -> Dim:
     """``size``, or 0 where it is negative; refused where that depends on the input."""
-    low, high = bounds(size, call.ctx.largest)
+    low, high = bounds(size, call.ctx.assumed.largest)
     call.refuse(low < 0 < high, f"whether {size} more entries are less than none depends on the input")
     return size if low >= 0 else 0
 
