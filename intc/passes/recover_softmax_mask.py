@@ -24,7 +24,8 @@ from intc.ops.elementwise import Add, Cast, Mul, Sub, Where
 from intc.ops.movement import Concat, Expand
 from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
-from intc.passes.masks import BIG, Masks, unrepeated
+from intc.passes.keep import Kept, negated, unrepeated
+from intc.passes.masks import BIG, Masks
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
 from intc.passes.whole_masks import filled_up, in_the_whole, joined_masks
@@ -44,7 +45,7 @@ class RecoverSoftmaxMask:
             if graph is before:
                 break
         graph = _joined_first(graph, self.big)
-        masks = Masks(graph, graph.producers(), self.big)
+        masks = Masks(graph, self.big)
 
         def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
             if isinstance(node.op, ReduceMax):
@@ -67,10 +68,10 @@ class RecoverSoftmaxMask:
                     if scores == node.inputs[0]
                     else b.emit(node.op, kept, name=node.output, source=node.source)
                 )
-            mask = masks.emit(b, names, unrepeated(keep))
+            mask = masks.kept.emit(b, names, unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
-            op = replace(node.op, uniform=all(np.isfinite(masks.lowest)) and not masks.by_position(keep))
+            op = replace(node.op, uniform=all(np.isfinite(masks.lowest)) and not masks.kept.by_position(keep))
             return b.emit(op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
@@ -100,14 +101,14 @@ def _unshifted(graph: Graph) -> Graph:
 
 def _joined_first(graph: Graph, big: float) -> Graph:
     """``concat(where(k, x, -big), y) = where(concat(k, true), concat(x, y), -big)`` in front of softmax."""
-    masks, users = Masks(graph, graph.producers(), big), graph.users()
+    masks, users = Masks(graph, big), graph.users()
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         if not isinstance(node.op, Concat) or softmax_of(graph, users, node.output) is None:
             return None
         masks.lowest.clear()
         found = [masks.split(x) for x in node.inputs]
-        if not any(isinstance(keep, tuple) for _, keep, _ in found):
+        if not any(isinstance(keep, Kept) for _, keep, _ in found):
             return None
         parts, keeps = list[str](), list[str]()
         for value, (x, keep, moves) in zip(node.inputs, found, strict=True):
@@ -116,7 +117,7 @@ def _joined_first(graph: Graph, big: float) -> Graph:
             elif not masks.fits(x, moves, graph.type(value).shape):
                 return None
             else:
-                one = masks.emit(b, names, keep)
+                one = masks.kept.emit(b, names, keep)
             part = names[x]
             for move in moves:
                 part = b.emit(move, part, name=f"{x}.moved")
@@ -145,16 +146,17 @@ def _maximum(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> 
     turned = b.emit(Mul(), moved, minus, name=f"{x}.negated")
     turned = b.emit(replace(node.op, keepdims=True), turned, name=f"{x}.negated.max", source=node.source)
     lowest = b.emit(Mul(), turned, minus, name=f"{x}.least")
-    kept = b.emit(Where(), masks.emit(b, names, keep), moved, lowest, name=f"{x}.kept")
+    kept = b.emit(Where(), masks.kept.emit(b, names, keep), moved, lowest, name=f"{x}.kept")
     return b.emit(node.op, kept, name=node.output, source=node.source)
 
 
 def _tested(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
     """``where(k, 0, -big) != 0`` is ``not k``."""
     keep = masks.additive(node.inputs[0]) if masks.graph.type(node.inputs[0]).is_float else None
-    if not isinstance(keep, tuple):
+    hides = negated(keep)
+    if hides is None:
         return None
-    hidden = masks.emit(b, names, masks.negated(keep))  # type: ignore[arg-type]
+    hidden = masks.kept.emit(b, names, hides)
     shape = masks.graph.type(node.output).shape
     return hidden if b.graph.type(hidden).shape == shape else b.emit(Expand(shape), hidden, name=node.output)
 
@@ -163,7 +165,7 @@ def _reassociated(graph: Graph, big: float) -> Graph:
     """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, or
     where both were moved first; ``-(x - mask) = -x + mask``, which minima read.
     """
-    masks = Masks(graph, graph.producers(), big)
+    masks = Masks(graph, big)
 
     def negated(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         total = masks.producers.get(node.inputs[0])

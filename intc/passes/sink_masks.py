@@ -24,7 +24,8 @@ from intc.ops.im2col import Im2col
 from intc.ops.movement import MOVEMENT
 from intc.ops.pointwise import UNARY, Pointwise
 from intc.passes.integer.sentinels import COMPARISONS, MAXIMA
-from intc.passes.masks import BIG, LEAST, Keep, Masks, unrepeated
+from intc.passes.keep import Kept, unrepeated
+from intc.passes.masks import BIG, LEAST, Masks
 from intc.passes.rewrite import Rule, rewrite
 
 MASKING: Final = (Add, Sub, Mul, Max, Min, Where)
@@ -70,7 +71,7 @@ def _finite(graph: Graph) -> Graph:
 
 
 def _behind_sums(graph: Graph, big: float) -> Rule:
-    masks = Masks(graph, graph.producers(), big)
+    masks = Masks(graph, big)
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         if not isinstance(node.op, Add | Sub) or not graph.type(node.output).is_float:
@@ -93,7 +94,7 @@ def _behind_sums(graph: Graph, big: float) -> Rule:
 
 
 def _behind_functions(graph: Graph, big: float) -> Rule:
-    masks = Masks(graph, graph.producers(), big)
+    masks = Masks(graph, big)
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         found = _masked(masks, node.inputs[0]) if isinstance(node.op, FUNCTIONS) else None
@@ -112,7 +113,7 @@ def _behind_functions(graph: Graph, big: float) -> Rule:
 
 
 def _one_number(graph: Graph, big: float) -> Rule:
-    masks, users = Masks(graph, graph.producers(), big), graph.users()
+    masks, users = Masks(graph, big), graph.users()
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         if not isinstance(node.op, MASKING) or not _decides(graph, users, node.output):
@@ -156,7 +157,7 @@ class Masked:
     """``where(keep, x, low)``."""
 
     x: str
-    keep: Keep
+    keep: Kept
     low: float
 
 
@@ -175,7 +176,7 @@ def _chosen(
     masks: Masks, b: Builder, names: Mapping[str, str], x: str, found: Masked, node: Node
 ) -> str | None:
     """``where(keep, x, low)`` as what ``node`` computes; None where it would be wider than ``x``."""
-    keep = masks.emit(b, names, unrepeated(found.keep))
+    keep = masks.kept.emit(b, names, unrepeated(found.keep))
     shape = b.graph.type(x).shape
     if broadcast(shape, b.graph.type(keep).shape) != shape:
         return None

@@ -10,7 +10,8 @@ from intc.ir.dims import Dim, Shape, broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ops.elementwise import Where
 from intc.ops.movement import Concat, Expand, Reshape, Slice
-from intc.passes.masks import Keep, Masks
+from intc.passes.keep import Keep, Kept, negated
+from intc.passes.masks import Masks
 from intc.passes.rewrite import Rule, rewrite
 
 
@@ -24,7 +25,7 @@ def in_the_whole(graph: Graph, big: float) -> Graph:
 
 
 def _written(graph: Graph, big: float) -> Rule:
-    masks = Masks(graph, graph.producers(), big)
+    masks = Masks(graph, big)
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         if not isinstance(node.op, Concat) or not graph.type(node.output).is_float:
@@ -35,7 +36,9 @@ def _written(graph: Graph, big: float) -> Rule:
         if whole is None or len(set(masks.lowest)) != 1:
             return None
         kept = [
-            b.constant("true", np.ones(1, np.bool_)) if keep is True else masks.emit(b, names, keep)
+            b.constant("true", np.ones(1, np.bool_))
+            if isinstance(keep, bool)
+            else masks.kept.emit(b, names, keep)
             for _, keep in found
         ]
         kept = [filled_up(b, k, graph.type(node.output).rank) for k in kept]
@@ -53,9 +56,9 @@ def _set(masks: Masks, value: str) -> tuple[str, Keep]:
         return value, True
     condition, a, b = node.inputs
     keep = masks.truth(condition)
-    for x, low, kept in ((a, b, keep), (b, a, masks.negated(keep))):
+    for x, low, kept in ((a, b, keep), (b, a, negated(keep))):
         same = masks.graph.type(x).shape == masks.graph.type(value).shape
-        if isinstance(kept, tuple) and same and masks.minus_infinity(low):
+        if isinstance(kept, Kept) and same and masks.minus_infinity(low):
             return x, kept
     return value, True
 
