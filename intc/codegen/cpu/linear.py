@@ -45,12 +45,11 @@ LINE: Final = 64  # bytes that one prefetch brings
 class LinearSpec:
     """Shape, types and fused stages of one linear layer; equal specs share a kernel.
 
-    ``x`` is [M, k] of ``x_dtype`` with ``x_stride`` elements between rows (0: ``k``), the output [M, n] of
-    ``out_dtype`` with ``out_stride`` (0: ``n``).
-    Without stages the int32 accumulators are stored. ``w_bits`` is 8, or 4 for weights in [-8, 7]. ``run`` is
-    that of :func:`intc.codegen.cpu.tile.emit_tile`. With ``windows``, ``x`` is an image and the rows are
-    windows over it. With ``taps``, the weights are those of :func:`intc.codegen.cpu.taps.find`. With
-    ``border``, the output is that of images with zeros around them.
+    ``x`` is [M, k] of ``x_dtype``, the output [M, n] of ``out_dtype``: the int32 accumulators where there are
+    no stages. ``w_bits`` is 8, or 4 for weights in [-8, 7]. ``run`` is that of
+    :func:`intc.codegen.cpu.tile.emit_tile`. With ``windows``, ``x`` is an image and the rows are windows over
+    it. With ``taps``, the weights are those of :func:`intc.codegen.cpu.taps.find`. With ``border``, the output
+    is that of images with zeros around them.
     """
 
     k: int
@@ -58,8 +57,6 @@ class LinearSpec:
     x_dtype: str = "int8"
     stages: tuple[Stage, ...] = ()
     out_dtype: str = "int32"
-    x_stride: int = 0
-    out_stride: int = 0
     w_bits: int = 8
     run: int = 0
     windows: Windows | None = None
@@ -183,7 +180,6 @@ class _Linear:
         self.places = linear_scratch_bytes(spec, isa) // 4 - block_rows(spec, isa) - 1
         self.panel_elements = isa.words(spec.k) * isa.columns * isa.group
         self.stored = self.panel_elements * spec.w_bits // 8  # bytes of a panel
-        self.x_stride, self.out_stride = spec.x_stride or spec.k, spec.out_stride or spec.n
 
     def emit(self, name: str) -> None:
         spec, isa = self.spec, self.isa
@@ -236,7 +232,7 @@ class _Linear:
             around = form.fill + offset_a(isa, self.spec.x_dtype)
             emit_pack_windows(form, self.image, self.x, first, count, to, around)
         else:
-            emit_pack_rows(self.x, first * self.x_stride, self.x_stride, count, k, to)
+            emit_pack_rows(self.x, first * k, k, count, k, to)
 
     def _panel(self, panel: Any, first: Any, count: Any, valid: int, number: int = 0) -> None:
         """One panel of B under every row tile of the block; ``valid`` of its columns exist. With taps its
@@ -281,16 +277,16 @@ class _Linear:
                 self.out,
                 spec.out_dtype,
                 column,
-                place=lambda r: (self._place(row + r) if spec.border else top + r) * self.out_stride + column,
+                place=lambda r: (self._place(row + r) if spec.border else top + r) * spec.n + column,
                 beside=lambda r: (top + r) * spec.n + column,
             )
             emit_store(isa, self.words, self.acc_base, size, valid, to)
             if spec.border:
                 with T.If(top == 0), T.Then():
-                    clear(self.out, 0, self._place(0), self.out_stride, column, valid)
+                    clear(self.out, 0, self._place(0), spec.n, column, valid)
                 with T.serial(0, size) as r:
                     ends = T.Bind(self._place(row + r) + 1), T.Bind(self._place(row + r + 1))
-                    clear(self.out, *ends, self.out_stride, column, valid)
+                    clear(self.out, *ends, spec.n, column, valid)
 
         for_row_tiles(isa, count, tile, after)
 
