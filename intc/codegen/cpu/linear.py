@@ -48,8 +48,8 @@ class LinearSpec:
     ``x`` is [M, k] of ``x_dtype``, the output [M, n] of ``out_dtype``: the int32 accumulators where there are
     no stages. ``w_bits`` is 8, or 4 for weights in [-8, 7]. ``run`` is that of
     :func:`intc.codegen.cpu.tile.emit_tile`. With ``windows``, ``x`` is an image and the rows are windows over
-    it. With ``taps``, the weights are those of :func:`intc.codegen.cpu.taps.find`. With ``border``, the output
-    is that of images with zeros around them.
+    it. With ``taps``, the weights are those of :func:`intc.codegen.cpu.taps.find`. With ``border``, the
+    output is that of images with zeros around them.
     """
 
     k: int
