@@ -23,8 +23,9 @@ from intc.codegen.cpu.linear import (
     linear_arguments,
     linear_scratch_bytes,
     linear_tasks,
-    pack_linear,
     pad_channels,
+    start_values,
+    weight_layout,
 )
 from intc.codegen.cpu.peak import CHAINS, peak
 from intc.codegen.targets import native, resolve
@@ -66,8 +67,8 @@ class Case:
         }
         dtypes |= dict(stage_arguments(spec.stages))
         self.module = compile_kernel(linear(spec, isa), linear_arguments(spec), dtypes, parallel=parallel)
-        packed, start = pack_linear(w, bias, isa, spec.x_dtype, spec.w_bits)
-        self.fixed = [aligned(packed), aligned(start)]
+        packed = weight_layout(spec.k, spec.n, isa, spec.w_bits).apply(w).reshape(-1)
+        self.fixed = [aligned(packed), aligned(start_values(w, bias, isa, spec.x_dtype))]
         self.params = [aligned(pad_channels(p, isa)) if p is not None else None for p in params]
 
     def run(self, x: NDArray[Any], residual: NDArray[Any] | None = None, split: int = 0) -> NDArray[Any]:
@@ -138,7 +139,7 @@ def test_four_bit_weights(isa: Isa, x_dtype: str, k: int, n: int) -> None:
 
 def test_four_bit_weights_take_half_a_byte() -> None:
     w = np.zeros((384, 128), np.int8)
-    narrow, wide = (pack_linear(w, np.zeros(128), AVX2, "int8", bits)[0] for bits in (4, 8))
+    narrow, wide = (weight_layout(384, 128, AVX2, bits).apply(w) for bits in (4, 8))
     assert narrow.nbytes == 384 * 128 // 2 == wide.nbytes // 2
 
 

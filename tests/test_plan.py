@@ -17,7 +17,7 @@ from intc.errors import UsageError
 from intc.frontend import import_onnx
 from intc.ops.fused import Attention, Linear
 from intc.passes import pipeline
-from intc.passes.plan import Choice, Plan, plannable, proven_bits, read_plan
+from intc.passes.plan import Choice, Plan, planned, proven_bits, read_plan
 from tests.onnx_models import model
 from tests.tiny_encoder import tiny_encoder, tiny_feeds
 
@@ -36,7 +36,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def products(state: tuple[pipeline.Pipeline, dict]) -> list[str]:
-    return [n.output for n in plannable(state[0].graph) if n.op.name == "matmul"]
+    return [n.output for n, _ in planned(state[0].graph) if n.op.name == "matmul"]
 
 
 def prepared(state: tuple[pipeline.Pipeline, dict], plan: Plan) -> Any:
@@ -109,7 +109,7 @@ def test_products_of_one_row_a_sample_read_sixteen_bits(
 ) -> None:
     """The classifier of the first token; a plan that says 8 bits means it, too."""
     graph = state[0].graph
-    nodes = {n.output: n for n in plannable(graph) if n.op.name == "matmul"}
+    nodes = {n.output: n for n, _ in planned(graph) if n.op.name == "matmul"}
     short = {name for name in nodes if graph.type(name).rank == 2}
     assert short
     for plan, bits in ((Plan(), 16), (Plan(default=Choice(activations=8)), 8)):
@@ -166,7 +166,7 @@ def test_four_bit_weights_are_not_merged_into_wider_ones(state: tuple[pipeline.P
 
 
 def test_a_family_for_one_softmax(state: tuple[pipeline.Pipeline, dict]) -> None:
-    softmax = next(n.output for n in plannable(state[0].graph) if n.op.name == "softmax")
+    softmax = next(n.output for n, _ in planned(state[0].graph) if n.op.name == "softmax")
     names = [n.op.name for n in prepared(state, Plan({softmax: Choice(approximation="lut")})).nodes]
     assert names.count("lut_softmax") == 1 and names.count("attention") == 1
 

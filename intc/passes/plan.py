@@ -165,13 +165,10 @@ def proven_bits(bits: int, k: int, weight: int) -> int:
     return bits
 
 
-def plannable(graph: Graph) -> list[Node]:
-    """The nodes of a canonical float graph that a plan can name, in order."""
-    return [node for node, _ in planned(graph)]
-
-
 def planned(graph: Graph) -> list[tuple[Node, tuple[str, ...]]]:
-    """These nodes, each with the fields that a choice for it may set."""
+    """The nodes of a canonical float graph that a plan can name, in order, each with the fields that a choice
+    for it may set.
+    """
     uses = Uses.of(graph)
     fields = ((node, _keys_of(graph, uses, node)) for node in graph.nodes)
     return [(node, keys) for node, keys in fields if keys]

@@ -99,15 +99,6 @@ def weight_layout(k: int, n: int, isa: Isa, w_bits: int) -> Layout:
     return Layout(pad, (words, group, count, columns), (2, 0, 3, 1), "int8")
 
 
-def pack_linear(
-    w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str, w_bits: int = 8
-) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Weights [K, N] in panel order, and :func:`start_values`."""
-    k, n = w.shape
-    packed = weight_layout(k, n, isa, w_bits).apply(w).reshape(-1)
-    return packed, start_values(w, bias, isa, x_dtype)
-
-
 def start_values(w: NDArray[np.int8], bias: NDArray[Any], isa: Isa, x_dtype: str) -> NDArray[np.int32]:
     """The padded int32 bias with the offset of unsigned rows folded in: what accumulators start from."""
     n = w.shape[1]
