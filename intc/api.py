@@ -27,7 +27,7 @@ from intc.codegen.c.source import require_fixed
 from intc.codegen.cuda import compiler as cuda_compiler
 from intc.codegen.targets import resolve
 from intc.errors import CalibrationError, ImportFailure, UsageError
-from intc.frontend import import_onnx
+from intc.frontend import LONGEST, import_onnx
 from intc.integrations.calibration import ParquetFeeds
 from intc.ir.bound import bound
 from intc.ir.graph import Graph
@@ -60,6 +60,7 @@ def compile(
     search: Search | None = None,
     inputs: Mapping[str, Any] | None = None,
     sizes: Mapping[str, int] | None = None,
+    longest: int = LONGEST,
     progress: Progress | None = None,
     dump_after: str | Sequence[str] = (),
 ) -> Module:
@@ -81,6 +82,8 @@ def compile(
     - ``inputs``: overrides shapes or types of inputs by name.
     - ``sizes``: free sizes of the kernels to fix, such as ``{"batch": 1}``, which target ``c`` asks for;
       calibration and ``Module.graph`` keep them free.
+    - ``longest``: how many positions tables of functions of them (rotary angles, relative biases) cover;
+      longer inputs are refused.
     - ``progress``: is told each step.
     - ``dump_after``: passes; the graph after each is kept in ``Module.dumps``.
 
@@ -101,7 +104,7 @@ def compile(
         raise UsageError(f"model: the path of an ONNX file, not {type(model).__name__}; onnx.save writes one")
     path = Path(model)
     tell("import")
-    source = import_onnx(path, inputs)
+    source = import_onnx(path, inputs, longest)
     if not source.inputs:
         raise ImportFailure(f"{path}: the model has no inputs: its outputs are constants")
     fixed = bound(source, sizes or {})

@@ -166,6 +166,13 @@ def _compile_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SHAPE",
         help="fix a shape, ids=1,128, or type, image=uint8",
     )
+    parser.add_argument(
+        "--longest",
+        type=_positive,
+        default=4096,
+        metavar="N",
+        help="positions that tables of rotary angles and relative biases cover (default: 4096)",
+    )
     _size_argument(parser)
     parser.add_argument(
         "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after PASS"

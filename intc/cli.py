@@ -132,6 +132,7 @@ def compile_command(args: argparse.Namespace) -> int:
             calibration_cache=args.calibration_cache,
             inputs=dict(input_override(text) for text in args.input) or None,
             sizes=given_sizes(args.size),
+            longest=args.longest,
             progress=tell,
             dump_after=args.dump_after,
         )

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 import intc
-from intc.errors import FeedError
+from intc.errors import FeedError, UsageError
 from intc.frontend import import_onnx
 from intc.ir.graph import Graph
 from intc.passes.pipeline import canonicalise
@@ -221,9 +221,14 @@ def test_neighbouring_convolutions_need_no_transposes() -> None:
 def test_a_table_of_positions_bounds_the_length() -> None:
     body, weights, _ = SEQUENCES["rotary"]
     proto = model(body, "float[batch, seq, 6] x", "float[b2, s2, 6] y", {**SIZE, **weights})
-    graph = import_onnx(proto)
+    long = {"x": floats(1, 5000, 6)}
     with pytest.raises(FeedError, match="at most 4096"):
-        graph.evaluate({"x": np.zeros((1, 5000, 6), np.float32)})
+        import_onnx(proto).evaluate(long)
+    (got,) = import_onnx(proto, longest=5000).evaluate(long)
+    np.testing.assert_allclose(got, expected(proto, long)[0], atol=1e-3)
+    for odd in (0, 2**30, 5.0):
+        with pytest.raises(UsageError, match="longest: from 1 to"):
+            import_onnx(proto, longest=odd)  # type: ignore[arg-type]
 
 
 def test_computed_positions_read_inside_whatever_they_are(path: Path) -> None:

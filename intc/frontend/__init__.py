@@ -1,5 +1,6 @@
 """ONNX import."""
 
 from intc.frontend.importer import import_onnx
+from intc.frontend.tabulated import LONGEST
 
-__all__ = ["import_onnx"]
+__all__ = ["LONGEST", "import_onnx"]

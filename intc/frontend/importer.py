@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel, first_line
+from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel, UsageError, first_line
 from intc.frontend.agreement import AtMost, EqualSizes, part_of
 from intc.frontend.assumed import Assumed
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
@@ -31,7 +31,7 @@ from intc.frontend.symbolic import (
     Splat,
     is_symbolic,
 )
-from intc.frontend.tabulated import Tabulated, emit
+from intc.frontend.tabulated import FARTHEST, LONGEST, Tabulated, emit
 from intc.frontend.whole import SeveralRows, whole_rows
 from intc.ir.dims import Dim, symbol, symbols
 from intc.ir.graph import Builder, Graph
@@ -48,12 +48,17 @@ INSTEAD: dict[str, str] = {
 Overrides = Mapping[str, Any]
 
 
-def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = None) -> Graph:
+def import_onnx(
+    model: str | Path | onnx.ModelProto, inputs: Overrides | None = None, longest: int = LONGEST
+) -> Graph:
     """The float graph of ``model``, a file name or a proto.
 
     ``inputs`` maps input names to a shape (ints or symbol names) or an element type that replaces theirs.
+    Functions of positions become tables of ``longest`` of them along axes of free size.
     ImportFailure for an unreadable file, UnsupportedModel for nodes outside the supported set.
     """
+    if not isinstance(longest, int) or not 1 <= longest <= FARTHEST:
+        raise UsageError(f"longest: from 1 to {FARTHEST} positions, not {longest!r}")
     if isinstance(model, onnx.ModelProto):
         proto, source, path = model, model.graph.name or "model", None
     else:
@@ -65,13 +70,13 @@ def import_onnx(model: str | Path | onnx.ModelProto, inputs: Overrides | None = 
     proto = checked_model(proto, source)
     arrays = take_initializers(proto, source, path)
     try:
-        return _imported(proto, source, inputs or {}, arrays)
+        return _imported(proto, source, inputs or {}, arrays, longest)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ImportFailure(f"{source}: the model is malformed ({first_line(error)})") from error
 
 
 def _imported(
-    proto: onnx.ModelProto, source: str, overrides: Overrides, arrays: Mapping[str, Array]
+    proto: onnx.ModelProto, source: str, overrides: Overrides, arrays: Mapping[str, Array], longest: int
 ) -> Graph:
     """The graph of ``proto``; starts over whenever an operator forces sizes to be equal or limited."""
     unknown = set(overrides) - {i.name for i in proto.graph.input}
@@ -79,7 +84,7 @@ def _imported(
         raise ImportFailure(f"{source}: no input named {', '.join(sorted(unknown))}")
     assumed = Assumed()
     while True:
-        importer = Importer(proto, source, arrays, assumed)
+        importer = Importer(proto, source, arrays, assumed, longest)
         try:
             built = importer.run(overrides)
         except UnsupportedModel:
@@ -101,9 +106,14 @@ class Importer:
     """One import: ``env`` maps ONNX tensor names to live values or known data."""
 
     def __init__(
-        self, proto: onnx.ModelProto, source: str, arrays: Mapping[str, Array], assumed: Assumed
+        self,
+        proto: onnx.ModelProto,
+        source: str,
+        arrays: Mapping[str, Array],
+        assumed: Assumed,
+        longest: int,
     ) -> None:
-        self.proto, self.source, self.assumed = proto, source, assumed
+        self.proto, self.source, self.assumed, self.longest = proto, source, assumed, longest
         self.builder = Builder(proto.graph.name or "model")
         self.env: dict[str, Imported] = dict(arrays)
         self.problems: list[tuple[str, str, str]] = []

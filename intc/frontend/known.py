@@ -94,7 +94,7 @@ def _fold_known(
         folded = _cut(ctx, inputs) if op == "Slice" else fold_index(op, inputs, attributes)
         if folded is None or (isinstance(folded, Splat) and folded.value is None):
             live = op == "Gather" or (op in COMPARED and all(isinstance(x, Index) for x in inputs))
-            table = None if live else tabulate(node, inputs, attributes, ctx.opsets)
+            table = None if live else tabulate(ctx, node, inputs, attributes)
             folded = folded if table is None else table
         return None if folded is None else [folded]
     if any(isinstance(x, Splat) for x in inputs):
@@ -102,7 +102,7 @@ def _fold_known(
         if splat is not None:
             return [splat]
     if any(isinstance(x, Tabulated | Splat) for x in inputs):
-        table = tabulate(node, inputs, attributes, ctx.opsets)
+        table = tabulate(ctx, node, inputs, attributes)
         return None if table is None else [table]
     arrays = [x if isinstance(x, np.ndarray) else None for x in inputs]
     if any(a is not None and is_symbolic(a) for a in arrays):
@@ -115,7 +115,7 @@ def _fold_known(
         if op == "Expand" and arrays[0] is not None:
             index = as_index(arrays[0])
             folded = fold_index(op, [index, arrays[1]], attributes) if index is not None else None
-            folded = folded or tabulate(node, inputs, attributes, ctx.opsets)
+            folded = folded or tabulate(ctx, node, inputs, attributes)
             return None if folded is None else [folded]
         if op == "Split" and arrays[0] is not None:
             return _parts(node, arrays[0], arrays[1] if len(arrays) > 1 else None, attributes)

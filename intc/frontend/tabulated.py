@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx
@@ -22,7 +22,11 @@ from intc.ir.graph import Builder
 from intc.ir.op import Array
 from intc.ops.movement import Expand, Lookup, Transpose
 
-LONGEST: Final = 4096  # the longest symbolic axis that a table covers
+if TYPE_CHECKING:
+    from intc.frontend.importer import Importer
+
+FARTHEST: Final = 2**20  # what the caller may ask for
+LONGEST: Final = 4096  # the longest symbolic axis that a table covers, unless the caller asks for another
 TABLE_LIMIT: Final = 2**26  # elements
 ELEMENTWISE: Final = frozenset(
     {
@@ -99,14 +103,16 @@ class Tabulated:
         return (0,) * pad + self.steps, table
 
 
-def tabulate(node: onnx.NodeProto, inputs: Sequence[Any], attributes: dict[str, Any], opsets: Any) -> Any:
+def tabulate(
+    ctx: Importer, node: onnx.NodeProto, inputs: Sequence[Any], attributes: dict[str, Any]
+) -> Tabulated | None:
     """The result of ``node`` on known inputs as a Tabulated, or None where it is none."""
     op = node.op_type
     if op not in ELEMENTWISE and op not in STRUCTURAL:
         return None
     if op == "Expand" and isinstance(inputs[0], np.ndarray):
         inputs = [_constant(inputs[0]), inputs[1]]
-    known = [_tabulated(x) if isinstance(x, Index) else x for x in inputs]
+    known = [_tabulated(x, ctx.longest) if isinstance(x, Index) else x for x in inputs]
     if not any(isinstance(x, Tabulated) for x in known):
         return None
     if op == "Einsum":
@@ -114,7 +120,11 @@ def tabulate(node: onnx.NodeProto, inputs: Sequence[Any], attributes: dict[str, 
     if op == "Einsum" or (op == "MatMul" and _outer(known)):
         node = onnx.helper.make_node("Mul", node.input, node.output)
         op = "Mul"
-    result = _elementwise(node, known, opsets) if op in ELEMENTWISE else _structural(op, known, attributes)
+    result = (
+        _elementwise(node, known, ctx.opsets)
+        if op in ELEMENTWISE
+        else _structural(op, known, attributes, ctx.longest)
+    )
     return result if result is not None and result.table.size <= TABLE_LIMIT else None
 
 
@@ -122,42 +132,42 @@ def _constant(array: Array) -> Tabulated:
     return Tabulated(array.shape, (0,) * array.ndim, 0, array[None])
 
 
-def _tabulated(index: Index) -> Tabulated | None:
+def _tabulated(index: Index, longest: int) -> Tabulated | None:
     """An index tensor as the table of its own values."""
     if not all(isinstance(s, int) for s in index.steps):
         return None
     steps = tuple(int(s) if d != 1 else 0 for s, d in zip(index.steps, index.shape, strict=True))  # type: ignore[arg-type]
     first, offset = (index.offset, 0) if isinstance(index.offset, int) else (0, index.offset)
     if offset == 0:
-        low, high = _reach(index.shape, steps)
+        low, high = _reach(index.shape, steps, longest)
     elif set(symbols((offset,))) <= set(symbols(index.shape)) and any(steps):
-        low, high = _reach_from(offset, index.shape, steps)
+        low, high = _reach_from(offset, index.shape, steps, longest)
     else:
         return None
-    if high - low >= 4 * LONGEST:
+    if high - low >= 4 * longest:
         return None
     values = np.arange(low, high + 1, dtype=index.dtype) + np.asarray(first, index.dtype)
     return Tabulated(index.shape, steps, low, values.reshape(-1, *(1,) * len(steps)), offset)
 
 
-def _reach(shape: Shape, steps: Sequence[int]) -> tuple[int, int]:
+def _reach(shape: Shape, steps: Sequence[int], longest: int) -> tuple[int, int]:
     """The smallest and the largest sum of steps."""
-    ends = [s * ((d if isinstance(d, int) else LONGEST) - 1) for s, d in zip(steps, shape, strict=True)]
+    ends = [s * ((d if isinstance(d, int) else longest) - 1) for s, d in zip(steps, shape, strict=True)]
     return sum(min(e, 0) for e in ends), sum(max(e, 0) for e in ends)
 
 
-def _reach_from(offset: Dim, shape: Shape, steps: Sequence[int]) -> tuple[int, int]:
-    """The smallest and the largest ``offset + sum of steps``, where no symbol or quotient exceeds LONGEST."""
+def _reach_from(offset: Dim, shape: Shape, steps: Sequence[int], longest: int) -> tuple[int, int]:
+    """The smallest and the largest ``offset + sum of steps``, no symbol or quotient above ``longest``."""
     moves = [s * (d - 1) for s, d in zip(steps, shape, strict=True)]
     lowest = offset + total(m for m, s in zip(moves, steps, strict=True) if s < 0)
     highest = offset + total(m for m, s in zip(moves, steps, strict=True) if s > 0)
-    return _extreme(lowest, min), _extreme(highest, max)
+    return _extreme(lowest, min, longest), _extreme(highest, max, longest)
 
 
-def _extreme(dim: Dim, pick: Callable[[int, int], int]) -> int:
+def _extreme(dim: Dim, pick: Callable[[int, int], int], longest: int) -> int:
     """The smallest or largest value of ``dim``, term by term."""
     return sum(
-        coef if not names else pick(0, coef * LONGEST ** len(names)) for names, coef in terms_of(dim).items()
+        coef if not names else pick(0, coef * longest ** len(names)) for names, coef in terms_of(dim).items()
     )
 
 
@@ -215,7 +225,7 @@ def _elementwise(node: onnx.NodeProto, inputs: Sequence[Any], opsets: Any) -> Ta
     return Tabulated(shape, steps, low, table, offset)
 
 
-def _structural(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Tabulated | None:
+def _structural(op: str, inputs: Sequence[Any], attributes: dict[str, Any], longest: int) -> Tabulated | None:
     x = inputs[0]
     if op == "Gather":
         return _gather(inputs[0], inputs[1], int(attributes.get("axis", 0)))
@@ -246,7 +256,7 @@ def _structural(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> T
         return _reshaped(x, tuple(d for i, d in enumerate(x.shape) if i not in gone))
     if op == "Reshape" and isinstance(inputs[1], np.ndarray):
         return _reshaped(x, dims_of(inputs[1]))
-    return _slice(x, inputs) if op == "Slice" else None
+    return _slice(x, inputs, longest) if op == "Slice" else None
 
 
 def _reshaped(x: Tabulated, shape: Shape) -> Tabulated | None:
@@ -260,7 +270,7 @@ def _reshaped(x: Tabulated, shape: Shape) -> Tabulated | None:
     return Tabulated(tuple(d for d, _ in axes), steps, x.low, table, x.offset)
 
 
-def _slice(x: Tabulated, inputs: Sequence[Any]) -> Tabulated | None:
+def _slice(x: Tabulated, inputs: Sequence[Any], longest: int) -> Tabulated | None:
     starts, ends, axes, strides = (*inputs[1:], None, None)[:4]
     if not isinstance(starts, np.ndarray) or not isinstance(ends, np.ndarray):
         return None
@@ -270,7 +280,7 @@ def _slice(x: Tabulated, inputs: Sequence[Any]) -> Tabulated | None:
     for start, end, axis, step in zip(starts.ravel(), ends.ravel(), given, every, strict=True):
         axis %= len(shape)
         size = shape[axis]
-        if start == 0 and step == 1 and (not isinstance(end, int | np.integer) or end >= LONGEST):
+        if start == 0 and step == 1 and (not isinstance(end, int | np.integer) or end >= longest):
             shape[axis] = size if isinstance(end, int | np.integer) else end
             continue
         if x.steps[axis] or not isinstance(size, int):

@@ -18,7 +18,6 @@ from intc.frontend.converters.image import extended
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.fold import compute, small
 from intc.frontend.symbolic import Imported, Index
-from intc.frontend.tabulated import LONGEST
 from intc.ir.dims import Dim, exact_div, floor_div
 from intc.ir.op import Array
 from intc.ops.division import Divide
@@ -216,7 +215,9 @@ def _by_places(call: Call, x: str, axis: int, target: Dim) -> str:
         step, offset, divisor = (double * s for s in (step, offset, divisor))
         offset = offset + shift
     # a table of positions, so that a larger target is refused
-    rows = call.ctx.builder.constant(f"{call.node.output[0]}.rows", np.arange(LONGEST, dtype=np.int64))
+    rows = call.ctx.builder.constant(
+        f"{call.node.output[0]}.rows", np.arange(call.ctx.longest, dtype=np.int64)
+    )
     place = call.emit(Lookup((target,), (1,), 0), rows, last=False)
     place = call.emit(Mul(), place, _number(call, step), last=False)
     place = call.emit(Add(), place, _number(call, offset), last=False)
