@@ -64,7 +64,7 @@ bench-gpu:  ## verify and time the models of GPU_FOLDER on this machine's GPU (e
 accuracy: $(STAMP)  ## accuracy against other int8 engines; needs `pip install -e ".[bench,examples]"`
 	$(BIN)/python examples/accuracy/run.py
 
-zoo: $(STAMP)  ## compile and verify 186 families of models beside int8 peers; needs `pip install -e ".[bench,examples]"`
+zoo: $(STAMP)  ## compile and verify all families of models beside int8 peers; needs `pip install -e ".[bench,examples]"`
 	$(BIN)/python examples/zoo/run.py
 
 triton: $(STAMP)  ## serve the model repository with a real Triton (60 MB from PyPI into build/triton), compare bits

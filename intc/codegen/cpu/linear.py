@@ -6,6 +6,7 @@ The task space is row blocks times panels of columns, panels fastest; a range of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from intc.codegen.cpu.taps import Taps, emit_taps
 from intc.codegen.cpu.tile import (
     Output,
     Packed,
+    WordOf,
     as_a,
     emit_pack_rows,
     emit_store,
@@ -39,6 +41,8 @@ BLOCK_BYTES: Final = 640 * 1024  # packed rows of one block; beyond it, panels a
 BLOCK_ROWS: Final = 204  # enough to make what is done once a panel negligible
 IMAGE: Final = ("height", "width", "rows_out", "columns_out")  # sizes of an image and of its windows
 LINE: Final = 64  # bytes that one prefetch brings
+SHORTEST: Final = 16  # words of a row from which on prefetching pays
+SSE_LANES: Final = 4  # of SSE, whose instructions overwrite an operand: anything more in the loop spills
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,9 @@ class _Linear:
         """One panel of B under every row tile of the block; ``valid`` of its columns exist. With taps its
         ``number`` is known.
 
-        Meanwhile the next panel is fetched into the second-level cache, a share behind every tile.
+        Meanwhile the next panel is fetched into the second-level cache: some lines in each step of the loop,
+        so that none waits for another. Where the dot takes wider elements than are stored, a single tile
+        widens them on its way; several read them from scratch.
         """
         isa = self.isa
         column = T.Bind(panel * isa.columns)
@@ -237,9 +243,13 @@ class _Linear:
         taps = self.spec.taps[vector : vector + isa.vectors]
         places = vector * 2 * isa.lanes * len(taps[0].pairs) if taps else 0
         b, b_base = self.w, T.Bind(panel * self.stored)
-        lines = T.Bind(tir.floordiv(self.stored, LINE * tir.floordiv(count + (isa.rows - 1), isa.rows)) + 1)
+        tiles = T.Bind(tir.floordiv(count + (isa.rows - 1), isa.rows))
+        stored, spare = b_base, isa.lanes != SSE_LANES
+        direct = _widens(self.spec, isa) and spare and not self.spec.run
         if _widens(self.spec, isa):
-            b, b_base = self.wide, self._widen(b_base)
+            b, b_base = self.wide, tir.IntImm("int32", self.panel_base * isa.group)
+            with T.If(tiles > int(direct)), T.Then():
+                self._widen(stored)
 
         def start(v: int) -> Any:
             return self.bias[ramp(column + v * isa.lanes, isa.lanes)]
@@ -254,14 +264,23 @@ class _Linear:
                 )
                 return
             width, run, used = isa.columns, self.spec.run, -(-valid // isa.lanes)
-            emit_tile(isa, size, a, a_base, stride, b, b_base, words, start, a, to, width, run, used)
+            fetch = self._fetcher(panel, row, tiles) if words >= SHORTEST and spare else None
+
+            def emit(word_of: WordOf | None = None) -> None:
+                given = a, a_base, stride, b, b_base, words, start, a, to, width
+                emit_tile(isa, size, *given, run, used, fetch, word_of)
+
+            if not direct:
+                emit()
+                return
+            with T.If(tiles == 1):
+                with T.Then():
+                    emit(lambda pair, second: self._word(stored, pair, second, used))
+                with T.Else():
+                    emit()
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)
-            if not taps:
-                ahead = T.Bind((panel + 1) * self.stored + tir.floordiv(row, isa.rows) * lines * LINE)
-                with T.serial(0, lines) as line:
-                    prefetch(self.w, ahead + line * LINE)
             to = Output(
                 spec.stages,
                 self.extra,
@@ -281,12 +300,36 @@ class _Linear:
 
         for_row_tiles(isa, count, tile, after)
 
+    def _fetcher(self, panel: Any, row: Any, tiles: Any) -> Callable[[Any], None]:
+        """What each step of the tile at ``row`` fetches of the next panel: the first tiles fetch all."""
+        words = self.isa.words(self.spec.k)
+        steps = words if self.spec.run else words // 2
+        each = -(-self.stored // (LINE * steps))  # lines that a step reads
+        share = T.Bind(tir.floordiv(each + (tiles - 1), tiles))
+        place = T.Bind(tir.floordiv(row, self.isa.rows) * share)
+        lines = T.Bind(tir.Max(tir.Min(share, each - place), tir.IntImm("int32", 0)))
+        ahead = T.Bind((panel + 1) * self.stored + place * LINE)
+
+        def fetch(step: Any) -> None:
+            with T.serial(0, lines) as line:
+                prefetch(self.w, ahead + (step * each + line) * LINE)
+
+        return fetch
+
     def _place(self, row: Any) -> Any:
         """Where a row of the block is stored."""
         return self.words[self.places + row]
 
-    def _widen(self, source: Any) -> Any:
-        """The panel at ``source`` converted into scratch; its place there, in elements."""
+    def _word(self, panel: Any, pair: Any, second: int, vectors: int) -> list[Any]:
+        """The vectors of a word, or the ``second`` of a pair, of the panel stored at ``panel``, widened."""
+        lanes, bits = self.isa.lanes * self.isa.group, self.spec.w_bits
+        word = panel + (pair * (bits // 4) + (second if bits == 8 else 0)) * (lanes * self.isa.vectors)
+        raw = [self.w[ramp(word + v * lanes, lanes)] for v in range(vectors)]
+        parts = [self._parts(x, lanes)[second if bits == 4 else 0] for x in raw]
+        return [T.Bind(T.cast(x, typed(self.isa.b_dtype, lanes))) for x in parts]
+
+    def _widen(self, source: Any) -> None:
+        """The panel at ``source`` converted into scratch."""
         isa, chunk = self.isa, self.isa.columns * self.isa.group
         to = self.panel_base * isa.group
         with T.serial(0, self.stored // chunk) as i:
@@ -295,7 +338,6 @@ class _Linear:
                 wide = T.cast(value, typed(isa.b_dtype, chunk))
                 place = ramp(to + (i * (8 // self.spec.w_bits) + part) * chunk, chunk)
                 T.buffer_store(self.wide, wide, [place])
-        return tir.IntImm("int32", to)
 
     def _parts(self, raw: Any, lanes: int) -> list[Any]:
         """The values in stored bytes: themselves, or the low and the high four bits of each."""

@@ -22,6 +22,8 @@ SHORT: Final = 8  # lanes of the shortest vectors that ends of rows are cut into
 Start: TypeAlias = Callable[[int], Any]
 Place: TypeAlias = Callable[[Any], Any]
 Convert: TypeAlias = Callable[[Any, int], Any]
+Beside: TypeAlias = Callable[[Any], None]
+WordOf: TypeAlias = Callable[[Any, int], list[Any]]
 
 
 def emit_tile(
@@ -39,18 +41,21 @@ def emit_tile(
     out_stride: Any,
     run: int = 0,
     used: int = 0,
+    beside: Beside | None = None,
+    word_of: WordOf | None = None,
 ) -> None:
     """``out[r][c] = start(vector)[c] + sum A[r] B[c]`` for ``rows`` rows; ``a``, ``out`` in words, ``b`` in
     elements.
 
     ``words`` is even. ``run``: of so many words, an even number, the sums are proven to fit 16 bits; 0 for no
-    such proof. ``used``: only so many vectors of columns are computed; 0 for all.
+    such proof. ``used``: only so many vectors of columns are computed; 0 for all. ``beside`` emits what is
+    done in each step of the loop, given its number: two words, or one where there are runs. ``word_of``
+    gives the vectors of B in the first or the second word of a pair, in place of ``b``.
     """
     used = used or isa.vectors
     if run:
-        _emit_runs(
-            isa, rows, a, a_base, a_stride, b, b_base, words, start, out, out_base, out_stride, run, used
-        )
+        sides = a, a_base, a_stride, b, b_base, words
+        _emit_runs(isa, rows, *sides, start, out, out_base, out_stride, run, used, beside)
         return
     lanes, vectors, step = isa.lanes, used, isa.lanes * isa.group
     acc = [[register(lanes) for _ in range(vectors)] for _ in range(rows)]
@@ -59,10 +64,13 @@ def emit_tile(
         for r in range(rows):
             T.buffer_store(acc[r][v], initial, [0])
     with T.serial(0, tir.floordiv(words, 2) if not isinstance(words, int) else words // 2) as pair:
+        if beside is not None:
+            beside(pair)
         for u in range(2):
             word = pair * 2 + u
             at = b_base + word * (step * isa.vectors)
-            b_v = [T.Bind(b[ramp(at + v * step, step)]) for v in range(vectors)]
+            stored = [b[ramp(at + v * step, step)] for v in range(vectors)]
+            b_v = word_of(pair, u) if word_of is not None else [T.Bind(x) for x in stored]
             for r in range(rows):
                 a_word = T.Bind(a[a_base + r * a_stride + word])
                 for v in range(vectors):
@@ -87,6 +95,7 @@ def _emit_runs(
     out_stride: Any,
     run: int,
     vectors: int,
+    beside: Beside | None,
 ) -> None:
     """:func:`emit_tile` with sums of 16 bits in registers, added to those in ``out`` after every run."""
     lanes, step = isa.lanes, isa.lanes * isa.group
@@ -103,6 +112,8 @@ def _emit_runs(
             T.buffer_store(part, const(0, 2 * lanes, "int16"), [0])
         with T.serial(0, count) as i:
             word = T.Bind(first + i)
+            if beside is not None:
+                beside(word)
             at = b_base + word * (step * isa.vectors)
             b_v = [T.Bind(b[ramp(at + v * step, step)]) for v in range(vectors)]
             for r in range(rows):
