@@ -158,6 +158,10 @@ class Importer:
         axes: dict[str, int] = {}
         for name in self.builder.graph.inputs:
             axes.update((str(d), i) for i, d in enumerate(self.builder.graph.type(name).shape))
+        if found.beside:
+            order = list(axes)
+            names = sorted((str(x) for x in found.sizes), key=[*order, *map(str, found.sizes)].index)
+            return symbol(names[sorted(found.beside, key=[*order, *found.beside].index).index(found.symbol)])
         same = [d for d in found.sizes if axes.get(str(d)) == axes.get(found.symbol)]
         return same[0] if same else found.sizes[0]
 

@@ -33,10 +33,10 @@ def _both(a: Keep, b: Keep) -> Keep:
     return a if a == b else ("and", a, b)
 
 
-def _parts(keep: Keep) -> list[Keep]:
+def conjuncts(keep: Keep) -> list[Keep]:
     """The conditions that ``keep`` joins."""
     if isinstance(keep, tuple) and keep[0] == "and":
-        return [part for side in keep[1:] for part in _parts(side)]  # type: ignore[arg-type]
+        return [part for side in keep[1:] for part in conjuncts(side)]  # type: ignore[arg-type]
     return [keep]
 
 
@@ -137,7 +137,7 @@ class Masks:
         node = self.producers.get(scores)
         if node is None or not isinstance(node.op, Mul):
             return scores
-        ones = [part for part in _parts(keep) if not _counts(part)]
+        ones = [part for part in conjuncts(keep) if not _counts(part)]
         live = [x for x in node.inputs if (factor := self.truth(x)) is None or factor not in ones]
         same = len(live) == 1 and self.graph.type(live[0]).shape == self.graph.type(scores).shape
         return live[0] if same else scores

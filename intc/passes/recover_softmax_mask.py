@@ -6,7 +6,7 @@ float32. Integers stand for the bool ``k != 0``; masks that keep everything vani
 since softmax broadcasts its mask. What all scores of a row have in common is dropped, their maximum for one;
 scores that are joined with others are masked behind the join. A row without any kept element is 0; where
 -big is finite such a row is uniform, and so is it in softmax unless the mask is a function of positions
-alone, which leaves no row empty.
+alone, which leaves no row empty; where -big is so near that sums keep the scores apart, it counts as kept.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from intc.ir.dims import Shape, broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ops.elementwise import Add, Cast, Mul, Sub, Where
+from intc.ops.logic import Not, Or
 from intc.ops.movement import Concat, Expand
-from intc.ops.reduce import ReduceMax
+from intc.ops.reduce import ReduceMax, ReduceSum
 from intc.ops.softmax import Softmax
-from intc.passes.masks import BIG, Masks, unrepeated
+from intc.passes.masks import BIG, Masks, conjuncts, unrepeated
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
 from intc.passes.whole_masks import filled_up, in_the_whole, joined_masks
+
+FAINT = -(2.0**20)  # float32 steps of 1/16 there: sums with numbers above it still tell scores apart
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,27 @@ class RecoverSoftmaxMask:
             mask = masks.emit(b, names, unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
-            op = replace(node.op, uniform=all(np.isfinite(masks.lowest)) and not masks.by_position(keep))
+            lowest = min(masks.lowest, default=-np.inf)
+            if lowest > FAINT and not any(masks.by_position(part) for part in conjuncts(keep)):
+                mask = _whole_where_empty(b, mask, node.op.axis % len(shape) - len(shape))
+                return b.emit(node.op, kept, mask, name=node.output, source=node.source)
+            op = replace(node.op, uniform=bool(np.isfinite(lowest)) and not masks.by_position(keep))
             return b.emit(op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
+
+
+def _whole_where_empty(b: Builder, mask: str, axis: int) -> str:
+    """``mask`` with the rows along ``axis`` (from the end) that keep nothing kept whole, if rows differ in
+    that.
+    """
+    shape = b.graph.type(mask).shape
+    if len(shape) < 2 or all(d == 1 for d in shape[1 if len(shape) > 2 else 0 : -1]):
+        return mask
+    ones = b.emit(Cast("int64"), mask, name=f"{mask}.int64")
+    count = b.emit(ReduceSum((len(shape) + axis,), True), ones, name=f"{mask}.count")
+    none = b.emit(Not(), b.emit(Cast("bool"), count, name=f"{mask}.some"), name=f"{mask}.none")
+    return b.emit(Or(), mask, none, name=f"{mask}.full")
 
 
 def _unshifted(graph: Graph) -> Graph:
