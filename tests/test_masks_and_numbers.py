@@ -50,6 +50,10 @@ MASKS = {
         "r = Sub(one, u) b = Mul(r, big) c = Equal(u, zero) e = Where(c, far, zero) d = Min(b, e)"
         " a = Add(s, d) p = Softmax(a)"
     ),
+    "less a function of masked scores": (
+        "c = Cast<to=9>(u) a = Where(c, s, low) t = Transpose<perm=[0, 2, 1]>(a) g = Relu(t)"
+        " d = Sub(a, g) p = Softmax(d)"
+    ),
     "with numbers for infinity": (
         "c = Equal(u, zero) a = Where(c, far, s) q = Softmax(a) n = IsNaN(q) f = Where(n, zero, q)"
         " i = IsInf(f) g = Less(zero, f) j = And(i, g) p = Where(j, high, f)"

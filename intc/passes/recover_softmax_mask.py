@@ -180,8 +180,8 @@ def _tested(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> s
 
 
 def _reassociated(graph: Graph, big: float) -> Graph:
-    """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, or
-    where both were moved first; ``-(x - mask) = -x + mask``, which minima read.
+    """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, where
+    both were moved first, or x is subtracted; ``-(x - mask) = -x + mask``, which minima read.
     """
     masks = Masks(graph, graph.producers(), big)
 
@@ -197,6 +197,8 @@ def _reassociated(graph: Graph, big: float) -> Graph:
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         if isinstance(node.op, Mul):
             return negated(b, node, names)
+        if isinstance(node.op, Sub):
+            return _less(masks, b, node, names)
         for x, other in (node.inputs, node.inputs[::-1]) if isinstance(node.op, Add) else ():
             inner, moves = masks.unmoved(other)
             if inner is None or masks.additive(other) is not None or not graph.type(x).is_float:
@@ -228,3 +230,26 @@ def _reassociated(graph: Graph, big: float) -> Graph:
         return None
 
     return rewrite(graph, rule)
+
+
+def _less(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+    """``(b + mask) - x = (b - x) + mask``, and with a choice between b and -big, of the shape of both."""
+    whole, x = node.inputs
+    inner, shape = masks.producers.get(whole), masks.graph.type(node.output).shape
+    if inner is None or masks.graph.type(whole).shape != shape or not masks.graph.type(whole).is_float:
+        return None
+
+    def less(value: str) -> str:
+        return b.emit(Sub(), names[value], names[x], name=f"{node.output}.less", source=node.source)
+
+    if isinstance(inner.op, Add) and masks.additive(whole) is None:
+        for bias, mask in (inner.inputs, inner.inputs[::-1]):
+            if masks.additive(mask) is not None:
+                return b.emit(Add(), less(bias), names[mask], name=node.output, source=node.source)
+    if isinstance(inner.op, Where):
+        choice, *sides = inner.inputs
+        low = [masks.minus_infinity(side) for side in sides]
+        if any(low) and not all(low):
+            kept = (names[v] if far else less(v) for v, far in zip(sides, low, strict=True))
+            return b.emit(Where(), names[choice], *kept, name=node.output, source=node.source)
+    return None
