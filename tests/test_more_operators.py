@@ -195,3 +195,12 @@ def test_patches_that_overlap_add_up(attributes: str, rows: int) -> None:
     graph = import_onnx(proto)
     feeds: Feeds = {"x": floats(2, 18, rows)}
     np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-5)
+
+
+def test_constants_of_brain_floats_become_float32() -> None:
+    body = "c = Cast<to=16>(w) r = Sqrt(c) h = Cast<to=16>(x) m = Mul(h, r) y = Cast<to=1>(m)"
+    proto = model(
+        body, "float[batch, 4] x", "float[batch, 4] y", {"w": np.arange(1, 5, dtype=np.float32) ** 2}
+    )
+    (found,) = import_onnx(proto).evaluate({"x": np.ones((2, 4), np.float32)})
+    np.testing.assert_array_equal(found, np.tile(np.arange(1, 5), (2, 1)))
