@@ -75,23 +75,26 @@ class RecoverSoftmaxMask:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
             lowest = min(masks.lowest, default=-np.inf)
             if lowest > FAINT and not any(masks.by_position(part) for part in conjuncts(keep)):
-                mask = _whole_where_empty(b, mask, node.op.axis % len(shape) - len(shape))
-                return b.emit(node.op, kept, mask, name=node.output, source=node.source)
+                whole = _whole_where_empty(b, mask, node.op.axis % len(shape) - len(shape))
+                if whole is not None:
+                    return b.emit(node.op, kept, whole, name=node.output, source=node.source)
             op = replace(node.op, uniform=bool(np.isfinite(lowest)) and not masks.by_position(keep))
             return b.emit(op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
 
 
-def _whole_where_empty(b: Builder, mask: str, axis: int) -> str:
-    """``mask`` with the rows along ``axis`` (from the end) that keep nothing kept whole, if rows differ in
-    that.
+def _whole_where_empty(b: Builder, mask: str, axis: int) -> str | None:
+    """``mask`` with the rows along ``axis`` (from the end) that keep nothing kept whole; None where rows of
+    a sample cannot differ in that.
     """
     shape = b.graph.type(mask).shape
-    if len(shape) < 2 or all(d == 1 for d in shape[1 if len(shape) > 2 else 0 : -1]):
-        return mask
+    place = len(shape) + axis
+    others = [d for i, d in enumerate(shape) if i != place and (i or len(shape) < 3)]
+    if place < 0 or all(d == 1 for d in others):
+        return None
     ones = b.emit(Cast("int64"), mask, name=f"{mask}.int64")
-    count = b.emit(ReduceSum((len(shape) + axis,), True), ones, name=f"{mask}.count")
+    count = b.emit(ReduceSum((place,), True), ones, name=f"{mask}.count")
     none = b.emit(Not(), b.emit(Cast("bool"), count, name=f"{mask}.some"), name=f"{mask}.none")
     return b.emit(Or(), mask, none, name=f"{mask}.full")
 
