@@ -161,6 +161,21 @@ def test_windows_that_hold_padding_alone_are_uniform(approximation: str, tmp_pat
         assert operators(module.prepared)["attention"] == 1
 
 
+def test_rows_of_pairs_that_a_near_mask_hides_are_kept_whole(tmp_path: Path) -> None:
+    """``s + 10000 * (m_i * m_j - 1)``: float32 still tells the scores of a hidden row apart."""
+    body = (
+        "k = Transpose<perm=[0, 2, 1]>(x) s = MatMul(x, k) c = Unsqueeze(m, two) r = Unsqueeze(m, one)"
+        " p = Mul(c, r) o = Sub(p, unit) b = Mul(o, lots) a = Add(s, b) w = Softmax(a) y = MatMul(w, x)"
+    )
+    weights: Feeds = {"one": np.array([1]), "two": np.array([2])}
+    weights |= {"unit": np.float32(1), "lots": np.float32(10000)}
+    inputs = "float[batch, seq, 8] x, float[batch, seq] m"
+    proto = model(body, inputs, "float[batch, seq, 8] y", weights)
+    keep = np.arange(12) < RNG.integers(4, 13, (32, 1))
+    feeds: Feeds = {"x": RNG.normal(size=(32, 12, 8)).astype(np.float32), "m": keep.astype(np.float32)}
+    close(tmp_path, proto, feeds)
+
+
 def test_rows_without_keys_stay_zero_through_a_norm_behind(tmp_path: Path) -> None:
     """Where masked scores are minus infinity and NaN becomes 0, a product and an RMS norm behind give 0:
     nothing that is folded into the product may be magnified there.

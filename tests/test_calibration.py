@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,8 +220,17 @@ def test_cache_of_other_data_or_another_model_is_not_used(graph: Graph, tmp_path
 
 def test_nan_is_refused_by_name() -> None:
     graph = import_onnx(model("y = Sqrt(x)", "float[n,4] x", "float[n,4] y"))
-    with np.errstate(invalid="ignore"), pytest.raises(CalibrationError, match="'y' becomes NaN"):
+    with pytest.raises(CalibrationError, match="'y' becomes NaN"):
         collect(graph, [{"x": np.full((1, 4), -1, np.float32)}])
+
+
+@pytest.mark.parametrize(
+    ("feeds", "reason"), [(3, "is a int, not feeds"), ({"x": [[1.0, 2.0], [3.0]]}, "input 'x' is no array")]
+)
+def test_what_is_no_data_is_refused(feeds: Any, reason: str) -> None:
+    graph = import_onnx(model("y = Relu(x)", "float[n,2] x", "float[n,2] y"))
+    with pytest.raises(CalibrationError, match=reason):
+        list(open_feeds(graph, feeds))
 
 
 def test_tokens_beyond_the_vocabulary_are_refused_by_node(graph: Graph) -> None:

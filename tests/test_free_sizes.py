@@ -341,6 +341,28 @@ def test_sizes_that_differ_by_name_alone(body: str, names: str, shapes: tuple[tu
     assert x[:2] == k
 
 
+def test_sums_of_sizes_agree_in_the_order_of_the_inputs() -> None:
+    """Text and image, and their positions, each under a size of its own."""
+    body = "a = Concat<axis=1>(u, x) b = Concat<axis=1>(v, z) y = Mul(a, b)"
+    names = "float[n, j, 3] x, float[n, k, 3] u, float[n, c, 3] z, float[n, a, 3] v"
+    graph = import_onnx(model(body, names, "float[n, s, 3] y"))
+    x, u, z, v = (graph.type(name).shape for name in graph.inputs)
+    assert x == z
+    assert u == v
+    assert x[1] != u[1]
+
+
+def test_a_product_of_halves_is_divided() -> None:
+    """Pixels unshuffled by a reshape to computed halves: both sides are even."""
+    body = (
+        "d = Shape(x) n = Gather(d, at) h = Gather(d, next) w = Gather(d, two) i = Div(h, two)"
+        " j = Div(w, two) s = Concat<axis=0>(n, four, i, j) y = Reshape(x, s)"
+    )
+    weights = {"at": np.array([0]), "next": np.array([1]), "two": np.array([2]), "four": np.array([-1])}
+    graph = canonical(model(body, "float[n, h, w] x", "float[a, b, c, d] y", weights), {"x": floats(2, 6, 4)})
+    assert [str(d) for d in graph.type("x").shape] == ["n", "2*h_by_2", "2*w_by_2"]
+
+
 def test_a_part_that_is_added_to_the_whole_bounds_the_length() -> None:
     """x[:, :min(n, 16)] + x works up to 16 only, which something must refuse."""
     head = "d = Shape(x) n = Gather(d, next) l = Min(n, most)"

@@ -157,3 +157,16 @@ def test_sinusoids_computed_in_the_model_are_one_table(form: str, direction: str
         feeds: Feeds = {"x": floats(2, length, 6)}
         np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-5)
     assert operators(graph) == {"lookup": 1, "add": 1}
+
+
+@pytest.mark.parametrize(
+    "place", ["l = Sub(n, one)", "l = Neg(n)", "t = Mul(n, four) m = Mod(two, t) l = Sub(m, one)"]
+)
+def test_entries_at_places_that_are_sizes(place: str) -> None:
+    """``x[:, n - 1]``; ``x[:, -n]``, from the end; a number modulo a larger size."""
+    body = f"d = Shape(x) n = Gather(d, one) {place} y = Gather<axis=1>(x, l)"
+    weights = {"one": np.int64(1), "two": np.int64(2), "four": np.int64(4)}
+    graph = canonical(
+        model(body, "float[batch, n, 4] x", "float[batch, 4] y", weights), {"x": floats(2, 5, 4)}
+    )
+    assert operators(graph).keys() == {"slice", "reshape"}

@@ -233,6 +233,13 @@ def test_external_data(tmp_path: Path) -> None:
     path.write_bytes(external("w.bin", offset="0", length="64").SerializeToString())
     graph = import_onnx(path)
     np.testing.assert_array_equal(next(iter(graph.constants.values())), weights.reshape(4, 4))
+    proto = external("w.bin", offset="2", length="32")
+    proto.graph.initializer[0].data_type = TensorProto.BFLOAT16
+    path.write_bytes(proto.SerializeToString())
+    halves = weights.astype("<f4").view("<u2")[1:17].astype(np.uint32) << 16
+    np.testing.assert_array_equal(
+        next(iter(import_onnx(path).constants.values())), halves.view(np.float32).reshape(4, 4)
+    )
     with pytest.raises(ImportFailure, match="import it by file name"):
         import_onnx(external("w.bin"))
 
@@ -289,7 +296,7 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_nodes_outside_the_conditions(name: str) -> None:
     body, weights, reason = UNSUPPORTED[name]
-    shape = "1, 1, 4, 4, 4, 4" if "4-D" in name else "5"
+    shape = "1, 1, 4, 4, 4, 4" if "4-D" in name else "n" if "bags" in name else "5"
     proto = model(body, f"float[{shape}] x", "float[m] y", weights)
     with pytest.raises(ImportFailure, match=reason) as caught:
         import_onnx(proto)

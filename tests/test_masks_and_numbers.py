@@ -50,6 +50,10 @@ MASKS = {
         "r = Sub(one, u) b = Mul(r, big) c = Equal(u, zero) e = Where(c, far, zero) d = Min(b, e)"
         " a = Add(s, d) p = Softmax(a)"
     ),
+    "less a function of masked scores": (
+        "c = Cast<to=9>(u) a = Where(c, s, low) t = Transpose<perm=[0, 2, 1]>(a) g = Relu(t)"
+        " d = Sub(a, g) p = Softmax(d)"
+    ),
     "with numbers for infinity": (
         "c = Equal(u, zero) a = Where(c, far, s) q = Softmax(a) n = IsNaN(q) f = Where(n, zero, q)"
         " i = IsInf(f) g = Less(zero, f) j = And(i, g) p = Where(j, high, f)"
@@ -278,14 +282,34 @@ def test_images_sampled_at_pixels(tmp_path: Path) -> None:
     assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.01
 
 
-def test_places_that_jump_are_refused() -> None:
-    proto = model(
-        'y = GridSample<mode="nearest">(x, g)',
-        "float[batch, 3, 9, 7] x, float[batch, 5, 4, 2] g",
-        "float[a, b, c, d] y",
-    )
-    with pytest.raises(UnsupportedModel, match="the mode nearest is not supported"):
-        import_onnx(proto)
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_the_nearest_pixels(padding: str, tmp_path: Path) -> None:
+    body = f'y = GridSample<mode="nearest", padding_mode="{padding}">(x, g)'
+    proto = model(body, "float[batch, 3, 9, 7] x, float[batch, 5, 4, 2] g", "float[a, b, c, d] y")
+    places = RNG.integers(-2, 11, (24, 5, 4, 2)) + RNG.uniform(-0.45, 0.45, (24, 5, 4, 2))
+    places = (places + 0.5) / np.array([7, 9]) * 2 - 1
+    feeds: Feeds = {"x": floats(24, 3, 9, 7), "g": places.astype(np.float32)}
+    canonical(proto, feeds)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.01
+
+
+def test_cubic_mixtures_of_pixels_are_refused() -> None:
+    body, inputs = 'y = GridSample<mode="cubic">(x, g)', "float[n, 3, 9, 7] x, float[n, 5, 4, 2] g"
+    with pytest.raises(UnsupportedModel, match="the mode cubic is not supported"):
+        import_onnx(model(body, inputs, "float[a, b, c, d] y", opset=20))
+
+
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("sides", [(5, 4), (3, 5, 4)])
+def test_places_that_affine_maps_give(sides: tuple[int, ...], corners: int, tmp_path: Path) -> None:
+    rank = len(sides)
+    body, result = f"y = AffineGrid<align_corners={corners}>(t, size)", "abcde"[: rank + 2]
+    weights = {"size": np.array([24, 3, *sides])}
+    inputs, outputs = f"float[n, {rank}, {rank + 1}] t", f"float[{', '.join(result)}] y"
+    proto = model(body, inputs, outputs, weights, opset=20)
+    feeds: Feeds = {"t": floats(24, rank, rank + 1)}
+    canonical(proto, feeds)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.001
 
 
 SUMS = {

@@ -195,3 +195,27 @@ def test_patches_that_overlap_add_up(attributes: str, rows: int) -> None:
     graph = import_onnx(proto)
     feeds: Feeds = {"x": floats(2, 18, rows)}
     np.testing.assert_allclose(graph.evaluate(feeds)[0], expected(proto, feeds)[0], atol=1e-5)
+
+
+def test_constants_of_brain_floats_become_float32() -> None:
+    body = "c = Cast<to=16>(w) r = Sqrt(c) h = Cast<to=16>(x) m = Mul(h, r) y = Cast<to=1>(m)"
+    proto = model(
+        body, "float[batch, 4] x", "float[batch, 4] y", {"w": np.arange(1, 5, dtype=np.float32) ** 2}
+    )
+    (found,) = import_onnx(proto).evaluate({"x": np.ones((2, 4), np.float32)})
+    np.testing.assert_array_equal(found, np.tile(np.arange(1, 5), (2, 1)))
+
+
+def test_buckets_of_any_integers_are_counted(tmp_path: Path) -> None:
+    """Logarithms of times that have passed, cut to whole numbers, choose rows of a table."""
+    body = (
+        "d = Sub(a, b) m = Abs(d) p = Max(m, one) f = Cast<to=1>(p) l = Log(f) s = Div(l, share)"
+        " i = Cast<to=7>(s) t = Min(i, last) y = Gather(rows, t)"
+    )
+    weights = {"one": np.int64(1), "share": np.float32(0.301), "last": np.int64(16), "rows": floats(17, 4)}
+    proto = model(body, "int64[batch, n] a, int64[batch, n] b", "float[batch, n, 4] y", weights)
+    rng = np.random.default_rng(8)
+    a, b = (np.exp(rng.uniform(0, 14, (32, 9))).astype(np.int64) for _ in range(2))
+    feeds: Feeds = {"a": a, "b": b}
+    canonical(proto, feeds)
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 0.001

@@ -86,6 +86,23 @@ def test_what_a_mask_sets_comes_out_as_it_is_and_costs_the_rest_nothing(form: st
     assert port.lowest == number
 
 
+def test_the_largest_few_of_masked_and_of_forced_entries(tmp_path: Path) -> None:
+    """Numbers far below and far above are compared with the others, and with the last that is chosen."""
+    body = (
+        "h = MatMul(x, w) c = Where(m, below, h) f = Where(n, above, c) best, i = TopK<axis=2>(f, k)"
+        " t = Slice(best, two, k, ax) b = GreaterOrEqual(f, t) y = Where(b, h, zero)"
+    )
+    weights = {**WEIGHTS, "above": np.float32(np.inf), "two": np.array([2]), "zero": np.float32(0)}
+    weights["n"] = np.arange(8) == 2
+    proto = model(body, "float[batch, 6, 8] x, bool[batch, 1, 8] m", "float[a, b, c] y", weights)
+    hidden = np.arange(8) >= np.random.default_rng(5).integers(4, 9, (48, 1, 1))
+    feeds: Feeds = {"x": floats(48, 6, 8), "m": hidden}
+    module = compiled(proto, feeds, tmp_path, rounding="nearest")
+    (found,), (want,) = module.session().run(None, feeds), expected(proto, feeds)
+    assert ((found != 0) == (want != 0)).mean() > 0.98
+    assert ((found != 0).sum(-1) == 3).all()
+
+
 def test_kept_numbers_beyond_the_range_are_no_masked_ones(tmp_path: Path) -> None:
     body = "h = MatMul(x, w) g = MatMul(h, v) s = Squeeze(g, ax) y = Where(m, s, far)"
     proto = model(body, f"{X}, bool[batch, seq] m", "float[a, b] y", WEIGHTS)

@@ -63,3 +63,28 @@ def test_what_is_done_to_every_tensor_of_a_sequence() -> None:
     want = np.tanh(np.concatenate([feeds["x"], feeds["u"]], axis=1))
     np.testing.assert_allclose(graph.evaluate(feeds)[0], want, atol=1e-6)
     assert operators(graph) == {"tanh": 2, "concat": 1}
+
+
+@pytest.mark.parametrize("stop", ["k = Identity(c)", "k = Less(i, one)"])
+def test_loops_of_a_known_number_of_rounds(stop: str) -> None:
+    """What scripted loops over a range, and `tensor_split`, are exported as."""
+    body = (
+        "y, z = Loop(three, yes, x) <body = g (int64 i, bool c, float[n, 4] s) =>"
+        f" (bool k, float[n, 4] t, float[n, 4] r) {{ {stop} u = Gather(w, i) t = Mul(s, u) r = Relu(t) }}>"
+    )
+    weights = {"three": np.int64(3), "yes": np.bool_(True), "w": floats(3, 4), "one": np.int64(1)}
+    proto = model(body, "float[n, 4] x", "float[n, 4] y, float[r, n, 4] z", weights)
+    graph = import_onnx(proto)
+    feeds: Feeds = {"x": floats(5, 4)}
+    for found, want in zip(graph.evaluate(feeds), expected(proto, feeds), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_loops_whose_end_is_computed_are_refused() -> None:
+    body = (
+        "y = Loop(three, yes, x) <body = g (int64 i, bool c, float[1, 4] s) => (bool k, float[1, 4] t) {"
+        " t = Relu(s) m = ReduceMax<keepdims=0>(t) k = Less(m, zero) }>"
+    )
+    weights = {"three": np.int64(3), "yes": np.bool_(True), "zero": np.float32(0)}
+    with pytest.raises(UnsupportedModel, match="how often a loop runs depends on input values"):
+        import_onnx(model(body, "float[1, 4] x", "float[1, 4] y", weights))

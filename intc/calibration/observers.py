@@ -209,7 +209,8 @@ class Observer:
             if peaks is not None and array.ndim > 1:
                 peaks.update(array)
 
-        self.graph.run(batch, see)
+        with np.errstate(all="ignore"):  # what is not finite is refused by name
+            self.graph.run(batch, see)
         self.done += 1
 
     def finish(self) -> dict[str, Statistics]:

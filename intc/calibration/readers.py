@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from intc.errors import CalibrationError
+from intc.errors import CalibrationError, first_line
 from intc.files import read_npz
 from intc.ir.bound import admissible
 from intc.ir.dims import PAST, Poly, evaluate_shape, format_shape, is_symbol, symbols
@@ -58,6 +58,8 @@ def open_feeds(graph: Graph, feeds: Feeds | None, batch: int = BATCH) -> Iterato
         yield from _stacked(graph, read_npz(feeds, CalibrationError), batch, str(feeds))
     elif isinstance(feeds, Mapping):
         yield from _stacked(graph, feeds, batch, "calibration data")
+    elif not isinstance(feeds, Iterable):
+        raise CalibrationError(f"the calibration data is a {type(feeds).__name__}, not feeds")
     else:
         count = 0
         for count, feed in enumerate(feeds, start=1):
@@ -75,7 +77,7 @@ def _stacked(graph: Graph, data: Mapping[str, Array], batch: int, what: str) -> 
     if missing:
         found = ", ".join(sorted(data)) or "nothing"
         raise CalibrationError(f"{what}: input '{missing[0]}' is missing; it holds {found}")
-    arrays = {name: np.asarray(data[name]) for name in graph.inputs if name in data}
+    arrays = {name: _array(data[name], name, what) for name in graph.inputs if name in data}
     for name, array in arrays.items():
         if not array.ndim:
             raise CalibrationError(f"{what}: input '{name}' is one number, not samples along axis 0")
@@ -94,6 +96,13 @@ def _stacked(graph: Graph, data: Mapping[str, Array], batch: int, what: str) -> 
         yield _checked(graph, part, what)
 
 
+def _array(data: Array, name: str, what: str) -> Array:
+    try:
+        return np.asarray(data)
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f"{what}: input '{name}' is no array ({first_line(error)})") from None
+
+
 def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Array]:
     out = {}
     feed = {**_empty_states(graph, feed), **feed}
@@ -102,7 +111,7 @@ def _checked(graph: Graph, feed: Mapping[str, Array], what: str) -> dict[str, Ar
         if name not in feed:
             found = ", ".join(sorted(feed)) or "nothing"
             raise CalibrationError(f"{what}: input '{name}' is missing; it holds {found}")
-        array = np.asarray(feed[name])
+        array = _array(feed[name], name, what)
         fits = array.ndim == type_.rank and all(
             isinstance(d, Poly) or d == n for d, n in zip(type_.shape, array.shape, strict=True)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,10 @@ from intc.ir.ranges import bounds, tried
 class EqualSizes(Exception):
     """An operator works only if ``symbol`` is one of ``sizes``: the import starts over with that."""
 
-    def __init__(self, symbol: str, *sizes: Dim) -> None:
+    def __init__(self, symbol: str, *sizes: Dim, beside: Sequence[str] = ()) -> None:
         super().__init__(f"{symbol} = {' or '.join(map(str, sizes))}")
         self.symbol, self.sizes = symbol, sizes
+        self.beside = beside  # the symbols of a sum, which are ``sizes`` in the order of the inputs
 
 
 class AtMost(Exception):
@@ -69,11 +70,17 @@ def require_equal(a: Dim, b: Dim) -> None:
 
 
 def _require_alike(a: Dim, b: Dim) -> None:
-    """Raise :class:`EqualSizes` where two sizes differ by one name: floor(n/4) and floor(m/4)."""
+    """Raise :class:`EqualSizes` where two sizes differ by one name: floor(n/4) and floor(m/4); or where both
+    are sums of as many symbols: n + m and s + t.
+    """
     mine, others = (symbols((x,)) for x in (a, b))
     mine, others = [x for x in mine if x not in others], [x for x in others if x not in mine]
-    if len(mine) == len(others) == 1 and dims.substitute(a, {mine[0]: symbol(others[0])}) == b:
+    if len(mine) != len(others) or not mine:
+        return
+    if len(mine) == 1 and dims.substitute(a, {mine[0]: symbol(others[0])}) == b:
         raise EqualSizes(mine[0], symbol(others[0]))
+    if a - b == sum(map(factor, mine)) - sum(map(factor, others)):
+        raise EqualSizes(mine[0], *map(symbol, others), beside=mine)
 
 
 def _require_in_order(have: Shape, wanted: Shape) -> None:
@@ -186,7 +193,24 @@ def divide(a: Any, b: Any) -> Any:
             raise EqualSizes(missing[0], *map(symbol, free)) from None
         if isinstance(b, int) and len(left) == 1:
             require_zero(floor_div(a, b) * b - a)
+        _require_whole(a, b)
         raise
+
+
+def _require_whole(a: Any, b: Any) -> None:
+    """Raise :class:`EqualSizes` where ``a / b`` comes out if symbols are multiples of the divisors in b, such
+    as ``n*m / (2*floor(n/2)*floor(m/2))`` for even n and m.
+    """
+    wholes: dict[str, Dim] = {}
+    for name in factors((b,)):
+        dividend, divisor = quotient(name) or (0, 1)
+        if is_symbol(dividend):
+            wholes[str(dividend)] = divisor * part_of(str(dividend), divisor)
+    try:
+        dims.substitute(a, wholes) // dims.substitute(b, wholes)
+    except GraphError:
+        return
+    raise EqualSizes(*next(iter(wholes.items())))
 
 
 def require_zero(difference: Dim) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from intc.errors import GraphError
 from intc.frontend.agreement import AtMost, EqualSizes, kept_below, substitute
-from intc.ir.dims import Dim, Poly, as_dim, factor, is_symbol, smaller, symbols
+from intc.ir.dims import Dim, Poly, as_dim, factor, is_symbol, smaller, symbol, symbols
 from intc.ir.graph import Graph
 from intc.ir.ranges import bounds
 
@@ -118,5 +118,9 @@ def _same_axis(found: EqualSizes, graph: Graph) -> Dim:
     axes: dict[str, int] = {}
     for name in graph.inputs:
         axes.update((str(d), i) for i, d in enumerate(graph.type(name).shape))
+    if found.beside:
+        order = list(axes)
+        names = sorted((str(x) for x in found.sizes), key=[*order, *map(str, found.sizes)].index)
+        return symbol(names[sorted(found.beside, key=[*order, *found.beside].index).index(found.symbol)])
     same = [d for d in found.sizes if axes.get(str(d)) == axes.get(found.symbol)]
     return same[0] if same else found.sizes[0]

@@ -97,4 +97,5 @@ def _taken(node: onnx.NodeProto, data: Array, indices: Array) -> Array:
 
 
 def _narrow(array: Array) -> Array:
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+    real = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(np.float32) if real else array

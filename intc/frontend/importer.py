@@ -15,6 +15,7 @@ import onnx
 from intc.errors import GraphError, ImportFailure, IntcError, UnsupportedModel, UsageError, first_line
 from intc.frontend.agreement import AtMost, EqualSizes, part_of
 from intc.frontend.assumed import Assumed
+from intc.frontend.bodies import INNER
 from intc.frontend.chosen import Entries, Numbers, Part, Parts
 from intc.frontend.converters import registry
 from intc.frontend.converters.between import Between
@@ -133,7 +134,7 @@ class Importer:
             if info.name not in self.env:
                 self.env[info.name] = declare_input(self, info, overrides.get(info.name))
         for node in self.proto.graph.node:
-            self._node(node)
+            self.convert(node)
         if self.problems:
             raise UnsupportedModel(self.source, self.problems)
         names = declare_outputs(self)
@@ -175,17 +176,15 @@ class Importer:
                 self.source, [(node.source or node.output, node.op.name, found.reason)]
             ) from None
 
-    def _node(self, node: onnx.NodeProto) -> None:
+    def convert(self, node: onnx.NodeProto) -> None:
         label = node.name or next((o for o in node.output if o), node.op_type)
-        if node.op_type == "If" and isinstance(self.env.get(node.input[0]), np.ndarray):
-            return self._branch(node)
-        if node.op_type == "SequenceMap" and isinstance(self.env.get(node.input[0]), Items):
-            return self._map(node)
+        if node.op_type in INNER and INNER[node.op_type](self, node):
+            return
         if any(x in self.failed for x in node.input):
             if not registry.exists(node) and node.op_type not in FOLDED:
-                self._refuse(node, label, registry.unknown(node))
+                self.refuse(node, label, registry.unknown(node))
             self.failed.update(node.output)
-            return None
+            return
         missing = [x for x in node.input if x and x not in self.env]
         if missing:
             raise ImportFailure(
@@ -204,11 +203,11 @@ class Importer:
                 self._each_sample(entries, found)
             if not self._counts() & {found.symbol, *symbols(found.sizes)}:
                 raise
-            self._refuse(node, label, "it needs to know how many entries of a condition are true")
+            self.refuse(node, label, "it needs to know how many entries of a condition are true")
         except IntcError as error:
-            self._refuse(node, label, str(error))
+            self.refuse(node, label, str(error))
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            self._refuse(node, label, f"malformed or outside the supported conditions ({first_line(error)})")
+            self.refuse(node, label, f"malformed or outside the supported conditions ({first_line(error)})")
 
     def results(
         self, node: onnx.NodeProto, inputs: Sequence[Imported | None], attributes: dict[str, Any], label: str
@@ -223,39 +222,7 @@ class Importer:
         if self.room < 0:
             raise GraphError("the constants computed so far take too much memory")
 
-    def _branch(self, node: onnx.NodeProto) -> None:
-        """The nodes of the branch that a known condition takes, in place of the If."""
-        taken = "then_branch" if np.asarray(self.env[node.input[0]]).all() else "else_branch"
-        graph = next(a.g for a in node.attribute if a.name == taken)
-        for tensor in graph.initializer:
-            self.env[tensor.name] = decode(tensor, self.source)
-        for inner in graph.node:
-            self._node(inner)
-        for name, output in zip(node.output, graph.output, strict=True):
-            if output.name in self.failed:
-                self.failed.add(name)
-            else:
-                self.env[name] = self.env[output.name]
-
-    def _map(self, node: onnx.NodeProto) -> None:
-        """The nodes of the body of a SequenceMap, once for each tensor."""
-        graph, given = node.attribute[0].g, [self.env[x] for x in node.input]
-        rows: list[list[Imported]] = []
-        for i in range(len(given[0].values)):
-            for info, value in zip(graph.input, given, strict=True):
-                self.env[info.name] = value.values[i] if isinstance(value, Items) else value
-            for tensor in graph.initializer:
-                self.env[tensor.name] = decode(tensor, self.source)
-            for inner in graph.node:
-                self._node(inner)
-            if any(output.name in self.failed for output in graph.output):
-                self.failed.update(node.output)
-                return
-            rows.append([self.env[output.name] for output in graph.output])
-        for name, column in zip(node.output, zip(*rows, strict=True), strict=True):
-            self.env[name] = Items(column)
-
-    def _refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
+    def refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
         self.failed.update(node.output)
         self.problems.append((label, node.op_type, reason + INSTEAD.get(node.op_type, "")))
 

@@ -13,6 +13,7 @@ from intc.frontend.agreement import require_equal
 from intc.frontend.symbolic import NUMBERS, Index, IndexTuple, Splat, axes_of, dims_of
 from intc.ir.dims import Dim, Poly, Shape, as_dim, broadcast
 from intc.ir.op import Array
+from intc.ir.ranges import bounds
 
 
 def slice_positions(inputs: Sequence[Array | None]) -> Index | None:
@@ -27,6 +28,11 @@ def slice_positions(inputs: Sequence[Array | None]) -> Index | None:
     if not flat or not last or int(starts[0]) != 0 or (steps is not None and int(steps[0]) != 1):
         return None
     return Index((*data.shape[:-1], as_dim(ends[0])), (*((0,) * (data.ndim - 1)), 1))
+
+
+def from_start(position: Dim, size: Dim) -> Dim:
+    """``position`` along an axis of ``size``; what is below 0 for all inputs counts from the end."""
+    return position + size if bounds(position)[1] < 0 else position
 
 
 def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:

@@ -89,13 +89,16 @@ def _external(tensor: onnx.TensorProto, path: Path) -> Array:
         kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
     except KeyError:
         raise ImportFailure(f"{where} has no element type ({tensor.data_type})") from None
-    if kind.kind not in "iufb" or length != math.prod(tensor.dims) * kind.itemsize:
+    plain = kind.kind in "iufb" or kind.name == "bfloat16"
+    if not plain or length != math.prod(tensor.dims) * kind.itemsize:
         raise ImportFailure(
             f"{where} is {element_name(tensor.data_type)} {list(tensor.dims)[:8]}, which {length} bytes do"
             " not hold"
         )
-    data = np.fromfile(file, kind.newbyteorder("<"), math.prod(tensor.dims), offset=offset)
-    return spooled(_usable(data.astype(kind, copy=False).reshape(tuple(tensor.dims)), where))
+    bits = np.dtype(f"u{kind.itemsize}")
+    data = np.fromfile(file, bits.newbyteorder("<"), math.prod(tensor.dims), offset=offset)
+    array = data.astype(bits, copy=False).view(kind)
+    return spooled(_usable(array.reshape(tuple(tensor.dims)), where))
 
 
 def checked_model(proto: onnx.ModelProto, source: str) -> onnx.ModelProto:

@@ -117,9 +117,13 @@ def _quotient(a: Any, b: Any, least: dict[Dim, int]) -> Any:
 
 
 def _remainder(a: Any, b: Any) -> Any:
-    """``a`` modulo ``b``: of a size by a number, or of a multiple of a symbol and a small number by it."""
+    """``a`` modulo ``b``: of a size by a number, or of a multiple of a symbol and a small number by it, or by
+    what is always larger.
+    """
     if not isinstance(b, Poly):
         return a - floor_div(a, int(b)) * int(b)
+    if not isinstance(a, Poly) and abs(int(a)) < bounds(b)[0]:
+        return a if a >= 0 else a + b
     name = str(b)
     rest = a - terms_of(as_dim(a)).get((name,), 0) * b
     if not is_symbol(b) or isinstance(rest, Poly) or abs(int(rest)) > REMAINDER:

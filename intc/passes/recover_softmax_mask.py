@@ -6,7 +6,7 @@ float32. Integers stand for the bool ``k != 0``; masks that keep everything vani
 since softmax broadcasts its mask. What all scores of a row have in common is dropped, their maximum for one;
 scores that are joined with others are masked behind the join. A row without any kept element is 0; where
 -big is finite such a row is uniform, and so is it in softmax unless the mask is a function of positions
-alone, which leaves no row empty.
+alone, which leaves no row empty; where -big is so near that sums keep the scores apart, it counts as kept.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from intc.ir.dims import Shape, broadcast
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
 from intc.ops.elementwise import Add, Cast, Mul, Sub, Where
+from intc.ops.logic import Not, Or
 from intc.ops.movement import Concat, Expand
-from intc.ops.reduce import ReduceMax
+from intc.ops.reduce import ReduceMax, ReduceSum
 from intc.ops.softmax import Softmax
-from intc.passes.keep import Kept, negated, unrepeated
+from intc.passes.keep import Kept, conditions, negated, unrepeated
 from intc.passes.masks import BIG, Masks
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
 from intc.passes.whole_masks import filled_up, in_the_whole, joined_masks
+
+FAINT = -(2.0**20)  # float32 steps of 1/16 there: sums with numbers above it still tell scores apart
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,30 @@ class RecoverSoftmaxMask:
             mask = masks.kept.emit(b, names, unrepeated(keep))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
-            op = replace(node.op, uniform=all(np.isfinite(masks.lowest)) and not masks.kept.by_position(keep))
+            lowest = min(masks.lowest, default=-np.inf)
+            if lowest > FAINT and not any(map(masks.kept.by_position, conditions(keep))):
+                whole = _whole_where_empty(b, mask, node.op.axis % len(shape) - len(shape))
+                if whole is not None:
+                    return b.emit(node.op, kept, whole, name=node.output, source=node.source)
+            op = replace(node.op, uniform=bool(np.isfinite(lowest)) and not masks.kept.by_position(keep))
             return b.emit(op, kept, mask, name=node.output, source=node.source)
 
         return rewrite(graph, rule)
+
+
+def _whole_where_empty(b: Builder, mask: str, axis: int) -> str | None:
+    """``mask`` with the rows along ``axis`` (from the end) that keep nothing kept whole; None where rows of
+    a sample cannot differ in that.
+    """
+    shape = b.graph.type(mask).shape
+    place = len(shape) + axis
+    others = [d for i, d in enumerate(shape) if i != place and (i or len(shape) < 3)]
+    if place < 0 or all(d == 1 for d in others):
+        return None
+    ones = b.emit(Cast("int64"), mask, name=f"{mask}.int64")
+    count = b.emit(ReduceSum((place,), True), ones, name=f"{mask}.count")
+    none = b.emit(Not(), b.emit(Cast("bool"), count, name=f"{mask}.some"), name=f"{mask}.none")
+    return b.emit(Or(), mask, none, name=f"{mask}.full")
 
 
 def _unshifted(graph: Graph) -> Graph:
@@ -162,8 +185,8 @@ def _tested(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> s
 
 
 def _reassociated(graph: Graph, big: float) -> Graph:
-    """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, or
-    where both were moved first; ``-(x - mask) = -x + mask``, which minima read.
+    """``x + (b + mask) = (x + b) + mask``, and likewise with a mask that chooses between b and -big, where
+    both were moved first, or x is subtracted; ``-(x - mask) = -x + mask``, which minima read.
     """
     masks = Masks(graph, big)
 
@@ -179,6 +202,8 @@ def _reassociated(graph: Graph, big: float) -> Graph:
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
         if isinstance(node.op, Mul):
             return negated(b, node, names)
+        if isinstance(node.op, Sub):
+            return _less(masks, b, node, names)
         for x, other in (node.inputs, node.inputs[::-1]) if isinstance(node.op, Add) else ():
             inner, moves = masks.unmoved(other)
             if inner is None or masks.additive(other) is not None or not graph.type(x).is_float:
@@ -210,3 +235,26 @@ def _reassociated(graph: Graph, big: float) -> Graph:
         return None
 
     return rewrite(graph, rule)
+
+
+def _less(masks: Masks, b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
+    """``(b + mask) - x = (b - x) + mask``, and with a choice between b and -big, of the shape of both."""
+    whole, x = node.inputs
+    inner, shape = masks.producers.get(whole), masks.graph.type(node.output).shape
+    if inner is None or masks.graph.type(whole).shape != shape or not masks.graph.type(whole).is_float:
+        return None
+
+    def less(value: str) -> str:
+        return b.emit(Sub(), names[value], names[x], name=f"{node.output}.less", source=node.source)
+
+    if isinstance(inner.op, Add) and masks.additive(whole) is None:
+        for bias, mask in (inner.inputs, inner.inputs[::-1]):
+            if masks.additive(mask) is not None:
+                return b.emit(Add(), less(bias), names[mask], name=node.output, source=node.source)
+    if isinstance(inner.op, Where):
+        choice, *sides = inner.inputs
+        low = [masks.minus_infinity(side) for side in sides]
+        if any(low) and not all(low):
+            kept = (names[v] if far else less(v) for v, far in zip(sides, low, strict=True))
+            return b.emit(Where(), names[choice], *kept, name=node.output, source=node.source)
+    return None

@@ -2,9 +2,10 @@
 maxima or a caller read it, it is one number.
 
 ``where(k, x, -big) + y = where(k, x + y, -big)``, and ``f(v) = where(k, f(v), f(-big))`` with
-``v = where(k, x, -big)`` for a function that is small there: now nothing of v counts but x, and of a value
-with the range of -big no step would be left to x. ``x + where(k, 0, -big)``, however it is spelt, becomes
-``where(k, x, -big)``, in whose integers -big is the least one (:mod:`intc.passes.integer.sentinels`).
+``v = where(k, x, -big)``, moved or not, for a function that is small there: now nothing of v counts but x,
+and of a value with the range of -big no step would be left to x. ``x + where(k, 0, -big)``, however it is
+spelt, becomes ``where(k, x, -big)``, in whose integers -big is the least one
+(:mod:`intc.passes.integer.sentinels`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from intc.ir.spool import trim
 from intc.ops.elementwise import Add, Max, Min, Mul, Sub, Where
 from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
-from intc.ops.movement import MOVEMENT
+from intc.ops.movement import MOVEMENT, Expand
 from intc.ops.pointwise import UNARY, Pointwise
 from intc.passes.integer.sentinels import COMPARISONS, MAXIMA
-from intc.passes.keep import Kept, unrepeated
+from intc.passes.keep import Kept, Moved, unrepeated
 from intc.passes.masks import BIG, LEAST, Masks
 from intc.passes.rewrite import Rule, rewrite
 
@@ -97,13 +98,24 @@ def _behind_functions(graph: Graph, big: float) -> Rule:
     masks = Masks(graph, big)
 
     def rule(b: Builder, node: Node, names: Mapping[str, str]) -> str | None:
-        found = _masked(masks, node.inputs[0]) if isinstance(node.op, FUNCTIONS) else None
+        if not isinstance(node.op, FUNCTIONS):
+            return None
+        value = node.inputs[0]
+        inner, moves = masks.unmoved(value)
+        base = inner.output if inner is not None and moves else value
+        found = _masked(masks, base)
         if found is None:
             return None
         low = float(node.op.evaluate(np.full(1, found.low, np.float32), sizes={})[0])
         if not abs(low) < big:
             return None
-        whole = _chosen(masks, b, names, names[found.x], found, graph.producers()[node.inputs[0]])
+        x, keep = names[found.x], found.keep
+        if moves:
+            keep = Moved(Expand(graph.type(base).shape), (keep,))
+        for move in moves:
+            x, keep = b.emit(move, x, name=f"{found.x}.moved"), Moved(move, (keep,))
+        found = replace(found, keep=keep)
+        whole = _chosen(masks, b, names, x, found, graph.producers()[value])
         if whole is None:
             return None
         y = b.emit(node.op, whole, name=f"{node.output}.kept", source=node.source)

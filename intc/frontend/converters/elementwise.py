@@ -189,7 +189,8 @@ def _identity(call: Call) -> list[Imported]:
 def _dropout(call: Call) -> list[Imported]:
     training = call.inputs[2] if call.has(2) else False
     call.refuse(
-        not isinstance(training, np.ndarray | bool) or np.any(training), "training mode is not supported"
+        not isinstance(training, np.ndarray | bool) or np.any(training),
+        "training mode is not supported; export the model in evaluation mode",
     )
     return _identity(call)
 

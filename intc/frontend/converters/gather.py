@@ -12,9 +12,9 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Taken, check, coordinates_of, non_zero
 from intc.frontend.converters.between import Between, chosen_between
 from intc.frontend.converters.movement import reshape_to
-from intc.frontend.indices import as_index, gather_axes
+from intc.frontend.indices import as_index, from_start, gather_axes
 from intc.frontend.symbolic import Imported, Index, IndexTuple, Splat, is_symbolic
-from intc.ir.dims import Dim, Shape, product
+from intc.ir.dims import Shape, as_dim, product
 from intc.ir.op import Array
 from intc.ops.elementwise import Add, Max, Min, Mul, Where
 from intc.ops.logic import Less
@@ -32,8 +32,8 @@ def _gather(call: Call) -> list[Imported]:
     if isinstance(indices, Part):
         return [_taken(call, data, axis, Parts((indices,), False), indices.shape)]
     if isinstance(indices, np.ndarray):
-        if indices.ndim == 0 and np.issubdtype(np.asarray(indices).dtype, np.integer):
-            at: Dim = int(indices) if int(indices) >= 0 else size + int(indices)
+        if indices.ndim == 0 and (is_symbolic(indices) or np.issubdtype(indices.dtype, np.integer)):
+            at = from_start(as_dim(indices.item()), size)
             one = call.emit(Slice(axis, at, at + 1), data, last=False)
             shape = [d for i, d in enumerate(call.shape(one)) if i != axis]
             return [reshape_to(call, one, shape, True)]
@@ -84,9 +84,9 @@ def _gather_range(call: Call, data: str, axis: int, index: Index) -> str:
     single = not moving and product(index.shape) == 1
     if single or (len(moving) == 1 and index.steps[moving[0]] == 1):
         a = 0 if single else moving[0]
-        part = data
-        if index.offset != 0 or index.shape[a] != size:
-            part = call.emit(Slice(axis, index.offset, index.offset + index.shape[a]), data, last=False)
+        part, at = data, from_start(index.offset, size)
+        if at != 0 or index.shape[a] != size:
+            part = call.emit(Slice(axis, at, at + index.shape[a]), data, last=False)
         shape = (*call.shape(data)[:axis], *index.shape, *call.shape(data)[axis + 1 :])
         flat = [1 if i != a else d for i, d in enumerate(index.shape)]
         part = reshape_to(call, part, (*call.shape(data)[:axis], *flat, *call.shape(data)[axis + 1 :]), True)

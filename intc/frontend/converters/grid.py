@@ -1,4 +1,4 @@
-"""Sampling of images at computed places."""
+"""Sampling of images at computed places, and the places that affine maps give."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.converters.image import fixed
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported
+from intc.ir.dims import as_dim
 from intc.ir.op import Op
 from intc.ops import elementwise as ew
-from intc.ops.movement import Expand, GatherElements, Pad, Slice
+from intc.ops.matmul import MatMul
+from intc.ops.movement import Expand, GatherElements, Pad, Slice, Transpose
 
-MODES = ("bilinear", "linear")
+MODES = ("bilinear", "linear", "nearest")
 
 
 def _grid_sample(call: Call) -> list[Imported]:
     """Bilinear mixtures of the four pixels around each place of the grid [B, H, W, 2], x before y, from -1 to
-    1 over the image. Beyond the image are zeros, or its edge.
+    1 over the image, or the nearest of them. Beyond the image are zeros, or its edge.
     """
     image, grid = call.x(0), call.x(1)
     mode, padding = (
@@ -45,6 +47,9 @@ def _grid_sample(call: Call) -> list[Imported]:
         x = emit(ew.Add(), emit(ew.Mul(), x, call.constant([span / 2])), call.constant([(size - 1) / 2]))
         x = emit(ew.Max(), x, call.constant([float(-frame)]))
         x = emit(ew.Min(), x, call.constant([float(size - 1 + frame)]))
+        if mode == "nearest":  # of two the even one, before the frame changes which that is
+            x = emit(ew.Round(), x)
+            return emit(ew.Add(), x, call.constant([float(frame)])), ""
         x = emit(ew.Add(), x, call.constant([float(frame)]))
         first = emit(ew.Floor(), x)
         return first, emit(ew.Sub(), x, first)
@@ -64,8 +69,23 @@ def _grid_sample(call: Call) -> list[Imported]:
     def between(a: str, b: str, share: str) -> str:
         return emit(ew.Add(), a, emit(ew.Mul(), emit(ew.Sub(), b, a), share))
 
+    if mode == "nearest":
+        return [reshape_to(call, at(0), (batch, channels, rows, columns), True)]
     upper, lower = (between(at(o), at(o + 1), right_share) for o in (0, step))
     return [reshape_to(call, between(upper, lower, below_share), (batch, channels, rows, columns), True)]
 
 
-CONVERTERS: dict[str, Converter] = {"GridSample": _grid_sample}
+def _affine_grid(call: Call) -> list[Imported]:
+    """The places [B, .., n] that the maps theta [B, n, n + 1] give to those of a regular grid, x first."""
+    theta, size = call.x(0), call.known(1, "the size").ravel()
+    sides = fixed(call, tuple(as_dim(d) for d in size[2:]), "the grid")
+    align = bool(call.attributes.get("align_corners"))
+    axes = [(np.arange(d) / max(d - 1, 1) if align else (np.arange(d) + 0.5) / d) * 2 - 1 for d in sides]
+    grid = np.stack([*np.meshgrid(*axes, indexing="ij")[::-1], np.ones(sides)])
+    places = call.constant(grid.reshape(len(sides) + 1, -1))
+    moved = call.emit(MatMul(), theta, places, last=False)
+    turned = call.emit(Transpose((0, 2, 1)), moved, last=False)
+    return [reshape_to(call, turned, (call.shape(theta)[0], *sides, len(sides)), True)]
+
+
+CONVERTERS: dict[str, Converter] = {"GridSample": _grid_sample, "AffineGrid": _affine_grid}

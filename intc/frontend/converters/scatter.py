@@ -17,7 +17,7 @@ from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Placed, check, coordinates_of
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.converters.segments import emptied, reduced
-from intc.frontend.indices import as_index
+from intc.frontend.indices import as_index, from_start
 from intc.frontend.symbolic import Imported, Index, IndexTuple, Splat
 from intc.frontend.tabulated import written
 from intc.ir.dims import Dim, product
@@ -157,7 +157,7 @@ def _ranges(parts: Sequence[Index], shape: Sequence[Dim]) -> Ranges | None:
         length: Dim = part.shape[moving[0]] if moving else 1
         step = part.steps[moving[0]] if moving else 1
         last = moving[0] if moving else last
-        offset = part.offset + size if isinstance(part.offset, int) and part.offset < 0 else part.offset
+        offset = from_start(part.offset, size)
         if step != 1:
             ends = [x for x in (step, length, offset, size) if isinstance(x, int)]
             if len(ends) != 4 or step < 1 or offset + (length - 1) * step >= size:  # type: ignore[operator]

@@ -18,12 +18,14 @@ from intc.ir.graph import Graph, Node
 from intc.ops.elementwise import Div, Mul, Where
 from intc.ops.im2col import Im2col
 from intc.ops.logic import Equal, Less, LessOrEqual
-from intc.ops.movement import MOVEMENT, MOVES, Concat
+from intc.ops.movement import MOVEMENT, MOVES, Concat, Gather, GatherElements
 from intc.ops.reduce import ArgMax, ReduceMax
 from intc.ops.window import MaxPool
+from intc.passes.masks import BIG
 
 MAXIMA: Final = (ReduceMax, MaxPool, ArgMax)
 COMPARISONS: Final = (Equal, Less, LessOrEqual)
+TAKING: Final = (Gather, GatherElements)  # entries of a value, at its scale
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class Sentinels:
     known: dict[str, Rest | None] = field(default_factory=dict)
 
     def rest(self, value: str) -> Rest | None:
-        """The rest of ``value``, moved or times a number too; None where its whole range is read."""
-        value = self.unmoved(value)
+        """The rest of ``value``, moved, taken from or times a number too; None where its whole range is
+        read.
+        """
+        value = self._taken(value)
         node = self.producers.get(value)
         if node is not None and (factor := self._factor(node, node.inputs[0])) is not None:
             inner = self.rest(node.inputs[0])
@@ -72,7 +76,7 @@ class Sentinels:
         made = self.producers.get(value)
         if made is None or not isinstance(made.op, Concat | Where):
             return None
-        parts, numbers, lows = list[tuple[str, float]](), dict[tuple[str, float], float](), list[float]()
+        parts, numbers, ends = list[tuple[str, float]](), dict[tuple[str, float], float](), [0.0]
         for name, factor in self._sources(value, side):
             if (constant := self.graph.constants.get(name)) is not None:
                 numbers[name, factor] = float((constant * factor).max(initial=-np.inf))
@@ -80,14 +84,17 @@ class Sentinels:
             found = self.stats.get(name)
             if found is None or not found.low.size:
                 return None
-            lows.append(float(min((found.low * factor).min(), (found.high * factor).min())))
+            ends += [float((end * factor).min()) for end in (found.low, found.high)]
+            ends += [float((end * factor).max()) for end in (found.low, found.high)]
             parts.append((name, factor))
-        far = {source: n for source, n in numbers.items() if n < min(*lows, 0.0)} if parts else {}
+        far = {source: n for source, n in numbers.items() if n < min(ends)} if parts else {}
         if not far:
             return None
         number, returned = min(far.values()), self._returned(value, side, max(far.values()))
         if returned is None or (returned and (side < 0 or self.branch(made, number) is None)):
             return None
+        if not returned and self._only_compared(value):  # what is as far above is the largest integer
+            far |= {source: n for source, n in numbers.items() if n >= BIG and n > max(ends)}
         return Rest(number, (*parts, *(source for source in numbers if source not in far)), returned)
 
     def branch(self, node: Node, number: float) -> int | None:
@@ -159,8 +166,24 @@ class Sentinels:
         return isinstance(node.op, (*MOVEMENT, Im2col)) and value in node.inputs
 
     def _compares_itself(self, node: Node) -> bool:
-        """Whether ``node`` compares the entries of one value with one another."""
-        return isinstance(node.op, COMPARISONS) and len({self.unmoved(x) for x in node.inputs}) == 1
+        """Whether ``node`` compares the entries of one value, taken from it too, with one another."""
+        return isinstance(node.op, COMPARISONS) and len({self._taken(x) for x in node.inputs}) == 1
+
+    def _taken(self, value: str) -> str:
+        while (node := self.producers.get(value)) is not None and isinstance(node.op, (*MOVES, *TAKING)):
+            value = node.inputs[0]
+        return value
+
+    def _only_compared(self, value: str) -> bool:
+        """Whether comparisons alone read ``value``, moved or not."""
+        pending = [value]
+        while pending:
+            for user in self.users[pending.pop()]:
+                if isinstance(user.op, (*MOVES, *TAKING)):
+                    pending.append(user.output)
+                elif not isinstance(user.op, COMPARISONS):
+                    return False
+        return True
 
     def _masked_again(self, node: Node) -> bool:
         """Whether ``node`` is a function of a choice, and read where the same branch is chosen."""
