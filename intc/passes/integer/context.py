@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.widths import strength
 from intc.passes.match import divided
 from intc.passes.plan import BIAS_LIMIT, Resolved
+
+FEW: Final = 2.0  # times what few rows showed of a channel, in wide integers, beyond their own room
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ class Context:
         readers = [*self.products(value), *self.windows(value)]
         narrowest = min(self.plan.weights(n) for n, _ in readers)
         share = strength(bits > 8, narrowest)
-        ranges = self.forms.seen(value, bits).channel_ranges(self.forms.calibrator if bits == 8 else "minmax")
+        seen = self.forms.seen(value, bits)
+        ranges = (
+            seen.channel_ranges(self.forms.calibrator) if bits == 8 else seen.channels * min(seen.unseen, FEW)
+        )
         return channel_scales(ranges, [w for _, w in readers], bits, share)
 
 
