@@ -27,7 +27,7 @@ LEAST = float(np.finfo(np.float32).min)
 LONGEST = 256  # values that one mask is spelt with; what is longer is no mask
 
 
-def _both(a: Keep, b: Keep) -> Keep:
+def both(a: Keep, b: Keep) -> Keep:
     if a is True or b is True:
         return b if a is True else a
     return a if a == b else ("and", a, b)
@@ -129,7 +129,7 @@ class Masks:
         if found is None:
             return value, False, ()
         inner, keep, shapes = self.split(scores)
-        keep = found if keep is False else _both(found, keep)
+        keep = found if keep is False else both(found, keep)
         return self._unfactored(inner, keep), keep, shapes
 
     def _unfactored(self, scores: str, keep: Keep) -> str:
@@ -242,7 +242,7 @@ class Masks:
         """Both conditions; the shape of one that holds everywhere is kept."""
         if parts[0] is None or parts[1] is None:
             return None
-        keep, shape = _both(parts[0], parts[1]), self.graph.type(node.output).shape
+        keep, shape = both(parts[0], parts[1]), self.graph.type(node.output).shape
         left = [x for x, part in zip(node.inputs, parts, strict=True) if part is not True]
         narrow = len(left) == 1 and self.graph.type(left[0]).shape != shape
         return ("move", Expand(shape), keep) if narrow else keep
@@ -259,7 +259,7 @@ class Masks:
             inner = self.additive(kept, sign)
             if inner is True or (keep is not None and self.negated(keep) == self.truth(kept)):
                 return keep
-            return _both(keep, inner) if isinstance(keep, tuple) and isinstance(inner, tuple) else None
+            return both(keep, inner) if isinstance(keep, tuple) and isinstance(inner, tuple) else None
         return None
 
     @_limited

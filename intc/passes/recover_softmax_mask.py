@@ -24,6 +24,7 @@ from intc.ops.elementwise import Add, Cast, Mul, Sub, Where
 from intc.ops.movement import Concat, Expand
 from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
+from intc.passes import mask_levels
 from intc.passes.masks import BIG, Masks, unrepeated
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
@@ -68,6 +69,8 @@ class RecoverSoftmaxMask:
                     else b.emit(node.op, kept, name=node.output, source=node.source)
                 )
             mask = masks.emit(b, names, unrepeated(keep))
+            if not masks.by_position(keep):
+                kept, mask = mask_levels.applied(masks, b, names, node.inputs[0], node.op.axis, (kept, mask))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
             op = replace(node.op, uniform=all(np.isfinite(masks.lowest)) and not masks.by_position(keep))
