@@ -77,6 +77,29 @@ def test_where_one_number_decides_all_are_wide(tmp_path: Path) -> None:
     assert widest["sqnr"] > 60 and f"gives {widest['sqnr']:.1f} dB" in planning["told"]
 
 
+def quantiser(rows: int) -> onnx.ModelProto:
+    """Of ``rows`` vectors the one that is nearest to each token (VQ), of which 8 bits choose some wrongly."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)), "c": rng.normal(size=(WIDTH, rows))}
+    weights["t"] = 4 * weights["c"].T.copy()
+    return model(
+        "h = MatMul(x, w) s = MatMul(h, c) i = ArgMax<axis=2, keepdims=0>(s) q = Gather(t, i) y = Add(h, q)",
+        f"float[batch, {LENGTH}, {WIDTH}] x",
+        "float[batch, length, width] y",
+        {name: array.astype(np.float32) for name, array in weights.items()},
+    )
+
+
+def test_where_few_samples_choose_otherwise_all_is_wide(tmp_path: Path) -> None:
+    """All samples are looked at, and no plan between the two ends is."""
+    proto = quantiser(32)
+    onnx.save(proto, tmp_path / "model.onnx")
+    module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))
+    eight, widest = module.provenance["planning"]["judged"]
+    assert eight["sqnr"] < floor.NEAR < 40 < widest["sqnr"]
+    assert reached(module, proto) > floor.NEAR
+
+
 def test_what_little_work_gains_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the plans within ``WORTH`` more work than 8 bits the one of the least noise."""
     onnx.save(sharp(10.0), tmp_path / "model.onnx")
