@@ -23,7 +23,7 @@ from tests.onnx_models import expected, model
 WIDTH, LENGTH = 32, 12
 
 
-def sharp(gain: float) -> onnx.ModelProto:
+def sharp(gain: float, length: int | str = LENGTH) -> onnx.ModelProto:
     """Attention whose softmax is nearly a maximum: the error of a score is multiplied by ``gain``."""
     rng = np.random.default_rng(0)
     weights = {k: rng.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)).astype(np.float32) for k in ("a", "b", "c", "d")}
@@ -31,8 +31,8 @@ def sharp(gain: float) -> onnx.ModelProto:
     return model(
         "q = MatMul(x, a) k = MatMul(x, b) v = MatMul(x, c) kt = Transpose<perm=[0, 2, 1]>(k)"
         " s = MatMul(q, kt) t = Mul(s, gain) p = Softmax<axis=-1>(t) w = MatMul(p, v) y = MatMul(w, d)",
-        f"float[batch, {LENGTH}, {WIDTH}] x",
-        "float[batch, length, width] y",
+        f"float[batch, {length}, {WIDTH}] x",
+        "float[batch, other, width] y",
         weights,
     )
 
@@ -147,6 +147,17 @@ def test_kernels_of_wide_weights_and_values(choice: Choice, tmp_path: Path) -> N
     at_8 = fidelity(eight, expected(proto, held)[0])["sqnr_db"]
     module = intc.compile(tmp_path / "model.onnx", feeds(64, 1), bits=Plan(default=choice))
     assert reached(module, proto) > at_8 + (15 if choice.values else 8)
+
+
+def test_values_of_a_free_number_of_keys_are_of_two_parts(tmp_path: Path) -> None:
+    """Their weights keep 8 bits, which leave sums of any length 32."""
+    proto = sharp(2.0, "length")
+    onnx.save(proto, tmp_path / "model.onnx")
+    finer, coarser = (
+        intc.compile(tmp_path / "model.onnx", feeds(64, 1), bits=Plan(default=Choice(16, 16, values=bits)))
+        for bits in (16, 8)
+    )
+    assert reached(finer, proto) > reached(coarser, proto) + 6
 
 
 def test_the_noise_of_windows_and_of_values_is_measured() -> None:

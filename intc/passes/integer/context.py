@@ -20,7 +20,8 @@ from intc.passes.integer.widths import strength
 from intc.passes.match import divided
 from intc.passes.plan import BIAS_LIMIT, Resolved
 
-FEW: Final = 2.0  # times what few rows showed of a channel, in wide integers, beyond their own room
+FEW_ROWS: Final = 256  # of an operand, whose wide integers hold more than others,
+MOST_ROOM: Final = 2.0  # times as much at most
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,8 @@ class Context:
         narrowest = min(self.plan.weights(n) for n, _ in readers)
         share = strength(bits > 8, narrowest)
         seen = self.forms.seen(value, bits)
-        ranges = (
-            seen.channel_ranges(self.forms.calibrator) if bits == 8 else seen.channels * min(seen.unseen, FEW)
-        )
+        wide = seen.channels * min(seen.unseen_of(FEW_ROWS), MOST_ROOM)
+        ranges = seen.channel_ranges(self.forms.calibrator) if bits == 8 else wide
         return channel_scales(ranges, [w for _, w in readers], bits, share)
 
 
