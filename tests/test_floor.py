@@ -126,6 +126,23 @@ def test_other_models_keep_8_bits(tmp_path: Path) -> None:
     assert not module.plan.nodes and "planning" not in module.provenance
 
 
+def test_nothing_is_looked_at_behind_samples_that_are_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch ends it where it is far above the floor, two where they are above it."""
+    onnx.save(sharp(60.0), tmp_path / "model.onnx")
+    for name, looked in (("AT_ONCE", 1), ("CLEAR", 2)):
+        counted = list[int]()
+        monkeypatch.setattr(floor, name, 0.0)
+        outputs = floor.Planner.outputs
+        monkeypatch.setattr(
+            floor.Planner, "outputs", lambda p, g, i, f=outputs, c=counted: c.append(i) or f(p, g, i)
+        )
+        module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))
+        assert len(counted) == looked and "planning" not in module.provenance
+        monkeypatch.undo()
+
+
 def test_a_model_without_products_has_no_more_bits_to_get(tmp_path: Path) -> None:
     """Of an input with this tail 16 bits leave most numbers no digit."""
     proto = model("y = Log(x)", f"float[batch, {WIDTH}] x", "float[a, b] y")

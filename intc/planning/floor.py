@@ -24,7 +24,8 @@ from intc.report.macs import node_macs
 FLOOR: Final = 20.0  # dB
 SPARE: Final = 3.0  # dB that calibration samples may flatter
 NEAR: Final = 24.0  # dB, below which what little more work buys is taken
-CLEAR: Final = 27.0  # dB of the first batch, after which no other is looked at
+CLEAR: Final = 27.0  # dB of two batches or more, after which no other is looked at
+AT_ONCE: Final = 33.0  # dB of the first one, after which no other is
 SAMPLES: Final = 16  # in batches of BATCH
 BATCH: Final = 4
 MEASURED: Final = 2  # batches, of every choice alone
@@ -58,7 +59,7 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         outputs = planner.outputs(integer, i)
         values.append(wanted.value(*outputs))
         noises += _each(*outputs)
-        if not chooses and values[0] >= CLEAR:
+        if not chooses and wanted.mean(values) >= (CLEAR if i else AT_ONCE):
             return Planned(Plan())
     reached = wanted.mean(values)
     if reached >= NEAR:
