@@ -23,7 +23,7 @@ from tests.onnx_models import expected, model
 WIDTH, LENGTH = 32, 12
 
 
-def sharp(gain: float) -> onnx.ModelProto:
+def sharp(gain: float, length: int | str = LENGTH) -> onnx.ModelProto:
     """Attention whose softmax is nearly a maximum: the error of a score is multiplied by ``gain``."""
     rng = np.random.default_rng(0)
     weights = {k: rng.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)).astype(np.float32) for k in ("a", "b", "c", "d")}
@@ -31,8 +31,8 @@ def sharp(gain: float) -> onnx.ModelProto:
     return model(
         "q = MatMul(x, a) k = MatMul(x, b) v = MatMul(x, c) kt = Transpose<perm=[0, 2, 1]>(k)"
         " s = MatMul(q, kt) t = Mul(s, gain) p = Softmax<axis=-1>(t) w = MatMul(p, v) y = MatMul(w, d)",
-        f"float[batch, {LENGTH}, {WIDTH}] x",
-        "float[batch, length, width] y",
+        f"float[batch, {length}, {WIDTH}] x",
+        "float[batch, other, width] y",
         weights,
     )
 
@@ -77,6 +77,29 @@ def test_where_one_number_decides_all_are_wide(tmp_path: Path) -> None:
     assert widest["sqnr"] > 60 and f"gives {widest['sqnr']:.1f} dB" in planning["told"]
 
 
+def quantiser(rows: int) -> onnx.ModelProto:
+    """Of ``rows`` vectors the one that is nearest to each token (VQ), of which 8 bits choose some wrongly."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(0, WIDTH**-0.5, (WIDTH, WIDTH)), "c": rng.normal(size=(WIDTH, rows))}
+    weights["t"] = 4 * weights["c"].T.copy()
+    return model(
+        "h = MatMul(x, w) s = MatMul(h, c) i = ArgMax<axis=2, keepdims=0>(s) q = Gather(t, i) y = Add(h, q)",
+        f"float[batch, {LENGTH}, {WIDTH}] x",
+        "float[batch, length, width] y",
+        {name: array.astype(np.float32) for name, array in weights.items()},
+    )
+
+
+def test_where_few_samples_choose_otherwise_all_is_wide(tmp_path: Path) -> None:
+    """All samples are looked at, and no plan between the two ends is."""
+    proto = quantiser(32)
+    onnx.save(proto, tmp_path / "model.onnx")
+    module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))
+    eight, widest = module.provenance["planning"]["judged"]
+    assert eight["sqnr"] < floor.NEAR < 40 < widest["sqnr"]
+    assert reached(module, proto) > floor.NEAR
+
+
 def test_what_little_work_gains_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the plans within ``WORTH`` more work than 8 bits the one of the least noise."""
     onnx.save(sharp(10.0), tmp_path / "model.onnx")
@@ -103,6 +126,23 @@ def test_other_models_keep_8_bits(tmp_path: Path) -> None:
     assert not module.plan.nodes and "planning" not in module.provenance
 
 
+def test_nothing_is_looked_at_behind_samples_that_are_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch ends it where it is far above the floor, two where they are above it."""
+    onnx.save(sharp(60.0), tmp_path / "model.onnx")
+    for name, looked in (("AT_ONCE", 1), ("CLEAR", 2)):
+        counted = list[int]()
+        monkeypatch.setattr(floor, name, 0.0)
+        outputs = floor.Planner.outputs
+        monkeypatch.setattr(
+            floor.Planner, "outputs", lambda p, g, i, f=outputs, c=counted: c.append(i) or f(p, g, i)
+        )
+        module = intc.compile(tmp_path / "model.onnx", feeds(64, 1))
+        assert len(counted) == looked and "planning" not in module.provenance
+        monkeypatch.undo()
+
+
 def test_a_model_without_products_has_no_more_bits_to_get(tmp_path: Path) -> None:
     """Of an input with this tail 16 bits leave most numbers no digit."""
     proto = model("y = Log(x)", f"float[batch, {WIDTH}] x", "float[a, b] y")
@@ -124,6 +164,17 @@ def test_kernels_of_wide_weights_and_values(choice: Choice, tmp_path: Path) -> N
     at_8 = fidelity(eight, expected(proto, held)[0])["sqnr_db"]
     module = intc.compile(tmp_path / "model.onnx", feeds(64, 1), bits=Plan(default=choice))
     assert reached(module, proto) > at_8 + (15 if choice.values else 8)
+
+
+def test_values_of_a_free_number_of_keys_are_of_two_parts(tmp_path: Path) -> None:
+    """Their weights keep 8 bits, which leave sums of any length 32."""
+    proto = sharp(2.0, "length")
+    onnx.save(proto, tmp_path / "model.onnx")
+    finer, coarser = (
+        intc.compile(tmp_path / "model.onnx", feeds(64, 1), bits=Plan(default=Choice(16, 16, values=bits)))
+        for bits in (16, 8)
+    )
+    assert reached(finer, proto) > reached(coarser, proto) + 6
 
 
 def test_the_noise_of_windows_and_of_values_is_measured() -> None:

@@ -201,3 +201,17 @@ def test_rows_of_masked_tokens_stay_zeros_in_front_of_norms(tmp_path: Path) -> N
     }  # fmt: skip
     proto = model(body, f"{X}, bool[batch, seq] m", "float[a, b, c] y", weights)
     assert distance(compiled(proto, FEEDS, tmp_path), proto, FEEDS) < 0.05
+
+
+def test_zeros_of_masked_tokens_pass_functions_on_their_way_to_a_norm(tmp_path: Path) -> None:
+    body = (
+        "c = Cast<to=1>(m) u = Unsqueeze(c, ax) p = Add(x, one) k = Mul(p, u) h = MatMul(k, w) s = Sigmoid(h)"
+        " g = Mul(h, s) n = SimplifiedLayerNormalization<axis=-1, epsilon=1e-9>(g, scale) y = Add(n, one)"
+    )
+    weights = {
+        "w": floats(8, 32) / 3, "scale": np.ones(32, np.float32), "ax": np.array([2]),
+        "one": np.ones(1, np.float32),
+    }  # fmt: skip
+    proto = model(body, f"{X}, bool[batch, seq] m", "float[a, b, c] y", weights)
+    module = compiled(proto, FEEDS, tmp_path, approximation="shift")  # with which no plan is searched
+    assert distance(module, proto, FEEDS) < 0.05

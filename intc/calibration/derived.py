@@ -26,7 +26,7 @@ from intc.ops.gelu import Gelu
 from intc.ops.im2col import Im2col
 from intc.ops.layer_norm import LayerNorm
 from intc.ops.matmul import MatMul
-from intc.ops.movement import MOVEMENT, Concat, Pad
+from intc.ops.movement import MOVEMENT, MOVES, Concat, Pad
 from intc.ops.pointwise import UNARY, Pointwise
 from intc.ops.reduce import ReduceMax, ReduceMean, ReduceSum
 from intc.ops.softmax import Softmax
@@ -34,11 +34,13 @@ from intc.ops.window import GroupedConv, MaxPool
 
 LARGEST_INTEGER: Final = 2**24  # of integers read as numbers; wider types say nothing about their values
 ROOM: Final = 4.0
+SQUARED: Final = 2.0  # of a square's largest: what is twice as large as was seen has four times its square
 TIGHT: Final = 2.0  # the looseness of a range that is as good as the model's own
 SAMPLES: Final = 4096  # points on either side of zero at which a function is looked at
 FAR: Final = 2.0**20  # how far a function is looked at whose operand has no known end
 SATURATED: Final = 2.0**-16  # of the readers' range: a smaller change of the result is none
 FUNCTIONS: Final = (*UNARY, Gelu, Pointwise)
+SUMMED: Final = (*MOVES, ReduceMean, ReduceSum, ew.Add, ew.Sub)
 SAME: Final = (*MOVEMENT, Im2col, MaxPool, ReduceMax)
 
 
@@ -89,12 +91,14 @@ def widened(stats: dict[str, Statistics], graph: Graph) -> dict[str, Statistics]
     cut what the model itself does not; where that is loose, up to ROOM times what data showed. What is left
     of a number behind its floor reaches 1, also where data showed whole numbers only.
     """
-    fractions = _fractions(graph)
+    fractions, squares = _fractions(graph), _squares(graph)
     known = derive(graph) if is_quantised(graph) else {}
 
     def reach(name: str, seen: Statistics) -> float:
         if name in fractions:
             return 1.0
+        if name in squares:
+            return SQUARED * seen.magnitude
         if (found := known.get(name)) is None:
             return seen.reach
         return found.magnitude if found.looseness <= TIGHT else min(found.magnitude, ROOM * seen.magnitude)
@@ -111,6 +115,25 @@ def _fractions(graph: Graph) -> set[str]:
         return floor is not None and isinstance(floor.op, ew.Floor) and floor.inputs[0] == node.inputs[0]
 
     return {node.output for node in graph.nodes if is_fraction(node)}
+
+
+def is_square(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` multiplies a value by itself."""
+    if isinstance(node.op, ew.Mul):
+        return node.inputs[0] == node.inputs[1]
+    exponent = graph.constants.get(node.inputs[1]) if isinstance(node.op, ew.Pow) else None
+    return exponent is not None and bool((exponent == 2).all())
+
+
+def _squares(graph: Graph) -> set[str]:
+    """The squares of values, and sums and means that have them."""
+    found = set[str]()
+    for node in graph.nodes:
+        scaled = isinstance(node.op, ew.Mul) and any(x in graph.constants for x in node.inputs)
+        follows = (scaled or isinstance(node.op, SUMMED)) and not found.isdisjoint(node.inputs)
+        if follows or is_square(graph, node):
+            found.add(node.output)
+    return found
 
 
 def is_quantised(graph: Graph) -> bool:

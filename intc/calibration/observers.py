@@ -117,15 +117,19 @@ class Statistics:
 
     @property
     def unseen(self) -> float:
-        """What few samples have not shown of a channel: by how much the largest of SETTLED numbers exceeds
-        that of as many as there were rows, and as much again as the samples' peaks tell of a tail.
+        """What few samples have not shown of a channel: see :meth:`unseen_of`."""
+        return self.unseen_of(SETTLED)
+
+    def unseen_of(self, settled: int) -> float:
+        """By how much the largest of ``settled`` numbers of a channel exceeds that of as many as there were
+        rows, and as much again as the samples' peaks tell of a tail.
         """
         if self.channel is None or not self.channel.counts.size:
             return 1.0
         rows = max(float(self.channel.counts.sum(axis=1).max()), 2.0)
         exponent = self.peaks.exponent if self.peaks is not None else 0.0
-        normal = math.sqrt(math.log(SETTLED) / math.log(rows))
-        return normal * (SETTLED / rows) ** exponent if rows < SETTLED else 1.0
+        normal = math.sqrt(math.log(settled) / math.log(rows))
+        return normal * (settled / rows) ** exponent if rows < settled else 1.0
 
     @property
     def left_out(self) -> Array | None:

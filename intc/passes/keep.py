@@ -84,12 +84,13 @@ def negated(keep: Keep | None) -> Kept | None:
     """What ``keep`` hides, where that is not nothing."""
     if keep is None or isinstance(keep, bool):
         return None
-    return _opposite(keep)
+    return opposite(keep)
 
 
-def _opposite(keep: Kept) -> Kept:
+def opposite(keep: Kept) -> Kept:
+    """What ``keep`` hides."""
     if isinstance(keep, Moved) and isinstance(keep.op, MOVES):
-        return Moved(keep.op, (_opposite(keep.parts[0]),))
+        return Moved(keep.op, (opposite(keep.parts[0]),))
     return keep.part if isinstance(keep, Negated) else Negated(keep)
 
 

@@ -34,6 +34,7 @@ from intc.passes.merge_linears import MergeLinears
 from intc.passes.plan import Plan
 from intc.passes.recover_gelu import RecoverGelu
 from intc.passes.recover_layer_norm import RecoverLayerNorm
+from intc.passes.recover_softmax import RecoverSoftmax
 from intc.passes.recover_softmax_mask import RecoverSoftmaxMask
 from intc.passes.reorder_products import ReorderProducts
 from intc.passes.scan_log_sums import ScanLogSums
@@ -48,6 +49,7 @@ CANONICALISE: tuple[Pass, ...] = (
     FoldExpanded(),
     RecoverLayerNorm(),
     RecoverGelu(),
+    RecoverSoftmax(),
     RecoverSoftmaxMask(),
     ScanLogSums(),
     KeepWhole(),

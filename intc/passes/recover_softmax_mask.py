@@ -25,6 +25,7 @@ from intc.ops.logic import Not, Or
 from intc.ops.movement import Concat, Expand
 from intc.ops.reduce import ReduceMax, ReduceSum
 from intc.ops.softmax import Softmax
+from intc.passes import mask_levels
 from intc.passes.keep import Kept, conditions, negated, unrepeated
 from intc.passes.masks import BIG, Masks
 from intc.passes.match import softmax_of
@@ -72,6 +73,8 @@ class RecoverSoftmaxMask:
                     else b.emit(node.op, kept, name=node.output, source=node.source)
                 )
             mask = masks.kept.emit(b, names, unrepeated(keep))
+            if not masks.kept.by_position(keep):
+                kept, mask = mask_levels.applied(masks, b, names, node.inputs[0], node.op.axis, (kept, mask))
             if broadcast(shape, b.graph.type(mask).shape) != shape:
                 raise GraphError(f"node '{node.source}' (softmax): its mask does not broadcast to its scores")
             lowest = min(masks.lowest, default=-np.inf)

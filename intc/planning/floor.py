@@ -11,6 +11,8 @@ import numpy as np
 
 from intc.ir.graph import Graph, Node
 from intc.ir.op import Array
+from intc.ops.logic import Equal, Less, LessOrEqual
+from intc.ops.reduce import ArgMax
 from intc.passes.plan import Choice, Plan
 from intc.planning.planner import Goal, Planned, Planner
 from intc.planning.search import Table, solve
@@ -22,10 +24,14 @@ from intc.report.macs import node_macs
 FLOOR: Final = 20.0  # dB
 SPARE: Final = 3.0  # dB that calibration samples may flatter
 NEAR: Final = 24.0  # dB, below which what little more work buys is taken
-CLEAR: Final = 27.0  # dB of the first batch, after which no other is looked at
+CLEAR: Final = 27.0  # dB of two batches or more, after which no other is looked at
+AT_ONCE: Final = 33.0  # dB of the first one, after which no other is
 SAMPLES: Final = 16  # in batches of BATCH
 BATCH: Final = 4
 MEASURED: Final = 2  # batches, of every choice alone
+ERRATIC: Final = (
+    10**0.8
+)  # times the median sample's noise: a mean that few samples make, which chose otherwise
 HELD: Final = 0.1  # of the gain that was estimated; with less, what is judged hangs on chance
 WORTH: Final = 1 / 8  # of the work with 8 bits, which may be spent on more than the floor
 STAGES: Final = (Options((), (8, 16)), Options((8, 16), (8, 16), values=(8, 16)))
@@ -37,6 +43,9 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
     best that was found. Where a plan gains next to nothing of what was estimated, as where one number decides
     which others count, no estimate tells what unseen samples lose: all nodes at their widest are tried.
 
+    Where the outputs depend on choices, of the largest or by order, few samples show little: all are looked
+    at. If few of them make the noise, because they chose otherwise, all nodes are at their widest at once.
+
     What is judged is the exact integer graph, on ``planner.samples``, unless all outputs are classes. Nothing
     is timed, so that the plan does not depend on the target.
     """
@@ -44,10 +53,13 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         return Planned(Plan())
     planner.tell("accuracy with 8 bits")
     wanted = Target("sqnr", FLOOR + SPARE)
-    values = []
+    values, noises = [], list[float]()
+    chooses = any(_chooses(planner.graph, n) for n in planner.graph.nodes)
     for i in range(len(planner.samples)):
-        values.append(wanted.value(*planner.outputs(integer, i)))
-        if values[0] >= CLEAR:
+        outputs = planner.outputs(integer, i)
+        values.append(wanted.value(*outputs))
+        noises += _each(*outputs)
+        if not chooses and wanted.mean(values) >= (CLEAR if i else AT_ONCE):
             return Planned(Plan())
     reached = wanted.mean(values)
     if reached >= NEAR:
@@ -59,7 +71,7 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
         plans.append(planner.plan_of(Plan(), units, picks))
         return planner.judge(plans[-1], f"{len(plans[-1].nodes)} nodes wider", wanted, judged)
 
-    blind = False
+    blind = chooses and bool(noises) and float(np.mean(noises)) > ERRATIC * float(np.median(noises))
     widest: list[int] = []
     for options in STAGES:
         found = units_of(planner.graph, Plan(), planner.family, options, planner.seen)
@@ -90,6 +102,28 @@ def lifted(planner: Planner, integer: Graph) -> Planned:
     plans.append(planner.plan_of(Plan(), units, widest))
     planner.judge(plans[-1], "all nodes at their widest", wanted, judged)
     return _best(plans, judged)
+
+
+def _chooses(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` takes the largest of computed numbers, or orders them."""
+    if not isinstance(node.op, ArgMax | Less | LessOrEqual | Equal):
+        return False
+    return all(graph.type(x).is_float and x not in graph.constants for x in node.inputs)
+
+
+def _each(wanted: list[Array], got: list[Array]) -> list[float]:
+    """The noise of each sample, relative to its power, where all outputs have as many rows."""
+    counts = {len(a) if a.ndim else 0 for a in wanted}
+    if len(counts) != 1:
+        return []
+    rows = [
+        [np.concatenate([a[i].ravel() for a in arrays]).astype(np.float64) for i in range(*counts)]
+        for arrays in (wanted, got)
+    ]
+    return [
+        float(((a - b) ** 2).sum() / max((a**2).sum(), np.finfo(np.float32).tiny))
+        for a, b in zip(*rows, strict=True)
+    ]
 
 
 def _best(plans: list[Plan], judged: list[dict[str, Any]]) -> Planned:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from intc.passes.integer.rounding import Rounding
 from intc.passes.integer.widths import strength
 from intc.passes.match import divided
 from intc.passes.plan import BIAS_LIMIT, Resolved
+
+FEW_ROWS: Final = 256  # of an operand, whose wide integers hold more than others,
+MOST_ROOM: Final = 2.0  # times as much at most
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ class Context:
         readers = [*self.products(value), *self.windows(value)]
         narrowest = min(self.plan.weights(n) for n, _ in readers)
         share = strength(bits > 8, narrowest)
-        ranges = self.forms.seen(value, bits).channel_ranges(self.forms.calibrator if bits == 8 else "minmax")
+        seen = self.forms.seen(value, bits)
+        wide = seen.channels * min(seen.unseen_of(FEW_ROWS), MOST_ROOM)
+        ranges = seen.channel_ranges(self.forms.calibrator) if bits == 8 else wide
         return channel_scales(ranges, [w for _, w in readers], bits, share)
 
 

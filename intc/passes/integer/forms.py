@@ -119,11 +119,19 @@ class Forms:
 
     def _end(self, output: str) -> set[str]:
         """Where ``output`` is a product or a sum: it, what it is only moved or rescaled from, and the sum's
-        terms. Norms are bounded, and functions have ranges of their own.
+        terms; of all that it is joined from. Norms are bounded, and functions have ranges of their own.
         """
         found, value = {output}, output
-        while (node := self.nodes.get(value)) is not None and self.deferred(node):
-            value = self.operand(node)[0]
+        while (node := self.nodes.get(value)) is not None:
+            if isinstance(node.op, Concat):
+                return found.union(*map(self._end, node.inputs))
+            computed = [x for x in node.inputs if x not in self.source.constants]
+            if self.deferred(node):
+                value = self.operand(node)[0]
+            elif isinstance(node.op, Mul) and len(computed) == 1:
+                value = computed[0]
+            else:
+                break
             found.add(value)
         if node is None or not isinstance(node.op, Add | Sub | MatMul):
             return set()

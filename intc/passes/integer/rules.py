@@ -6,6 +6,8 @@ a rule (or data movement) is refused by name.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from intc.calibration.moments import Moments
@@ -215,7 +217,7 @@ def add(context: Context, node: Node) -> Form:
     if context.constant(left) is not None and sign == 1:
         left, right = right, left
     constant = context.constant(right)
-    base = context.forms.base.get(left)
+    base = _rescaled(context, left)
     if (
         constant is not None
         and base is not None
@@ -226,6 +228,18 @@ def add(context: Context, node: Node) -> Form:
         return _biased(context, node, left, base, sign * constant.astype(np.float64))
     scores = rules_attention.biased_scores(context, node, sign)
     return scores or _sum(context, node, left, right, sign)
+
+
+def _rescaled(context: Context, value: str) -> Form | None:
+    """The base form of ``value``, or of what it is only a constant number times."""
+    forms, factor = context.forms, 1.0
+    while value not in forms.base and (node := forms.nodes.get(value)) is not None:
+        inner, number = forms.operand(node)
+        if number is None:
+            return None
+        value, factor = inner, factor * number
+    found = forms.base.get(value)
+    return found if found is None or factor == 1.0 else replace(found, scale=found.scale * factor)
 
 
 def _is_bias(constant: Array, base: Form, context: Context) -> bool:

@@ -39,7 +39,11 @@ def product(context: Context, node: Node) -> Form:
     weights = forms.nodes.get(node.inputs[0])
     if weights is not None and isinstance(weights.op, Softmax):
         bits = value_bits(context, node)
-        a, c = _probabilities(forms, node.inputs[0], bits), forms.as_is(node.inputs[1], bits, bits)
+        a = _probabilities(forms, node.inputs[0], bits)
+        if bits < context.plan.values(node) and a.row_sums:
+            parts = zip(rules_wide.halves(forms, node.inputs[1]), (".high", ".low"), strict=True)
+            return rules_wide.summed(forms, node, [_weighed(forms, node, a, c, end) for c, end in parts])
+        c = forms.as_is(node.inputs[1], bits, bits)
     elif (reader := softmax_of(forms.source, context.users, node.output)) is not None:
         a, c = _score_operands(context, node, count, *reader)
     else:
@@ -49,13 +53,19 @@ def product(context: Context, node: Node) -> Form:
         a, c = (forms.as_is(x, bits, bits) for x in node.inputs)
     a, c = _fitting(forms, node, (a, c), count)
     scale = np.asarray(a.scale * c.scale)
-    if not a.row_sums:
-        name = b.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
-        return Form(name, scale)
-    total = b.emit(MatMul(), a.name, c.name, name=f"{node.output}.weighted", source=node.source)
-    scale = scale / 2.0**CONTEXT_FRAC
-    name = b.emit(NormaliseRows(), total, a.name, name=node.output, source=node.source, scale=as_scale(scale))
+    if a.row_sums:
+        return _weighed(forms, node, a, c)
+    name = b.emit(MatMul(), a.name, c.name, name=node.output, source=node.source, scale=as_scale(scale))
     return Form(name, scale)
+
+
+def _weighed(forms: Forms, node: Node, a: Form, c: Form, suffix: str = "") -> Form:
+    """The mean of the values ``c``, or of a part of them, with the weights ``a`` of softmax."""
+    total = forms.builder.emit(
+        MatMul(), a.name, c.name, name=f"{node.output}{suffix}.weighted", source=node.source
+    )
+    scale = np.asarray(a.scale * c.scale / 2.0**CONTEXT_FRAC)
+    return emitted(forms, node, NormaliseRows(), (total, a.name), scale, suffix)
 
 
 def _probabilities(forms: Forms, value: str, bits: int) -> Form:
@@ -74,7 +84,7 @@ def _count(forms: Forms, node: Node) -> int:
 
 def value_bits(context: Context, node: Node) -> int:
     """The bits of softmax weights and values, the operands of ``node``: 8, or where the plan says so as many
-    as leave their sums 31.
+    as leave their sums 31. Where those are 8, values are of two parts.
     """
     wanted = context.plan.values(node)
     return wanted if wanted == 8 else min(wanted, _room(_count(context.forms, node), 2**31))

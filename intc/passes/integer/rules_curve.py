@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from intc.calibration.derived import is_square
 from intc.errors import QuantizationError
 from intc.ir.dims import Dim
 from intc.ir.graph import Node
@@ -32,6 +33,7 @@ CLOSER = 2**7  # times as fine, around 0
 LOOKS = 3  # so fine, at most
 SMALL = 2.0**-14  # of an operand, where roots and logarithms still differ
 RARE = 2.0**-11  # of the largest one: the least seen lies below where small ones count
+SQUARED: float = 8.0  # a square that is summed: what is 4 times as large as was seen
 TERM_BITS = 29  # of the largest sum
 
 
@@ -159,22 +161,21 @@ def _shifted(context: Context, node: Node) -> bool:
 
 
 def small_terms(context: Context, node: Node, count: Dim) -> Form | None:
-    """What the sum ``node`` adds ``count`` of in as many bits as 32 hold the sum of, where a function that
-    magnifies reads it and the operand has more than 16; else None.
+    """What the sum ``node`` adds ``count`` of in as many bits as 32 hold the sum of, where the operand has
+    more than 16, and is a square or a function that magnifies reads the sum; else None.
     """
     forms, value = context.forms, node.inputs[0]
-    form = forms.base.get(value)
-    if (
-        form is None
-        or not form.per_tensor
-        or not isinstance(count, int)
-        or not read_small(context, node.output)
-    ):
+    form, made = forms.base.get(value), forms.nodes.get(value)
+    if form is None or made is None or not form.per_tensor or not isinstance(count, int):
         return None
+    square = is_square(forms.source, made)
     limit = 2**TERM_BITS // count
+    if not square and not read_small(context, node.output):
+        return None
     if forms.builder.graph.type(form.name).dtype != "int32" or limit <= LIMIT[16]:
         return None
-    scale = np.asarray(max(REACH * forms.range_of(value, 32) / limit, float(form.scale)))
+    room = SQUARED if square else REACH
+    scale = np.asarray(max(room * forms.range_of(value, 32) / limit, float(form.scale)))
     op = Requantize(-limit, limit, "int32")
     name = forms.builder.emit(op, form.name, *forms.ratio(form.scale / scale), name=f"{value}.terms")
     return Form(name, scale)

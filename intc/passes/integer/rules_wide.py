@@ -33,7 +33,6 @@ def two_matrices(context: Context, node: Node, weight: Array, x: Form) -> Form:
     folded = weight.astype(np.float64) * (x.scale if x.per_tensor else x.scale[:, None])
     step = np.maximum(np.abs(folded).max(axis=0) / WEIGHT_LIMIT, np.finfo(np.float32).tiny)
     high, low = nearest(folded, step, WEIGHT_LIMIT), step / FINER
-    total = forms.scale_for(node.output, 16)
     parts = []
     for suffix, integers, scale in (
         (".high", high, step),
@@ -45,8 +44,15 @@ def two_matrices(context: Context, node: Node, weight: Array, x: Form) -> Form:
             bias = np.rint(np.broadcast_to(centre, len(weight)) @ weight.astype(np.float64) / step)
             constant = b.constant(f"{node.output}.centre", bias.astype(np.int32))
             part = emitted(forms, node, Add(), (part.name, constant), scale, ".centred")
-        parts.append(forms.requantised(part, part.name, 32, total).name)
-    whole = emitted(forms, node, Add(), (parts[0], parts[1]), total, ".sum")
+        parts.append(part)
+    return summed(forms, node, parts)
+
+
+def summed(forms: Forms, node: Node, parts: list[Form]) -> Form:
+    """The sum of two ``parts`` of what ``node`` computes, in 16 bits."""
+    total = forms.scale_for(node.output, 16)
+    names = [forms.requantised(part, part.name, 32, total).name for part in parts]
+    whole = emitted(forms, node, Add(), (names[0], names[1]), total, ".sum")
     return emitted(forms, node, Clip(-LIMIT[16], LIMIT[16], "int16"), (whole.name,), total)
 
 
@@ -55,7 +61,7 @@ def of_parts(context: Context, node: Node, wide: tuple[bool, bool]) -> Form:
     parts of 8 bits, two of those that are ``wide``, one of the others.
     """
     forms, pairs = context.forms, zip(node.inputs, wide, strict=True)
-    left, right = (_parts(forms, x) if two else [forms.as_is(x, 8, 8)] for x, two in pairs)
+    left, right = (halves(forms, x) if two else [forms.as_is(x, 8, 8)] for x, two in pairs)
     total = np.asarray(forms.scale_for(node.output, 16) / 2**SPARE_BITS)
     op, whole = Requantize(-PART_LIMIT, PART_LIMIT, "int32"), None
     for a, c in itertools.product(left, right):
@@ -67,7 +73,7 @@ def of_parts(context: Context, node: Node, wide: tuple[bool, bool]) -> Form:
     return whole
 
 
-def _parts(forms: Forms, value: str) -> list[Form]:
+def halves(forms: Forms, value: str) -> list[Form]:
     """``value`` as two forms in int8: in steps FINER times as large, and the rest."""
     b = forms.builder
     scale = np.asarray(forms.scale_for(value, 16) * (LIMIT[16] / (WEIGHT_LIMIT * FINER)))
