@@ -21,7 +21,8 @@ FOLDED = {"Constant", "Shape"}  # known while importing
 # Cases outside the stated conditions: operator -> what the refusal says.
 REFUSED = {
     "ConvTranspose": r"only one- and two-dimensional|auto_pad|output_shape",
-    "MaxPool": r"first output",
+    "MaxPool": r"counted along columns",
+    "MaxUnpool": r"not those of a MaxPool",
     "LSTM": r"peepholes",
     "DequantizeLinear": r"must be one number|depends on input",
     "DynamicQuantizeLinear": r"quantised tensor",

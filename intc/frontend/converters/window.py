@@ -58,7 +58,7 @@ def same_pads(
     return before + after
 
 
-def _windows(call: Call, sizes: Sequence[Dim]) -> list[Window]:
+def windows_along(call: Call, sizes: Sequence[Dim]) -> list[Window]:
     """The windows of a pooling along axes of ``sizes``."""
     rank = len(sizes)
     kernel = [int(k) for k in call.attributes["kernel_shape"]]
@@ -112,12 +112,12 @@ def _rounded_up(size: int, kernel: int, stride: int, pads: Sequence[int], dilati
     return max((count - 1) * stride + span - room, 0)
 
 
-def _pooled(call: Call, pool: Pool) -> list[Imported]:
+def pooled(call: Call, pool: Pool) -> list[Imported]:
     """``pool`` over images; a sequence is an image of height 1; frames are pooled each, then along."""
     x = call.x()
     batch, channels, *sizes = call.shape(x)
     call.refuse(len(sizes) not in (1, 2, 3), "only windows in one to three dimensions are supported")
-    along = _windows(call, sizes)
+    along = windows_along(call, sizes)
     if len(sizes) == 1:
         y = pool(call, reshape_to(call, x, (batch, channels, 1, *sizes), True), Window(), *along)
         return [reshape_to(call, y, (batch, channels, call.shape(y)[3]), True)]
@@ -132,7 +132,7 @@ def _pooled(call: Call, pool: Pool) -> list[Imported]:
     return [reshape_to(call, y, (batch, channels, call.shape(y)[2], height, width), True)]
 
 
-def _parts(
+def parts(
     rows: Window, columns: Window
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
     """Kernel, strides, pads (top, left, bottom, right) and dilations of both."""
@@ -145,9 +145,9 @@ def _parts(
     )
 
 
-def _largest(call: Call, x: str, rows: Window, columns: Window) -> str:
+def largest(call: Call, x: str, rows: Window, columns: Window) -> str:
     last = call.emit(Transpose((0, 2, 3, 1)), x, last=False)
-    y = call.emit(MaxPool(*_parts(rows, columns)), last, last=False)
+    y = call.emit(MaxPool(*parts(rows, columns)), last, last=False)
     return call.emit(Transpose((0, 3, 1, 2)), y, last=False)
 
 
@@ -156,7 +156,7 @@ def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
     count, times what makes up for it.
     """
     _, channels, height, width = call.shape(x)
-    kernel, strides, pads, dilations = _parts(rows, columns)
+    kernel, strides, pads, dilations = parts(rows, columns)
     taps = rows.kernel * columns.kernel
     if taps <= FILTERS and isinstance(channels, int):
         every = call.constant(np.full((channels, 1, *kernel), 1 / taps, np.float32))
@@ -185,16 +185,21 @@ def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
 def _computed_counts(call: Call, size: Dim, outputs: Dim, window: Window, axis: int) -> str:
     """:func:`_counts` along an axis of any size, [outputs, 1, 1] or [outputs, 1] for the second axis."""
     ahead, behind = (p - u for p, u in zip(window.pads, window.uncounted, strict=True))
-    steps = (window.stride, window.dilation)
-    at = call.ctx.live(Index((outputs, window.kernel), steps, -window.pads[0]), "positions")
-    first, end = (call.ctx.live(Index((1,), (0,), d), "positions") for d in (-ahead, size + behind))
-    inside = (
-        call.emit(logic.LessOrEqual(), first, at, last=False),
-        call.emit(logic.Less(), at, end, last=False),
-    )
-    counted = call.emit(ew.Cast("int32"), call.emit(logic.And(), *inside, last=False), last=False)
+    counted = call.emit(ew.Cast("int32"), inside(call, -ahead, size + behind, outputs, window), last=False)
     number = call.emit(ReduceSum((1,), False), counted, last=False)
     return reshape_to(call, number, (outputs, *(1,) * (2 - axis)), True)
+
+
+def inside(call: Call, first: Dim, end: Dim, outputs: Dim, window: Window) -> str:
+    """Which entries of each window along an axis, [outputs, kernel], stand between ``first`` and ``end``."""
+    steps = (window.stride, window.dilation)
+    at = call.ctx.live(Index((outputs, window.kernel), steps, -window.pads[0]), "positions")
+    left, right = (call.ctx.live(Index((1,), (0,), d), "positions") for d in (first, end))
+    sides = (
+        call.emit(logic.LessOrEqual(), left, at, last=False),
+        call.emit(logic.Less(), at, right, last=False),
+    )
+    return call.emit(logic.And(), *sides, last=False)
 
 
 def _counts(size: Dim, window: Window) -> Array:
@@ -209,13 +214,8 @@ def _counts(size: Dim, window: Window) -> Array:
     return np.asarray(every[:: window.stride, :: window.dilation].sum(axis=1))
 
 
-def _max_pool(call: Call) -> list[Imported]:
-    call.refuse(any(call.node.output[1:]), "only the first output is supported")
-    return _pooled(call, _largest)
-
-
 def _average_pool(call: Call) -> list[Imported]:
-    return _pooled(call, _mean)
+    return pooled(call, _mean)
 
 
 def _global_max_pool(call: Call) -> list[Imported]:
@@ -327,7 +327,6 @@ def _side_by_side(call: Call, x: str, weight: Imported, cuts: Sequence[_Cut], gr
 
 
 CONVERTERS: dict[str, Converter] = {
-    "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalMaxPool": _global_max_pool,
     "ConvTranspose": _conv_transpose,
