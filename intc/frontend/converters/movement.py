@@ -129,7 +129,7 @@ def _slice(call: Call) -> list[Imported]:
     return [x]
 
 
-def _split(call: Call) -> list[Imported]:
+def split(call: Call) -> list[Imported]:
     x = call.x()
     axis = call.axis(x)
     size = call.shape(x)[axis]
@@ -254,7 +254,6 @@ CONVERTERS: dict[str, Converter] = {
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Slice": _slice,
-    "Split": _split,
     "Expand": _expand,
     "Tile": _tile,
     "Trilu": _trilu,

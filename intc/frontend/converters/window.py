@@ -77,6 +77,10 @@ def windows_along(call: Call, sizes: Sequence[Dim]) -> list[Window]:
         pads = list(pads)
         for i, stride in enumerate(strides):
             if stride > 1:
+                span = dilations[i] * (kernel[i] - 1) + 1
+                if not isinstance(sizes[i], int) and span >= stride + pads[i + rank]:
+                    pads[i + rank] += stride - 1  # all windows begin inside the image
+                    continue
                 (size,) = fixed(call, sizes[i : i + 1], "an image under ceil_mode")
                 pads[i + rank] += _rounded_up(size, kernel[i], stride, pads[i::rank], dilations[i])
     counted = given if call.attributes.get("count_include_pad") else [0] * (2 * rank)
