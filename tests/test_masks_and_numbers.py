@@ -435,3 +435,30 @@ def test_a_mask_of_minus_infinity_that_is_tested() -> None:
     proto = model(body, "float[b, 5] x, int64[b, 5] m", "float[b, 5] y", weights)
     feeds: Feeds = {"x": floats(8, 5), "m": (np.arange(5) < [[3], [5]] * 4).astype(np.int64)}
     assert operators(canonical(proto, feeds))["where"] == 1
+
+
+def test_truth_values_that_are_kept_as_integers() -> None:
+    """As CPM-Ant joins masks; opset 18 has operators on the bits of integers."""
+    body = (
+        "a = Greater(x, zero) i = Cast<to=6>(a) b = Less(x, one) j = Cast<to=6>(b)"
+        " both = BitwiseAnd(i, j) far = BitwiseOr(both, known) n = BitwiseNot(far) k = Cast<to=1>(n)"
+        " y = Mul(x, k)"
+    )
+    weights: Feeds = {
+        "zero": np.float32(0), "one": np.float32(1), "known": np.array([0, 1, 0, 0, 1], np.int32),
+    }  # fmt: skip
+    proto = model(body, "float[batch, 5] x", "float[b, c] y", weights, opset=18)
+    canonical(proto, {"x": floats(8, 5)})
+    proto = model("y = BitwiseAnd(x, x)", "int32[batch, 5] x", "int32[b, c] y", opset=18)
+    with pytest.raises(UnsupportedModel, match="only the bits of 0 and 1"):
+        import_onnx(proto)
+
+
+def test_a_choice_between_positions_and_integers_of_32_bits() -> None:
+    body = (
+        "s = Shape<start=1, end=2>(x) n = Squeeze(s) r = Range(start, n, step) c = Cast<to=6>(r)"
+        " k = Cast<to=6>(x) p = Cast<to=9>(x) t = Where(p, c, k) y = Cast<to=1>(t)"
+    )
+    weights: Feeds = {"start": np.int64(0), "step": np.int64(1)}
+    proto = model(body, "int64[batch, n] x", "float[b, c] y", weights)
+    canonical(proto, {"x": np.array([[0, 3, 1], [2, 0, 0]])})

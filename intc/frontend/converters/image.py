@@ -60,7 +60,9 @@ def _more(call: Call, size: Dim) -> Dim:
     """``size``, or 0 where it is negative; where that depends on the input, inputs that cut are refused."""
     low, high = bounds(size, call.ctx.largest)
     inexact = call.ctx.floors.taken and not call.ctx.floors.exact
-    call.refuse(low < 0 < high and inexact, f"whether {size} more entries are less than none depends on the input")
+    call.refuse(
+        low < 0 < high and inexact, f"whether {size} more entries are less than none depends on the input"
+    )
     return size if high > 0 else 0
 
 
