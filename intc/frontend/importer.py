@@ -209,7 +209,7 @@ class Importer:
                 )
         return built
 
-    def _counts(self) -> set[str]:
+    def counts(self) -> set[str]:
         """The symbols that count the true entries of conditions."""
         return {entries.symbol for entries in self.entries.values()}
 
@@ -227,7 +227,7 @@ class Importer:
 
     def _whole(self, graph: Graph, names: Mapping[str, str]) -> Graph:
         """``graph``, whose outputs are called ``names``, without sizes that depend on values."""
-        counts = self._counts() | {f"joined_{i}" for i in self.joined.values()}
+        counts = self.counts() | {f"joined_{i}" for i in self.joined.values()}
         for value, name in names.items():
             if counts & {*symbols(graph.type(value).shape)}:
                 raise ImportFailure(
@@ -328,7 +328,7 @@ class Importer:
         except EqualSizes as found:
             for entries in self.entries.values():
                 self._each_sample(entries, found)
-            if not self._counts() & {found.symbol, *symbols(found.sizes)}:
+            if not self.counts() & {found.symbol, *symbols(found.sizes)}:
                 raise
             self._refuse(node, label, "it needs to know how many entries of a condition are true")
         except IntcError as error:
