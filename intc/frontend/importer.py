@@ -21,6 +21,7 @@ from intc.frontend.converters.between import Between
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, element_name, read_model, take_initializers
+from intc.frontend.loops import unrolled
 from intc.frontend.symbolic import (
     Floors,
     Imported,
@@ -43,9 +44,6 @@ from intc.ops.movement import Concat, Expand, Reshape
 from intc.ops.positions import Positions
 
 OLDEST_OPSET = 13
-INSTEAD: dict[str, str] = {
-    "Loop": " (torch writes one for nn.EmbeddingBag; nn.Embedding and a sum or mean of its rows do the same)",
-}
 ELEMENT: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float32",
@@ -167,7 +165,7 @@ class Importer:
             if info.name not in self.env:
                 self._input(info)
         for node in graph.node:
-            self._node(node)
+            self.node(node)
         if self.problems:
             raise UnsupportedModel(self.source, self.problems)
         names: dict[str, str] = {}
@@ -301,7 +299,7 @@ class Importer:
             value = self.builder.emit(Cast(declared), value, name=f"{info.name}.{declared}")  # type: ignore[arg-type]
         self.env[info.name] = value
 
-    def _node(self, node: onnx.NodeProto) -> None:
+    def node(self, node: onnx.NodeProto) -> None:
         label = node.name or next((o for o in node.output if o), node.op_type)
         if node.op_type == "If" and isinstance(self.env.get(node.input[0]), np.ndarray):
             return self._branch(node)
@@ -318,9 +316,12 @@ class Importer:
                 f"{self.source}: node '{label}' reads '{missing[0]}', which nothing computes before it"
             )
         try:
-            attributes = {a.name: self._attribute(a) for a in node.attribute}
-            inputs = [self.env[x] if x else None for x in node.input]
-            results = self.results(node, inputs, attributes, label)
+            if node.op_type == "Loop":
+                results = unrolled(self, node, label)
+            else:
+                attributes = {a.name: self._attribute(a) for a in node.attribute}
+                inputs = [self.env[x] if x else None for x in node.input]
+                results = self.results(node, inputs, attributes, label)
             self._hold(results)
             for name, result in zip(node.output, results, strict=False):
                 if name:
@@ -356,7 +357,7 @@ class Importer:
         for tensor in graph.initializer:
             self.env[tensor.name] = decode(tensor, self.source)
         for inner in graph.node:
-            self._node(inner)
+            self.node(inner)
         for name, output in zip(node.output, graph.output, strict=True):
             if output.name in self.failed:
                 self.failed.add(name)
@@ -373,7 +374,7 @@ class Importer:
             for tensor in graph.initializer:
                 self.env[tensor.name] = decode(tensor, self.source)
             for inner in graph.node:
-                self._node(inner)
+                self.node(inner)
             if any(output.name in self.failed for output in graph.output):
                 self.failed.update(node.output)
                 return
@@ -383,7 +384,7 @@ class Importer:
 
     def _refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
         self.failed.update(node.output)
-        self.problems.append((label, node.op_type, reason + INSTEAD.get(node.op_type, "")))
+        self.problems.append((label, node.op_type, reason))
 
     def _attribute(self, attribute: onnx.AttributeProto) -> Any:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):

@@ -66,7 +66,21 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
             return Splat(first.shape, op == "GreaterOrEqual")
     if op == "Concat" and all(isinstance(x, Index) and x.shape[-1] == 1 for x in inputs):
         return IndexTuple(tuple(Index(x.shape[:-1], x.steps[:-1], x.offset) for x in inputs))
+    if op == "Concat" and isinstance(inputs[0], Index) and len(first.shape) == 1:
+        return _continued(first, inputs[1:])
     return None
+
+
+def _continued(index: Index, more: Sequence[Any]) -> Index | None:
+    """``index`` and single numbers behind it that go on in its steps."""
+    for number in more:
+        (size,), (step,) = index.shape, index.steps
+        if not isinstance(number, np.ndarray) or number.shape != (1,):
+            return None
+        if as_dim(number.astype(object)[0]) != index.offset + step * size:
+            return None
+        index = replace(index, shape=(size + 1,))
+    return index
 
 
 def reshaped(index: Index, shape: Shape) -> Index | None:
