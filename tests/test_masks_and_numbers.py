@@ -257,6 +257,29 @@ def test_integers_are_divided_by_known_positive_ones() -> None:
             import_onnx(model("y = Div(x, c)", "int64[batch, 9] x", "int64[a, b] y", weights))
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "d = Div(f, ten) a = Abs(d) w = Floor(a) s = Sign(d) m = Mul(w, s) k = Cast<to=7>(m)",
+        "d = Mul(tenth, f) e = Add(d, one) k = Cast<to=7>(e)",
+        "d = Div(f, ten) e = Sub(d, half) w = Floor(e) k = Cast<to=7>(w)",
+    ],
+)
+def test_integers_divided_in_floats_and_cut_off(body: str, tmp_path: Path) -> None:
+    """As exporters write ``torch.div(x, 10, rounding_mode="trunc")`` and ``(x / 10 + 1).int()``."""
+    known: Feeds = {
+        "ten": np.float32(10), "tenth": np.float32(0.1), "one": np.float32(1), "half": np.float32(0.5),
+    }  # fmt: skip
+    weights = {"table": floats(40, 8), **{k: v for k, v in known.items() if k in body}}
+    proto = model(
+        f"f = Cast<to=1>(x) {body} y = Gather(table, k)", "int64[b, n] x", "float[a, m, c] y", weights
+    )
+    feeds: Feeds = {"x": np.arange(0, 300).reshape(10, 30)}
+    places = canonicalise(import_onnx(proto)).graph
+    assert [n.op.name for n in places.nodes if places.type(n.output).is_float] == ["gather"]
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 1e-4
+
+
 @pytest.mark.parametrize("padding", ["zeros", "border"])
 @pytest.mark.parametrize("corners", [0, 1])
 def test_sampled_images(padding: str, corners: int, tmp_path: Path) -> None:
@@ -449,6 +472,8 @@ def test_truth_values_that_are_kept_as_integers() -> None:
     }  # fmt: skip
     proto = model(body, "float[batch, 5] x", "float[b, c] y", weights, opset=18)
     canonical(proto, {"x": floats(8, 5)})
+    proto = model("y = BitwiseAnd(x, c)", "int64[b, n] x", "int64[a, m] y", {"c": np.int64(7)}, opset=18)
+    canonical(proto, {"x": np.arange(-20, 20).reshape(4, 10)})
     proto = model("y = BitwiseAnd(x, x)", "int32[batch, 5] x", "int32[b, c] y", opset=18)
     with pytest.raises(UnsupportedModel, match="only the bits of 0 and 1"):
         import_onnx(proto)

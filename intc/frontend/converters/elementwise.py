@@ -176,27 +176,6 @@ def _xor(call: Call) -> list[Imported]:
     return [_scalars(call, call.emit(logic.Not(), same))]
 
 
-def _bits(op: Op) -> Converter:
-    """Of truth values that are kept as integers."""
-
-    def run(call: Call) -> list[Imported]:
-        values = [call.x(0), call.x(1)]
-        call.refuse(
-            any(call.ctx.type_of(x).interval not in ((0, 0), (0, 1), (1, 1)) for x in values),
-            "only the bits of 0 and 1 are supported",
-        )
-        return [call.emit(op, *values)]
-
-    return run
-
-
-def _complement(call: Call) -> list[Imported]:
-    x = call.x()
-    call.refuse(call.dtype(x).startswith("u"), "bits of unsigned integers are not supported")
-    minus = call.ctx.builder.constant(f"{call.node.output[0]}.minus", np.full(1, -1, call.dtype(x)))
-    return [call.emit(ew.Sub(), minus, x)]
-
-
 def _tan(call: Call, x: str) -> str:
     return call.emit(ew.Div(), call.emit(ew.Sin(), x, last=False), call.emit(ew.Cos(), x, last=False))
 
@@ -387,9 +366,6 @@ CONVERTERS: dict[str, Converter] = {
     "And": _joined(logic.And(), True),
     "Or": _joined(logic.Or(), False),
     "Not": _not,
-    "BitwiseAnd": _bits(ew.Min()),
-    "BitwiseOr": _bits(ew.Max()),
-    "BitwiseNot": _complement,
     "Where": _where,
     "IsNaN": _is_nan,
     "IsInf": _is_inf,

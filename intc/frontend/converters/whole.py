@@ -1,4 +1,4 @@
-"""Converters of quotients, of remainders, and of what makes numbers whole."""
+"""Converters of quotients, of remainders, of bits, and of what makes numbers whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters.elementwise import elementwise
 from intc.frontend.symbolic import Imported
-from intc.ir.op import Array
+from intc.ir.op import Array, Op
 from intc.ops import elementwise as ew
 from intc.ops import logic
 from intc.ops.division import Divide
@@ -75,9 +75,37 @@ def _integer_remainder(call: Call, truncated: bool) -> str:
     return call.emit(ew.Cast(dtype), call.emit(Clip(-most, most, "int32"), rest, last=False))
 
 
+def _bits(op: Op) -> Converter:
+    """Of truth values that are kept as integers; the lowest bits of an integer are a remainder."""
+
+    def run(call: Call) -> list[Imported]:
+        for x, y in (call.inputs, call.inputs[::-1]):
+            size = int(y.item()) + 1 if isinstance(y, np.ndarray) and y.size == 1 else 0
+            if isinstance(op, ew.Min) and size > 2 and size & (size - 1) == 0:
+                return call.apply("Mod", [x, np.full_like(y, size)])
+        values = [call.x(0), call.x(1)]
+        call.refuse(
+            any(call.ctx.type_of(x).interval not in ((0, 0), (0, 1), (1, 1)) for x in values),
+            "only the bits of 0 and 1, and the lowest of an integer, are supported",
+        )
+        return [call.emit(op, *values)]
+
+    return run
+
+
+def _complement(call: Call) -> list[Imported]:
+    x = call.x()
+    call.refuse(call.dtype(x).startswith("u"), "bits of unsigned integers are not supported")
+    minus = call.ctx.builder.constant(f"{call.node.output[0]}.minus", np.full(1, -1, call.dtype(x)))
+    return [call.emit(ew.Sub(), minus, x)]
+
+
 CONVERTERS: dict[str, Converter] = {
     "Div": _divide,
     "Mod": _remainder,
+    "BitwiseAnd": _bits(ew.Min()),
+    "BitwiseOr": _bits(ew.Max()),
+    "BitwiseNot": _complement,
     "Floor": elementwise(ew.Floor()),
     "Ceil": _ceil,
     "Round": elementwise(ew.Round()),
