@@ -99,6 +99,25 @@ def test_a_loop_that_appends_to_a_sequence(reduce: str) -> None:
         canonical(proto, feeds() | {"offsets": np.array(offsets)})
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (WHILE.replace("ConcatFromSequence<axis=0>", "ConcatFromSequence<axis=1>"), "not just joined"),
+        (traced("sum").replace("d = Cast<to=9>(c)", "d = Equal(i, zero)"), "a condition ends it"),
+        (
+            traced("sum").replace(
+                "row = ReduceSum<keepdims=0>(rows, first)", "row = ReduceL1<axes=[0]>(rows)"
+            ),
+            "a step has 'ReduceL1'",
+        ),
+    ],
+)
+def test_what_else_is_refused(body: str, reason: str) -> None:
+    body = OFFSETS + body.replace("REDUCE", "ReduceSum<keepdims=1>(part, first)")
+    with pytest.raises(UnsupportedModel, match=reason):
+        import_onnx(bags(body, "int64[tokens] ids, int64[batch] offsets"))
+
+
 def test_steps_that_depend_on_one_another_are_refused() -> None:
     body = (
         "y = Loop(count, go, x) <body = step (int64 i, bool c, float[4] a) => (bool d, float[4] b) {"

@@ -197,7 +197,7 @@ class Importer:
             if name not in self.sizes and not kept_below(built, name, largest):
                 raise ImportFailure(
                     f"{self.source}: which of {name} and {largest} is smaller depends on the input, and no"
-                    f" operator refuses a larger {name}"
+                    f" operator refuses a larger {name}; give the inputs a fixed length"
                 )
         for size, least in self.least.items():
             if not kept_above(built, size, least):

@@ -22,6 +22,7 @@ from intc.frontend.symbolic import (
     Items,
     NanTest,
     Splat,
+    Stacked,
     axes_of,
     dims_of,
     fold_symbolic,
@@ -82,7 +83,7 @@ def fold(
         )
     if not inputs or node.domain not in ("", "ai.onnx"):
         return None
-    if any(isinstance(x, str | NanTest | Items) for x in inputs):
+    if any(isinstance(x, str | NanTest | Items | Stacked) for x in inputs):
         return None
     return _fold_known(ctx, node, inputs, attributes)
 

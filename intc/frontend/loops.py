@@ -16,7 +16,7 @@ from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call
 from intc.frontend.converters.movement import reshape_to
-from intc.frontend.symbolic import Imported, Index, Items, axes_of, dims_of, tidy
+from intc.frontend.symbolic import Imported, Index, Items, Stacked, axes_of, dims_of, tidy
 from intc.ir.dims import Dim, Shape, as_dim, product
 from intc.ops import elementwise as ew
 from intc.ops.logic import And, Less, LessOrEqual
@@ -71,6 +71,10 @@ def unrolled(ctx: Importer, node: onnx.NodeProto, label: str) -> list[Imported]:
         ctx.env[name] = step if name in counters else Appended() if empty else None
         steps.refuse(ctx.env[name] is None, f"its steps depend on one another by '{name}'")
     steps.nodes(body)
+    if inputs[0] is not None:
+        on = [inputs[1] if inputs[1] is not None else True, ctx.env[body.output[0].name]]
+        ends_early = any(not isinstance(x, bool | np.ndarray) or not np.all(x) for x in on)
+        steps.refuse(ends_early, "a condition ends it")
     ends = [ctx.env[o.name] for o in body.output[1:]]
     results: list[Imported] = []
     for name, end in zip(carried, ends, strict=False):
@@ -79,7 +83,7 @@ def unrolled(ctx: Importer, node: onnx.NodeProto, label: str) -> list[Imported]:
             results.append(tidy(np.asarray(count, object)))
         else:
             steps.refuse(not isinstance(end, Appended) or end.value is None, f"'{name}' is not appended to")
-            results.append(Items((steps.joined(end.value),)))
+            results.append(Stacked(steps.joined(end.value)))
     for end in ends[len(carried) :]:
         steps.refuse(not isinstance(end, Each), "what a step gives has a size of its own")
         results.append(end.value)
@@ -87,13 +91,13 @@ def unrolled(ctx: Importer, node: onnx.NodeProto, label: str) -> list[Imported]:
 
 
 def _is_zero(value: Imported) -> bool:
-    return isinstance(value, np.ndarray) and value.size == 1 and value.dtype != object and not value.any()
+    return isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind == "i" and not value.any()
 
 
 def _count(ctx: Importer, body: onnx.GraphProto, most: Imported, counters: Sequence[str]) -> Dim:
     """How many steps there are: ``most``, or as many as leave ``step + 1 < count``."""
     last = next((n for n in body.node if n.output[0] == body.output[0].name), None)
-    if isinstance(most, np.ndarray) and (last is None or last.op_type in ("Cast", "Identity", "Constant")):
+    if isinstance(most, np.ndarray):
         return as_dim(most.ravel()[0])
     if most is None and last is not None and last.op_type == "Less":
         after = {o.name: i.name for i, o in zip(body.input[2:], body.output[1:], strict=False)}
