@@ -250,6 +250,20 @@ def test_whole_numbers_of_integers(body: str) -> None:
     canonical(model(f"y = {body}", "int64[batch, 9] x", "int64[a, b] y", weights, opset=18), {"x": x})
 
 
+@pytest.mark.parametrize("body", ["Mod(x, c)", "Mod<fmod=1>(x, c)", "Div(x, c)"])
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_integers_of_all_bits_are_divided(body: str, kind: str, tmp_path: Path) -> None:
+    """Identifiers that are hashed."""
+    rng = np.random.default_rng(5)
+    x = rng.integers(-(2**31), 2**31, (8, 6))
+    x = x.astype(np.int32) if kind == "int32" else x * rng.integers(0, 2**26, (8, 6))
+    body = f"q = {body} r = Mod(q, c) z = Mul(r, r) k = Div(z, c) y = Gather(table, k)"
+    weights: Feeds = {"c": np.array([97], kind), "table": floats(98, 4)}
+    proto = model(body, f"{kind}[b, n] x", "float[a, m, d] y", weights, opset=18)
+    canonical(proto, {"x": x})
+    assert distance(compiled(proto, {"x": x}, tmp_path), proto, {"x": x}) < 1e-4
+
+
 def test_integers_are_divided_by_known_positive_ones() -> None:
     for divisor in (0, -2):
         with pytest.raises(UnsupportedModel, match="the divisor of integers must be positive"):
