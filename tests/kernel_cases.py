@@ -172,6 +172,7 @@ def elementwise_cases() -> list[Case]:
         Case(Curve(), (t((B, 4096), "int16"), ints(-32767, 32767, (1025,), np.int16))),
         Case(Curve(), (t((B, 300), "int8"), ints(-(2**15), 2**15 - 1, (3,), np.int16))),
         Case(Divide(30, 2**30 - 1), (t((B, 300), "int32", -(2**31) + 1), t((300,), "int16"))),
+        Case(Divide(0, 2**30 - 1), (t((B, 40), "int64", -(2**58), 2**58), t((1,), "int32", 2**29, 2**30))),
         Case(Divide(0, 7), (t((B, S), "int8"), t((B, 1), "int8", -1, 1))),
         Case(Root(30), (t((B, 300), "int32", -9),)),
         Case(Root(0), (t((B, 300), "int32", -9, 99),)),

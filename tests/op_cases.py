@@ -105,6 +105,10 @@ CASES: tuple[Case, ...] = (
     Case(curve.Curve(), (X16, t("int16", 33, lo=-32767))),
     Case(curve.Curve(), (t("int8", 2, 3, 4), t("int16", 1025, lo=-5, hi=32767))),
     Case(division.Divide(13, 2**30 - 1), (t("int32", 2, 3, 4, lo=-(2**31) + 1), t("int16", 2, 3, 1))),
+    Case(
+        division.Divide(0, 2**30),
+        (t("int64", 2, 3, lo=-(2**58), hi=2**58), t("int32", 3, lo=2**29, hi=2**30)),
+    ),
     Case(division.Divide(0, 9), (X8, t("uint8", 4))),
     Case(division.Root(30), (t("int32", 2, 3, 4, lo=-5),)),
     Case(reduce.ReduceMean((1,), True), (F,)),

@@ -151,6 +151,23 @@ def test_features_in_the_order_of_the_places_that_take_them() -> None:
     canonical(proto, {"ids": ids, "image": floats(2, 2, WIDTH)})
 
 
+def test_features_that_are_widened_to_as_many_as_there_are_places() -> None:
+    """What torch's newer exporter writes for ``e[mask] = features``."""
+    body = (
+        " e = Gather(table, ids) l = Equal(ids, e2) u = Unsqueeze(l, last) s = Shape(e) m = Expand(u, s)"
+        " n = NonZero(m) i = Transpose<perm=[1, 0]>(n) p = MatMul(image, w0) f = Reshape(p, rows)"
+        " a = Reshape(l, flat) c = Cast<to=7>(a) k = ReduceSum<keepdims=1>(c) wide = Slice(s, axis2, three)"
+        " t = Concat<axis=0>(k, wide) g = Expand(f, t) v = Reshape(g, flat) y = ScatterND(e, i, v)"
+    )
+    inputs = f"int64[batch, n] ids, float[batch, 2, {WIDTH}] image"
+    weights = {
+        **WEIGHTS, "table": floats(9, WIDTH), "rows": np.array([-1, WIDTH]), "three": np.array([3]),
+    }  # fmt: skip
+    proto = model(body, inputs, f"float[batch, n, {WIDTH}] y", weights)
+    ids = np.array([[2, 4, 5, 2, 1], [0, 2, 2, 1, 3]])
+    canonical(proto, {"ids": ids, "image": floats(2, 2, WIDTH)})
+
+
 ALONE = {
     "heads": "b = Reshape(a, heads) c = MatMul(b, half) d = Softmax(c) u = Reshape(d, wide)",
     "rows of heads": "b = Reshape(a, narrow) c = MatMul(b, half) d = Add(c, a4) u = Reshape(d, wide)",

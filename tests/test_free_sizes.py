@@ -67,6 +67,11 @@ FORMS: dict[str, tuple[str, str, Feeds, tuple[tuple[int, ...], ...], tuple[int, 
         "y = AveragePool<kernel_shape=[3,2], strides=[2,1], pads=[1,0,1,1]>(x)",
         IMAGE, {}, ((2, 3, 8, 9), (1, 3, 3, 2)), None,
     ),
+    "the last window reaches over the end": (
+        "p = MaxPool<kernel_shape=[3,2], strides=[2,2], pads=[0,1,1,0], ceil_mode=1>(x)"
+        " y = AveragePool<kernel_shape=[2,3], strides=[2,3], ceil_mode=1>(p)",
+        IMAGE, {}, ((2, 3, 8, 9), (1, 3, 7, 4)), None,
+    ),
     "means of what is inside a sequence": (
         'y = AveragePool<kernel_shape=[3], strides=[1], auto_pad="SAME_UPPER">(x)',
         SEQUENCE, {}, ((2, 6, 9), (1, 6, 2)), None,
@@ -423,6 +428,20 @@ def test_pads_that_are_turned() -> None:
         "pairs": np.array([-1, 2]), "back": np.array([-1]), "first": np.array([-(2**63)]),
     }  # fmt: skip
     canonical(model(body, "float[batch, n, 3] x", "float[a, b, c] y", weights), {"x": floats(2, 5, 3)})
+
+
+def test_a_table_is_padded_to_the_length_where_it_is_shorter() -> None:
+    """What shorter inputs would cut off; relative positions of VITS, exported by tracing a longer one."""
+    body = (
+        "s = Shape(x) n = Gather(s, one) m = Sub(n, five) z = Concat<axis=0>(m, none, m, none)"
+        " t = Pad(table, z) r = Transpose<perm=[1, 0]>(t) y = MatMul(x, r)"
+    )
+    weights: Feeds = {
+        "one": np.array([1]), "five": np.array([5]), "none": np.array([0]), "table": floats(9, 8),
+    }  # fmt: skip
+    proto = model(body, "float[batch, n, 8] x", "float[a, b, c] y", weights)
+    graph = canonical(proto, {"x": floats(2, 7, 8)})
+    assert graph.limits()[5 - symbol("n")] == 0
 
 
 def test_constants_of_32_and_64_bits_meet() -> None:

@@ -72,6 +72,21 @@ def test_rows_of_each_expert(tmp_path: Path) -> None:
     assert distance(compiled(proto, feeds, tmp_path, rounding="nearest"), proto, feeds) < 0.05
 
 
+def test_rows_split_by_how_many_each_expert_has(tmp_path: Path) -> None:
+    parts = [f"part{e}" for e in range(EXPERTS)]
+    products = "".join(
+        f" low{e} = MatMul({part}, w{e}) act{e} = Relu(low{e}) high{e} = MatMul(act{e}, v{e})"
+        for e, part in enumerate(parts)
+    )
+    body = f" many = Cast<to=7>(o) {', '.join(parts)} = Split<axis=0>(r, many)" + products
+    body += f" up = Concat<axis=0>({', '.join(f'high{e}' for e in range(EXPERTS))})"
+    proto = experts(body + BACK)
+    for count in (1, 9):
+        canonical(proto, {"x": floats(count, WIDTH)})
+    feeds = {"x": decided(40)}
+    assert distance(compiled(proto, feeds, tmp_path, rounding="nearest"), proto, feeds) < 0.05
+
+
 def test_how_many_rows_are_joined_must_follow() -> None:
     with pytest.raises(ImportFailure, match="the size of output 'low' depends on the values of the inputs"):
         import_onnx(experts(grouped("r", "w", "low"), "float[m, c] low"))

@@ -266,11 +266,11 @@ UNSUPPORTED = {
         {},
         "control flow is not supported",
     ),
-    "bags of embeddings": (
-        "n = Shape(x) y = Loop(n, c) <body = g (int64 i, bool c) => (bool c, float[1] z) {"
-        " z = Gather(x, i) }>",
+    "as many steps as a value says": (
+        "n = ReduceMax<keepdims=0>(x) k = Cast<to=7>(n) y = Loop(k, c) <body = g (int64 i, bool c) =>"
+        " (bool d, float[1] z) { z = Gather(x, i) d = Identity(c) }>",
         {"c": np.bool_(True)},
-        "torch writes one for nn.EmbeddingBag; nn.Embedding and a sum or mean",
+        "how many steps it has depends on input values",
     ),
     "4-D convolution": ("y = Conv(x, w)", {"w": np.ones((1, 1, 2, 2, 2, 2), np.float32)}, "three dimensions"),
     "unbounded result": (

@@ -254,11 +254,48 @@ def test_whole_numbers_of_integers(body: str) -> None:
     canonical(model(f"y = {body}", "int64[batch, 9] x", "int64[a, b] y", weights, opset=18), {"x": x})
 
 
+@pytest.mark.parametrize("body", ["Mod(x, c)", "Mod<fmod=1>(x, c)", "Div(x, c)"])
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_integers_of_all_bits_are_divided(body: str, kind: str, tmp_path: Path) -> None:
+    """Identifiers that are hashed."""
+    rng = np.random.default_rng(5)
+    x = rng.integers(-(2**31), 2**31, (8, 6))
+    x = x.astype(np.int32) if kind == "int32" else x * rng.integers(0, 2**26, (8, 6))
+    body = f"q = {body} r = Mod(q, c) z = Mul(r, r) k = Div(z, c) y = Gather(table, k)"
+    weights: Feeds = {"c": np.array([97], kind), "table": floats(98, 4)}
+    proto = model(body, f"{kind}[b, n] x", "float[a, m, d] y", weights, opset=18)
+    canonical(proto, {"x": x})
+    assert distance(compiled(proto, {"x": x}, tmp_path), proto, {"x": x}) < 1e-4
+
+
 def test_integers_are_divided_by_known_positive_ones() -> None:
     for divisor in (0, -2):
         with pytest.raises(UnsupportedModel, match="the divisor of integers must be positive"):
             weights = {"c": np.array([divisor])}
             import_onnx(model("y = Div(x, c)", "int64[batch, 9] x", "int64[a, b] y", weights))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "d = Div(f, ten) a = Abs(d) w = Floor(a) s = Sign(d) m = Mul(w, s) k = Cast<to=7>(m)",
+        "d = Mul(tenth, f) e = Add(d, one) k = Cast<to=7>(e)",
+        "d = Div(f, ten) e = Sub(d, half) w = Floor(e) k = Cast<to=7>(w)",
+    ],
+)
+def test_integers_divided_in_floats_and_cut_off(body: str, tmp_path: Path) -> None:
+    """As exporters write ``torch.div(x, 10, rounding_mode="trunc")`` and ``(x / 10 + 1).int()``."""
+    known: Feeds = {
+        "ten": np.float32(10), "tenth": np.float32(0.1), "one": np.float32(1), "half": np.float32(0.5),
+    }  # fmt: skip
+    weights = {"table": floats(40, 8), **{k: v for k, v in known.items() if k in body}}
+    proto = model(
+        f"f = Cast<to=1>(x) {body} y = Gather(table, k)", "int64[b, n] x", "float[a, m, c] y", weights
+    )
+    feeds: Feeds = {"x": np.arange(0, 300).reshape(10, 30)}
+    places = canonicalise(import_onnx(proto)).graph
+    assert [n.op.name for n in places.nodes if places.type(n.output).is_float] == ["gather"]
+    assert distance(compiled(proto, feeds, tmp_path), proto, feeds) < 1e-4
 
 
 @pytest.mark.parametrize("padding", ["zeros", "border"])
@@ -459,3 +496,32 @@ def test_a_mask_of_minus_infinity_that_is_tested() -> None:
     proto = model(body, "float[b, 5] x, int64[b, 5] m", "float[b, 5] y", weights)
     feeds: Feeds = {"x": floats(8, 5), "m": (np.arange(5) < [[3], [5]] * 4).astype(np.int64)}
     assert operators(canonical(proto, feeds))["where"] == 1
+
+
+def test_truth_values_that_are_kept_as_integers() -> None:
+    """As CPM-Ant joins masks; opset 18 has operators on the bits of integers."""
+    body = (
+        "a = Greater(x, zero) i = Cast<to=6>(a) b = Less(x, one) j = Cast<to=6>(b)"
+        " both = BitwiseAnd(i, j) far = BitwiseOr(both, known) n = BitwiseNot(far) k = Cast<to=1>(n)"
+        " y = Mul(x, k)"
+    )
+    weights: Feeds = {
+        "zero": np.float32(0), "one": np.float32(1), "known": np.array([0, 1, 0, 0, 1], np.int32),
+    }  # fmt: skip
+    proto = model(body, "float[batch, 5] x", "float[b, c] y", weights, opset=18)
+    canonical(proto, {"x": floats(8, 5)})
+    proto = model("y = BitwiseAnd(x, c)", "int64[b, n] x", "int64[a, m] y", {"c": np.int64(7)}, opset=18)
+    canonical(proto, {"x": np.arange(-20, 20).reshape(4, 10)})
+    proto = model("y = BitwiseAnd(x, x)", "int32[batch, 5] x", "int32[b, c] y", opset=18)
+    with pytest.raises(UnsupportedModel, match="only the bits of 0 and 1"):
+        import_onnx(proto)
+
+
+def test_a_choice_between_positions_and_integers_of_32_bits() -> None:
+    body = (
+        "s = Shape<start=1, end=2>(x) n = Squeeze(s) r = Range(start, n, step) c = Cast<to=6>(r)"
+        " k = Cast<to=6>(x) p = Cast<to=9>(x) t = Where(p, c, k) y = Cast<to=1>(t)"
+    )
+    weights: Feeds = {"start": np.int64(0), "step": np.int64(1)}
+    proto = model(body, "int64[batch, n] x", "float[b, c] y", weights)
+    canonical(proto, {"x": np.array([[0, 3, 1], [2, 0, 0]])})

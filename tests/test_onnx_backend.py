@@ -22,7 +22,12 @@ FOLDED = {"Constant", "Shape"}  # known while importing
 # Cases outside the stated conditions: operator -> what the refusal says.
 REFUSED = {
     "ConvTranspose": r"only one- and two-dimensional|auto_pad|output_shape",
-    "MaxPool": r"first output",
+    "MaxPool": r"counted along columns",
+    "BitwiseAnd": r"bits of 0 and 1",
+    "BitwiseOr": r"bits of 0 and 1",
+    "BitwiseNot": r"unsigned",
+    "Split": r"the size of output '\w+' depends on the values",
+    "MaxUnpool": r"not those of a MaxPool",
     "LSTM": r"peepholes",
     "DequantizeLinear": r"must be one number|depends on input",
     "DynamicQuantizeLinear": r"quantised tensor",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from intc.errors import IntcError
+from intc.errors import GraphError, IntcError
 from intc.frontend.load import decode
 from intc.frontend.symbolic import Imported, Items, is_symbolic
 
@@ -75,9 +75,28 @@ def _rounds(ctx: Importer, node: onnx.NodeProto) -> int | None:
 
 
 def _loop(ctx: Importer, node: onnx.NodeProto) -> bool:
-    """The body for each round, as long as its condition is known to hold; what rounds give is stacked."""
+    """The rounds one by one, where their number is known and none is refused; else they must not depend on
+    one another (:mod:`intc.frontend.loops`).
+    """
     if (count := _rounds(ctx, node)) is None or not ctx.failed.isdisjoint(node.input):
         return False
+    problems, failed = [*ctx.problems], {*ctx.failed}
+    try:
+        results = _in_turn(ctx, node, count)
+    except GraphError as error:
+        ctx.refuse(node, node.name, str(error))
+        return True
+    if results is None:
+        ctx.problems, ctx.failed = problems, failed
+        return False
+    ctx.env.update(zip(node.output, results, strict=False))
+    return True
+
+
+def _in_turn(ctx: Importer, node: onnx.NodeProto, count: int) -> list[Imported] | None:
+    """The body for each round, as long as its condition is known to hold; what rounds give is stacked. None
+    where a node was refused.
+    """
     graph = node.attribute[0].g
     state: list[Imported] = [ctx.env.get(x) for x in node.input[2:]]
     rows: list[list[Imported]] = []
@@ -86,23 +105,19 @@ def _loop(ctx: Importer, node: onnx.NodeProto) -> bool:
         ctx.env.update(zip((info.name for info in graph.input), given, strict=True))
         found = _results(ctx, graph)
         if found is None:
-            ctx.failed.update(node.output)
-            return True
+            return None
         goes_on, *values = found
         if not isinstance(goes_on, np.ndarray):
-            ctx.refuse(node, node.name, "how often a loop runs depends on input values")
-            return True
+            raise GraphError("how often a loop runs depends on input values")
         state = values[: len(state)]
         rows.append(values[len(state) :])
         if not goes_on.all():
             break
     try:
         columns = [_stacked(ctx, column) for column in map(list, zip(*rows, strict=True))]
-    except IntcError as error:
-        ctx.refuse(node, node.name, str(error))
-        return True
-    ctx.env.update(zip(node.output, [*state, *columns], strict=False))
-    return True
+    except IntcError:
+        return None
+    return [*state, *columns]
 
 
 def _stacked(ctx: Importer, parts: list[Imported]) -> Imported:

@@ -144,7 +144,7 @@ def check_limits(ctx: Importer, built: Graph) -> None:
         if name not in ctx.assumed.sizes and not kept_below(built, name, largest):
             raise ImportFailure(
                 f"{ctx.source}: which of {name} and {largest} is smaller depends on the input, and no"
-                f" operator refuses a larger {name}"
+                f" operator refuses a larger {name}; give the inputs a fixed length"
             )
     for size, least in ctx.least.items():
         if not kept_above(built, size, least):

@@ -55,10 +55,9 @@ def compute(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Any) -> li
         return [_taken(node, *feeds.values())]
     if node.op_type == "CumSum":  # onnxruntime takes the axis with a shape of [1] as well
         feeds = {name: array.reshape(()) if i else array for i, (name, array) in enumerate(feeds.items())}
-    if node.op_type not in MIXED and {a.dtype for a in feeds.values()} == {
-        *map(np.dtype, (np.int32, np.int64))
-    }:
-        feeds = {name: array.astype(np.int64) for name, array in feeds.items()}  # positions always are
+    narrow = {name: array.astype(np.int64) for name, array in feeds.items() if array.dtype == np.int32}
+    if node.op_type not in MIXED and narrow and any(a.dtype == np.int64 for a in feeds.values()):
+        feeds = {**feeds, **narrow}  # positions always are
     outputs = [name for name in node.output if name]
     kinds = {np.dtype(np.bool_): onnx.TensorProto.BOOL}
     infos = [

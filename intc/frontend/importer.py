@@ -23,6 +23,7 @@ from intc.frontend.ends import check_limits, declare_input, declare_outputs, hol
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, read_model, take_initializers
+from intc.frontend.loops import unrolled
 from intc.frontend.symbolic import (
     Imported,
     Index,
@@ -43,9 +44,6 @@ from intc.ops.movement import Expand
 from intc.ops.positions import Positions
 
 OLDEST_OPSET = 13
-INSTEAD: dict[str, str] = {
-    "Loop": " (torch writes one for nn.EmbeddingBag; nn.Embedding and a sum or mean of its rows do the same)",
-}
 Overrides = Mapping[str, Any]
 
 
@@ -144,7 +142,7 @@ class Importer:
         check_limits(self, built)
         return built
 
-    def _counts(self) -> set[str]:
+    def counts(self) -> set[str]:
         """The symbols that count the true entries of conditions."""
         return {entries.symbol for entries in self.entries.values()}
 
@@ -162,7 +160,7 @@ class Importer:
 
     def _whole(self, graph: Graph, names: Mapping[str, str]) -> Graph:
         """``graph``, whose outputs are called ``names``, without sizes that depend on values."""
-        counts = self._counts() | {f"joined_{i}" for i in self.joined.values()}
+        counts = self.counts() | {f"joined_{i}" for i in self.joined.values()}
         for value, name in names.items():
             if counts & {*symbols(graph.type(value).shape)}:
                 raise ImportFailure(
@@ -191,9 +189,12 @@ class Importer:
                 f"{self.source}: node '{label}' reads '{missing[0]}', which nothing computes before it"
             )
         try:
-            attributes = {a.name: self._attribute(a) for a in node.attribute}
-            inputs = [self.env[x] if x else None for x in node.input]
-            results = self.results(node, inputs, attributes, label)
+            if node.op_type == "Loop":
+                results = unrolled(self, node, label)
+            else:
+                attributes = {a.name: self._attribute(a) for a in node.attribute}
+                inputs = [self.env[x] if x else None for x in node.input]
+                results = self.results(node, inputs, attributes, label)
             self._hold(results)
             for name, result in zip(node.output, results, strict=False):
                 if name:
@@ -201,7 +202,7 @@ class Importer:
         except EqualSizes as found:
             for entries in self.entries.values():
                 self._each_sample(entries, found)
-            if not self._counts() & {found.symbol, *symbols(found.sizes)}:
+            if not self.counts() & {found.symbol, *symbols(found.sizes)}:
                 raise
             self.refuse(node, label, "it needs to know how many entries of a condition are true")
         except IntcError as error:
@@ -224,7 +225,7 @@ class Importer:
 
     def refuse(self, node: onnx.NodeProto, label: str, reason: str) -> None:
         self.failed.update(node.output)
-        self.problems.append((label, node.op_type, reason + INSTEAD.get(node.op_type, "")))
+        self.problems.append((label, node.op_type, reason))
 
     def _attribute(self, attribute: onnx.AttributeProto) -> Any:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):

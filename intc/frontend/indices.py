@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from intc.errors import GraphError
-from intc.frontend.agreement import require_equal
+from intc.frontend.agreement import divide, require_equal
 from intc.frontend.symbolic import NUMBERS, Index, IndexTuple, Splat, axes_of, dims_of
-from intc.ir.dims import Dim, Poly, Shape, as_dim, broadcast
+from intc.ir.dims import Dim, Poly, Shape, as_dim, broadcast, product
 from intc.ir.op import Array
 from intc.ir.ranges import bounds
 
@@ -56,7 +56,7 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
             steps.insert(axis, 0)
         return replace(first, shape=tuple(shape), steps=tuple(steps))
     if op == "Reshape" and isinstance(inputs[1], np.ndarray):
-        return _with_ones(first, dims_of(inputs[1]))
+        return reshaped(first, dims_of(inputs[1]))
     if op == "Expand":
         return _broadcast(first, broadcast(first.shape, dims_of(inputs[1])))
     if op == "Tile" and all(r == 1 or d == 1 for r, d in zip(dims_of(inputs[1]), first.shape, strict=True)):
@@ -72,7 +72,37 @@ def fold_index(op: str, inputs: Sequence[Any], attributes: dict[str, Any]) -> An
             return Splat(first.shape, op == "GreaterOrEqual")
     if op == "Concat" and all(isinstance(x, Index) and x.shape[-1] == 1 for x in inputs):
         return IndexTuple(tuple(Index(x.shape[:-1], x.steps[:-1], x.offset) for x in inputs))
+    if op == "Concat" and isinstance(inputs[0], Index) and len(first.shape) == 1:
+        return _continued(first, inputs[1:])
     return None
+
+
+def _continued(index: Index, more: Sequence[Any]) -> Index | None:
+    """``index`` and single numbers behind it that go on in its steps."""
+    for number in more:
+        (size,), (step,) = index.shape, index.steps
+        if not isinstance(number, np.ndarray) or number.shape != (1,):
+            return None
+        if as_dim(number.astype(object)[0]) != index.offset + step * size:
+            return None
+        index = replace(index, shape=(size + 1,))
+    return index
+
+
+def reshaped(index: Index, shape: Shape) -> Index | None:
+    """``index`` under ``shape``, of which one size may be -1, or None where it is not affine there."""
+    if (found := _with_ones(index, shape)) is not None:
+        return found
+    moving = [a for a, d in enumerate(index.shape) if d != 1]
+    if len(moving) != 1:
+        return None
+    size, step = index.shape[moving[0]], index.steps[moving[0]]
+    if -1 in shape:
+        rest = product(d for d in shape if d != -1)
+        shape = tuple(divide(size, rest) if d == -1 else d for d in shape)
+    if product(shape) != size:
+        return None
+    return replace(index, shape=shape, steps=tuple(step * product(shape[a + 1 :]) for a in range(len(shape))))
 
 
 def _with_ones(index: Index, shape: Shape) -> Index | None:
@@ -134,11 +164,7 @@ def _combine(op: str, a: Any, b: Any) -> Any:
     if isinstance(b, Index):
         if op == "Mul":
             return None
-        b = _scaled(b, -1) if op == "Sub" else b
-        shape = broadcast(a.shape, b.shape)
-        a, b = _broadcast(a, shape), _broadcast(b, shape)
-        steps = tuple(x + y for x, y in zip(a.steps, b.steps, strict=True))
-        return replace(a, shape=shape, steps=steps, offset=a.offset + b.offset)
+        return added(a, b, -1 if op == "Sub" else 1)
     scalar = np.asarray(b.value if isinstance(b, Splat) else b, object).ravel()
     if (
         scalar.size != 1
@@ -156,6 +182,14 @@ def _combine(op: str, a: Any, b: Any) -> Any:
             else replace(_scaled(a, -1), offset=value - a.offset)
         )
     return _scaled(a, value)
+
+
+def added(a: Index, b: Index, factor: int = 1) -> Index:
+    """``a + factor * b``."""
+    shape, b = broadcast(a.shape, b.shape), _scaled(b, factor)
+    a, b = _broadcast(a, shape), _broadcast(b, shape)
+    steps = tuple(x + y for x, y in zip(a.steps, b.steps, strict=True))
+    return replace(a, shape=shape, steps=steps, offset=a.offset + b.offset)
 
 
 def _scaled(a: Index, factor: Dim) -> Index:

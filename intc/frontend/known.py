@@ -22,6 +22,7 @@ from intc.frontend.symbolic import (
     Items,
     NanTest,
     Splat,
+    Stacked,
     axes_of,
     dims_of,
     fold_symbolic,
@@ -29,7 +30,7 @@ from intc.frontend.symbolic import (
     tidy,
 )
 from intc.frontend.tabulated import ELEMENTWISE, Tabulated, tabulate
-from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, product
+from intc.ir.dims import Dim, Shape, as_dim, broadcast, evaluate_shape, floor_div, product
 from intc.ir.op import Array
 from intc.ir.ranges import linear
 from intc.ir.types import DType
@@ -44,6 +45,7 @@ FOLDED = (
     "ConstantOfShape",
     "Range",
     "If",
+    "Loop",
 )  # computed while importing, never converted
 SEQUENCES = frozenset(sequence.CONVERTERS)
 OPEN = 2**31 - 1  # bounds of a slice from here on mean its end
@@ -81,7 +83,7 @@ def fold(
         )
     if not inputs or node.domain not in ("", "ai.onnx"):
         return None
-    if any(isinstance(x, str | NanTest | Items) for x in inputs):
+    if any(isinstance(x, str | NanTest | Items | Stacked) for x in inputs):
         return None
     return _fold_known(ctx, node, inputs, attributes)
 
@@ -226,11 +228,12 @@ def _range(inputs: Sequence[Imported | None]) -> Imported:
             raise GraphError(f"a range from {start} to {stop} in steps of {step} is empty or too long")
         positions = np.arange(start, stop, step)
         return positions.astype(np.float32) if positions.dtype.kind == "f" else positions
-    if is_symbolic(np.asarray(step, object)) or step not in (1, -1):
-        raise GraphError("a range with a symbolic bound must have step 1 or -1")
+    if is_symbolic(np.asarray(step, object)) or step == 0 or step != int(step):
+        raise GraphError("a range with a symbolic bound must have a known whole step")
     real = any(np.asarray(x).dtype.kind == "f" for x in inputs)
     dtype: DType = "float32" if real else "int64"
-    return Index((as_dim(stop - start) * int(step),), (int(step),), as_dim(start), dtype)
+    span, pace = as_dim(stop - start) * (1 if step > 0 else -1), abs(int(step))
+    return Index((floor_div(span + (pace - 1), pace),), (int(step),), as_dim(start), dtype)
 
 
 def _fold_splat(

@@ -83,6 +83,13 @@ class Items:
     values: tuple[Any, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """A sequence of a tensor for each step of a loop, in place of which there is their ``join``."""
+
+    join: Any
+
+
 Imported: TypeAlias = Any  # str | Array | Splat | Index | IndexTuple | Between | NanTest | Items | Tabulated
 
 

@@ -19,7 +19,7 @@ from intc.ops.scalar import EXACT
 class Divide(FormulaOp):
     """``clip(round(a * 2**shift / b), -limit, limit)`` as int32; halves go up, and division by 0 gives 0.
 
-    Inputs: a and b of at most 32 bits, broadcast; ``|a| * 2**shift < 2**62``.
+    Inputs: a and b, broadcast; ``|a| * 2**shift < 2**62`` and ``|b| < 2**31``.
     """
 
     shift: int

@@ -1,9 +1,11 @@
 """Phase 1: whole numbers that a model keeps in floats are computed as integers, where they are compared or
-become integers again: counts, running sums of one-hot rows, places in a buffer.
+become integers again: counts, running sums of one-hot rows, places in a buffer; and so are their quotients by
+whole numbers, where they are rounded down or cut off.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -12,9 +14,10 @@ import numpy as np
 
 from intc.ir.graph import Builder, Graph, Node
 from intc.ir.op import Op
-from intc.ops.elementwise import Abs, Add, Cast, Floor, Max, Min, Mul, Relu, Round, Sub, Where
+from intc.ops.division import Divide
+from intc.ops.elementwise import Abs, Add, Cast, Div, Floor, Max, Min, Mul, Relu, Round, Sub, Where
 from intc.ops.logic import Equal, Less, LessOrEqual
-from intc.ops.movement import MOVEMENT
+from intc.ops.movement import MOVEMENT, MOVES
 from intc.ops.reduce import CumSum, ReduceMax, ReduceSum
 from intc.ops.requantize import Clip
 from intc.passes.rewrite import rewrite
@@ -23,6 +26,8 @@ EXACT: Final = 2**24  # floats hold all whole numbers below; integers that becom
 LARGEST: Final = 2**30
 ROUNDED: Final = 2**20  # places that are rounded saturate there: what they are multiplied by has room
 ALIKE: Final = (*MOVEMENT, Add, Sub, Mul, Max, Min, ReduceSum, ReduceMax, CumSum)  # the same on integers
+DIVISOR: Final = 2**15
+REAL: Final = 1e-6  # how far off what stands for a whole number, or its reciprocal, may be in floats
 ROUNDING: Final = (Floor, Round)
 KEEPING: Final = (*ALIKE, Cast, Where, Abs, Relu, *ROUNDING)  # whole where what they read is
 
@@ -44,12 +49,17 @@ class KeepWhole:
                 return None
             if not graph.type(node.inputs[0]).is_float or all(x in graph.constants for x in node.inputs):
                 return None
-            if becomes and isinstance(_op(whole.producers, node.inputs[0]), ROUNDING):
+            rounded = becomes and isinstance(_op(whole.producers, node.inputs[0]), ROUNDING)
+            if rounded and not whole.divides(b, names, node.inputs[0]):
                 return None  # as it is
             operands = [
                 _bound(graph, b, op, x, i) or whole.of(b, names, x) for i, x in enumerate(node.inputs)
             ]
             if None in operands:
+                if becomes and (parts := whole.quotient(b, names, node.inputs[0])) is not None:
+                    return _cut_off(b, node, *parts)
+                if not becomes and not tested and (sides := whole.sides(b, names, node)) is not None:
+                    return b.emit(op, *sides, name=node.output, source=node.source)
                 given = becomes and is_given(graph, whole.producers, node.inputs[0])
                 return _truncated(b, node, names[node.inputs[0]]) if given else None
             return b.emit(op, *map(str, operands), name=node.output, source=node.source)
@@ -99,12 +109,43 @@ def _truncated(b: Builder, node: Node, x: str) -> str:
     return b.emit(Sub(), above, below, name=node.output, source=node.source)
 
 
+def _cut_off(b: Builder, node: Node, numerator: str, divisor: int) -> str:
+    """The cast ``node`` of a quotient, which rounds toward zero."""
+    zero = b.constant(f"{node.output}.zero", np.zeros(1, np.int64))
+    minus = b.emit(Sub(), zero, numerator, name=f"{node.output}.whole")
+    above, below = (
+        _down(b, node, b.emit(Max(), part, zero, name=f"{node.output}.whole"), divisor)
+        for part in (numerator, minus)
+    )
+    cut = b.emit(Sub(), above, below, name=f"{node.output}.whole", source=node.source)
+    return b.emit(node.op, cut, name=node.output, source=node.source)
+
+
+def _down(b: Builder, node: Node, numerator: str, divisor: int) -> str:
+    """``floor(numerator / divisor)`` as int64."""
+
+    def emit(op: Op, *inputs: str) -> str:
+        return b.emit(op, *inputs, name=f"{node.output}.whole", source=node.source)
+
+    narrow = emit(Clip(-LARGEST, LARGEST, "int32"), numerator)
+    half = b.constant(f"{node.output}.half", np.full(1, divisor // 2, np.int32))
+    number = b.constant(f"{node.output}.divisor", np.full(1, divisor, np.int32))
+    return emit(Cast("int64"), emit(Divide(0, LARGEST), emit(Sub(), narrow, half), number))
+
+
+def _inverse(number: float) -> int | None:
+    """The whole number of which ``number`` is the reciprocal in floats, if any."""
+    nearest = round(1 / number) if number else 0
+    return nearest if 1 < nearest <= DIVISOR and abs(nearest * number - 1) < REAL else None
+
+
 class Wholes:
     """The float values of a graph that are whole numbers, as int64 in the graph that replaces it."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph, self.producers = graph, graph.producers()
         self._found: dict[str, str | None] = {}
+        self._quotients: dict[str, tuple[str, int] | None] = {}
 
     def of(self, b: Builder, names: Mapping[str, str], value: str) -> str | None:
         """``value``, or None where it may be no whole number."""
@@ -150,6 +191,10 @@ class Wholes:
             return None
         data = inputs[1:] if isinstance(op, Where) else inputs
         operands = [self._found[x] if graph.type(x).is_float else names[x] for x in data]
+        if isinstance(op, Floor) and operands[0] is None and self.divides(b, names, value):
+            parts = self.quotient(b, names, inputs[0])
+            assert parts is not None
+            return _down(b, node, *parts)
         if isinstance(op, ROUNDING) and operands[0] is None:
             rounded = b.emit(Cast("int64"), names[value], name=f"{value}.whole", source=node.source)
             rounded = b.emit(Clip(-ROUNDED, ROUNDED, "int32"), rounded, name=f"{value}.whole")
@@ -166,3 +211,75 @@ class Wholes:
                 other = b.emit(Sub(), other, str(operands[0]), name=f"{value}.whole", source=node.source)
             op, operands = Max(), [*operands, other]
         return b.emit(op, *map(str, operands), name=f"{value}.whole", source=node.source)
+
+    def divides(self, b: Builder, names: Mapping[str, str], value: str) -> bool:
+        """Whether ``value`` is a quotient of whole numbers, rounded down."""
+        node = self.producers.get(value)
+        rounds = node is not None and isinstance(node.op, Floor)
+        return rounds and node is not None and self.quotient(b, names, node.inputs[0]) is not None
+
+    def sides(self, b: Builder, names: Mapping[str, str], node: Node) -> list[str] | None:
+        """The integers of which the comparison ``node`` of a quotient with a constant number is one."""
+        place = next((i for i, x in enumerate(node.inputs) if x in self._graph.constants), 0)
+        number = self._graph.constants.get(node.inputs[place])
+        found = self.quotient(b, names, node.inputs[1 - place])
+        if number is None or number.size != 1 or number.ndim > 1 or found is None:
+            return None
+        if abs(float(number.item())) > EXACT:
+            return None
+        bound = float(number.item()) * found[1]
+        whole = round(bound) if abs(bound - round(bound)) < REAL else None
+        if whole is None:
+            if isinstance(node.op, Equal):
+                return None
+            whole = math.ceil(bound) if isinstance(node.op, Less) == bool(place) else math.floor(bound)
+        constant = b.constant(f"{node.output}.number", np.full(1, whole, np.int64))
+        return [constant, found[0]] if place == 0 else [found[0], constant]
+
+    def quotient(self, b: Builder, names: Mapping[str, str], value: str) -> tuple[str, int] | None:
+        """Integers, and the number above 0 by which they are divided to give ``value``; else None."""
+        if value not in self._quotients:
+            whole = self.of(b, names, value)
+            found = (whole, 1) if whole is not None else self._quotient(b, names, value)
+            fits = found is not None and max(map(abs, b.graph.type(found[0]).interval)) <= LARGEST
+            self._quotients[value] = found if fits else None
+        return self._quotients[value]
+
+    def _quotient(self, b: Builder, names: Mapping[str, str], value: str) -> tuple[str, int] | None:
+        node = self.producers.get(value)
+        if node is None or not isinstance(node.op, (*MOVES, Add, Sub, Mul, Div, Abs, Relu)):
+            return None
+        op, inputs = node.op, list(node.inputs)
+        if isinstance(op, (Add, Mul)) and inputs[0] in self._graph.constants:
+            inputs.reverse()
+        number = self._graph.constants.get(inputs[-1])
+        rank = self._graph.type(inputs[0]).rank
+        if len(inputs) == 2 and (number is None or number.size != 1 or number.ndim > max(rank, 1)):
+            return None
+        inner = self.quotient(b, names, inputs[0])
+        if inner is None:
+            return None
+        numerator, divisor = inner
+
+        def emit(op: Op, *others: str) -> str:
+            return b.emit(op, numerator, *others, name=f"{value}.whole", source=node.source)
+
+        def constant(whole: float) -> str:
+            return b.constant(f"{value}.number", np.full(1, round(whole), np.int64))
+
+        if number is None:
+            if isinstance(op, (Abs, Relu)):
+                other = emit(Mul(), constant(-1)) if isinstance(op, Abs) else constant(0)
+                return emit(Max(), other), divisor
+            return emit(op), divisor
+        by = float(number.item())
+        if isinstance(op, (Add, Sub)):
+            by *= divisor
+            return (emit(op, constant(by)), divisor) if abs(by - round(by)) < REAL else None
+        if not np.isfinite(by) or by == 0:
+            return None
+        by = 1 / by if isinstance(op, Div) else by
+        if by == round(by) and abs(by) <= DIVISOR:
+            return emit(Mul(), constant(by)), divisor
+        times = _inverse(by)
+        return None if times is None or divisor * times > DIVISOR else (numerator, divisor * times)

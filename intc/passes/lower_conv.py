@@ -2,7 +2,8 @@
 
 ``conv(x, w)[b, o, i, j] = sum_k im2col(x)[b, i, j, k] * w[k, o]``; a kernel of one pixel needs no im2col.
 The images are transposed before and behind; between two convolutions the transposes cancel. An image that
-comes straight from an input and is cut into patches keeps its layout.
+comes straight from an input and is cut into patches keeps its layout. Weights that are computed multiply the
+windows of each group as a matrix of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from intc.ir.dims import product
 from intc.ir.graph import Builder, Graph, Node, rebuild
 from intc.ir.op import Array, Op
 from intc.ops.conv import Conv
@@ -28,7 +30,7 @@ COLUMNS = 16  # of a product that fills a vector
 
 @dataclass(frozen=True)
 class LowerConv:
-    """2-D convolutions with constant weights; others stay and are refused by the integer phase."""
+    """2-D convolutions."""
 
     name: str = "lower_conv"
 
@@ -39,9 +41,11 @@ class LowerConv:
         def visit(b: Builder, node: Node, inputs: tuple[str, ...]) -> str | None:
             if isinstance(node.op, Pad):
                 bare[node.output] = inputs[0]
-            weight = graph.constants.get(node.inputs[1]) if isinstance(node.op, Conv) else None
-            if weight is None or weight.ndim != 4:
+            if not isinstance(node.op, Conv):
                 return None
+            weight = graph.constants.get(node.inputs[1])
+            if weight is None:
+                return _computed(b, node, node.op, inputs)
             whole = _absorbed(producers, node)
             if whole is not node:
                 inputs = (bare[node.inputs[0]], *inputs[1:])
@@ -50,6 +54,33 @@ class LowerConv:
             return _Convolution(b, whole, whole.op, weight).lowered(inputs, given)
 
         return rebuild(graph, visit)
+
+
+def _computed(b: Builder, node: Node, op: Conv, inputs: tuple[str, ...]) -> str:
+    """Convolution ``node`` with computed weights: windows [N, G, P, K] times [G, K, O / G]."""
+
+    def emit(op: Op, x: str, what: str, *others: str) -> str:
+        return b.emit(op, x, *others, name=f"{node.output}.{what}", source=node.source)
+
+    batch, _, height, width = b.graph.type(inputs[0]).shape
+    outputs, depth, kh, kw = b.graph.type(inputs[1]).shape
+    assert isinstance(outputs, int) and isinstance(kh, int) and isinstance(kw, int)
+    groups, each = op.groups, outputs // op.groups
+    x = emit(Reshape((batch * groups, depth, height, width)), inputs[0], "groups")
+    x = emit(
+        Im2col((kh, kw), op.strides, op.pads, op.dilations, True),
+        emit(Transpose(TO_LAST), x, "last"),
+        "patches",
+    )
+    _, *size, taps = b.graph.type(x).shape
+    x = emit(Reshape((batch, groups, product(size), taps)), x, "rows")
+    w = emit(Reshape((groups, each, depth, kh, kw)), inputs[1], "filters")
+    w = emit(Reshape((groups, taps, each)), emit(Transpose((0, 3, 4, 2, 1)), w, "taps"), "matrix")
+    y = emit(MatMul(), x, "product", w)
+    if len(inputs) == 3:
+        y = emit(Add(), y, "biased", emit(Reshape((groups, 1, each)), inputs[2], "bias"))
+    y = emit(Transpose((0, 1, 3, 2)), y, "first")
+    return b.emit(Reshape((batch, outputs, *size)), y, name=node.output, source=node.source)
 
 
 def _absorbed(producers: Mapping[str, Node], node: Node) -> Node:

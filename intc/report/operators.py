@@ -53,7 +53,7 @@ def document() -> str:
             "| --- | --- | --- | --- |",
         ]
         for name in sorted({*converters, *folded}):
-            reasons = "its inputs depend on input values" if name in folded else _reasons(converters[name])
+            reasons = _known(name) if name in folded else _reasons(converters[name])
             used = re.compile(rf'= {name}\b(?!\.)|"{name}"')  # as in ONNX's text, or as a node is made
             named = ", ".join(f"`{stem}`" for stem, text in texts.items() if used.search(text))
             lines.append(f"| `{name}` | {_opset(name, domain)} | {reasons} | {named} |")
@@ -69,6 +69,11 @@ def document() -> str:
 
 def _reasons(converter: Converter) -> str:
     return "; ".join(refusals(converter)).replace("|", "\\|")
+
+
+def _known(name: str) -> str:
+    """Why an operator that is never converted is refused."""
+    return "its steps depend on one another" if name == "Loop" else "its inputs depend on input values"
 
 
 def _opset(name: str, domain: str) -> str:

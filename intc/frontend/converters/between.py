@@ -11,31 +11,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from intc.errors import GraphError
 from intc.frontend.agreement import substitute
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Placed, non_zero
-from intc.frontend.converters.movement import concat, reshape_to
+from intc.frontend.converters.movement import concat, reshape_to, split
 from intc.frontend.symbolic import Imported, Index, Splat
-from intc.ir.dims import symbol
+from intc.ir.dims import Dim, symbol
 from intc.ops.logic import And, Less, LessOrEqual
 from intc.ops.movement import Slice
 
 
 @dataclass(frozen=True)
 class Between:
-    """Positions from ``start`` (0 or a live integer) to a live ``stop``, one after the other."""
+    """Positions from ``start`` (0 or a live integer) to ``stop`` (live, or the last), one after the other."""
 
     start: int | str
-    stop: str
+    stop: str | Dim
 
 
 def chosen_between(call: Call, data: str, axis: int, between: Between) -> Part:
     """The positions along ``axis`` of ``data`` as the true entries of a condition."""
     size = call.shape(data)[axis]
 
-    def bound(value: Imported) -> str:
-        return value if isinstance(value, str) else call.ctx.live(Index((1,), (0,), int(value)), "positions")
+    def bound(value: str | Dim) -> str:
+        return value if isinstance(value, str) else call.ctx.live(Index((1,), (0,), value), "positions")
 
     def mask() -> str:
         at = call.ctx.live(Index((size,), (1,)), "positions")
@@ -77,9 +79,25 @@ def _joined(call: Call, values: Sequence[str], axis: int) -> str | None:
     for value, (_, rows) in zip(values, ranges, strict=True):
         op = Placed(rows.entries.count, axis, ((rows.steps, rows.offset),), False)
         whole = call.emit(op, whole, rows.entries.mask, value, last=False)
+    if last.stop == size[0]:
+        return whole
     name = f"joined_{call.ctx.joined.setdefault(str(last.stop), len(call.ctx.joined))}"
     count = substitute(symbol(name), call.ctx.assumed.sizes)
     return whole if count == size[0] else call.emit(Slice(axis, 0, count), whole)
 
 
-CONVERTERS: dict[str, Converter] = {"Concat": _concat}
+def _split(call: Call) -> list[Imported]:
+    """Parts of computed sizes are the rows between their sums."""
+    if not call.has(1) or not isinstance(call.inputs[1], str):
+        return split(call)
+    x, axis, sizes = call.inputs[0], call.axis(call.x()), call.x(1)
+    (ends,) = call.apply("CumSum", [sizes, np.array(0)])
+    stops = [call.emit(Slice(0, i, i + 1), ends, last=False) for i in range(len(call.node.output) - 1)]
+    starts: list[int | str] = [0, *stops]
+    parts: list[Imported] = []
+    for start, stop in zip(starts, (*stops, call.shape(call.x())[axis]), strict=True):
+        parts += call.apply("Gather", [x, Between(start, stop)], axis=axis)
+    return parts
+
+
+CONVERTERS: dict[str, Converter] = {"Concat": _concat, "Split": _split}

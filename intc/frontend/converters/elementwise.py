@@ -268,7 +268,10 @@ def _where(call: Call) -> list[Imported]:
         chosen = call.inputs[1 if known else 2]
         if isinstance(chosen, str) and _whole(call) == call.shape(chosen):
             return [chosen]
-    return [call.emit(ew.Where(), call.x(0), call.x(1), call.x(2))]
+    pair = [call.x(1), call.x(2)]
+    if {*map(call.dtype, pair)} == {"int32", "int64"}:  # positions are of 64 bits
+        pair = [x if call.dtype(x) == "int64" else call.emit(ew.Cast("int64"), x, last=False) for x in pair]
+    return [call.emit(ew.Where(), call.x(0), *pair)]
 
 
 def _zero(value: Imported | None) -> bool:

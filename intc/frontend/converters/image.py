@@ -40,10 +40,10 @@ def _pad(call: Call) -> list[Imported]:
         before[axis], after[axis] = pads[i], pads[i + len(axes)]
     for axis in range(rank):
         size = call.shape(x)[axis]
-        cut = [_decided(call, -p) for p in (before[axis], after[axis])]
+        cut = [-p if bounds(p, call.ctx.assumed.largest)[1] <= 0 else 0 for p in (before[axis], after[axis])]
         if any(cut):
             x = call.emit(Slice(axis, cut[0], size - cut[1]), x, last=False)
-    before, after = ([_decided(call, p) for p in ends] for ends in (before, after))
+    before, after = ([_more(call, p) for p in ends] for ends in (before, after))
     if not any(before) and not any(after):
         return [x]
     fill = float(call.known(2, "the fill value").ravel()[0]) if call.has(2) else 0.0
@@ -56,11 +56,14 @@ def _pad(call: Call) -> list[Imported]:
     return [x]
 
 
-def _decided(call: Call, size: Dim) -> Dim:
-    """``size``, or 0 where it is negative; refused where that depends on the input."""
+def _more(call: Call, size: Dim) -> Dim:
+    """``size``, or 0 where it is negative; where that depends on the input, inputs that cut are refused."""
     low, high = bounds(size, call.ctx.assumed.largest)
-    call.refuse(low < 0 < high, f"whether {size} more entries are less than none depends on the input")
-    return size if low >= 0 else 0
+    inexact = call.ctx.assumed.floors.taken and not call.ctx.assumed.floors.exact
+    call.refuse(
+        low < 0 < high and inexact, f"whether {size} more entries are less than none depends on the input"
+    )
+    return size if high > 0 else 0
 
 
 def extended(call: Call, x: str, axis: int, pads: tuple[Dim, Dim], mode: str, fill: float) -> str:

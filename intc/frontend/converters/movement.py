@@ -12,7 +12,7 @@ from intc.frontend.agreement import divide, require_broadcast, require_product
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import counted
 from intc.frontend.symbolic import NUMBERS, Imported, Index, dims_of
-from intc.ir.dims import Dim, Poly, as_dim, broadcast, product
+from intc.ir.dims import Dim, Poly, as_dim, broadcast, product, symbol
 from intc.ir.op import Array
 from intc.ir.ranges import bounds
 from intc.ops.elementwise import Cast, Where
@@ -129,7 +129,7 @@ def _slice(call: Call) -> list[Imported]:
     return [x]
 
 
-def _split(call: Call) -> list[Imported]:
+def split(call: Call) -> list[Imported]:
     x = call.x()
     axis = call.axis(x)
     size = call.shape(x)[axis]
@@ -155,9 +155,19 @@ def _expand(call: Call) -> list[Imported]:
     x = call.x()
     call.inputs[1] = counted(call.ctx, call.inputs[1])
     target = dims_of(call.known(1, "the target shape"))
+    x = _as_many(call, x, target)
     require_broadcast(call.shape(x), target)
     shape = broadcast(call.shape(x), target)
     return [x if shape == call.shape(x) else call.emit(Expand(shape), x)]
+
+
+def _as_many(call: Call, x: str, target: Sequence[Dim]) -> str:
+    """``x``, whose rows are written where a condition is true, with as many as it has true entries."""
+    counts = {*map(symbol, call.ctx.counts())}
+    for axis, (have, want) in enumerate(zip(call.shape(x), target, strict=False)):
+        if len(call.shape(x)) == len(target) and want in counts and have not in (1, want):
+            x = call.emit(Slice(axis, 0, want), x, last=False)
+    return x
 
 
 def _tile(call: Call) -> list[Imported]:
@@ -254,7 +264,6 @@ CONVERTERS: dict[str, Converter] = {
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Slice": _slice,
-    "Split": _split,
     "Expand": _expand,
     "Tile": _tile,
     "Trilu": _trilu,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from intc.errors import GraphError
+from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters.image import mean_over
 from intc.frontend.converters.movement import reshape_to
@@ -72,7 +73,7 @@ def _conv(call: Call) -> list[Imported]:
     over images that hold the frames of each window as channels.
     """
     x, w = call.x(0), call.x(1)
-    rank = len(call.shape(w)) - 2
+    rank, groups = len(call.shape(w)) - 2, int(call.attributes.get("group", 1))
     kernel = [d for d in call.shape(w)[2:] if isinstance(d, int)]
     call.refuse(
         rank not in (1, 2, 3) or len(kernel) != rank,
@@ -87,9 +88,10 @@ def _conv(call: Call) -> list[Imported]:
         len(pads) != 2 * rank or min(pads) < 0 or min(*strides, *dilations) < 1, "malformed pads or strides"
     )
     bias = [call.x(2)] if call.has(2) else []
-    groups = int(call.attributes.get("group", 1))
+    require_equal(call.shape(x)[1], call.shape(w)[1] * groups)
     whole = {*kernel, *strides} == {1} and not any(pads)
-    if whole and not all(isinstance(d, int) for d in call.shape(x)[2:]):
+    known = isinstance(call.inputs[1], np.ndarray)
+    if whole and known and not all(isinstance(d, int) for d in call.shape(x)[2:]):
         return [_along_channels(call, x, bias, groups)]
     if rank == 3:
         return [_over_frames(call, x, bias, strides, pads, dilations, groups)]
@@ -112,8 +114,9 @@ def _over_frames(
     groups: int,
 ) -> str:
     """``x`` [B, C, D, H, W]: the frames that a window sees become channels, the windows along D images."""
-    weight = np.asarray(call.known(1, "the weights"), np.float32)
-    outputs, _, taps, *kernel = weight.shape
+    weight = call.x(1)
+    outputs, each, taps, *kernel = call.shape(weight)
+    assert isinstance(taps, int)
     if pads[0] or pads[3]:
         x = call.emit(Pad((0, 0, pads[0], 0, 0), (0, 0, pads[3], 0, 0)), x, last=False)
     batch, channels, depth, height, width = call.shape(x)
@@ -127,7 +130,7 @@ def _over_frames(
     frames = call.emit(Concat(3), *parts, last=False) if taps > 1 else parts[0]
     frames = call.emit(Transpose((0, 2, 1, 3, 4, 5)), frames, last=False)
     images = reshape_to(call, frames, (batch * count, channels * taps, height, width), True)
-    w = call.constant(weight.reshape(outputs, -1, *kernel))
+    w = reshape_to(call, weight, (outputs, each * taps, *kernel), True)
     around = (pads[1], pads[2], pads[4], pads[5])
     op = Conv((strides[1], strides[2]), around, (dilations[1], dilations[2]), groups)
     y = call.emit(op, images, w, *bias, last=False)

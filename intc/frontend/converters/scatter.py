@@ -15,6 +15,8 @@ from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.chosen import Part, Parts, Placed, check, coordinates_of
+from intc.frontend.converters.cells import cells
+from intc.frontend.converters.cells import written as written_cells
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.converters.segments import emptied, reduced
 from intc.frontend.indices import as_index, from_start
@@ -61,7 +63,12 @@ def _scatter_nd(call: Call) -> list[Imported]:
     if within is not None:
         return [_written_within(call, data, updates, within)]
     call.refuse(count != 1, "writes at computed coordinates of several axes are not supported")
-    live = call.x(1)
+    live, data_shape = call.x(1), call.shape(data)
+    at = cells(call, live) if len(data_shape) == 1 else None
+    if at is not None and at.taps is not None:
+        zeros = call.inputs[0]
+        call.refuse(not isinstance(zeros, Splat) or zeros.value != 0, "places of windows in computed values")
+        return [written_cells(call, at, updates, data_shape[0])]
     positions = reshape_to(call, live, (product(call.shape(live)),), True)
     rows = reshape_to(call, updates, (*call.shape(positions), *call.shape(data)[1:]), True)
     return [_at_computed(call, data, rows, positions, 0)]

@@ -8,13 +8,16 @@ import numpy as np
 
 from intc.errors import GraphError
 from intc.frontend.call import Call, Converter
-from intc.frontend.symbolic import Imported, Items
+from intc.frontend.symbolic import Imported, Items, Stacked
 
 
 def _items(call: Call) -> list[Imported]:
     value = call.inputs[0]
     if not isinstance(value, Items):
-        raise GraphError("a tensor is used as a sequence")
+        loop = isinstance(value, Stacked)
+        raise GraphError(
+            "what a loop appends is not just joined" if loop else "a tensor is used as a sequence"
+        )
     return list(value.values)
 
 
@@ -72,7 +75,10 @@ def _split(call: Call) -> list[Imported]:
 
 
 def _concat(call: Call) -> list[Imported]:
-    items, axis = _items(call), int(call.attributes["axis"])
+    axis, given = int(call.attributes["axis"]), call.inputs[0]
+    if isinstance(given, Stacked) and axis == 0 and not call.attributes.get("new_axis", 0):
+        return [given.join]
+    items = _items(call)
     call.refuse(not items, "an empty sequence is joined")
     if call.attributes.get("new_axis", 0):
         items = [call.apply("Unsqueeze", [x, np.asarray([axis])])[0] for x in items]

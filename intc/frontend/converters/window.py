@@ -9,18 +9,18 @@ from typing import TypeAlias
 
 import numpy as np
 
-from intc.frontend.agreement import divide
+from intc.frontend.agreement import divide, require_equal
 from intc.frontend.call import Call, Converter
 from intc.frontend.converters.image import fixed
 from intc.frontend.converters.movement import reshape_to
 from intc.frontend.symbolic import Imported, Index
-from intc.ir.dims import Dim
+from intc.ir.dims import Dim, product
 from intc.ir.op import Array
 from intc.ops import elementwise as ew
 from intc.ops import logic
 from intc.ops.conv import Conv
 from intc.ops.im2col import Im2col
-from intc.ops.movement import Slice, Transpose
+from intc.ops.movement import Concat, Slice, Transpose
 from intc.ops.reduce import ReduceMax, ReduceMean, ReduceSum
 from intc.ops.window import MaxPool
 
@@ -58,7 +58,7 @@ def same_pads(
     return before + after
 
 
-def _windows(call: Call, sizes: Sequence[Dim]) -> list[Window]:
+def windows_along(call: Call, sizes: Sequence[Dim]) -> list[Window]:
     """The windows of a pooling along axes of ``sizes``."""
     rank = len(sizes)
     kernel = [int(k) for k in call.attributes["kernel_shape"]]
@@ -77,6 +77,10 @@ def _windows(call: Call, sizes: Sequence[Dim]) -> list[Window]:
         pads = list(pads)
         for i, stride in enumerate(strides):
             if stride > 1:
+                span = dilations[i] * (kernel[i] - 1) + 1
+                if not isinstance(sizes[i], int) and span >= stride + pads[i + rank]:
+                    pads[i + rank] += stride - 1  # all windows begin inside the image
+                    continue
                 (size,) = fixed(call, sizes[i : i + 1], "an image under ceil_mode")
                 pads[i + rank] += _rounded_up(size, kernel[i], stride, pads[i::rank], dilations[i])
     counted = given if call.attributes.get("count_include_pad") else [0] * (2 * rank)
@@ -112,12 +116,12 @@ def _rounded_up(size: int, kernel: int, stride: int, pads: Sequence[int], dilati
     return max((count - 1) * stride + span - room, 0)
 
 
-def _pooled(call: Call, pool: Pool) -> list[Imported]:
+def pooled(call: Call, pool: Pool) -> list[Imported]:
     """``pool`` over images; a sequence is an image of height 1; frames are pooled each, then along."""
     x = call.x()
     batch, channels, *sizes = call.shape(x)
     call.refuse(len(sizes) not in (1, 2, 3), "only windows in one to three dimensions are supported")
-    along = _windows(call, sizes)
+    along = windows_along(call, sizes)
     if len(sizes) == 1:
         y = pool(call, reshape_to(call, x, (batch, channels, 1, *sizes), True), Window(), *along)
         return [reshape_to(call, y, (batch, channels, call.shape(y)[3]), True)]
@@ -132,7 +136,7 @@ def _pooled(call: Call, pool: Pool) -> list[Imported]:
     return [reshape_to(call, y, (batch, channels, call.shape(y)[2], height, width), True)]
 
 
-def _parts(
+def parts(
     rows: Window, columns: Window
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
     """Kernel, strides, pads (top, left, bottom, right) and dilations of both."""
@@ -145,9 +149,9 @@ def _parts(
     )
 
 
-def _largest(call: Call, x: str, rows: Window, columns: Window) -> str:
+def largest(call: Call, x: str, rows: Window, columns: Window) -> str:
     last = call.emit(Transpose((0, 2, 3, 1)), x, last=False)
-    y = call.emit(MaxPool(*_parts(rows, columns)), last, last=False)
+    y = call.emit(MaxPool(*parts(rows, columns)), last, last=False)
     return call.emit(Transpose((0, 3, 1, 2)), y, last=False)
 
 
@@ -156,7 +160,7 @@ def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
     count, times what makes up for it.
     """
     _, channels, height, width = call.shape(x)
-    kernel, strides, pads, dilations = _parts(rows, columns)
+    kernel, strides, pads, dilations = parts(rows, columns)
     taps = rows.kernel * columns.kernel
     if taps <= FILTERS and isinstance(channels, int):
         every = call.constant(np.full((channels, 1, *kernel), 1 / taps, np.float32))
@@ -185,16 +189,21 @@ def _mean(call: Call, x: str, rows: Window, columns: Window) -> str:
 def _computed_counts(call: Call, size: Dim, outputs: Dim, window: Window, axis: int) -> str:
     """:func:`_counts` along an axis of any size, [outputs, 1, 1] or [outputs, 1] for the second axis."""
     ahead, behind = (p - u for p, u in zip(window.pads, window.uncounted, strict=True))
-    steps = (window.stride, window.dilation)
-    at = call.ctx.live(Index((outputs, window.kernel), steps, -window.pads[0]), "positions")
-    first, end = (call.ctx.live(Index((1,), (0,), d), "positions") for d in (-ahead, size + behind))
-    inside = (
-        call.emit(logic.LessOrEqual(), first, at, last=False),
-        call.emit(logic.Less(), at, end, last=False),
-    )
-    counted = call.emit(ew.Cast("int32"), call.emit(logic.And(), *inside, last=False), last=False)
+    counted = call.emit(ew.Cast("int32"), inside(call, -ahead, size + behind, outputs, window), last=False)
     number = call.emit(ReduceSum((1,), False), counted, last=False)
     return reshape_to(call, number, (outputs, *(1,) * (2 - axis)), True)
+
+
+def inside(call: Call, first: Dim, end: Dim, outputs: Dim, window: Window) -> str:
+    """Which entries of each window along an axis, [outputs, kernel], stand between ``first`` and ``end``."""
+    steps = (window.stride, window.dilation)
+    at = call.ctx.live(Index((outputs, window.kernel), steps, -window.pads[0]), "positions")
+    left, right = (call.ctx.live(Index((1,), (0,), d), "positions") for d in (first, end))
+    sides = (
+        call.emit(logic.LessOrEqual(), left, at, last=False),
+        call.emit(logic.Less(), at, right, last=False),
+    )
+    return call.emit(logic.And(), *sides, last=False)
 
 
 def _counts(size: Dim, window: Window) -> Array:
@@ -209,13 +218,8 @@ def _counts(size: Dim, window: Window) -> Array:
     return np.asarray(every[:: window.stride, :: window.dilation].sum(axis=1))
 
 
-def _max_pool(call: Call) -> list[Imported]:
-    call.refuse(any(call.node.output[1:]), "only the first output is supported")
-    return _pooled(call, _largest)
-
-
 def _average_pool(call: Call) -> list[Imported]:
-    return _pooled(call, _mean)
+    return pooled(call, _mean)
 
 
 def _global_max_pool(call: Call) -> list[Imported]:
@@ -227,10 +231,12 @@ def _conv_transpose(call: Call) -> list[Imported]:
     """``y[s*q + r - p] = sum_j x[q - j] w[r + s*j]``: a convolution that gives the ``s`` outputs of a step as
     channels, which are then laid out side by side and cut.
     """
-    x = call.x()
-    weight = np.asarray(call.known(1, "the weights"), np.float32)  # C, O / groups, K..
-    n, groups = weight.ndim - 2, int(call.attributes.get("group", 1))
-    call.refuse(n not in (1, 2, 3), "only windows in one to three dimensions are supported")
+    x, groups = call.x(), int(call.attributes.get("group", 1))
+    c, per, *kernel = (d for d in call.shape(call.x(1)) if isinstance(d, int))  # C, O / groups, K..
+    n = len(call.shape(x)) - 2
+    call.refuse(
+        n not in (1, 2, 3) or len(kernel) != n, "only windows in one to three dimensions are supported"
+    )
     call.refuse(call.attributes.get("auto_pad", "NOTSET") != "NOTSET", "auto_pad is not supported")
     call.refuse(call.attributes.get("output_shape"), "output_shape is not supported")
     strides, dilations = (list(call.attributes.get(k, [1] * n)) for k in ("strides", "dilations"))
@@ -239,72 +245,92 @@ def _conv_transpose(call: Call) -> list[Imported]:
         call.attributes.get("output_padding", [0] * n),
     )
     call.refuse(min(*strides, *dilations) < 1 or min(pads) < 0, "malformed pads or strides")
+    require_equal(call.shape(x)[1], c)
     cuts = [
-        (s, d, pads[i], pads[n + i], extra[i])
-        for i, (s, d) in enumerate(zip(strides, dilations, strict=True))
+        _Cut(d * (k - 1) + 1, d, s, pads[i], pads[n + i], extra[i])
+        for i, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True))
     ]
     if n == 1:
         x = reshape_to(call, x, (*call.shape(x)[:2], 1, call.shape(x)[2]), True)
-        weight, cuts = weight[:, :, None], [(1, 1, 0, 0, 0), *cuts]
-    y = _side_by_side(call, x, _dilated(weight, [c[1] for c in cuts]), cuts, groups)
+        kernel, cuts = [1, *kernel], [_Cut(), *cuts]
+
+    def arrange(weight: Array) -> Array:
+        return _by_step(weight.reshape(c, per, *kernel), cuts, groups)
+
+    y = _side_by_side(call, x, _arranged(call, arrange), cuts, groups)
+    if call.has(2):
+        bias = reshape_to(call, call.x(2), (groups * per, *(1,) * len(cuts)), True)
+        y = call.emit(ew.Add(), y, bias, last=False)
     shape = call.shape(y)
     return [reshape_to(call, y, (*shape[:2], shape[3]), True) if n == 1 else y]
 
 
-def _dilated(weight: Array, dilations: Sequence[int]) -> Array:
-    """The kernel with zeros between its taps."""
-    spans = [d * (k - 1) + 1 for d, k in zip(dilations, weight.shape[2:], strict=True)]
-    out = np.zeros((*weight.shape[:2], *spans), weight.dtype)
-    out[(slice(None), slice(None), *(slice(None, None, d) for d in dilations))] = weight
-    return out
+@dataclass(frozen=True)
+class _Cut:
+    """A transposed convolution along one axis, with the zeros between its taps in ``kernel``."""
+
+    kernel: int = 1
+    dilation: int = 1
+    stride: int = 1
+    before: int = 0
+    after: int = 0
+    extra: int = 0  # output padding
+
+    @property
+    def taps(self) -> int:
+        """Those of one of the outputs of a step."""
+        return -(-self.kernel // self.stride)
+
+    @property
+    def missing(self) -> int:
+        """How many more steps the output padding needs behind the image."""
+        return max(-(-(self.kernel - self.after + self.extra - self.stride * self.taps) // self.stride), 0)
 
 
-def _side_by_side(
-    call: Call, x: str, weight: Array, cuts: Sequence[tuple[int, int, int, int, int]], groups: int
-) -> str:
-    """``cuts`` are (stride, dilation, pad before, pad after, output padding) along each axis of ``x``."""
-    c, per, *kernel = weight.shape
-    n, strides = len(kernel), [cut[0] for cut in cuts]
-    taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
-    whole = [(0, t * s - k) for t, s, k in zip(taps, strides, kernel, strict=True)]
-    w = np.pad(weight, ((0, 0), (0, 0), *whole))
+def _arranged(call: Call, arrange: Callable[[Array], Array]) -> Imported:
+    """``arrange(weights)``, which moves them and puts zeros between; computed ones are picked."""
+    weight = call.inputs[1]
+    if isinstance(weight, np.ndarray):
+        return np.ascontiguousarray(arrange(np.asarray(weight, np.float32)))
+    flat = reshape_to(call, call.x(1), (product(call.shape(call.x(1))),), True)
+    zero = call.constant(np.zeros(1))
+    padded = call.emit(Concat(0), zero, flat, last=False)
+    places = arrange(1 + np.arange(int(call.shape(flat)[0])))  # type: ignore[arg-type]
+    return call.apply("Gather", [padded, places], axis=0)[0]
+
+
+def _by_step(weight: Array, cuts: Sequence[_Cut], groups: int) -> Array:
+    """``weight`` [C, O / groups, K..] of a convolution that gives all outputs of a step as channels."""
+    c, per, n = *weight.shape[:2], len(cuts)
+    taps, strides = [cut.taps for cut in cuts], [cut.stride for cut in cuts]
+    w = np.zeros((c, per, *(t * s for t, s in zip(taps, strides, strict=True))), weight.dtype)
+    w[(slice(None), slice(None), *(slice(0, cut.kernel, cut.dilation) for cut in cuts))] = weight
     w = w.reshape(
         groups, c // groups, per, *(size for pair in zip(taps, strides, strict=True) for size in pair)
     )
     w = np.flip(w, tuple(range(3, 3 + 2 * n, 2)))
     w = w.transpose(0, 2, *range(4, 4 + 2 * n, 2), 1, *range(3, 3 + 2 * n, 2))  # G O/G S.. C/G T..
-    w = np.ascontiguousarray(w.reshape(groups * per * prod(strides), c // groups, *taps))
-    ends = [_missing(k, t, cut) for k, t, cut in zip(kernel, taps, cuts, strict=True)]
-    around = (*(t - 1 for t in taps), *(t - 1 + end for t, end in zip(taps, ends, strict=True)))
-    if n == 2:
-        y = call.emit(Conv((1, 1), around, (1, 1), groups), x, call.constant(w), last=False)
-    else:
-        (y,) = call.apply("Conv", [x, w], pads=around, group=groups)
-    batch, _, *sizes = call.shape(y)
-    y = reshape_to(call, y, (batch, groups * per, *strides, *sizes), True)
+    return w.reshape(groups * per * prod(strides), c // groups, *taps)
+
+
+def _side_by_side(call: Call, x: str, weight: Imported, cuts: Sequence[_Cut], groups: int) -> str:
+    """The outputs of each step, which ``weight`` gives as channels, one beside the other."""
+    n, strides = len(cuts), [cut.stride for cut in cuts]
+    around = (*(cut.taps - 1 for cut in cuts), *(cut.taps - 1 + cut.missing for cut in cuts))
+    (y,) = call.apply("Conv", [x, weight], pads=around, group=groups)
+    batch, channels, *sizes = call.shape(y)
+    per = channels // prod(strides)
+    y = reshape_to(call, y, (batch, per, *strides, *sizes), True)
     y = call.emit(Transpose((0, 1, *(a for i in range(n) for a in (2 + n + i, 2 + i)))), y, last=False)
-    y = reshape_to(
-        call, y, (batch, groups * per, *(d * s for d, s in zip(sizes, strides, strict=True))), True
-    )
-    for axis, (k, cut) in enumerate(zip(kernel, cuts, strict=True), 2):
-        stride, _, before, after, extra = cut
-        size = (call.shape(x)[axis] - 1) * stride + k - before - after + extra
-        if before or call.shape(y)[axis] != size:
-            y = call.emit(Slice(axis, before, before + size), y, last=False)
-    if call.has(2):
-        bias = reshape_to(call, call.x(2), (groups * per, *(1,) * n), True)
-        y = call.emit(ew.Add(), y, bias, last=False)
+    y = reshape_to(call, y, (batch, per, *(d * s for d, s in zip(sizes, strides, strict=True))), True)
+    for axis, cut in enumerate(cuts, 2):
+        size = (call.shape(x)[axis] - 1) * cut.stride + cut.kernel - cut.before - cut.after + cut.extra
+        if cut.before or call.shape(y)[axis] != size:
+            y = call.emit(Slice(axis, cut.before, cut.before + size), y, last=False)
     return y
 
 
-def _missing(kernel: int, taps: int, cut: tuple[int, int, int, int, int]) -> int:
-    """How many more steps the output padding needs behind the image."""
-    stride, _, _, after, extra = cut
-    return max(-(-(kernel - after + extra - stride * taps) // stride), 0)
-
-
 CONVERTERS: dict[str, Converter] = {
-    "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "GlobalMaxPool": _global_max_pool,
     "ConvTranspose": _conv_transpose,

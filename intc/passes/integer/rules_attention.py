@@ -12,8 +12,9 @@ from intc.errors import QuantizationError
 from intc.ir.dims import SYMBOL_MAX
 from intc.ir.graph import Node
 from intc.ops.curve import KNOTS, Curve
-from intc.ops.elementwise import Add, Div, Mul
+from intc.ops.elementwise import Add, Cast, Div, Mul
 from intc.ops.matmul import MatMul
+from intc.ops.movement import MOVES
 from intc.ops.reduce import ReduceMax, ReduceSum
 from intc.ops.requantize import Clip, Requantize
 from intc.ops.row_softmax import CONTEXT_FRAC, NormaliseRows
@@ -32,7 +33,8 @@ SCORE_NOISE: Final = 0.02  # of the exponent of e, by which softmax weights may 
 
 def product(context: Context, node: Node) -> Form:
     """A product of two computed values: weights times values in 8 bits, attention scores in 8 or as many as
-    leave them 31, any other in as many bits as its sums leave, or, where those are too few, in parts.
+    leave them 31, rows that a condition selects in 16, others in as many bits as their sums leave, or, where
+    those are too few, in parts.
     """
     forms, b = context.forms, context.forms.builder
     count = _count(forms, node)
@@ -46,6 +48,10 @@ def product(context: Context, node: Node) -> Form:
         c = forms.as_is(node.inputs[1], bits, bits)
     elif (reader := softmax_of(forms.source, context.users, node.output)) is not None:
         a, c = _score_operands(context, node, count, *reader)
+    elif any(truth := [_is_truth(forms, x) for x in node.inputs]):
+        bits = _room(count, 2**31, 1)
+        widths = [8 if t else bits for t in truth]
+        a, c = (forms.as_is(x, width, width) for x, width in zip(node.inputs, widths, strict=True))
     else:
         bits = _room(count, 2**31)
         if any(forms.loud(node, bits)):
@@ -136,9 +142,21 @@ def _from_state(forms: Forms, value: str) -> bool:
     return any(_from_state(forms, x) for x in node.inputs)
 
 
-def _room(count: int, limit: int) -> int:
-    """The most bits, from 8 to 16, of two operands whose ``count`` products sum up below ``limit``."""
-    return next(bits for bits in range(16, 7, -1) if bits == 8 or count * LIMIT[bits] ** 2 < limit)
+def _room(count: int, limit: int, operands: int = 2) -> int:
+    """The most bits, from 8 to 16, of ``operands`` (others are 0 or 1) whose ``count`` products sum up below
+    ``limit``.
+    """
+    return next(bits for bits in range(16, 7, -1) if bits == 8 or count * LIMIT[bits] ** operands < limit)
+
+
+def _is_truth(forms: Forms, value: str) -> bool:
+    """Whether ``value`` is a condition as a number: which rows are summed up."""
+    node = forms.nodes.get(value)
+    while node is not None and isinstance(node.op, MOVES):
+        node = forms.nodes.get(node.inputs[0])
+    return (
+        node is not None and isinstance(node.op, Cast) and forms.source.type(node.inputs[0]).dtype == "bool"
+    )
 
 
 def biased_scores(context: Context, node: Node, sign: int) -> Form | None:
