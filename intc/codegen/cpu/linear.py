@@ -233,9 +233,9 @@ class _Linear:
         """One panel of B under every row tile of the block; ``valid`` of its columns exist. With taps its
         ``number`` is known.
 
-        Meanwhile the next panel is fetched into the second-level cache: some lines in each step of the loop,
-        so that none waits for another. Where the dot takes wider elements than are stored, a single tile
-        widens them on its way; several read them from scratch.
+        Meanwhile the next panel is fetched into the second-level cache: a line in each step of the first
+        tiles, so that none waits for another. Where the dot takes wider elements than are stored, they are
+        read from scratch, or, by less than one tile of rows, widened on the way.
         """
         isa = self.isa
         column = T.Bind(panel * isa.columns)
@@ -243,19 +243,20 @@ class _Linear:
         taps = self.spec.taps[vector : vector + isa.vectors]
         places = vector * 2 * isa.lanes * len(taps[0].pairs) if taps else 0
         b, b_base = self.w, T.Bind(panel * self.stored)
-        tiles = T.Bind(tir.floordiv(count + (isa.rows - 1), isa.rows))
-        stored, spare = b_base, isa.lanes != SSE_LANES
-        direct = _widens(self.spec, isa) and spare and not self.spec.run
+        stored = b_base
+        words = isa.words(self.spec.k)
+        fetches = words >= SHORTEST and isa.lanes != SSE_LANES
+        direct = _widens(self.spec, isa) and fetches and not self.spec.run
         if _widens(self.spec, isa):
             b, b_base = self.wide, tir.IntImm("int32", self.panel_base * isa.group)
-            with T.If(tiles > int(direct)), T.Then():
+            with T.If(count >= (isa.rows if direct else 0)), T.Then():
                 self._widen(stored)
 
         def start(v: int) -> Any:
             return self.bias[ramp(column + v * isa.lanes, isa.lanes)]
 
         def tile(size: int, row: Any) -> None:
-            a, a_base, words = self.words, T.Bind(row * self.stride), isa.words(self.spec.k)
+            a, a_base = self.words, T.Bind(row * self.stride)
             to, stride = self.acc_base, self.stride
             if taps:
                 base, step = T.Bind(row * (stride * isa.group)), stride * isa.group
@@ -264,20 +265,27 @@ class _Linear:
                 )
                 return
             width, run, used = isa.columns, self.spec.run, -(-valid // isa.lanes)
-            fetch = self._fetcher(panel, row, tiles) if words >= SHORTEST and spare else None
-
-            def emit(word_of: WordOf | None = None) -> None:
-                given = a, a_base, stride, b, b_base, words, start, a, to, width
-                emit_tile(isa, size, *given, run, used, fetch, word_of)
-
-            if not direct:
-                emit()
+            given = a, a_base, stride, b, b_base, words, start, a, to, width, run, used
+            if not fetches:
+                emit_tile(isa, size, *given)
                 return
-            with T.If(tiles == 1):
+            if size < isa.rows:  # the last tile, or the only one
+                rest = self._fetcher(panel, 0, self._lines())
+                if not direct:
+                    emit_tile(isa, size, *given, rest)
+                    return
+                with T.If(row == 0):
+                    with T.Then():
+                        emit_tile(isa, size, *given, rest, self._reader(stored, used))
+                    with T.Else():
+                        emit_tile(isa, size, *given, rest)
+                return
+            place = T.Bind(tir.floordiv(row, isa.rows))
+            with T.If(place < self._lines()):
                 with T.Then():
-                    emit(lambda pair, second: self._word(stored, pair, second, used))
+                    emit_tile(isa, size, *given, self._fetcher(panel, place, 1))
                 with T.Else():
-                    emit()
+                    emit_tile(isa, size, *given)
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)
@@ -300,18 +308,17 @@ class _Linear:
 
         for_row_tiles(isa, count, tile, after)
 
-    def _fetcher(self, panel: Any, row: Any, tiles: Any) -> Callable[[Any], None]:
-        """What each step of the tile at ``row`` fetches of the next panel: the first tiles fetch all."""
+    def _lines(self) -> int:
+        """Cache lines of a panel that a step of the loop reads."""
         words = self.isa.words(self.spec.k)
-        steps = words if self.spec.run else words // 2
-        each = -(-self.stored // (LINE * steps))  # lines that a step reads
-        share = T.Bind(tir.floordiv(each + (tiles - 1), tiles))
-        place = T.Bind(tir.floordiv(row, self.isa.rows) * share)
-        lines = T.Bind(tir.Max(tir.Min(share, each - place), tir.IntImm("int32", 0)))
-        ahead = T.Bind((panel + 1) * self.stored + place * LINE)
+        return -(-self.stored // (LINE * (words if self.spec.run else words // 2)))
+
+    def _fetcher(self, panel: Any, first: Any, count: int) -> Callable[[Any], None]:
+        """Of what each step reads of this panel, ``count`` lines from the ``first`` on of the next one."""
+        ahead, each = T.Bind((panel + 1) * self.stored + first * LINE), self._lines()
 
         def fetch(step: Any) -> None:
-            with T.serial(0, lines) as line:
+            for line in range(count):
                 prefetch(self.w, ahead + (step * each + line) * LINE)
 
         return fetch
@@ -320,13 +327,17 @@ class _Linear:
         """Where a row of the block is stored."""
         return self.words[self.places + row]
 
-    def _word(self, panel: Any, pair: Any, second: int, vectors: int) -> list[Any]:
-        """The vectors of a word, or the ``second`` of a pair, of the panel stored at ``panel``, widened."""
+    def _reader(self, panel: Any, vectors: int) -> WordOf:
+        """Reads the first or the second word of a pair from the panel stored at ``panel``, widened."""
         lanes, bits = self.isa.lanes * self.isa.group, self.spec.w_bits
-        word = panel + (pair * (bits // 4) + (second if bits == 8 else 0)) * (lanes * self.isa.vectors)
-        raw = [self.w[ramp(word + v * lanes, lanes)] for v in range(vectors)]
-        parts = [self._parts(x, lanes)[second if bits == 4 else 0] for x in raw]
-        return [T.Bind(T.cast(x, typed(self.isa.b_dtype, lanes))) for x in parts]
+
+        def word_of(pair: Any, second: int) -> list[Any]:
+            word = panel + (pair * (bits // 4) + (second if bits == 8 else 0)) * (lanes * self.isa.vectors)
+            raw = [self.w[ramp(word + v * lanes, lanes)] for v in range(vectors)]
+            parts = [self._parts(x, lanes)[second if bits == 4 else 0] for x in raw]
+            return [T.Bind(T.cast(x, typed(self.isa.b_dtype, lanes))) for x in parts]
+
+        return word_of
 
     def _widen(self, source: Any) -> None:
         """The panel at ``source`` converted into scratch."""
