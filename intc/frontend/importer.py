@@ -23,7 +23,7 @@ from intc.frontend.ends import check_limits, declare_input, declare_outputs, hol
 from intc.frontend.fold import FOLD_SHARE, FOLD_TOTAL
 from intc.frontend.known import FOLDED, fold
 from intc.frontend.load import checked_model, decode, read_model, take_initializers
-from intc.frontend.loops import unrolled
+from intc.frontend.loops import at_once
 from intc.frontend.symbolic import (
     Imported,
     Index,
@@ -190,7 +190,7 @@ class Importer:
             )
         try:
             if node.op_type == "Loop":
-                results = unrolled(self, node, label)
+                results = at_once(self, node, label)
             else:
                 attributes = {a.name: self._attribute(a) for a in node.attribute}
                 inputs = [self.env[x] if x else None for x in node.input]

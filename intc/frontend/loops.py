@@ -16,6 +16,7 @@ from intc.errors import GraphError
 from intc.frontend.agreement import require_equal
 from intc.frontend.call import Call
 from intc.frontend.converters.movement import reshape_to
+from intc.frontend.load import decode
 from intc.frontend.symbolic import Imported, Index, Items, Stacked, axes_of, dims_of, tidy
 from intc.ir.dims import Dim, Shape, as_dim, product
 from intc.ops import elementwise as ew
@@ -56,7 +57,7 @@ class Appended:
 Step = Each | Rows | Appended
 
 
-def unrolled(ctx: Importer, node: onnx.NodeProto, label: str) -> list[Imported]:
+def at_once(ctx: Importer, node: onnx.NodeProto, label: str) -> list[Imported]:
     """What the Loop ``node`` gives; GraphError where a step depends on the one before or is not supported."""
     body = next(a.g for a in node.attribute if a.name == "body")
     inputs = [ctx.env[x] if x else None for x in node.input]
@@ -113,9 +114,7 @@ class Steps:
     def __init__(self, ctx: Importer, count: Dim, label: str) -> None:
         self.ctx, self.count, self.label = ctx, count, label
         self.tests: dict[str, tuple[Index, Dim]] = {}  # conditions that hold in a single step
-        self.masks: dict[
-            tuple[Any, ...], tuple[Dim, str]
-        ] = {}  # of rows between two positions, and of how many
+        self.masks: dict[tuple[Any, ...], tuple[Dim, str]] = {}  # of rows between two places, of how many
         self.only: tuple[Index, Dim] | None = None  # the one that holds in the branch being taken
 
     def refuse(self, condition: object, reason: str) -> None:
@@ -124,7 +123,7 @@ class Steps:
 
     def nodes(self, graph: onnx.GraphProto) -> None:
         for tensor in graph.initializer:
-            self.ctx.env[tensor.name] = onnx.numpy_helper.to_array(tensor)
+            self.ctx.env[tensor.name] = decode(tensor, self.ctx.source)
         for node in graph.node:
             if node.op_type == "If" and isinstance(self.ctx.env[node.input[0]], Each):
                 self._branches(node)

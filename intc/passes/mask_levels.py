@@ -10,12 +10,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from intc.ir.graph import Builder, Node
-from intc.ops.elementwise import Cast, Where
+from intc.ops.elementwise import Where
 from intc.ops.logic import And, Not, Or
-from intc.ops.reduce import ReduceMax
 from intc.passes.keep import Both, Keep, Kept, Negated, both, negated, opposite
 from intc.passes.masks import Masks
 from intc.passes.rewrite import scalar_of
+from intc.passes.whole_masks import some_kept
 
 
 def least_hidden(masks: Masks, value: str) -> Kept | None:
@@ -67,9 +67,7 @@ def applied(
     least = least_hidden(masks, value)
     if least is None or axis % len(shape) != len(shape) - 1 or type_.shape[-1:] != shape[-1:]:
         return parts
-    counted = b.emit(Cast("int32"), kept, name="mask.counted")
-    some = b.emit(ReduceMax((type_.rank - 1,), True), counted, name="mask.most")
-    some = b.emit(Cast("bool"), some, name="mask.some")
+    some = some_kept(b, kept, type_.rank - 1)
     rest = b.emit(
         And(), b.emit(Not(), some, name="mask.none"), masks.kept.emit(b, names, least), name="mask.rest"
     )

@@ -23,14 +23,14 @@ from intc.ir.op import Op
 from intc.ops.elementwise import Add, Cast, Mul, Sub, Where
 from intc.ops.logic import Not, Or
 from intc.ops.movement import Concat, Expand
-from intc.ops.reduce import ReduceMax, ReduceSum
+from intc.ops.reduce import ReduceMax
 from intc.ops.softmax import Softmax
 from intc.passes import mask_levels
 from intc.passes.keep import Kept, conditions, negated, unrepeated
 from intc.passes.masks import BIG, Masks
 from intc.passes.match import softmax_of
 from intc.passes.rewrite import rewrite
-from intc.passes.whole_masks import filled_up, in_the_whole, joined_masks
+from intc.passes.whole_masks import filled_up, in_the_whole, joined_masks, some_kept
 
 FAINT = -(2.0**20)  # float32 steps of 1/16 there: sums with numbers above it still tell scores apart
 
@@ -97,10 +97,8 @@ def _whole_where_empty(b: Builder, mask: str, axis: int) -> str | None:
     others = [d for i, d in enumerate(shape) if i != place and (i or len(shape) < 3)]
     if place < 0 or all(d == 1 for d in others):
         return None
-    ones = b.emit(Cast("int64"), mask, name=f"{mask}.int64")
-    count = b.emit(ReduceSum((place,), True), ones, name=f"{mask}.count")
-    none = b.emit(Not(), b.emit(Cast("bool"), count, name=f"{mask}.some"), name=f"{mask}.none")
-    return b.emit(Or(), mask, none, name=f"{mask}.full")
+    none = b.emit(Not(), some_kept(b, mask, place), name="mask.none")
+    return b.emit(Or(), mask, none, name="mask.full")
 
 
 def _unshifted(graph: Graph) -> Graph:

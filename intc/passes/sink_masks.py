@@ -115,7 +115,7 @@ def _behind_functions(graph: Graph, big: float) -> Rule:
         for move in moves:
             x, keep = b.emit(move, x, name=f"{found.x}.moved"), Moved(move, (keep,))
         found = replace(found, keep=keep)
-        whole = _chosen(masks, b, names, x, found, graph.producers()[value])
+        whole = _chosen(masks, b, names, x, found, masks.producers[value])
         if whole is None:
             return None
         y = b.emit(node.op, whole, name=f"{node.output}.kept", source=node.source)

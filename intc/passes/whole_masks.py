@@ -8,8 +8,9 @@ import numpy as np
 
 from intc.ir.dims import Dim, Shape, broadcast
 from intc.ir.graph import Builder, Graph, Node
-from intc.ops.elementwise import Where
+from intc.ops.elementwise import Cast, Where
 from intc.ops.movement import Concat, Expand, Reshape, Slice
+from intc.ops.reduce import ReduceMax
 from intc.passes.keep import Keep, Kept, negated
 from intc.passes.masks import Masks
 from intc.passes.rewrite import Rule, rewrite
@@ -91,6 +92,13 @@ def filled_up(b: Builder, value: str, rank: int) -> str:
     shape = b.graph.type(value).shape
     whole = (*(1,) * (rank - len(shape)), *shape)
     return value if whole == shape else b.emit(Reshape(whole), value, name="mask")
+
+
+def some_kept(b: Builder, mask: str, axis: int) -> str:
+    """Whether ``mask`` keeps anything along ``axis``, which stays with a size of 1."""
+    counted = b.emit(Cast("int32"), mask, name="mask.counted")
+    most = b.emit(ReduceMax((axis,), True), counted, name="mask.most")
+    return b.emit(Cast("bool"), most, name="mask.some")
 
 
 def joined_masks(b: Builder, op: Concat, masks: list[str], sizes: list[Dim]) -> str:

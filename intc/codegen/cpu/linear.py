@@ -242,9 +242,8 @@ class _Linear:
         vector = number * isa.vectors
         taps = self.spec.taps[vector : vector + isa.vectors]
         places = vector * 2 * isa.lanes * len(taps[0].pairs) if taps else 0
-        b, b_base = self.w, T.Bind(panel * self.stored)
-        stored = b_base
-        words = isa.words(self.spec.k)
+        stored, words = T.Bind(panel * self.stored), isa.words(self.spec.k)
+        b, b_base = self.w, stored
         fetches = words >= SHORTEST and isa.lanes != SSE_LANES
         direct = _widens(self.spec, isa) and fetches and not self.spec.run
         if _widens(self.spec, isa):
@@ -269,23 +268,17 @@ class _Linear:
             if not fetches:
                 emit_tile(isa, size, *given)
                 return
-            if size < isa.rows:  # the last tile, or the only one
-                rest = self._fetcher(panel, 0, self._lines())
-                if not direct:
-                    emit_tile(isa, size, *given, rest)
-                    return
-                with T.If(row == 0):
-                    with T.Then():
-                        emit_tile(isa, size, *given, rest, self._reader(stored, used))
-                    with T.Else():
-                        emit_tile(isa, size, *given, rest)
+            last = size < isa.rows  # or the only one
+            place = 0 if last else T.Bind(tir.floordiv(row, isa.rows))
+            fetch = self._fetcher(panel, place, self._lines() if last else 1)
+            if last and not direct:
+                emit_tile(isa, size, *given, fetch)
                 return
-            place = T.Bind(tir.floordiv(row, isa.rows))
-            with T.If(place < self._lines()):
+            with T.If(row == 0 if last else place < self._lines()):
                 with T.Then():
-                    emit_tile(isa, size, *given, self._fetcher(panel, place, 1))
+                    emit_tile(isa, size, *given, fetch, self._reader(stored, used) if last else None)
                 with T.Else():
-                    emit_tile(isa, size, *given)
+                    emit_tile(isa, size, *given, fetch if last else None)
 
         def after(row: Any, size: Any) -> None:
             spec, top = self.spec, T.Bind(first + row)

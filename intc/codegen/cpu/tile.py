@@ -69,8 +69,10 @@ def emit_tile(
         for u in range(2):
             word = pair * 2 + u
             at = b_base + word * (step * isa.vectors)
-            stored = [b[ramp(at + v * step, step)] for v in range(vectors)]
-            b_v = word_of(pair, u) if word_of is not None else [T.Bind(x) for x in stored]
+            if word_of is not None:
+                b_v = word_of(pair, u)
+            else:
+                b_v = [T.Bind(b[ramp(at + v * step, step)]) for v in range(vectors)]
             for r in range(rows):
                 a_word = T.Bind(a[a_base + r * a_stride + word])
                 for v in range(vectors):
